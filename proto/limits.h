@@ -1,0 +1,72 @@
+/* Every limit of every wire format, queue and loop, and the relations between them.
+ *
+ * Flow:   all rooms -> [limits]
+ * Thread: constants only.
+ */
+#ifndef GODWIT_PROTO_LIMITS_H
+#define GODWIT_PROTO_LIMITS_H
+
+#include <assert.h>
+
+#include "base/bytes.h"
+
+enum {
+    PROTOCOL_VERSION = 1,      /* of every conversation; the lower of two offers is spoken */
+    PROTOCOL_VERSION_MIN = 1,
+
+    RPC_HEADER_BYTES = 16,
+    RPC_BODY_MAX = 8 << 20,     /* one control message */
+    RPC_CALLS_MAX = 256,        /* unanswered calls a connection may have */
+    RPC_FDS_MAX = 24,           /* file descriptors with one message on a Unix socket */
+    RPC_SEND_QUEUE_MAX = 64 << 20,
+
+    LANES_MAX = 16,
+    BLOCK_PAGES = 512,          /* 2 MiB: the unit that stays on one lane */
+    PAGE_FRAME_PAGES_MAX = 64,  /* 256 KiB of guest memory in one frame */
+    PAGE_FRAME_HEADER_BYTES = 32,
+    PAGE_ENTRY_BYTES = 4,
+    PAGE_FRAME_BODY_MAX = PAGE_FRAME_PAGES_MAX * (PAGE_BYTES + PAGE_ENTRY_BYTES),
+    MOVE_MESSAGE_MAX = 4 << 20, /* one message on a move's control lane */
+    REGIONS_MAX = 64,
+    ROUNDS_MAX = 1000,
+
+    MACHINE_SECTIONS_MAX = 256,
+    MACHINE_STATE_MAX = 2 << 20,
+
+    VCPUS_MAX = 16,
+    TOKEN_TEXT_MAX = 512,
+    SPEC_TEXT_MAX = 256 << 10,
+    CMDLINE_MAX = 4095,
+    HOSTS_MAX = 1000,
+    VMS_MAX = 10000,
+    CONSOLE_CHUNK_MAX = 16 << 10,
+    LOG_TAIL_MAX = 1 << 20,
+};
+
+#define VM_MEMORY_MIN MIB(16)
+#define VM_MEMORY_MAX GIB(64)
+
+/* Deadlines, in ms. Every phase has one (INV-3). */
+enum {
+    CONNECT_MS_MAX = 5000,
+    GREET_MS_MAX = 5000,
+    PREPARE_MS_MAX = 30000, /* and PREPARE_MS_PER_GIB more for each GiB that is populated */
+    PREPARE_MS_PER_GIB = 8000,
+    READY_MS_MAX = 2000,    /* after the state was sent; +READY_MS_PER_GIB */
+    READY_MS_PER_GIB = 20,
+    PAUSE_MS_MAX = 2000,    /* vCPUs must stand still by then */
+    STARTED_MS_MAX = 2000,  /* after TRANSFER, before asking elsewhere */
+    PARK_ALARM_MS = 5000,
+    PARK_FENCE_MS = 15000,
+    PEER_SILENT_MS = 10000, /* TCP_USER_TIMEOUT and keepalive of every channel */
+    HEARTBEAT_MS = 1000,
+    HOST_SUSPECT_MS = 4000,
+    TOKEN_MS_MAX = 15 * 60 * 1000,
+};
+
+static_assert(PAGE_FRAME_PAGES_MAX <= BLOCK_PAGES, "a frame never leaves its block");
+static_assert(BLOCK_PAGES % 64 == 0, "a block's dirty bits are whole words");
+static_assert(MACHINE_STATE_MAX < MOVE_MESSAGE_MAX, "a machine's state must fit one message");
+static_assert(MOVE_MESSAGE_MAX <= RPC_BODY_MAX, "what the control lane carries, rpc can relay");
+
+#endif

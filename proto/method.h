@@ -1,0 +1,63 @@
+/* Numbers of the calls and events of net/rpc. Append only; the comment names the message of the
+ * request and, after the arrow, of the reply (none: an event).
+ */
+#ifndef GODWIT_PROTO_METHOD_H
+#define GODWIT_PROTO_METHOD_H
+
+enum method {
+    /* agent -> godwit-vm */
+    METHOD_VM_STATUS = 100,         /* Empty -> VmStatus */
+    METHOD_VM_CREATE = 101,         /* VmCreate + fds -> VmStatus */
+    METHOD_VM_PAUSE = 102,          /* VmAction -> VmStatus */
+    METHOD_VM_RESUME = 103,         /* VmAction -> VmStatus */
+    METHOD_VM_QUIT = 104,           /* VmAction -> VmStatus; the process ends after the reply */
+    METHOD_VM_MOVE_OUT = 105,       /* MoveOut + fds -> Empty; MoveEvents follow */
+    METHOD_VM_MOVE_IN = 106,        /* MoveIn + fd -> Empty; MoveEvents follow */
+    METHOD_VM_MOVE_VERDICT = 107,   /* MoveVerdict -> VmStatus */
+    METHOD_VM_CONSOLE_ATTACH = 108, /* ConsoleAttach -> ConsoleData (the last bytes written) */
+    METHOD_VM_CONSOLE_INPUT = 109,  /* ConsoleData, event */
+    /* godwit-vm -> agent, events to every connection */
+    METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
+    METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
+    METHOD_VM_CONSOLE_OUTPUT = 122, /* ConsoleData, event */
+
+    /* agent -> coordinator */
+    METHOD_AGENT_HELLO = 200,       /* AgentHello -> AgentWelcome */
+    METHOD_AGENT_HEARTBEAT = 201,   /* AgentHeartbeat, event */
+    METHOD_AGENT_VM_EVENT = 202,    /* AgentVmEvent, event */
+    METHOD_AGENT_MOVE_EVENT = 203,  /* MoveEvent, event */
+    METHOD_AGENT_CONSOLE_OUTPUT = 204, /* ConsoleData, event */
+    /* coordinator -> agent */
+    METHOD_ORDER_VM_START = 220,    /* OrderVmStart -> VmStatus */
+    METHOD_ORDER_VM_STOP = 221,     /* OrderVmStop -> VmStatus */
+    METHOD_ORDER_VM_PAUSE = 222,    /* VmAction -> VmStatus */
+    METHOD_ORDER_VM_RESUME = 223,   /* VmAction -> VmStatus */
+    METHOD_ORDER_MOVE_IN = 224,     /* MoveIn -> MoveInReply */
+    METHOD_ORDER_MOVE_OUT = 225,    /* MoveOut -> Empty */
+    METHOD_ORDER_MOVE_VERDICT = 226,/* MoveVerdict -> VmStatus */
+    METHOD_ORDER_CONSOLE_ATTACH = 227, /* ConsoleAttach -> ConsoleData */
+    METHOD_ORDER_CONSOLE_INPUT = 228,  /* ConsoleData, event */
+    METHOD_ORDER_LOGS = 229,        /* OrderLogs -> LogsReply */
+    METHOD_ORDER_VM_STATUS = 230,   /* VmAction -> VmStatus */
+
+    /* host without certificate -> coordinator */
+    METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */
+
+    /* operator -> coordinator */
+    METHOD_POOL_STATUS = 320,       /* PoolStatusRequest -> PoolStatus */
+    METHOD_TOKEN_CREATE = 321,      /* TokenCreate -> TokenReply */
+    METHOD_HOST_LIST = 322,         /* HostListRequest -> HostList */
+    METHOD_VM_LIST = 323,           /* VmListRequest -> VmList */
+    METHOD_VM_CREATE_IN_POOL = 324, /* VmCreateRequest -> ActionReply */
+    METHOD_VM_ACTION = 325,         /* VmActionRequest -> ActionReply */
+    METHOD_VM_LOGS = 326,           /* VmLogsRequest -> LogsReply */
+    METHOD_VM_CONSOLE = 327,        /* VmConsoleRequest -> VmConsoleReply; data events follow */
+    METHOD_VM_CONSOLE_DATA = 328,   /* VmConsoleData, event, both ways */
+    METHOD_MIGRATE = 329,           /* MigrateRequest -> MigrateReply */
+    METHOD_JOB_LIST = 330,          /* JobListRequest -> JobList */
+    METHOD_JOB_WATCH = 331,         /* JobWatchRequest -> MigrateReply; JOB_EVENTs follow till the end */
+    METHOD_JOB_EVENT = 332,         /* JobInfo, event */
+    METHOD_JOB_CANCEL = 333,        /* JobCancelRequest -> MigrateReply */
+};
+
+#endif
