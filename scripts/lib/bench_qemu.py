@@ -1,0 +1,202 @@
+"""QEMU as a contender: the same guest ELF, live-migrated between two processes over loopback TCP."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import tempfile
+import time
+
+import pool as pools
+
+
+class Qmp:
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        pools.wait_for("QEMU's monitor", 20, lambda: self._connect(path))
+        self.file = self.socket.makefile("rw")
+        self._read()
+        self.call("qmp_capabilities")
+
+    def _connect(self, path):
+        try:
+            self.socket.connect(path)
+            return True
+        except OSError:
+            return False
+
+    def _read(self):
+        line = self.file.readline()
+        if not line:
+            raise pools.PoolError("QEMU's monitor closed")
+        return json.loads(line)
+
+    def call(self, command, **arguments):
+        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.file.flush()
+        while True:
+            answer = self._read()
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise pools.PoolError(f"QEMU {command}: {answer['error']['desc']}")
+
+
+class Serial:
+    """The guest's serial port as a Unix socket; records are lines."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.buffer = b""
+
+    def await_line(self, start, seconds):
+        end = time.monotonic() + seconds
+        while True:
+            *lines, self.buffer = self.buffer.split(b"\n")
+            for i, line in enumerate(lines):
+                text = line.decode(errors="replace").strip()
+                if text.startswith(start):
+                    self.buffer = b"\n".join([*lines[i + 1:], self.buffer])
+                    return text
+            self.socket.settimeout(max(0.01, end - time.monotonic()))
+            try:
+                got = self.socket.recv(65536)
+            except TimeoutError as error:
+                raise pools.PoolError(f"QEMU's guest did not say '{start}' within {seconds} s") from error
+            if not got:
+                raise pools.PoolError("QEMU's serial port closed")
+            self.buffer += got
+
+    def ask(self, line, start, seconds=60):
+        self.socket.sendall(line.encode() + b"\n")
+        return self.await_line(start, seconds)
+
+
+def cpu_seconds(pid):
+    """CPU of all threads of a process but those that run the guest."""
+    ticks = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            text = (task / "stat").read_text()
+        except OSError:
+            continue
+        name, rest = text.split("(", 1)[1].rsplit(")", 1)
+        if name.startswith("CPU ") or name.startswith("vcpu"):
+            continue
+        fields = rest.split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Qemu:
+    """One run: a warm source with a guest that is ready, and a target that waits."""
+
+    def __init__(self, program, elf, workload, config):
+        self.program, self.workload, self.config = program, workload, config
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gwq-"))
+        self.processes = []
+        common = [
+            program, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-nodefaults", "-display", "none",
+            "-no-user-config", "-m", str(workload.memory_mib), "-smp", str(workload.vcpus),
+            "-kernel", str(elf), "-append", workload.cmdline,
+        ]
+        if config["tls"]:
+            key = os.urandom(32).hex()
+            (self.dir / "keys.psk").write_text(f"qemu:{key}\n")
+        self.source = self._start("source", common, False)
+        self.source_qmp = Qmp(str(self.dir / "source.qmp"))
+        self.serial = Serial(str(self.dir / "source.serial"))
+        self.serial.await_line("gw ready", 60)
+        self.target = self._start("target", common, True)
+        self.target_qmp = Qmp(str(self.dir / "target.qmp"))
+
+    def _start(self, role, common, incoming):
+        words = [*common,
+                 "-chardev", f"socket,id=s,path={self.dir}/{role}.serial,server=on,wait=off", "-serial", "chardev:s",
+                 "-qmp", f"unix:{self.dir}/{role}.qmp,server=on,wait=off"]
+        if incoming:
+            words += ["-incoming", "defer"]
+            if self.workload.prealloc:
+                # memory of the target is ready before the clock starts: QEMU's best case
+                words += ["-object", f"memory-backend-ram,id=m,size={self.workload.memory_mib}M,prealloc=on"]
+        elif self.workload.prealloc:
+            words += ["-object", f"memory-backend-ram,id=m,size={self.workload.memory_mib}M"]
+        if self.workload.prealloc:
+            words += ["-machine", "memory-backend=m"]
+        if self.config["tls"]:
+            endpoint = "server" if incoming else "client"
+            words += ["-object", f"tls-creds-psk,id=tls0,dir={self.dir},endpoint={endpoint},username=qemu"]
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=open(self.dir / f"{role}.err", "wb"))
+        self.processes.append(process)
+        return process
+
+    def migrate(self, port):
+        streams = self.config["multifd"]
+        for qmp in (self.source_qmp, self.target_qmp):
+            capabilities = [{"capability": "multifd", "state": streams > 0}]
+            qmp.call("migrate-set-capabilities", capabilities=capabilities)
+            parameters = {"max-bandwidth": 1 << 40, "downtime-limit": self.config["downtime_ms"]}
+            if streams:
+                parameters["multifd-channels"] = streams
+            if self.config["tls"]:
+                parameters["tls-creds"] = "tls0"
+            qmp.call("migrate-set-parameters", **parameters)
+        self.target_qmp.call("migrate-incoming", uri=f"tcp:127.0.0.1:{port}")
+        before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
+        self.serial.ask("stats", "gw stats")
+        time.sleep(1.0)  # the window in which the writers' own rate is measured
+        rate = fields(self.serial.ask("stats", "gw stats"))
+        self.serial.ask("mark", "gw ok")
+        started = time.monotonic()
+        self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")
+        while True:
+            info = self.source_qmp.call("query-migrate")
+            if info.get("status") in ("completed", "failed", "cancelled"):
+                break
+            if time.monotonic() - started > 180:
+                raise pools.PoolError("QEMU's migration did not end within 180 s")
+            time.sleep(0.002)
+        wall = time.monotonic() - started
+        if info["status"] != "completed":
+            raise pools.PoolError(f"QEMU's migration {info['status']}: {info.get('error-desc', '')}")
+        pools.wait_for("QEMU's target to run", 20, lambda: self.target_qmp.call(
+            "query-status")["status"] == "running", 0.002)
+        after = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
+        serial = Serial(str(self.dir / "target.serial"))
+        stats = fields(serial.ask("stats", "gw stats"))
+        verify = serial.ask("verify", "gw verify")
+        if " ok " not in verify + " ":
+            raise pools.PoolError(f"QEMU's guest after the move: {verify}")
+        ram = info["ram"]
+        return {
+            "total_ms": info.get("total-time", wall * 1000), "wall_ms": wall * 1000,
+            "downtime_ms": info.get("downtime", 0), "gap_ms": int(stats["gap_ns"]) / 1e6,
+            "wire_bytes": ram["transferred"] + (ram.get("multifd-bytes", 0) if ram["transferred"] < ram.get(
+                "multifd-bytes", 0) else 0),
+            "source_cpu_s": after[0] - before[0], "target_cpu_s": after[1] - before[1],
+            **work_retained(rate, stats, info.get("total-time", wall * 1000)),
+            "expected_downtime_ms": info.get("expected-downtime"),
+        }
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for path in self.dir.iterdir():
+            path.unlink()
+        self.dir.rmdir()
+
+
+def fields(record):
+    return dict(w.split("=", 1) for w in record.split() if "=" in w)
+
+
+def work_retained(rate, stats, total_ms):
+    """How much of the writers' work of the moving time was done, by their own rate before it."""
+    per_ms = int(rate["rate"]) / 1000
+    if per_ms == 0:
+        return {"work_retained": None, "lost_work_ms": None}
+    lost_ms = max(0.0, int(stats["mark_ms"]) - int(stats["mark_work"]) / per_ms)
+    return {"lost_work_ms": lost_ms, "work_retained": max(0.0, 1 - lost_ms / max(total_ms, 1))}
