@@ -1,0 +1,479 @@
+#include "command.h"
+
+#include "clock.h"
+#include "heartbeat.h"
+#include "machine.h"
+#include "option.h"
+#include "power.h"
+#include "record.h"
+#include "serial.h"
+#include "sweep.h"
+#include "test_memory.h"
+#include "vcpu.h"
+#include "writer.h"
+
+enum {
+    LINE_MAX = 120,
+    FLIP_WORD = 300,
+    TIMELINE_SLOTS = 400,
+    TIMELINE_SLOT_MS = 10,
+    TIMELINE_PER_RECORD = 50,
+};
+
+static struct {
+    char line[LINE_MAX];
+    uint32_t line_length;
+    bool idle;
+    uint64_t poll_ticks, poll_next;
+    uint64_t tick_ticks, tick_next, tick_number;
+    uint64_t stats_tsc, stats_work;
+    uint64_t mark_tsc, mark_work;
+    uint64_t verifies;
+    /* work done by the end of each slot since the mark; 0: nobody looked */
+    uint64_t timeline[TIMELINE_SLOTS];
+} state;
+
+static uint64_t work_total(void)
+{
+    uint64_t work = 0;
+
+    for (uint32_t i = 0; i < vcpu_count(); i++)
+        work += __atomic_load_n(&vcpu_get(i)->pages_written, __ATOMIC_RELAXED);
+    return work;
+}
+
+static uint32_t count_alive(void)
+{
+    uint32_t alive = 0;
+
+    for (uint32_t i = 0; i < vcpu_count(); i++) {
+        struct vcpu *vcpu = vcpu_get(i);
+        uint64_t beats = __atomic_load_n(&vcpu->heartbeat.beats, __ATOMIC_RELAXED);
+
+        alive += beats != vcpu->beats_at_stats;
+        vcpu->beats_at_stats = beats;
+    }
+    return alive;
+}
+
+static void answer(const char *kind)
+{
+    struct record record;
+
+    record_begin(&record, kind);
+    record_end(&record);
+}
+
+static void answer_error(const char *why, const char *what)
+{
+    struct record record;
+
+    record_begin(&record, "error");
+    record_text(&record, why, what);
+    record_end(&record);
+}
+
+static void on_ping(const char *argument)
+{
+    (void)argument;
+    answer("pong");
+}
+
+static void on_verify(const char *argument)
+{
+    bool all = option_equal(argument, "all");
+
+    if (*argument && !all) {
+        answer_error("argument", argument);
+        return;
+    }
+
+    uint64_t begin = machine_tsc();
+    struct sweep_report report = sweep_verify(all);
+    uint64_t ms = clock_ns(machine_tsc() - begin) / 1000000;
+    bool registers = vcpu_registers_hold(vcpu_count());
+    bool ok = report.complete && !report.bad_pages && report.sum_holds && report.guest_holds &&
+              registers;
+    struct record record;
+
+    record_begin(&record, "verify");
+    record_word(&record, ok ? "ok" : "BAD");
+    record_number(&record, "pages", report.pages);
+    record_number(&record, "bad", report.bad_pages);
+    record_number(&record, "zero", report.zero_pages);
+    if (report.bad_pages) {
+        struct page_identity identity = test_memory_identity(report.bad_first);
+        const uint64_t *page = test_memory_page(report.bad_first);
+
+        record_number(&record, "first", report.bad_first);
+        record_text(&record, "why", page_content_blame(page, &identity));
+        record_number(&record, "want", identity.counter);
+        record_hex(&record, "address", (uint64_t)page);
+    }
+    record_number(&record, "seq", ++state.verifies);
+    record_text(&record, "sum", report.sum_holds ? "ok" : "BAD");
+    record_text(&record, "guest", report.guest_holds ? "ok" : "BAD");
+    record_text(&record, "fpu", registers ? "ok" : "BAD");
+    if (!report.complete)
+        record_word(&record, "vcpu_missing");
+    record_number(&record, "ms", ms);
+    record_end(&record);
+}
+
+static void on_stats(const char *argument)
+{
+    (void)argument;
+    struct record record;
+    struct heartbeat_total total;
+    uint64_t now = machine_tsc(), work = work_total();
+    uint64_t ms = clock_ns(now - state.stats_tsc) / 1000000;
+    uint32_t vcpus = vcpu_count();
+
+    heartbeat_sum(&total, vcpus);
+    record_begin(&record, "stats");
+    record_number(&record, "work", work);
+    record_number(&record, "rate", ms ? (work - state.stats_work) * 1000 / ms : 0);
+    record_number(&record, "ms", ms);
+    record_number(&record, "gap_ns", total.gap_ns);
+    record_number(&record, "gap_vcpu", total.gap_vcpu);
+    record_number(&record, "io_ns", total.io_ns);
+    record_number(&record, "p99_ns", total.p99_ns);
+    record_number(&record, "p99t_ns", total.p99_time_ns);
+    record_number(&record, "back_tsc_ns", total.back_tsc_ns);
+    record_number(&record, "cross_tsc_ns", total.back_cross_tsc_ns);
+    record_number(&record, "back_kvmclock_ns", total.back_kvmclock_ns);
+    record_number(&record, "cross_kvmclock_ns", total.back_cross_kvmclock_ns);
+    record_number(&record, "fwd_kvmclock_ns", total.forward_kvmclock_ns);
+    record_number(&record, "mark_work", work - state.mark_work);
+    record_number(&record, "mark_ms", clock_ns(now - state.mark_tsc) / 1000000);
+    record_number(&record, "vcpus", vcpus);
+    record_number(&record, "alive", count_alive());
+    record_number(&record, "writing", writer_are_on());
+    record_text(&record, "fpu", vcpu_registers_hold(vcpus) ? "ok" : "BAD");
+    state.stats_tsc = now;
+    state.stats_work = work;
+    record_end(&record);
+}
+
+/* One line per vCPU: who had which hole. */
+static void on_vcpus(const char *argument)
+{
+    (void)argument;
+    for (uint32_t i = 0; i < vcpu_count(); i++) {
+        const struct vcpu *vcpu = vcpu_get(i);
+        struct record record;
+
+        record_begin(&record, "vcpu");
+        record_number(&record, "index", i);
+        record_number(&record, "work", vcpu->pages_written);
+        record_number(&record, "beats", vcpu->heartbeat.beats);
+        record_number(&record, "gap_ns", clock_ns(vcpu->heartbeat.gap_ticks_max));
+        record_number(&record, "fwd_kvmclock_ns", vcpu->heartbeat.forward_kvmclock_ns_max);
+        record_number(&record, "fpu_checks", vcpu->registers.checks);
+        record_text(&record, "fpu", vcpu->registers.bad ? vcpu->registers.bad : "ok");
+        if (vcpu->registers.bad) {
+            record_hex(&record, "held", vcpu->registers.bad_held);
+            record_hex(&record, "wanted", vcpu->registers.bad_wanted);
+        }
+        record_end(&record);
+    }
+}
+
+static void mark(void)
+{
+    state.mark_tsc = machine_tsc();
+    state.mark_work = work_total();
+    for (uint32_t i = 0; i < TIMELINE_SLOTS; i++)
+        state.timeline[i] = 0;
+    heartbeat_reset_all();
+}
+
+static void on_mark(const char *argument)
+{
+    (void)argument;
+    answer("ok"); /* before: the answer's port accesses are not part of what is measured */
+    mark();
+}
+
+static void on_gap(const char *argument)
+{
+    if (!option_equal(argument, "reset")) {
+        answer_error("argument", argument);
+        return;
+    }
+    answer("ok");
+    heartbeat_reset_all();
+}
+
+static void on_timeline(const char *argument)
+{
+    (void)argument;
+    uint64_t before = 0;
+
+    for (uint32_t slot = 0; slot < TIMELINE_SLOTS; slot += TIMELINE_PER_RECORD) {
+        struct record record;
+
+        record_begin(&record, "timeline");
+        record_number(&record, "slot_ms", TIMELINE_SLOT_MS);
+        record_number(&record, "first", slot);
+        for (uint32_t i = slot; i < slot + TIMELINE_PER_RECORD; i++) {
+            uint64_t until = state.timeline[i] ? state.timeline[i] - 1 : before;
+
+            if (i == slot)
+                record_number(&record, "work", until - before);
+            else
+                record_more(&record, until - before);
+            before = until;
+        }
+        record_end(&record);
+    }
+}
+
+static void on_writers(const char *argument)
+{
+    bool on = option_equal(argument, "on");
+
+    if (!on && !option_equal(argument, "off")) {
+        answer_error("argument", argument);
+        return;
+    }
+    writer_set_on(on);
+    if (sweep_barrier())
+        answer("ok");
+    else
+        answer_error("missing", "vcpu");
+}
+
+static bool number_or_error(const char *argument, uint64_t *ret_number)
+{
+    if (option_number(argument, ret_number))
+        return true;
+    answer_error("argument", argument);
+    return false;
+}
+
+static void on_rate(const char *argument)
+{
+    uint64_t number;
+
+    if (!number_or_error(argument, &number))
+        return;
+    writer_set_rate(number);
+    answer("ok");
+}
+
+static void on_ws(const char *argument)
+{
+    uint64_t number;
+
+    if (!number_or_error(argument, &number))
+        return;
+
+    bool on = writer_are_on();
+
+    writer_set_on(false);
+    (void)sweep_barrier();
+    writer_set_working_set(number);
+    writer_set_on(on);
+    answer("ok");
+}
+
+static void on_pattern(const char *argument)
+{
+    enum writer_pattern pattern;
+
+    if (!option_pattern(argument, &pattern)) {
+        answer_error("argument", argument);
+        return;
+    }
+    writer_set_pattern(pattern);
+    answer("ok");
+}
+
+/* `stale PAGE`: the page and its table entry as they were one write ago. */
+static void on_stale(const char *argument)
+{
+    uint64_t index;
+
+    if (!number_or_error(argument, &index))
+        return;
+    if (index < test_memory_pages() && test_memory_roll_back(index))
+        answer("ok");
+    else
+        answer_error("not_written_twice", argument);
+}
+
+/* `flip PAGE` damages one bit of a page and again repairs it; `flip fpu` makes a vector register
+ * wrong. */
+static void on_flip(const char *argument)
+{
+    uint64_t index;
+
+    if (option_equal(argument, "fpu")) {
+        vcpu_get(0)->registers.pattern[3][1] ^= 1;
+        answer("ok");
+        return;
+    }
+    if (!number_or_error(argument, &index))
+        return;
+    if (index >= test_memory_pages()) {
+        answer_error("no_page", argument);
+        return;
+    }
+    test_memory_page(index)[FLIP_WORD] ^= UINT64_C(1) << 17;
+    answer("ok");
+}
+
+static void set_tick(uint64_t ms)
+{
+    state.tick_ticks = clock_ticks(ms * 1000000);
+    state.tick_next = machine_tsc() + state.tick_ticks;
+}
+
+static void on_tick(const char *argument)
+{
+    uint64_t ms;
+
+    if (!number_or_error(argument, &ms))
+        return;
+    answer("ok");
+    set_tick(ms);
+}
+
+static void on_spin(const char *argument)
+{
+    (void)argument;
+    state.idle = false;
+    answer("ok");
+}
+
+static void on_idle(const char *argument)
+{
+    if (!option_equal(argument, "on") && !option_equal(argument, "off")) {
+        answer_error("argument", argument);
+        return;
+    }
+    state.idle = option_equal(argument, "on");
+    answer("ok");
+}
+
+/* Shows that a fault is reported: vCPU 0 runs no more after it. */
+static void on_trap(const char *argument)
+{
+    (void)argument;
+    __builtin_trap();
+}
+
+static void on_poweroff(const char *argument)
+{
+    (void)argument;
+    answer("ok");
+    power_off();
+}
+
+static void on_reset(const char *argument)
+{
+    (void)argument;
+    answer("ok");
+    power_reset();
+}
+
+static const struct {
+    const char *name;
+    void (*run)(const char *argument);
+} commands[] = {
+    {"ping", on_ping},         {"verify", on_verify},   {"stats", on_stats}, {"vcpus", on_vcpus},
+    {"mark", on_mark},         {"gap", on_gap},         {"rate", on_rate},   {"ws", on_ws},
+    {"timeline", on_timeline}, {"writers", on_writers}, {"flip", on_flip},   {"tick", on_tick},
+    {"pattern", on_pattern},   {"poweroff", on_poweroff}, {"spin", on_spin}, {"idle", on_idle},
+    {"reset", on_reset},       {"stale", on_stale},   {"trap", on_trap},
+};
+
+static void run_line(char *line)
+{
+    char *argument = line;
+
+    while (*argument && *argument != ' ')
+        argument++;
+    if (*argument)
+        *argument++ = 0;
+    for (uint32_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (option_equal(line, commands[i].name)) {
+            commands[i].run(argument);
+            return;
+        }
+    }
+    answer_error("command", line);
+}
+
+static void on_byte(char c)
+{
+    if (c != '\n' && c != '\r') {
+        if (state.line_length < LINE_MAX - 1)
+            state.line[state.line_length++] = c;
+        return;
+    }
+    state.line[state.line_length] = 0;
+    if (state.line_length)
+        run_line(state.line);
+    state.line_length = 0;
+}
+
+static void print_tick(void)
+{
+    struct record record;
+    struct heartbeat_total total;
+
+    heartbeat_sum(&total, vcpu_count());
+    record_begin(&record, "tick");
+    record_number(&record, "n", ++state.tick_number);
+    record_number(&record, "work", work_total());
+    record_number(&record, "gap_ns", total.gap_ns);
+    record_end(&record);
+}
+
+static void on_serial_access(void)
+{
+    heartbeat_beat_io(&vcpu_get(0)->heartbeat);
+}
+
+void command_init(const struct options *options)
+{
+    state.idle = options->idle;
+    state.poll_ticks = clock_ticks(options->poll_us * 1000);
+    state.stats_tsc = machine_tsc();
+    if (options->tick_ms)
+        set_tick(options->tick_ms);
+    mark();
+    serial_watch(on_serial_access);
+}
+
+bool command_is_idle(void)
+{
+    return state.idle;
+}
+
+static void keep_timeline(uint64_t now)
+{
+    uint64_t slot = clock_ns(now - state.mark_tsc) / (TIMELINE_SLOT_MS * 1000000);
+
+    if (slot < TIMELINE_SLOTS)
+        state.timeline[slot] = work_total() - state.mark_work + 1;
+}
+
+void command_step(uint64_t now_tsc)
+{
+    char byte;
+
+    /* A wrapped difference is a TSC that went back with a migration: go on at once. */
+    if (state.poll_next - now_tsc <= state.poll_ticks && state.poll_next > now_tsc)
+        return;
+    keep_timeline(now_tsc);
+    while (serial_read(&byte))
+        on_byte(byte);
+    if (state.tick_ticks && (int64_t)(now_tsc - state.tick_next) >= 0) {
+        state.tick_next = now_tsc + state.tick_ticks;
+        print_tick();
+    }
+    state.poll_next = machine_tsc() + state.poll_ticks;
+}
