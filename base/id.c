@@ -47,7 +47,7 @@ static size_t distance(const char *a, const char *b)
     size_t rows[3][WORD_MAX + 1];
     size_t la = strlen(a), lb = strlen(b);
     if (la > WORD_MAX || lb > WORD_MAX)
-        return WORD_MAX;
+        return SIZE_MAX; /* nobody meant that */
 
     for (size_t j = 0; j <= lb; j++)
         rows[0][j] = j;

@@ -45,7 +45,7 @@ void log_write(enum log_level level, const char *component, const char *format, 
 
     char line[1200];
     size_t used = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    int n = snprintf(line + used, sizeof line - used, ".%03ldZ %-5s %s/%s: ",
+    int n = snprintf(line + used, sizeof line - used, ".%03ldZ %-5s %.100s/%.100s: ",
                      now.tv_nsec / 1000000, level_names[level], program_now, component);
     used += n > 0 ? (size_t)n : 0;
     va_list args;

@@ -1,7 +1,7 @@
 /* libuv, seen through a keyhole. Three things are ours and not libuv's:
  *   - a handle and its memory part ways: _free closes it, the close callback gives the memory back;
- *   - posts from other threads go through one list and one uv_async, which also keeps the loop alive
- *     until loop_stop;
+ *   - posts from other threads go through one list and one uv_async, which also keeps the loop
+ * alive until loop_stop;
  *   - a timer counts from now, not from the start of the loop's turn.
  */
 #include "base/loop.h"
@@ -144,10 +144,11 @@ struct uv_loop_s *loop_uv(struct loop *loop)
 int loop_post(struct loop *loop, void (*function)(void *data), void *data)
 {
     assert(function);
-    struct post *post = malloc(sizeof *post);
+    struct post *post = calloc(1, sizeof *post);
     if (!post)
         return ERR_NOMEM;
-    *post = (struct post){.function = function, .data = data};
+    post->function = function;
+    post->data = data;
 
     pthread_mutex_lock(&loop->mutex);
     *loop->last_post = post;
@@ -267,8 +268,8 @@ int loop_poll_new(struct loop_poll **ret_poll, struct loop *loop, int fd,
     int r = uv_poll_init(&loop->uv, &poll->uv, fd);
     if (r < 0) {
         free(poll);
-        return fault_set(fault, r == UV_EEXIST ? ERR_EXISTS : ERR_IO,
-                         "watching descriptor %d: %s", fd, uv_strerror(r));
+        return fault_set(fault, r == UV_EEXIST ? ERR_EXISTS : ERR_IO, "watching descriptor %d: %s",
+                         fd, uv_strerror(r));
     }
     *ret_poll = poll;
     return 0;
@@ -313,8 +314,7 @@ static void on_signal_closed(uv_handle_t *uv)
 }
 
 int loop_signal_new(struct loop_signal **ret_signal, struct loop *loop, int signal_number,
-                    void (*caught)(void *data, int signal_number), void *data,
-                    struct fault *fault)
+                    void (*caught)(void *data, int signal_number), void *data, struct fault *fault)
 {
     assert(caught);
     struct loop_signal *signal = calloc(1, sizeof *signal);

@@ -73,19 +73,23 @@ class Serial:
         return self.await_line(start, seconds)
 
 
+def _ticks(path):
+    """Name and CPU ticks (user and system) of a stat file; a process's count ended threads too."""
+    name, rest = path.read_text().split("(", 1)[1].rsplit(")", 1)
+    fields = rest.split()
+    return name, int(fields[11]) + int(fields[12])
+
+
 def cpu_seconds(pid):
-    """CPU of all threads of a process but those that run the guest."""
-    ticks = 0
+    """CPU of a process without the threads that run the guest."""
+    _, ticks = _ticks(pathlib.Path(f"/proc/{pid}/stat"))
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         try:
-            text = (task / "stat").read_text()
+            name, guest = _ticks(task / "stat")
         except OSError:
             continue
-        name, rest = text.split("(", 1)[1].rsplit(")", 1)
         if name.startswith("CPU ") or name.startswith("vcpu"):
-            continue
-        fields = rest.split()
-        ticks += int(fields[11]) + int(fields[12])
+            ticks -= guest
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -104,6 +108,13 @@ class Qemu:
         if config["tls"]:
             key = os.urandom(32).hex()
             (self.dir / "keys.psk").write_text(f"qemu:{key}\n")
+        try:
+            self._start_both(common)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_both(self, common):
         self.source = self._start("source", common, False)
         self.source_qmp = Qmp(str(self.dir / "source.qmp"))
         self.serial = Serial(str(self.dir / "source.serial"))
@@ -125,8 +136,8 @@ class Qemu:
         if self.workload.prealloc:
             words += ["-machine", "memory-backend=m"]
         if self.config["tls"]:
-            endpoint = "server" if incoming else "client"
-            words += ["-object", f"tls-creds-psk,id=tls0,dir={self.dir},endpoint={endpoint},username=qemu"]
+            end = "endpoint=server" if incoming else "endpoint=client,username=qemu"
+            words += ["-object", f"tls-creds-psk,id=tls0,dir={self.dir},{end}"]
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(self.dir / f"{role}.err", "wb"))
         self.processes.append(process)

@@ -64,20 +64,22 @@ class Host:
         self.agent = None
 
     def vm_pids(self):
-        """Process ids of the godwit-vm processes of this host, by their command lines and run folder."""
+        """Process ids of the godwit-vm processes of this host: those with a file of its folder open (both
+        ends of a move carry the same VM id)."""
         pids = []
         for entry in pathlib.Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if not words[0].endswith(b"godwit-vm"):
+                if not (entry / "cmdline").read_bytes().split(b"\0")[0].endswith(b"godwit-vm"):
                     continue
-                ids = [p.name for p in (self.run_dir / "vms").iterdir()]
-                if any(w.decode() in ids for w in words):
-                    pids.append(int(entry.name))
+                maps = (entry / "maps").read_text()
+                links = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
             except OSError:
                 continue
+            mine = f"{self.dir}/"
+            if mine in maps or any(link.startswith(mine) for link in links):
+                pids.append(int(entry.name))
         return pids
 
 

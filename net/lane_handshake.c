@@ -1,0 +1,306 @@
+/* OpenSSL does what it is best at and leaves: it speaks the handshake over the lane's socket and
+ * derives the secrets, which we take from it by its key log call-back, as kTLS users do. It never
+ * reads ahead, so not a byte of the first record stays behind in it.
+ *
+ * Nobody gets in without the key: there is no certificate, no ticket, no early data, and a source
+ * trusts no certificate a target might show.
+ */
+#include "net/lane_handshake.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/err.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "net/openssl.h"
+#include "net/tls_lane.h"
+#include "proto/limits.h"
+
+enum { IDENTITY_SIZE = TLS_LANE_MOVE_ID_MAX + 16 };
+
+struct handshake {
+    const struct tls_lane_config *config;
+    char identity[IDENTITY_SIZE]; /* as source: ours; as target: what was asked for */
+    unsigned lane;
+    bool is_known; /* as target: the peer named this move and a lane of it */
+    bool has_client_secret, has_server_secret;
+    uint8_t client_secret[TLS_RECORD_SECRET_BYTES], server_secret[TLS_RECORD_SECRET_BYTES];
+};
+
+static void free_ssl(SSL **ssl)
+{
+    SSL_free(*ssl);
+}
+
+static void free_bio_method(BIO_METHOD **method)
+{
+    BIO_meth_free(*method);
+}
+
+static void free_ssl_ctx(SSL_CTX **ssl_ctx)
+{
+    SSL_CTX_free(*ssl_ctx);
+}
+
+static void cleanse_handshake(struct handshake *handshake)
+{
+    OPENSSL_cleanse(handshake, sizeof *handshake);
+}
+
+static SSL_SESSION *session_of(SSL *ssl, const uint8_t *psk)
+{
+    static const uint8_t aes_128_gcm_sha256[] = {0x13, 0x01};
+    const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, aes_128_gcm_sha256);
+    SSL_SESSION *session = SSL_SESSION_new();
+    if (!cipher || !session || SSL_SESSION_set1_master_key(session, psk, TLS_LANE_PSK_BYTES) != 1 ||
+        SSL_SESSION_set_cipher(session, cipher) != 1 ||
+        SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION) != 1) {
+        SSL_SESSION_free(session);
+        return NULL;
+    }
+    return session;
+}
+
+static int offer_psk(SSL *ssl, const EVP_MD *md, const unsigned char **ret_identity,
+                     size_t *ret_count, SSL_SESSION **ret_session)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+    *ret_session = NULL;
+    if (md && !EVP_MD_is_a(md, "SHA256"))
+        return 1; /* without our key the handshake fails by itself */
+    *ret_identity = (const unsigned char *)handshake->identity;
+    *ret_count = strlen(handshake->identity);
+    *ret_session = session_of(ssl, handshake->config->psk);
+    return *ret_session != NULL;
+}
+
+/* "<move id>/<lane>" of this move, with a lane that may be. */
+static bool parse_identity(const char *identity, const char *move_id, unsigned *ret_lane)
+{
+    size_t length = strlen(move_id);
+    if (strncmp(identity, move_id, length) != 0 || identity[length] != '/')
+        return false;
+    const char *digits = identity + length + 1;
+    size_t count = strspn(digits, "0123456789");
+    if (count == 0 || count > 3 || digits[count] != '\0' || (count > 1 && digits[0] == '0'))
+        return false;
+    unsigned lane = (unsigned)strtoul(digits, NULL, 10);
+    if (lane >= LANES_MAX && lane != TLS_LANE_CONTROL)
+        return false;
+    *ret_lane = lane;
+    return true;
+}
+
+static int find_psk(SSL *ssl, const unsigned char *identity, size_t count,
+                    SSL_SESSION **ret_session)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+    *ret_session = NULL;
+    if (count == 0 || count >= sizeof handshake->identity || memchr(identity, '\0', count))
+        return 1; /* unknown: there is no certificate to go on with, so it ends */
+    memcpy(handshake->identity, identity, count);
+    handshake->identity[count] = '\0';
+    if (!parse_identity(handshake->identity, handshake->config->move_id, &handshake->lane))
+        return 1;
+    handshake->is_known = true;
+    *ret_session = session_of(ssl, handshake->config->psk);
+    return *ret_session != NULL;
+}
+
+static bool read_hex(const char *hex, uint8_t *ret_bytes, size_t count)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < 2 * count; i++) {
+        const char *digit = hex[i] ? strchr(digits, hex[i] | 0x20) : NULL;
+        if (!digit)
+            return false;
+        ret_bytes[i / 2] = (uint8_t)(ret_bytes[i / 2] << 4 | (digit - digits));
+    }
+    return true;
+}
+
+/* A line is "LABEL <client random, 64 digits> <secret, 64 digits>". */
+static bool read_secret(const char *line, const char *label, uint8_t *ret_secret)
+{
+    size_t length = strlen(label);
+    if (strncmp(line, label, length) != 0 || strlen(line) != length + 1 + 64 + 1 + 64)
+        return false;
+    return read_hex(line + length + 1 + 64 + 1, ret_secret, TLS_RECORD_SECRET_BYTES);
+}
+
+static void keep_secret(const SSL *ssl, const char *line)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+    if (read_secret(line, "CLIENT_TRAFFIC_SECRET_0", handshake->client_secret))
+        handshake->has_client_secret = true;
+    else if (read_secret(line, "SERVER_TRAFFIC_SECRET_0", handshake->server_secret))
+        handshake->has_server_secret = true;
+}
+
+static SSL_CTX *context_new(bool is_source)
+{
+    SSL_CTX *ssl_ctx = SSL_CTX_new(is_source ? TLS_client_method() : TLS_server_method());
+    if (!ssl_ctx)
+        return NULL;
+    if (SSL_CTX_set_min_proto_version(ssl_ctx, TLS1_3_VERSION) != 1 ||
+        SSL_CTX_set_max_proto_version(ssl_ctx, TLS1_3_VERSION) != 1 ||
+        SSL_CTX_set_ciphersuites(ssl_ctx, "TLS_AES_128_GCM_SHA256") != 1 ||
+        SSL_CTX_set1_groups_list(ssl_ctx, "X25519:P-256") != 1 ||
+        SSL_CTX_set_num_tickets(ssl_ctx, 0) != 1) {
+        SSL_CTX_free(ssl_ctx);
+        return NULL;
+    }
+    (void)SSL_CTX_set_session_cache_mode(ssl_ctx, SSL_SESS_CACHE_OFF); /* the old mode */
+    (void)SSL_CTX_set_options(ssl_ctx, SSL_OP_NO_TICKET);              /* the new options */
+    SSL_CTX_set_read_ahead(ssl_ctx, 0); /* what follows the handshake is ours to read */
+    /* No certificate is ever good: a target has none to show, and a source trusts none. */
+    SSL_CTX_set_verify(ssl_ctx, is_source ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    if (is_source)
+        SSL_CTX_set_psk_use_session_callback(ssl_ctx, offer_psk);
+    else
+        SSL_CTX_set_psk_find_session_callback(ssl_ctx, find_psk);
+    SSL_CTX_set_keylog_callback(ssl_ctx, keep_secret);
+    return ssl_ctx;
+}
+
+/* A peer that hung up is a failure to tell, not a SIGPIPE. */
+static int send_quietly(BIO *bio, const char *bytes, int count)
+{
+    int fd = -1;
+    (void)BIO_get_fd(bio, &fd);
+    BIO_clear_retry_flags(bio);
+    ssize_t sent = send(fd, bytes, (size_t)count, MSG_NOSIGNAL);
+    if (sent < 0 && (errno == EAGAIN || errno == EINTR))
+        BIO_set_retry_write(bio);
+    return (int)sent;
+}
+
+/* OpenSSL's socket BIO but for its write(2). */
+static BIO_METHOD *bio_method_new(void)
+{
+    const BIO_METHOD *base = BIO_s_socket();
+    BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOCKET, "lane");
+    if (!method)
+        return NULL;
+    if (BIO_meth_set_write(method, send_quietly) != 1 ||
+        BIO_meth_set_read(method, BIO_meth_get_read(base)) != 1 ||
+        BIO_meth_set_ctrl(method, BIO_meth_get_ctrl(base)) != 1 ||
+        BIO_meth_set_create(method, BIO_meth_get_create(base)) != 1 ||
+        BIO_meth_set_destroy(method, BIO_meth_get_destroy(base)) != 1) {
+        BIO_meth_free(method);
+        return NULL;
+    }
+    return method;
+}
+
+static int tell(const struct handshake *handshake, int error, int errno_value, struct fault *fault)
+{
+    unsigned long why = ERR_peek_last_error();
+    int reason = ERR_GET_REASON(why);
+    const char *words = why ? ERR_reason_error_string(why) : NULL;
+    if (error == SSL_ERROR_SYSCALL && errno_value != 0)
+        return fault_set_errno(fault, err_from_errno(errno_value), errno_value,
+                               "the TLS handshake");
+    if (error == SSL_ERROR_SYSCALL || error == SSL_ERROR_ZERO_RETURN ||
+        reason == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+        return fault_set(fault, ERR_CLOSED, "the peer closed during the TLS handshake");
+    if (!handshake->config->is_source && handshake->identity[0] && !handshake->is_known)
+        return fault_set(fault, ERR_DENIED, "the peer is not of this move");
+    if (!handshake->config->is_source && handshake->is_known)
+        return fault_set(fault, ERR_DENIED, "the peer does not have the key of this move: %s",
+                         words ? words : "refused by OpenSSL");
+    if (reason > SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
+        return fault_set(fault, ERR_DENIED, "the peer refused us as not of its move: %s",
+                         words ? words : "TLS alert");
+    if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED)
+        return fault_set(fault, ERR_DENIED, "the peer does not have the key of this move");
+    return fault_set(fault, ERR_DENIED, "what the peer sends is no handshake of ours: %s",
+                     words ? words : "refused by OpenSSL");
+}
+
+static int wait_for(int fd, short events, uint64_t until_ms, struct fault *fault)
+{
+    uint64_t now_ms = world_now_ms();
+    struct pollfd watched = {.fd = fd, .events = events};
+    int left_ms = now_ms < until_ms ? (int)(until_ms - now_ms) : 0;
+    int ready = poll(&watched, 1, left_ms);
+    if (ready < 0 && errno != EINTR)
+        return fault_set_errno(fault, ERR_IO, errno, "waiting for the TLS handshake");
+    if (ready == 0)
+        return fault_set(fault, ERR_TIMEOUT, "the peer did not finish the TLS handshake in time");
+    return 0;
+}
+
+static int shake_hands(SSL *ssl, const struct handshake *handshake, struct fault *fault)
+{
+    uint64_t until_ms = world_now_ms() + handshake->config->handshake_ms_max;
+    for (;;) {
+        ERR_clear_error();
+        errno = 0;
+        int r = handshake->config->is_source ? SSL_connect(ssl) : SSL_accept(ssl);
+        if (r == 1)
+            return 0;
+        int errno_value = errno, error = SSL_get_error(ssl, r);
+        short events = POLLIN;
+        if (error == SSL_ERROR_WANT_WRITE)
+            events = POLLOUT;
+        else if (error != SSL_ERROR_WANT_READ)
+            return tell(handshake, error, errno_value, fault);
+        r = wait_for(handshake->config->fd, events, until_ms, fault);
+        if (r < 0)
+            return r;
+    }
+}
+
+/* What must be true before a byte of the guest goes this way. */
+static int take_keys(SSL *ssl, const struct handshake *handshake, struct lane_keys *ret_keys,
+                     struct fault *fault)
+{
+    if (SSL_session_reused(ssl) != 1) /* that is how OpenSSL says: the pre-shared key was used */
+        return fault_set(fault, ERR_DENIED, "the peer does not have the key of this move");
+    if (!handshake->has_client_secret || !handshake->has_server_secret || SSL_has_pending(ssl))
+        return fault_set(fault, ERR_UNSUPPORTED, "this OpenSSL does not hand over its keys");
+    bool is_source = handshake->config->is_source;
+    const uint8_t *out = is_source ? handshake->client_secret : handshake->server_secret;
+    const uint8_t *in = is_source ? handshake->server_secret : handshake->client_secret;
+    memcpy(ret_keys->out_secret, out, TLS_RECORD_SECRET_BYTES);
+    memcpy(ret_keys->in_secret, in, TLS_RECORD_SECRET_BYTES);
+    ret_keys->lane = handshake->lane;
+    ret_keys->wire_bytes_out = BIO_number_written(SSL_get_wbio(ssl));
+    ret_keys->wire_bytes_in = BIO_number_read(SSL_get_rbio(ssl));
+    return 0;
+}
+
+int lane_handshake(const struct tls_lane_config *config, struct lane_keys *ret_keys,
+                   struct fault *fault)
+{
+    AUTO(cleanse_handshake) struct handshake handshake = {.config = config, .lane = config->lane};
+    if (config->is_source)
+        (void)snprintf(handshake.identity, sizeof handshake.identity, "%s/%u", config->move_id,
+                       config->lane);
+    ERR_clear_error();
+    AUTO(free_ssl_ctx) SSL_CTX *ssl_ctx = context_new(config->is_source);
+    AUTO(free_bio_method) BIO_METHOD *method = bio_method_new(); /* outlives its BIO */
+    AUTO(free_ssl) SSL *ssl = ssl_ctx ? SSL_new(ssl_ctx) : NULL;
+    BIO *bio = ssl && method ? BIO_new(method) : NULL;
+    if (!bio)
+        return fault_set(fault, ERR_NOMEM, "no memory for the TLS handshake");
+    (void)BIO_set_fd(bio, config->fd, BIO_NOCLOSE); /* 1 always */
+    SSL_set_bio(ssl, bio, bio);                     /* takes it */
+    if (SSL_set_app_data(ssl, &handshake) != 1)
+        return fault_set(fault, ERR_NOMEM, "no memory for the TLS handshake");
+    SSL_set_quiet_shutdown(ssl, 1);
+
+    int r = shake_hands(ssl, &handshake, fault);
+    if (r == 0)
+        r = take_keys(ssl, &handshake, ret_keys, fault);
+    ERR_clear_error();
+    return r;
+}

@@ -1,0 +1,22 @@
+/* OpenSSL's headers beside ours: both know an ERR_STATE, and ours is the one that is used here.
+ *
+ * Flow:   libssl, libcrypto -> [openssl] -> pki, tls, lane_handshake, tls_record
+ * Thread: none; names only.
+ */
+#ifndef GODWIT_NET_OPENSSL_H
+#define GODWIT_NET_OPENSSL_H
+
+#define ERR_STATE OPENSSL_ERR_STATE
+#include <openssl/bio.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/pem.h>
+#include <openssl/sha.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+#undef ERR_STATE
+
+#endif
