@@ -1,0 +1,362 @@
+/* godwit-agent: one per host. Supervises VMs, reports facts, carries out the coordinator's orders.
+ *
+ * Its end, wanted or not, ends no VM: godwit-vm processes lead sessions of their own, and the next
+ * agent adopts them. (Under systemd that needs KillMode=process.) */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/agent_link.h"
+#include "agent/host_facts.h"
+#include "agent/journal.h"
+#include "agent/orders.h"
+#include "agent/vm_table.h"
+#include "base/config.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "base/paths.h"
+#include "net/rpc.h"
+#include "proto/agent.pb-c.h"
+#include "proto/method.h"
+
+enum { PATH_SIZE = 512 };
+
+static const char *arg_dir = PATHS_STATE_DEFAULT "/" PATHS_AGENT_DIR;
+static const char *arg_run_dir = PATHS_RUN_DEFAULT;
+static const char *arg_vm_program;
+static const char *arg_log_level = "info";
+
+struct agent {
+    struct loop *loop;
+    struct config *config;
+    struct tls_context *context;
+    struct host_facts *facts;
+    struct journal *journal;
+    struct vm_table *table;
+    struct orders *orders;
+    struct agent_link *link;
+    struct loop_signal *term, *interrupt;
+    char *ca, *certificate, *key;
+    char vm_program[PATH_SIZE];
+};
+
+static void print_help(FILE *out)
+{
+    fputs(
+        "usage: godwit-agent [--dir DIR] [--run-dir DIR] [--vm-program PATH] [--log-level LEVEL]\n"
+        "\n"
+        "Runs the VMs of this host on the orders of its pool's coordinator.\n"
+        "A host becomes part of a pool by `godwit pool join TOKEN`, which writes DIR.\n"
+        "\n"
+        "  --dir DIR          identity and VMs of this host   (" PATHS_STATE_DEFAULT
+        "/" PATHS_AGENT_DIR ")\n"
+        "  --run-dir DIR      sockets and latches, on tmpfs   (" PATHS_RUN_DEFAULT ")\n"
+        "  --vm-program PATH  godwit-vm                       (beside this program)\n"
+        "  --log-level LEVEL  error, warn, info or debug      (info)\n"
+        "\n"
+        "examples:\n"
+        "  godwit-agent\n"
+        "  godwit-agent --dir /tmp/host1/agent --run-dir /tmp/host1/run --log-level debug\n"
+        "\n"
+        "SIGTERM ends the agent and no VM.\n",
+        out);
+}
+
+static int parse_arguments(int argc, char **argv)
+{
+    enum { OPTION_DIR = 256, OPTION_RUN_DIR, OPTION_VM_PROGRAM, OPTION_LOG_LEVEL, OPTION_VERSION };
+    static const struct option options[] = {
+        {"dir", required_argument, NULL, OPTION_DIR},
+        {"run-dir", required_argument, NULL, OPTION_RUN_DIR},
+        {"vm-program", required_argument, NULL, OPTION_VM_PROGRAM},
+        {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
+        {"version", no_argument, NULL, OPTION_VERSION},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
+        switch (c) {
+        case OPTION_DIR:
+            arg_dir = optarg;
+            break;
+        case OPTION_RUN_DIR:
+            arg_run_dir = optarg;
+            break;
+        case OPTION_VM_PROGRAM:
+            arg_vm_program = optarg;
+            break;
+        case OPTION_LOG_LEVEL:
+            arg_log_level = optarg;
+            if (log_level_from_name(optarg) < 0) {
+                fputs("godwit-agent: --log-level is error, warn, info or debug\n", stderr);
+                return 2;
+            }
+            log_set_level((enum log_level)log_level_from_name(optarg));
+            break;
+        case OPTION_VERSION:
+            puts("godwit-agent " GODWIT_VERSION);
+            exit(0);
+        case 'h':
+            print_help(stdout);
+            exit(0);
+        default:
+            fputs("try: godwit-agent --help\n", stderr);
+            return 2;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "godwit-agent: unexpected '%s'; try: godwit-agent --help\n", argv[optind]);
+        return 2;
+    }
+    return 0;
+}
+
+/* ---- what VMs do goes up ---- */
+static void on_vm(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+    Godwit__AgentVmEvent event = GODWIT__AGENT_VM_EVENT__INIT;
+
+    event.vm = entry->status;
+    if (agent->link)
+        agent_link_send(agent->link, METHOD_AGENT_VM_EVENT, &event.base);
+}
+
+static void on_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
+{
+    struct agent *agent = data;
+    (void)entry;
+
+    if (agent->link)
+        agent_link_send(agent->link, METHOD_AGENT_MOVE_EVENT, &event->base);
+}
+
+static void on_console(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event)
+{
+    struct agent *agent = data;
+
+    for (size_t i = 0; i < entry->session_count; i++) {
+        Godwit__ConsoleData up = *event;
+        up.has_session = true;
+        up.session = entry->sessions[i];
+        agent_link_send(agent->link, METHOD_AGENT_CONSOLE_OUTPUT, &up.base);
+    }
+}
+
+static void on_ended(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+
+    orders_on_ended(agent->orders, entry);
+}
+
+static void on_settled(void *data)
+{
+    struct agent *agent = data;
+
+    log_info("main", "ready: %zu VMs known, %zu run", vm_table_count(agent->table),
+             vm_table_running(agent->table));
+    agent_link_start(agent->link);
+}
+
+static void on_lost(void *data)
+{
+    orders_on_lost(data);
+}
+
+static void on_signal(void *data, int signal_number)
+{
+    struct agent *agent = data;
+
+    log_info("main", "signal %d: the agent ends, %zu VMs run on", signal_number,
+             vm_table_running(agent->table));
+    loop_stop(agent->loop);
+}
+
+/* The journal's lines come back before the table exists. */
+static void on_journal_entry(void *data, const struct journal_entry *entry)
+{
+    struct vm_table *table = data;
+
+    vm_table_note_generation(table, entry->vm_id, entry->generation);
+}
+
+/* ---- setting up ---- */
+static int find_vm_program(struct agent *agent, struct fault *fault)
+{
+    if (arg_vm_program) {
+        int r = path_join(agent->vm_program, PATH_SIZE, fault, "%s", arg_vm_program);
+        if (r < 0)
+            return r;
+    } else {
+        ssize_t n = readlink("/proc/self/exe", agent->vm_program, PATH_SIZE - 16);
+        if (n <= 0)
+            return fault_set(fault, ERR_IO, "finding out where this program lies");
+        agent->vm_program[n] = 0;
+        char *slash = strrchr(agent->vm_program, '/');
+        (void)snprintf(slash ? slash + 1 : agent->vm_program, 16, "godwit-vm");
+    }
+    if (access(agent->vm_program, X_OK) < 0)
+        return fault_set(fault, ERR_NOT_FOUND, "there is no program %s", agent->vm_program);
+    return 0;
+}
+
+static int read_text(const char *name, char **ret_text, struct fault *fault)
+{
+    char path[PATH_SIZE];
+    int r = path_join(path, sizeof path, fault, "%s/%s", arg_dir, name);
+    return r < 0 ? r : file_read(path, ret_text, NULL, fault);
+}
+
+static int read_identity(struct agent *agent, const char **ret_name, const char **ret_coordinator,
+                         const char **ret_move_address, struct fault *fault)
+{
+    char path[PATH_SIZE];
+
+    int r = path_join(path, sizeof path, fault, "%s/" PATHS_AGENT_CONFIG, arg_dir);
+    if (r == 0)
+        r = config_read(&agent->config, path, fault);
+    if (r == ERR_NOT_FOUND)
+        fault_hint(fault, "godwit pool join TOKEN");
+    if (r == 0)
+        r = config_need(agent->config, "name", ret_name, fault);
+    if (r == 0)
+        r = config_need(agent->config, "coordinator", ret_coordinator, fault);
+    if (r == 0)
+        r = config_need(agent->config, "move_address", ret_move_address, fault);
+    if (r == 0)
+        r = read_text(PATHS_CA_CERTIFICATE, &agent->ca, fault);
+    if (r == 0)
+        r = read_text("host.crt", &agent->certificate, fault);
+    if (r == 0)
+        r = read_text("host.key", &agent->key, fault);
+    if (r < 0)
+        return r;
+    const struct tls_identity identity = {
+        .ca_certificate = agent->ca, .certificate = agent->certificate, .key = agent->key};
+    return tls_context_new(&agent->context, &identity, fault);
+}
+
+static int set_up_vms(struct agent *agent, struct fault *fault)
+{
+    char path[PATH_SIZE];
+    const struct vm_table_config table = {
+        .loop = agent->loop,
+        .state_dir = arg_dir,
+        .run_dir = arg_run_dir,
+        .program = agent->vm_program,
+        .log_level = arg_log_level,
+        .incarnation = host_facts_incarnation(agent->facts),
+        .on_vm = on_vm,
+        .on_move = on_move,
+        .on_console = on_console,
+        .on_ended = on_ended,
+        .on_settled = on_settled,
+        .data = agent,
+    };
+
+    int r = vm_table_new(&agent->table, &table, fault);
+    if (r == 0)
+        r = path_join(path, sizeof path, fault, "%s/journal", arg_dir);
+    if (r == 0)
+        r = journal_new(&agent->journal, agent->loop, path, on_journal_entry, agent->table, fault);
+    if (r == 0) {
+        vm_table_set_journal(agent->table, agent->journal);
+        r = orders_new(&agent->orders, agent->loop, agent->table, agent->facts, fault);
+    }
+    return r;
+}
+
+static int set_up(struct agent *agent, struct fault *fault)
+{
+    const char *name, *coordinator, *move_address;
+
+    int r = find_vm_program(agent, fault);
+    if (r == 0)
+        r = loop_new(&agent->loop, fault);
+    if (r == 0)
+        r = read_identity(agent, &name, &coordinator, &move_address, fault);
+    if (r == 0)
+        r = dir_make(arg_run_dir, fault);
+    if (r == 0)
+        r = host_facts_new(&agent->facts, name, move_address, arg_run_dir, fault);
+    if (r == 0)
+        r = set_up_vms(agent, fault);
+    if (r < 0)
+        return r;
+
+    size_t method_count;
+    const struct rpc_method *methods = orders_methods(&method_count);
+    const struct agent_link_config link = {
+        .loop = agent->loop,
+        .address = coordinator,
+        .context = agent->context,
+        .facts = agent->facts,
+        .table = agent->table,
+        .methods = methods,
+        .method_count = method_count,
+        .on_lost = on_lost,
+        .data = agent->orders,
+    };
+    r = agent_link_new(&agent->link, &link, fault);
+    if (r == 0)
+        r = loop_signal_new(&agent->term, agent->loop, SIGTERM, on_signal, agent, fault);
+    if (r == 0)
+        r = loop_signal_new(&agent->interrupt, agent->loop, SIGINT, on_signal, agent, fault);
+    if (r < 0)
+        return r;
+    log_info("main", "agent of host %s incarnation=%.8s coordinator=%s move_address=%s", name,
+             host_facts_incarnation(agent->facts), coordinator, move_address);
+    return vm_table_load(agent->table, fault);
+}
+
+static void tear_down(struct agent *agent)
+{
+    agent->link = agent_link_free(agent->link);
+    agent->table = vm_table_free(agent->table);
+    agent->orders = orders_free(agent->orders);
+    agent->journal = journal_free(agent->journal);
+    agent->facts = host_facts_free(agent->facts);
+    if (agent->term)
+        (void)loop_signal_free(agent->term);
+    if (agent->interrupt)
+        (void)loop_signal_free(agent->interrupt);
+    agent->context = tls_context_free(agent->context);
+    agent->config = config_free(agent->config);
+    agent->loop = loop_free(agent->loop);
+    free(agent->ca);
+    free(agent->certificate);
+    if (agent->key)
+        explicit_bzero(agent->key, strlen(agent->key));
+    free(agent->key);
+}
+
+int main(int argc, char **argv)
+{
+    struct agent agent = {0};
+    struct fault fault = {0};
+
+    log_set_program("godwit-agent");
+    int r = parse_arguments(argc, argv);
+    if (r)
+        return r;
+    signal(SIGPIPE, SIG_IGN);
+    (void)umask(077);
+    r = set_up(&agent, &fault);
+    if (r < 0) {
+        log_error("main", "cannot start: %s", fault.text);
+        if (fault.hint[0])
+            log_error("main", "hint: %s", fault.hint);
+    } else {
+        loop_run(agent.loop);
+    }
+    tear_down(&agent);
+    return r < 0 ? 1 : 0;
+}

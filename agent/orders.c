@@ -1,0 +1,1019 @@
+/* Orders that take several steps carry a `struct step`: whose VM, whose request, which files.
+ * Between the steps the VM may have gone from the table, so each step looks it up again. */
+#include "agent/orders.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/agent_link.h"
+#include "agent/host_facts.h"
+#include "agent/move_sockets.h"
+#include "agent/vm/latch_file.h"
+#include "agent/vm_process.h"
+#include "agent/vm_table.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "net/rpc.h"
+#include "net/tls_lane.h"
+#include "proto/agent.pb-c.h"
+#include "proto/limits.h"
+#include "proto/method.h"
+
+enum {
+    CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
+    CALL_MS_MAX = 5000,
+    QUIT_MS_MAX = 3000,
+};
+
+struct orders {
+    struct loop *loop;
+    struct vm_table *table;
+    struct host_facts *facts;
+};
+
+enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
+
+struct step {
+    struct orders *orders;
+    char vm_id[VM_ID_SIZE];
+    struct rpc_request *request; /* NULL: those that wait are in the entry */
+    ProtobufCMessage *order;     /* owned copy */
+    uint64_t generation;
+    int fds[FD_COUNT];
+    int listen_fd;
+    bool attach_on;
+    uint64_t session;
+    /* logs */
+    char path[VM_PATH_SIZE];
+    uint64_t tail_bytes;
+    uint8_t *bytes;
+    size_t count;
+    struct fault fault;
+};
+
+static struct orders *orders_of(void *data)
+{
+    return agent_link_data(data);
+}
+
+/* ---- steps ---- */
+static void step_free(struct step *step)
+{
+    for (size_t i = 0; i < FD_COUNT; i++)
+        close_p(&step->fds[i]);
+    close_p(&step->listen_fd);
+    if (step->order) {
+        const ProtobufCMessageDescriptor *type = step->order->descriptor;
+        if (type == &godwit__move_in__descriptor)
+            explicit_bzero(((Godwit__MoveIn *)step->order)->psk.data,
+                           ((Godwit__MoveIn *)step->order)->psk.len);
+        if (type == &godwit__move_out__descriptor)
+            explicit_bzero(((Godwit__MoveOut *)step->order)->psk.data,
+                           ((Godwit__MoveOut *)step->order)->psk.len);
+        protobuf_c_message_free_unpacked(step->order, NULL);
+    }
+    free(step->bytes);
+    free(step);
+}
+
+static ProtobufCMessage *message_copy(const ProtobufCMessage *message)
+{
+    size_t count = protobuf_c_message_get_packed_size(message);
+    uint8_t *bytes = malloc(count ? count : 1);
+    if (!bytes)
+        return NULL;
+    (void)protobuf_c_message_pack(message, bytes);
+    ProtobufCMessage *copy = protobuf_c_message_unpack(message->descriptor, NULL, count, bytes);
+    explicit_bzero(bytes, count); /* a move's key may be in it */
+    free(bytes);
+    return copy;
+}
+
+static int step_new(struct step **ret_step, struct orders *orders, const char *vm_id,
+                    const ProtobufCMessage *order, struct rpc_request *request, struct fault *fault)
+{
+    struct step *step = calloc(1, sizeof *step);
+    if (!step)
+        return fault_set(fault, ERR_NOMEM, "no memory for an order");
+    for (size_t i = 0; i < FD_COUNT; i++)
+        step->fds[i] = -1;
+    step->listen_fd = -1;
+    step->orders = orders;
+    (void)snprintf(step->vm_id, sizeof step->vm_id, "%s", vm_id);
+    step->request = request;
+    if (order && !(step->order = message_copy(order))) {
+        step_free(step);
+        return fault_set(fault, ERR_NOMEM, "no memory for an order");
+    }
+    *ret_step = step;
+    return 0;
+}
+
+static void reply_fault(struct rpc_request *request, const struct fault *fault)
+{
+    if (request)
+        (void)rpc_reply_fault(request, fault);
+}
+
+static void reply_status(struct rpc_request *request, const struct vm_entry *entry)
+{
+    if (request)
+        (void)rpc_reply(request, &entry->status->base);
+}
+
+static void waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
+{
+    struct fault fault = {0};
+
+    if (!request)
+        return;
+    if (waiters->count < VM_WAITERS_MAX) {
+        waiters->requests[waiters->count++] = request;
+        return;
+    }
+    (void)fault_set(&fault, ERR_BUSY, "this order is being carried out");
+    (void)rpc_reply_fault(request, &fault);
+}
+
+/* `entry` NULL: all get the fault. */
+static void waiters_answer(struct vm_waiters *waiters, const struct vm_entry *entry,
+                           const struct fault *fault)
+{
+    struct vm_waiters now = *waiters;
+
+    waiters->count = 0;
+    for (size_t i = 0; i < now.count; i++) {
+        if (entry)
+            reply_status(now.requests[i], entry);
+        else
+            reply_fault(now.requests[i], fault);
+    }
+}
+
+/* ---- judging ---- */
+static int check_incarnation(const struct orders *orders, const char *named, struct fault *fault)
+{
+    const char *ours = host_facts_incarnation(orders->facts);
+
+    if (!named || strcmp(named, ours) != 0)
+        return fault_set(
+            fault, ERR_REFUSED,
+            "the order is for another life of this host (%.8s, now %.8s): it was started "
+            "anew since",
+            named ? named : "none", ours);
+    return 0;
+}
+
+int orders_judge_start(const struct vm_entry *entry, uint64_t generation, struct fault *fault)
+{
+    if (!generation)
+        return fault_set(fault, ERR_INVALID, "a start needs a generation");
+    if (!entry)
+        return ORDERS_START;
+    if (entry->status->has_state && generation == entry->status->generation)
+        return ORDERS_SAME;
+    if (generation <= entry->hiwater)
+        return fault_set(fault, ERR_REFUSED,
+                         "a start as generation %llu is too old: this host has seen %llu",
+                         (unsigned long long)generation, (unsigned long long)entry->hiwater);
+    if (vm_entry_is_alive(entry))
+        return fault_set(fault, ERR_STATE, "it has a process here already, as generation %llu",
+                         (unsigned long long)entry->status->generation);
+    return ORDERS_START;
+}
+
+/* The VM with a process to speak to. */
+static int need_process(struct orders *orders, const char *vm_id, struct vm_entry **ret_entry,
+                        struct fault *fault)
+{
+    struct vm_entry *entry = vm_table_find(orders->table, vm_id);
+
+    if (!entry)
+        return fault_set(fault, ERR_NOT_FOUND, "this host has no VM %s", vm_id ? vm_id : "");
+    if (!entry->process)
+        return fault_set(fault, ERR_STATE, "%s does not run on this host",
+                         entry->status->name ? entry->status->name : vm_id);
+    if (!vm_process_rpc(entry->process) || entry->starting)
+        return fault_set(fault, ERR_BUSY, "%s: its process cannot be spoken to just now",
+                         entry->status->name ? entry->status->name : vm_id);
+    *ret_entry = entry;
+    return 0;
+}
+
+/* ---- starting a process with a VM in it: START and MOVE_IN ---- */
+static int open_files(struct step *step, struct vm_entry *entry, const Godwit__VmSpec *spec,
+                      bool incoming, struct fault *fault)
+{
+    char path[VM_PATH_SIZE];
+
+    int r = host_facts_check(step->orders->facts, spec, &step->fds[FD_KVM], fault);
+    if (r == 0)
+        r = vm_entry_state_path(entry, "console.log", path, fault);
+    if (r < 0)
+        return r;
+    step->fds[FD_CONSOLE] =
+        open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (step->fds[FD_CONSOLE] < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "opening %s", path);
+    r = vm_entry_run_path(entry, "latch", path, fault);
+    if (r == 0)
+        r = latch_file_create(path, &step->fds[FD_LATCH], fault);
+    if (r < 0 || incoming)
+        return r;
+
+    if (!spec->kernel || !*spec->kernel)
+        return fault_set(fault, ERR_INVALID, "%s has no kernel", spec->name);
+    step->fds[FD_KERNEL] = open(spec->kernel, O_RDONLY | O_CLOEXEC);
+    if (step->fds[FD_KERNEL] < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "opening the kernel %s",
+                               spec->kernel);
+    if (spec->initrd && *spec->initrd) {
+        step->fds[FD_INITRD] = open(spec->initrd, O_RDONLY | O_CLOEXEC);
+        if (step->fds[FD_INITRD] < 0)
+            return fault_set_errno(fault, err_from_errno(errno), errno, "opening the initrd %s",
+                                   spec->initrd);
+    }
+    return 0;
+}
+
+/* Spawn, then VM_CREATE; `created` comes with its answer. Once this returned 0 the step is its. */
+static int create(struct step *step, struct vm_entry *entry, const Godwit__VmSpec *spec,
+                  bool incoming, bool start_paused, rpc_done_fn *created, struct fault *fault)
+{
+    Godwit__VmCreate order = GODWIT__VM_CREATE__INIT;
+    size_t count = 0;
+
+    entry->starting = true;
+    int r = open_files(step, entry, spec, incoming, fault);
+    if (r == 0)
+        r = vm_entry_spawn(entry, spec->name, fault);
+    if (r == 0 && !vm_entry_set_spec(entry, spec))
+        r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    if (r < 0)
+        return r;
+    order.vm_id = entry->id;
+    order.spec = (Godwit__VmSpec *)spec;
+    order.has_generation = true;
+    order.generation = incoming ? 0 : step->generation;
+    order.has_incoming = true;
+    order.incoming = incoming;
+    order.has_start_paused = true;
+    order.start_paused = start_paused;
+    while (count < FD_COUNT && step->fds[count] >= 0)
+        count++;
+    r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_CREATE, &order.base, step->fds,
+                     count, &godwit__vm_status__descriptor, CREATE_MS_MAX, created, step, fault);
+    for (size_t i = 0; r == 0 && i < FD_COUNT; i++)
+        close_p(&step->fds[i]); /* the kernel has its own */
+    for (size_t i = 0; r == 0 && i < FD_COUNT; i++)
+        step->fds[i] = -1;
+    return r;
+}
+
+/* ---- START ---- */
+static void start_failed(struct step *step, const struct fault *fault)
+{
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    log_warn("orders", "start failed vm=%s generation=%llu: %s", step->vm_id,
+             (unsigned long long)step->generation, fault->text);
+    if (entry) {
+        struct vm_waiters waiters = entry->start_waiters;
+        entry->start_waiters.count = 0;
+        vm_entry_discard(entry);
+        waiters_answer(&waiters, NULL, fault);
+    }
+    step_free(step);
+}
+
+static void start_created(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    if (!reply || !entry) {
+        start_failed(step, fault);
+        return;
+    }
+    vm_entry_update(entry, (const Godwit__VmStatus *)reply);
+    vm_entry_commit(entry);
+    vm_entry_journal(entry, "start");
+    log_info("orders", "started vm=%s name=%s generation=%llu pid=%d", entry->id,
+             entry->status->name ? entry->status->name : "", (unsigned long long)step->generation,
+             vm_process_pid(entry->process));
+    waiters_answer(&entry->start_waiters, entry, NULL);
+    step_free(step);
+}
+
+static void handle_start(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0 && entry && entry->starting) {
+        waiters_add(&entry->start_waiters, request);
+        return;
+    }
+    if (r == 0)
+        r = orders_judge_start(entry, order->generation, &fault);
+    if (r == ORDERS_SAME) {
+        reply_status(request, entry);
+        return;
+    }
+    if (r == ORDERS_START)
+        r = order->spec && order->spec->name
+                ? vm_table_add(orders->table, order->vm_id, &entry, &fault)
+                : fault_set(&fault, ERR_INVALID, "a start without a VM's spec");
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, &order->base, NULL, &fault);
+    if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    step->generation = order->generation;
+    waiters_add(&entry->start_waiters, request);
+    r = create(step, entry, ((Godwit__OrderVmStart *)step->order)->spec, false, order->start_paused,
+               start_created, &fault);
+    if (r < 0)
+        start_failed(step, &fault);
+}
+
+/* ---- STOP ---- */
+static void kill_hung(struct vm_entry *entry)
+{
+    struct fault fault = {0};
+
+    /* HELD after GAVE may be the only copy there is: that is for a verdict to end, not for us. */
+    const Godwit__MoveLatch *latch = entry->status->latch;
+    if (latch && latch->latch == GODWIT__LATCH__LATCH_GAVE &&
+        entry->status->generation < latch->generation) {
+        (void)fault_set(&fault, ERR_STATE,
+                        "it was given away as generation %llu and no verdict has come",
+                        (unsigned long long)latch->generation);
+    } else if (vm_process_kill(entry->process, &fault) == 0) {
+        log_warn("orders", "a VM's process did not end by itself: killed vm=%s", entry->id);
+        return;
+    }
+    entry->stopping = entry->remove = false;
+    waiters_answer(&entry->stop_waiters, NULL, &fault);
+}
+
+static void stop_answered(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    /* Refused: a move has it. Anything else: it ends, or it hangs. */
+    if (entry && entry->process && entry->stopping && !reply) {
+        if (fault->code == ERR_BUSY || fault->code == ERR_STATE) {
+            entry->stopping = entry->remove = false;
+            waiters_answer(&entry->stop_waiters, NULL, fault);
+        } else {
+            kill_hung(entry);
+        }
+    }
+    step_free(step);
+}
+
+static void stop_process(struct orders *orders, struct vm_entry *entry)
+{
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+    struct fault fault = {0};
+    struct step *step = NULL;
+    struct rpc *rpc = vm_process_rpc(entry->process);
+
+    action.vm_id = entry->id;
+    if (rpc && step_new(&step, orders, entry->id, NULL, NULL, &fault) == 0 &&
+        rpc_call(rpc, METHOD_VM_QUIT, &action.base, &godwit__vm_status__descriptor, QUIT_MS_MAX,
+                 stop_answered, step, &fault) == 0)
+        return;
+    if (step)
+        step_free(step);
+    kill_hung(entry);
+}
+
+static void stop_over(struct vm_entry *entry)
+{
+    bool remove = entry->remove;
+    struct vm_waiters waiters = entry->stop_waiters;
+
+    entry->stopping = entry->remove = false;
+    entry->stop_waiters.count = 0;
+    vm_entry_journal(entry, remove ? "remove" : "stop");
+    waiters_answer(&waiters, entry, NULL);
+    if (remove)
+        vm_table_remove(entry);
+}
+
+static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    const Godwit__OrderVmStop *order = (const Godwit__OrderVmStop *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (!entry && order->vm_id && order->remove) { /* gone already: as wanted */
+        Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+        gone.vm_id = order->vm_id;
+        gone.has_state = true;
+        gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+        if (request)
+            (void)rpc_reply(request, &gone.base);
+        return;
+    }
+    int r = 0;
+    if (!entry)
+        r = fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
+                      order->vm_id ? order->vm_id : "");
+    else if (entry->starting || entry->discard || entry->unreachable)
+        r = fault_set(&fault, ERR_BUSY, "%s cannot be stopped just now",
+                      entry->status->name ? entry->status->name : entry->id);
+    if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    entry->remove = entry->remove || order->remove;
+    waiters_add(&entry->stop_waiters, request);
+    if (!entry->process)
+        stop_over(entry);
+    else if (!entry->stopping) {
+        entry->stopping = true;
+        stop_process(orders, entry);
+    }
+}
+
+void orders_on_ended(struct orders *orders, struct vm_entry *entry)
+{
+    (void)orders;
+    if (entry->stopping)
+        stop_over(entry);
+}
+
+/* ---- PAUSE, RESUME, VERDICT, STATUS: passed on, answered with the VM's status ---- */
+static void relayed(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    if (reply && entry) {
+        vm_entry_update(entry, (const Godwit__VmStatus *)reply);
+        reply_status(step->request, entry);
+    } else {
+        struct fault gone = {0};
+        if (!fault)
+            (void)fault_set(&gone, ERR_NOT_FOUND, "VM %s is gone", step->vm_id);
+        reply_fault(step->request, fault ? fault : &gone);
+    }
+    step_free(step);
+}
+
+static void relay(struct orders *orders, const char *vm_id, uint16_t method,
+                  const ProtobufCMessage *message, struct rpc_request *request)
+{
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    struct step *step = NULL;
+
+    int r = need_process(orders, vm_id, &entry, &fault);
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, NULL, request, &fault);
+    if (r == 0)
+        r = rpc_call(vm_process_rpc(entry->process), method, message,
+                     &godwit__vm_status__descriptor, CALL_MS_MAX, relayed, step, &fault);
+    if (r < 0) {
+        if (step)
+            step_free(step);
+        reply_fault(request, &fault);
+    }
+}
+
+static void handle_pause(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    (void)rpc;
+    relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_PAUSE, message,
+          request);
+}
+
+static void handle_resume(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_RESUME, message,
+          request);
+}
+
+static void handle_status(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    const Godwit__VmAction *order = (const Godwit__VmAction *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+    (void)rpc;
+
+    if (entry && !vm_entry_is_alive(entry)) {
+        reply_status(request, entry);
+        return;
+    }
+    relay(orders, order->vm_id, METHOD_VM_STATUS, &empty.base, request);
+}
+
+/* Of a process that is no more: what its latch says is the last word. */
+static bool verdict_is_so(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict)
+{
+    const Godwit__MoveLatch *latch = entry->status->latch;
+
+    if (!latch || !latch->move_id || !verdict->move_id || strcmp(latch->move_id, verdict->move_id))
+        return false;
+    switch (verdict->kind) {
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL:
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON:
+        return latch->latch == GODWIT__LATCH__LATCH_ABANDONED ||
+               latch->latch == GODWIT__LATCH__LATCH_ABORTED;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED:
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP:
+        return latch->latch == GODWIT__LATCH__LATCH_RELEASED ||
+               entry->status->state == GODWIT__VM_STATE__VM_STATE_GONE;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_TAKE:
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME:
+    case _GODWIT__MOVE_VERDICT_KIND_IS_INT_SIZE:
+        break; /* there is no memory any more to run */
+    }
+    return false;
+}
+
+static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__MoveVerdict *verdict = (const Godwit__MoveVerdict *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, verdict->vm_id);
+    (void)rpc;
+
+    if (entry && !vm_entry_is_alive(entry) && verdict_is_so(entry, verdict)) {
+        reply_status(request, entry);
+        return;
+    }
+    relay(orders, verdict->vm_id, METHOD_VM_MOVE_VERDICT, message, request);
+}
+
+/* ---- MOVE_IN ---- */
+static void move_in_failed(struct step *step, const struct fault *fault)
+{
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    log_warn("orders", "move in failed vm=%s: %s", step->vm_id, fault->text);
+    if (entry) {
+        entry->in_move_id[0] = 0;
+        vm_entry_discard(entry);
+    }
+    reply_fault(step->request, fault);
+    step_free(step);
+}
+
+static void reply_address(struct rpc_request *request, const struct vm_entry *entry)
+{
+    Godwit__MoveInReply reply = GODWIT__MOVE_IN_REPLY__INIT;
+
+    reply.address = (char *)entry->in_address;
+    if (request)
+        (void)rpc_reply(request, &reply.base);
+}
+
+static void move_in_listens(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    if (!reply || !entry) {
+        move_in_failed(step, fault);
+        return;
+    }
+    vm_entry_commit(entry);
+    vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_INCOMING, entry->status->generation, "", true);
+    log_info("orders", "waits for a move vm=%s move=%s address=%s", entry->id, entry->in_move_id,
+             entry->in_address);
+    reply_address(step->request, entry);
+    step_free(step);
+}
+
+static void move_in_created(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+    struct fault words = {0};
+
+    if (!reply || !entry || !entry->process || !vm_process_rpc(entry->process)) {
+        if (!fault)
+            (void)fault_set(&words, ERR_CLOSED, "its process ended");
+        move_in_failed(step, fault ? fault : &words);
+        return;
+    }
+    if (rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_MOVE_IN, step->order,
+                     &step->listen_fd, 1, &godwit__empty__descriptor, CALL_MS_MAX, move_in_listens,
+                     step, &words) < 0)
+        move_in_failed(step, &words);
+    else
+        close_p(&step->listen_fd), step->listen_fd = -1;
+}
+
+static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
+                         const struct vm_entry *entry, struct fault *fault)
+{
+    int r = check_incarnation(orders, order->target_incarnation, fault);
+    if (r < 0)
+        return r;
+    if (!order->spec || !order->spec->name || !order->move_id || !*order->move_id ||
+        strlen(order->move_id) >= VM_ID_SIZE || order->psk.len != TLS_LANE_PSK_BYTES)
+        return fault_set(fault, ERR_INVALID, "a move in without its VM, id or key");
+    if (entry && (vm_entry_is_alive(entry) || entry->starting))
+        return fault_set(fault, ERR_EXISTS, "%s has a process on this host already",
+                         order->spec->name);
+    if (entry && order->generation <= entry->hiwater)
+        return fault_set(fault, ERR_REFUSED,
+                         "a move as generation %llu is too old: this host has seen %llu of %s",
+                         (unsigned long long)order->generation, (unsigned long long)entry->hiwater,
+                         order->spec->name);
+    return 0;
+}
+
+static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__MoveIn *order = (const Godwit__MoveIn *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    char address[MOVE_ADDRESS_SIZE];
+    AUTO_FD int listen_fd = -1;
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    if (entry && entry->process && !entry->starting && order->move_id &&
+        strcmp(entry->in_move_id, order->move_id) == 0) {
+        reply_address(request, entry);
+        return;
+    }
+    int r = judge_move_in(orders, order, entry, &fault);
+    if (r == 0)
+        r = move_sockets_listen(host_facts_move_address(orders->facts), &listen_fd, address,
+                                &fault);
+    if (r == 0)
+        r = vm_table_add(orders->table, order->vm_id, &entry, &fault);
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, &order->base, request, &fault);
+    if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    step->generation = order->generation;
+    step->listen_fd = TAKE_FD(listen_fd);
+    (void)snprintf(entry->in_move_id, sizeof entry->in_move_id, "%s", order->move_id);
+    (void)snprintf(entry->in_address, sizeof entry->in_address, "%s", address);
+    r = create(step, entry, ((Godwit__MoveIn *)step->order)->spec, true, false, move_in_created,
+               &fault);
+    if (r < 0)
+        move_in_failed(step, &fault);
+}
+
+/* ---- MOVE_OUT ---- */
+static void reply_empty(struct rpc_request *request)
+{
+    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+
+    if (request)
+        (void)rpc_reply(request, &empty.base);
+}
+
+static void move_out_failed(struct step *step, const struct fault *fault)
+{
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    log_warn("orders", "move out failed vm=%s: %s", step->vm_id, fault->text);
+    if (entry)
+        entry->out_move_id[0] = 0;
+    reply_fault(step->request, fault);
+    step_free(step);
+}
+
+static void move_out_begun(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+
+    if (!reply) {
+        move_out_failed(step, fault);
+        return;
+    }
+    log_info("orders", "move begins vm=%s move=%s", step->vm_id,
+             ((Godwit__MoveOut *)step->order)->move_id);
+    reply_empty(step->request);
+    step_free(step);
+}
+
+static void move_out_connected(void *data, const int *fds, size_t count, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry;
+    struct fault words = {0};
+
+    if (fault) {
+        move_out_failed(step, fault);
+        return;
+    }
+    int r = need_process(step->orders, step->vm_id, &entry, &words);
+    if (r == 0)
+        r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_MOVE_OUT, step->order, fds,
+                         count, &godwit__empty__descriptor, CALL_MS_MAX, move_out_begun, step,
+                         &words);
+    for (size_t i = 0; i < count; i++)
+        (void)close(fds[i]); /* the process has its own, or nobody needs them */
+    if (r < 0)
+        move_out_failed(step, &words);
+}
+
+static unsigned lanes_of(const struct orders *orders, const Godwit__MoveOut *order)
+{
+    unsigned lanes = order->goals ? order->goals->lanes : 0;
+
+    if (!lanes)
+        lanes = host_facts_cpus(orders->facts) / 2;
+    if (!lanes)
+        lanes = 1;
+    return lanes < LANES_MAX ? lanes : LANES_MAX;
+}
+
+static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    const Godwit__MoveOut *order = (const Godwit__MoveOut *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = NULL;
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->source_incarnation, &fault);
+    if (r == 0 && (!order->move_id || !*order->move_id || strlen(order->move_id) >= VM_ID_SIZE ||
+                   !order->address))
+        r = fault_set(&fault, ERR_INVALID, "a move out without its id or address");
+    if (r == 0)
+        r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0 && strcmp(entry->out_move_id, order->move_id) == 0) {
+        reply_empty(request); /* it is under way, or over: its events say which */
+        return;
+    }
+    if (r == 0 && order->generation <= entry->status->generation)
+        r = fault_set(&fault, ERR_REFUSED, "%s runs as generation %llu; a move to %llu is too old",
+                      entry->status->name ? entry->status->name : entry->id,
+                      (unsigned long long)entry->status->generation,
+                      (unsigned long long)order->generation);
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, &order->base, request, &fault);
+    if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    (void)snprintf(entry->out_move_id, sizeof entry->out_move_id, "%s", order->move_id);
+    if (move_sockets_connect(orders->loop, order->address, lanes_of(orders, order) + 1,
+                             move_out_connected, step, &fault) < 0)
+        move_out_failed(step, &fault);
+}
+
+/* ---- consoles ---- */
+static void session_set(struct vm_entry *entry, uint64_t session, bool on)
+{
+    for (size_t i = 0; i < entry->session_count; i++) {
+        if (entry->sessions[i] == session) {
+            if (!on)
+                entry->sessions[i] = entry->sessions[--entry->session_count];
+            return;
+        }
+    }
+    if (on && entry->session_count < VM_SESSIONS_MAX)
+        entry->sessions[entry->session_count++] = session;
+}
+
+static bool session_is_on(const struct vm_entry *entry, uint64_t session)
+{
+    for (size_t i = 0; i < entry->session_count; i++) {
+        if (entry->sessions[i] == session)
+            return true;
+    }
+    return false;
+}
+
+static void attached(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    if (!reply || !entry) {
+        reply_fault(step->request, fault);
+    } else {
+        Godwit__ConsoleData data_reply = *(const Godwit__ConsoleData *)reply;
+        session_set(entry, step->session, step->attach_on);
+        data_reply.has_session = true;
+        data_reply.session = step->session;
+        if (step->request)
+            (void)rpc_reply(step->request, &data_reply.base);
+    }
+    step_free(step);
+}
+
+static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    const Godwit__ConsoleAttach *order = (const Godwit__ConsoleAttach *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    int r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0 && order->on && entry->session_count == VM_SESSIONS_MAX &&
+        !session_is_on(entry, order->session))
+        r = fault_set(&fault, ERR_LIMIT, "%d consoles of this VM are open", VM_SESSIONS_MAX);
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, NULL, request, &fault);
+    if (r == 0) {
+        step->attach_on = order->on;
+        step->session = order->session;
+        if (!order->on)
+            session_set(entry, order->session, false); /* nothing more goes there from now on */
+        r = rpc_call(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_ATTACH, message,
+                     &godwit__console_data__descriptor, CALL_MS_MAX, attached, step, &fault);
+    }
+    if (r < 0) {
+        if (step)
+            step_free(step);
+        reply_fault(request, &fault);
+    }
+}
+
+static void handle_input(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (need_process(orders_of(data), ((const Godwit__ConsoleData *)message)->vm_id, &entry,
+                     &fault) < 0 ||
+        rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, message, &fault) <
+            0)
+        log_debug("orders", "console input dropped: %s", fault.text);
+    reply_empty(request);
+}
+
+static void ignore_reply(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    (void)data;
+    (void)reply;
+    (void)fault;
+}
+
+void orders_on_lost(struct orders *orders)
+{
+    for (struct vm_entry *entry = vm_table_first(orders->table); entry; entry = entry->next) {
+        struct rpc *rpc = entry->process ? vm_process_rpc(entry->process) : NULL;
+        while (entry->session_count) {
+            Godwit__ConsoleAttach attach = GODWIT__CONSOLE_ATTACH__INIT;
+            attach.vm_id = entry->id;
+            attach.has_on = true;
+            attach.has_session = true;
+            attach.session = entry->sessions[--entry->session_count];
+            if (rpc)
+                (void)rpc_call(rpc, METHOD_VM_CONSOLE_ATTACH, &attach.base,
+                               &godwit__console_data__descriptor, CALL_MS_MAX, ignore_reply, NULL,
+                               NULL);
+        }
+    }
+}
+
+/* ---- logs ---- */
+static void logs_work(void *data)
+{
+    struct step *step = data;
+    struct stat status;
+
+    AUTO_FD int fd = open(step->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT)
+        return; /* it never ran here: an empty log */
+    if (fd < 0 || fstat(fd, &status) < 0) {
+        (void)fault_set_errno(&step->fault, ERR_IO, errno, "reading the console log");
+        return;
+    }
+    uint64_t size = (uint64_t)status.st_size;
+    uint64_t count = size < step->tail_bytes ? size : step->tail_bytes;
+    step->bytes = malloc(count ? count : 1);
+    if (!step->bytes) {
+        (void)fault_set(&step->fault, ERR_NOMEM, "no memory for the console log");
+        return;
+    }
+    ssize_t n = pread(fd, step->bytes, count, (off_t)(size - count));
+    if (n < 0)
+        (void)fault_set_errno(&step->fault, ERR_IO, errno, "reading the console log");
+    else
+        step->count = (size_t)n;
+}
+
+static void logs_done(void *data)
+{
+    struct step *step = data;
+    Godwit__LogsReply reply = GODWIT__LOGS_REPLY__INIT;
+
+    reply.has_data = true;
+    reply.data = (ProtobufCBinaryData){.len = step->count, .data = step->bytes};
+    if (step->fault.code)
+        reply_fault(step->request, &step->fault);
+    else if (step->request)
+        (void)rpc_reply(step->request, &reply.base);
+    step_free(step);
+}
+
+static void handle_logs(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    const Godwit__OrderLogs *order = (const Godwit__OrderLogs *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    int r = entry ? step_new(&step, orders, entry->id, NULL, request, &fault)
+                  : fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
+                              order->vm_id ? order->vm_id : "");
+    if (r == 0)
+        r = vm_entry_state_path(entry, "console.log", step->path, &fault);
+    if (r == 0) {
+        step->tail_bytes = order->has_tail_bytes && order->tail_bytes < LOG_TAIL_MAX
+                               ? order->tail_bytes
+                               : LOG_TAIL_MAX;
+        r = loop_work(orders->loop, logs_work, logs_done, step);
+        if (r < 0)
+            (void)fault_set(&fault, r, "no worker to read the log");
+    }
+    if (r < 0) {
+        if (step)
+            step_free(step);
+        reply_fault(request, &fault);
+    }
+}
+
+static const struct rpc_method orders_table[] = {
+    {METHOD_ORDER_VM_START, &godwit__order_vm_start__descriptor, handle_start},
+    {METHOD_ORDER_VM_STOP, &godwit__order_vm_stop__descriptor, handle_stop},
+    {METHOD_ORDER_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
+    {METHOD_ORDER_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
+    {METHOD_ORDER_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
+    {METHOD_ORDER_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
+    {METHOD_ORDER_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
+    {METHOD_ORDER_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
+    {METHOD_ORDER_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
+    {METHOD_ORDER_LOGS, &godwit__order_logs__descriptor, handle_logs},
+    {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
+};
+
+const struct rpc_method *orders_methods(size_t *ret_count)
+{
+    *ret_count = ARRAY_COUNT(orders_table);
+    return orders_table;
+}
+
+int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
+               struct host_facts *facts, struct fault *fault)
+{
+    struct orders *orders = calloc(1, sizeof *orders);
+    if (!orders)
+        return fault_set(fault, ERR_NOMEM, "no memory for the orders");
+    orders->loop = loop;
+    orders->table = table;
+    orders->facts = facts;
+    *ret_orders = orders;
+    return 0;
+}
+
+struct orders *orders_free(struct orders *orders)
+{
+    free(orders);
+    return NULL;
+}

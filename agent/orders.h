@@ -1,0 +1,40 @@
+/* What the coordinator may order: one table row per METHOD_ORDER_*.
+ *
+ * Flow:   coordinator -> agent_link -> [orders] -> vm_table, vm_process -> godwit-vm
+ * Thread: the loop's.
+ *
+ * Every order may come again: a start of the generation that is already here answers its present
+ * status, a move in answers the same address, a stop of what is stopped is done. An older
+ * generation and another incarnation of this host are refused by name.
+ */
+#ifndef GODWIT_AGENT_ORDERS_H
+#define GODWIT_AGENT_ORDERS_H
+
+#include <stddef.h>
+
+#include "proto/vm.pb-c.h"
+
+struct fault;
+struct host_facts;
+struct loop;
+struct orders;
+struct rpc_method;
+struct vm_entry;
+struct vm_table;
+
+int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
+               struct host_facts *facts, struct fault *fault);
+struct orders *orders_free(struct orders *orders);
+
+/* For agent_link, whose data must be the orders. */
+const struct rpc_method *orders_methods(size_t *ret_count);
+
+void orders_on_ended(struct orders *orders, struct vm_entry *entry); /* a VM's process has */
+void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles are detached */
+
+/* What a start of `generation` would mean for this entry: ORDERS_START, ORDERS_SAME (answer the
+ * status), or a refusal. */
+enum { ORDERS_START = 1, ORDERS_SAME = 2 };
+int orders_judge_start(const struct vm_entry *entry, uint64_t generation, struct fault *fault);
+
+#endif

@@ -1,0 +1,404 @@
+#include "agent/vm/control.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/vm/console_ring.h"
+#include "agent/vm/machine.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "net/rpc.h"
+#include "proto/limits.h"
+#include "proto/method.h"
+#include "proto/vm.pb-c.h"
+
+enum { PEERS_MAX = 16, QUIT_FLUSH_MS = 50 };
+
+struct peer {
+    struct control *control;
+    struct rpc *rpc;   /* NULL: a free place */
+    unsigned attached; /* console sessions */
+};
+
+struct control {
+    struct loop *loop;
+    struct rpc_server *server;
+    struct machine *machine;
+    struct loop_timer *quit_timer;
+    struct peer peers[PEERS_MAX];
+};
+
+/* ---- events to every connection ---- */
+static void send_all(struct control *control, uint16_t method, const ProtobufCMessage *event)
+{
+    for (size_t i = 0; i < PEERS_MAX; i++) {
+        struct fault fault = {0};
+        if (control->peers[i].rpc &&
+            rpc_send_event(control->peers[i].rpc, method, event, &fault) < 0)
+            log_debug("control", "an event was not sent: %s", fault.text);
+    }
+}
+
+static void on_state(void *data)
+{
+    struct control *control = data;
+    struct machine_status status;
+
+    if (!control->machine)
+        return;
+    machine_status(control->machine, &status);
+    send_all(control, METHOD_VM_STATE_EVENT, &status.vm.base);
+}
+
+static void on_move(void *data, const Godwit__MoveEvent *event)
+{
+    send_all(data, METHOD_VM_MOVE_EVENT, &event->base);
+}
+
+static void on_console(void *data, const uint8_t *bytes, size_t count)
+{
+    struct control *control = data;
+    struct machine_status status;
+    Godwit__ConsoleData event = GODWIT__CONSOLE_DATA__INIT;
+
+    if (!control->machine)
+        return;
+    machine_status(control->machine, &status);
+    event.vm_id = status.vm.vm_id;
+    event.has_data = true;
+    event.data = (ProtobufCBinaryData){.len = count, .data = (uint8_t *)bytes};
+    for (size_t i = 0; i < PEERS_MAX; i++) {
+        struct peer *peer = &control->peers[i];
+        if (peer->rpc && peer->attached)
+            (void)rpc_send_event(peer->rpc, METHOD_VM_CONSOLE_OUTPUT, &event.base, NULL);
+    }
+}
+
+static void on_over(void *data)
+{
+    struct control *control = data;
+
+    log_info("control", "nothing is left to do: ending");
+    loop_stop(control->loop);
+}
+
+static void quit_timer_fired(void *data)
+{
+    struct control *control = data;
+
+    loop_stop(control->loop);
+}
+
+/* ---- calls ---- */
+static struct machine *machine_of(void *data)
+{
+    struct peer *peer = data;
+
+    return peer->control->machine;
+}
+
+static void reply_status(struct machine *machine, struct rpc_request *request, int r,
+                         const struct fault *fault)
+{
+    if (!request)
+        return; /* sent as an event: nobody waits */
+    if (r < 0) {
+        (void)rpc_reply_fault(request, fault);
+        return;
+    }
+    struct machine_status status;
+    machine_status(machine, &status);
+    (void)rpc_reply(request, &status.vm.base);
+}
+
+static void reply_empty(struct rpc_request *request, int r, const struct fault *fault)
+{
+    static const Godwit__Empty empty = GODWIT__EMPTY__INIT;
+
+    if (!request)
+        return;
+    if (r < 0)
+        (void)rpc_reply_fault(request, fault);
+    else
+        (void)rpc_reply(request, &empty.base);
+}
+
+static void handle_status(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    (void)message;
+    reply_status(machine_of(data), request, 0, NULL);
+}
+
+static int take_fd(struct rpc_request *request, size_t index)
+{
+    return request ? rpc_request_take_fd(request, index) : -1;
+}
+
+static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    struct machine *machine = machine_of(data);
+    struct fault fault = {0};
+    (void)rpc;
+
+    struct machine_fds fds = {
+        .kvm = take_fd(request, 0),
+        .console = take_fd(request, 1),
+        .latch = take_fd(request, 2),
+        .kernel = take_fd(request, 3),
+        .initrd = take_fd(request, 4),
+    };
+    int r = machine_create(machine, (const Godwit__VmCreate *)message, &fds, &fault);
+    close_p(&fds.kvm);
+    close_p(&fds.console);
+    close_p(&fds.latch);
+    close_p(&fds.kernel);
+    close_p(&fds.initrd);
+    reply_status(machine, request, r, &fault);
+}
+
+static void handle_pause(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+    int r = machine_pause(machine_of(data), &fault);
+    reply_status(machine_of(data), request, r, &fault);
+}
+
+static void handle_resume(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+    int r = machine_resume(machine_of(data), &fault);
+    reply_status(machine_of(data), request, r, &fault);
+}
+
+static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    struct peer *peer = data;
+    struct control *control = peer->control;
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+
+    int r = machine_quit(control->machine, &fault);
+    reply_status(control->machine, request, r, &fault);
+    if (r == 0)
+        loop_timer_start(control->quit_timer, QUIT_FLUSH_MS, 0); /* the reply goes out first */
+}
+
+static void wipe(const ProtobufCBinaryData *secret)
+{
+    if (secret->len)
+        explicit_bzero(secret->data, secret->len); /* unpacked for us: our memory */
+}
+
+static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    const Godwit__MoveOut *order = (const Godwit__MoveOut *)message;
+    struct fault fault = {0};
+    int fds[RPC_FDS_MAX] = {0};
+    size_t count = 0;
+    bool taken = false;
+    (void)rpc;
+
+    for (int fd; count < RPC_FDS_MAX && (fd = take_fd(request, count)) >= 0; count++)
+        fds[count] = fd;
+    int r = machine_move_out(machine_of(data), order, fds, count, &taken, &fault);
+    for (size_t i = 0; i < count && !taken; i++)
+        (void)close(fds[i]); /* refused: nothing was sent on it */
+    wipe(&order->psk);
+    reply_empty(request, r, &fault);
+}
+
+static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__MoveIn *order = (const Godwit__MoveIn *)message;
+    struct fault fault = {0};
+    AUTO_FD int fd = take_fd(request, 0);
+    bool taken = false;
+    int r;
+    (void)rpc;
+
+    if (fd < 0)
+        r = fault_set(&fault, ERR_INVALID, "a move in without its listening socket");
+    else
+        r = machine_move_in(machine_of(data), order, fd, &taken, &fault);
+    if (taken)
+        (void)TAKE_FD(fd);
+    wipe(&order->psk);
+    reply_empty(request, r, &fault);
+}
+
+static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    int r = machine_verdict(machine_of(data), (const Godwit__MoveVerdict *)message, &fault);
+    reply_status(machine_of(data), request, r, &fault);
+}
+
+static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    const Godwit__ConsoleAttach *attach = (const Godwit__ConsoleAttach *)message;
+    struct peer *peer = data;
+    Godwit__ConsoleData reply = GODWIT__CONSOLE_DATA__INIT;
+    (void)rpc;
+
+    reply.vm_id = attach->vm_id;
+    reply.has_session = attach->has_session;
+    reply.session = attach->session;
+    reply.has_data = true;
+    AUTO_FREE uint8_t *bytes = malloc(CONSOLE_RING_BYTES);
+    if (bytes && attach->on)
+        /* Flushed before the count goes up: what the reply holds is not sent again. */
+        reply.data = (ProtobufCBinaryData){
+            .len = machine_console_tail(peer->control->machine, bytes, CONSOLE_RING_BYTES),
+            .data = bytes,
+        };
+    if (attach->on)
+        peer->attached++;
+    else if (peer->attached)
+        peer->attached--;
+    if (request)
+        (void)rpc_reply(request, &reply.base);
+}
+
+static void handle_input(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    const Godwit__ConsoleData *input = (const Godwit__ConsoleData *)message;
+    (void)rpc;
+
+    size_t taken = machine_console_input(machine_of(data), input->data.data, input->data.len);
+    if (taken < input->data.len)
+        log_warn("control", "%zu bytes of console input dropped: the guest does not read",
+                 input->data.len - taken);
+    reply_empty(request, 0, NULL);
+}
+
+static const struct rpc_method control_methods[] = {
+    {METHOD_VM_STATUS, &godwit__empty__descriptor, handle_status},
+    {METHOD_VM_CREATE, &godwit__vm_create__descriptor, handle_create},
+    {METHOD_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
+    {METHOD_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
+    {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
+    {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
+    {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
+    {METHOD_VM_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
+    {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
+    {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
+};
+
+/* ---- connections ---- */
+static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    struct peer *peer = data;
+
+    log_debug("control", "a connection ended: %s", fault ? fault->text : "");
+    *peer = (struct peer){0};
+    (void)rpc_close(rpc);
+}
+
+static const struct rpc_service control_service = {
+    .methods = control_methods,
+    .method_count = ARRAY_COUNT(control_methods),
+    .on_closed = on_closed,
+};
+
+static bool peer_is_owner(const struct rpc *rpc)
+{
+    unsigned uid;
+
+    return sscanf(rpc_peer(rpc)->name, "%u:", &uid) == 1 && uid == geteuid();
+}
+
+static void on_peer(void *data, struct rpc *rpc)
+{
+    struct control *control = data;
+
+    if (!peer_is_owner(rpc)) {
+        log_warn("control", "turned a connection of another user away: %s", rpc_peer(rpc)->name);
+        (void)rpc_close(rpc);
+        return;
+    }
+    for (size_t i = 0; i < PEERS_MAX; i++) {
+        struct peer *peer = &control->peers[i];
+        if (!peer->rpc) {
+            *peer = (struct peer){.control = control, .rpc = rpc};
+            rpc_set_data(rpc, peer);
+            return;
+        }
+    }
+    log_warn("control", "turned a connection away: %d are open", PEERS_MAX);
+    (void)rpc_close(rpc);
+}
+
+int control_new(struct control **ret_control, struct loop *loop, int listen_fd, const char *vm_id,
+                const char *name, struct fault *fault)
+{
+    struct control *control = calloc(1, sizeof *control);
+    if (!control)
+        return fault_set(fault, ERR_NOMEM, "no memory for the control socket");
+
+    control->loop = loop;
+    const struct machine_config machine = {
+        .loop = loop,
+        .vm_id = vm_id,
+        .name = name,
+        .on_state = on_state,
+        .on_move = on_move,
+        .on_console = on_console,
+        .on_over = on_over,
+        .data = control,
+    };
+    const struct rpc_server_config server = {
+        .unix_fd = listen_fd,
+        .service = &control_service,
+        .data = control,
+        .on_peer = on_peer,
+    };
+    int r = machine_new(&control->machine, &machine, fault);
+    if (r == 0)
+        r = loop_timer_new(&control->quit_timer, loop, quit_timer_fired, control, fault);
+    if (r == 0)
+        r = rpc_server_new(&control->server, loop, &server, fault);
+    if (r < 0) {
+        (void)control_free(control);
+        return r;
+    }
+    *ret_control = control;
+    return 0;
+}
+
+struct control *control_free(struct control *control)
+{
+    if (!control)
+        return NULL;
+    (void)rpc_server_free(control->server);
+    for (size_t i = 0; i < PEERS_MAX; i++) {
+        if (control->peers[i].rpc)
+            (void)rpc_close_flushed(control->peers[i].rpc);
+        control->peers[i].rpc = NULL;
+    }
+    control->machine = machine_free(control->machine);
+    if (control->quit_timer)
+        (void)loop_timer_free(control->quit_timer);
+    free(control);
+    return NULL;
+}

@@ -1,0 +1,274 @@
+#include "agent/vm/guest_port.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/own.h"
+#include "migrate/guest.h"
+#include "migrate/region.h"
+#include "vmm-core/dirty_tracker.h"
+#include "vmm-core/guest_memory.h"
+#include "vmm-core/vm.h"
+
+enum {
+    PORT_MAGIC = 0x50475747, /* "GWGP" */
+    PORT_VERSION = 1,
+    PORT_HEADER_BYTES = 16,
+    PORT_FLAG_PAUSED = 1, /* by an operator */
+};
+
+struct guest_port {
+    struct vm *vm; /* borrowed */
+    struct guest guest;
+    struct region ram;
+    struct dirty_tracker *tracker; /* between track_start and track_stop */
+    bool stays_paused;             /* move's thread, then the loop's after the move's end */
+    atomic_bool ended;
+
+    pthread_mutex_t gate_mutex;
+    bool gate_open; /* under the mutex: input may enter */
+};
+
+static void gate_set(struct guest_port *port, bool open)
+{
+    pthread_mutex_lock(&port->gate_mutex);
+    port->gate_open = open;
+    pthread_mutex_unlock(&port->gate_mutex);
+}
+
+/* ---- the guest ---- */
+static void on_pause(void *owner)
+{
+    guest_port_pause(owner);
+}
+
+static int on_resume(void *owner, struct fault *fault)
+{
+    struct guest_port *port = owner;
+
+    /* Nothing to let run: the machine is rebuilt or ends as soon as its owner is told. */
+    if (port->stays_paused || atomic_load(&port->ended))
+        return 0;
+    return guest_port_resume(port, fault);
+}
+
+static void header_encode(uint8_t header[static PORT_HEADER_BYTES], bool paused)
+{
+    bytes_put_u32(header, PORT_MAGIC);
+    bytes_put_u32(header + 4, PORT_VERSION);
+    bytes_put_u32(header + 8, paused ? PORT_FLAG_PAUSED : 0);
+    bytes_put_u32(header + 12, 0);
+}
+
+static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused, struct fault *fault)
+{
+    if (count < PORT_HEADER_BYTES || bytes_get_u32(bytes) != PORT_MAGIC)
+        return fault_set(fault, ERR_CORRUPT, "machine state without its header");
+    if (bytes_get_u32(bytes + 4) != PORT_VERSION)
+        return fault_set(fault, ERR_UNSUPPORTED, "machine state of version %u, this host knows %d",
+                         bytes_get_u32(bytes + 4), PORT_VERSION);
+    uint32_t flags = bytes_get_u32(bytes + 8);
+    if (flags & ~(uint32_t)PORT_FLAG_PAUSED || bytes_get_u32(bytes + 12))
+        return fault_set(fault, ERR_CORRUPT, "machine state with unknown flags %#x", flags);
+    *ret_paused = flags & PORT_FLAG_PAUSED;
+    return 0;
+}
+
+static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct fault *fault)
+{
+    struct guest_port *port = owner;
+
+    assert(!vm_is_running(port->vm));
+    if (atomic_load(&port->ended))
+        return fault_set(fault, ERR_STATE, "the guest reset or ended itself while it moved");
+
+    AUTO_FREE uint8_t *machine = NULL;
+    size_t count = 0;
+    int r = vm_save(port->vm, &machine, &count, fault);
+    if (r < 0)
+        return r;
+    uint8_t *bytes = malloc(PORT_HEADER_BYTES + count);
+    if (!bytes)
+        return fault_set(fault, ERR_NOMEM, "no memory for %zu bytes of machine state", count);
+    header_encode(bytes, !port->guest.was_running);
+    memcpy(bytes + PORT_HEADER_BYTES, machine, count);
+    *ret_bytes = bytes;
+    *ret_count = PORT_HEADER_BYTES + count;
+    return 0;
+}
+
+static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t paused_ns,
+                   struct fault *fault)
+{
+    struct guest_port *port = owner;
+    bool paused = false;
+
+    int r = header_decode(bytes, count, &paused, fault);
+    if (r < 0)
+        return r;
+    r = vm_load(port->vm, bytes + PORT_HEADER_BYTES, count - PORT_HEADER_BYTES, paused_ns, fault);
+    if (r < 0)
+        return r;
+    port->stays_paused = paused;
+    return 0;
+}
+
+static const struct guest_ops port_guest_ops = {
+    .pause = on_pause,
+    .resume = on_resume,
+    .save = on_save,
+    .load = on_load,
+};
+
+/* ---- its RAM ---- */
+static int ram_track_start(struct region *region, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    assert(!port->tracker);
+    return dirty_tracker_new(&port->tracker, port->vm, fault);
+}
+
+static void ram_track_stop(struct region *region)
+{
+    struct guest_port *port = region->owner;
+
+    port->tracker = dirty_tracker_free(port->tracker);
+}
+
+static int ram_collect(struct region *region, struct bitmap *dirty, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    assert(port->tracker);
+    int r = dirty_tracker_collect(port->tracker, dirty, fault);
+    if (r == DIRTY_TRACKER_E_LOST) {
+        bitmap_set_all(dirty);
+        return 0;
+    }
+    return r;
+}
+
+static int ram_clear(struct region *region, uint64_t first_page, const uint64_t mask[static 8],
+                     struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    assert(port->tracker);
+    return dirty_tracker_clear(port->tracker, first_page, mask, fault);
+}
+
+static int ram_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    return guest_memory_populated(vm_memory(port->vm), ret_populated, fault);
+}
+
+static int ram_populate(struct region *region, uint64_t first_page, uint64_t pages,
+                        struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    return guest_memory_populate(vm_memory(port->vm), first_page, pages, fault);
+}
+
+static const struct region_ops port_ram_ops = {
+    .track_start = ram_track_start,
+    .track_stop = ram_track_stop,
+    .collect = ram_collect,
+    .clear = ram_clear,
+    .populated = ram_populated,
+    .populate = ram_populate,
+};
+
+/* ---- the port ---- */
+int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__VmSpec *spec,
+                   const char *vm_id, struct fault *fault)
+{
+    struct guest_port *port = calloc(1, sizeof *port);
+    if (!port)
+        return fault_set(fault, ERR_NOMEM, "no memory for a guest's port");
+
+    pthread_mutex_init(&port->gate_mutex, NULL);
+    port->vm = vm;
+    port->ram = (struct region){
+        .ops = &port_ram_ops,
+        .owner = port,
+        .name = "ram",
+        .id = 0,
+        .pages = guest_memory_pages(vm_memory(vm)),
+        .base = guest_memory_base(vm_memory(vm)),
+    };
+    port->guest = (struct guest){
+        .ops = &port_guest_ops,
+        .owner = port,
+        .vm_id = vm_id,
+        .name = spec->name,
+        .machine = "godwit-1",
+        .baseline = spec->cpu->baseline,
+        .vcpus = vm_vcpus(vm),
+        .regions = &port->ram,
+        .region_count = 1,
+    };
+    *ret_port = port;
+    return 0;
+}
+
+struct guest_port *guest_port_free(struct guest_port *port)
+{
+    if (port) {
+        (void)dirty_tracker_free(port->tracker);
+        pthread_mutex_destroy(&port->gate_mutex);
+        free(port);
+    }
+    return NULL;
+}
+
+struct guest *guest_port_guest(struct guest_port *port)
+{
+    return &port->guest;
+}
+
+void guest_port_set_ended(struct guest_port *port)
+{
+    atomic_store(&port->ended, true);
+}
+
+int guest_port_resume(struct guest_port *port, struct fault *fault)
+{
+    int r = vm_resume(port->vm, fault);
+    if (r < 0)
+        return r;
+    port->stays_paused = false;
+    gate_set(port, true);
+    return 0;
+}
+
+void guest_port_pause(struct guest_port *port)
+{
+    gate_set(port, false);
+    vm_pause(port->vm);
+}
+
+bool guest_port_stays_paused(const struct guest_port *port)
+{
+    return port->stays_paused;
+}
+
+size_t guest_port_input(struct guest_port *port, const uint8_t *bytes, size_t count)
+{
+    size_t taken = 0;
+
+    pthread_mutex_lock(&port->gate_mutex);
+    if (port->gate_open)
+        taken = vm_serial_input(port->vm, bytes, count);
+    pthread_mutex_unlock(&port->gate_mutex);
+    return taken;
+}

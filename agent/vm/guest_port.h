@@ -1,0 +1,47 @@
+/* The guest of this process as a move sees it: migrate's guest and region over vmm-core's vm.
+ *
+ * Flow:   vm -> [guest_port] -> migrate/source, migrate/target
+ * Thread: new, free, input on the loop's; the guest's ops on the move's own thread; regions on lane
+ *         threads; ended from a vCPU thread.
+ *
+ * Two things are added to what vm saves. A header (16 bytes: magic, version, flags, zero) says
+ * whether an operator had paused the guest, so that it stays paused at the target. And a gate: no
+ * byte of console input enters the guest once it was stopped to be saved, or it would be lost.
+ */
+#ifndef GODWIT_AGENT_VM_GUEST_PORT_H
+#define GODWIT_AGENT_VM_GUEST_PORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/vm_spec.pb-c.h"
+
+struct fault;
+struct guest;
+struct guest_port;
+struct vm;
+
+/* `vm`, `spec` and `vm_id` are borrowed and must outlive the port. */
+int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__VmSpec *spec,
+                   const char *vm_id, struct fault *fault);
+struct guest_port *guest_port_free(struct guest_port *port);
+
+/* Borrowed. Its was_running is the caller's to set before a move begins. */
+struct guest *guest_port_guest(struct guest_port *port);
+
+/* The guest switched itself off, reset or crashed: from now on it is not saved, so a move under
+ * way rolls back, and a resume leaves it as it is. Any thread. */
+void guest_port_set_ended(struct guest_port *port);
+
+/* Let the guest run, stop it: for an operator, outside of moves. */
+int guest_port_resume(struct guest_port *port, struct fault *fault);
+void guest_port_pause(struct guest_port *port);
+
+/* After a load: the guest was paused by an operator where it came from, and is so still. */
+bool guest_port_stays_paused(const struct guest_port *port);
+
+/* Bytes for the serial port; returns how many went in: 0 while the guest stands still. */
+size_t guest_port_input(struct guest_port *port, const uint8_t *bytes, size_t count);
+
+#endif

@@ -1,0 +1,776 @@
+/* Three threads meet here. The loop owns everything; a vCPU thread comes with serial bytes and with
+ * what the guest did to itself (posted as a note that carries the machine's epoch, so a note of a
+ * machine that was rebuilt meanwhile is void); the move's thread sets latches (under latch_mutex,
+ * written to the file before the move acts). */
+#include "agent/vm/machine.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/vm/console.h"
+#include "agent/vm/guest_port.h"
+#include "agent/vm/latch_file.h"
+#include "agent/vm/move.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "migrate/guest.h"
+#include "proto/limits.h"
+#include "vmm-core/cpu_model.h"
+#include "vmm-core/guest_memory.h"
+#include "vmm-core/vm.h"
+
+enum {
+    CREATE_WAIT_MS = 15000, /* for VM_CREATE, or an incoming VM's MOVE_IN: else its agent died */
+    ENDED_LINGER_MS = 5000,
+    GONE_LINGER_MS = 10000,
+};
+
+struct machine {
+    struct machine_config config;
+    Godwit__VmState state;
+    Godwit__VmSpec *spec; /* owned */
+    uint64_t seq;
+    struct vm *vm;
+    struct guest_port *port;
+    struct console *console;
+    struct move *move;
+    struct machine_fds fds;
+    bool paused;      /* by an operator */
+    bool has_pending; /* the guest did something to itself while a move had it */
+    enum vm_event pending;
+    struct fault pending_fault;
+    char reason[LATCH_FILE_REASON_SIZE];
+    char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
+    struct loop_timer *over_timer;
+    atomic_uint epoch; /* of the vm; read by vCPU threads */
+
+    pthread_mutex_t latch_mutex;
+    struct latch_file *latch_file; /* set before any thread */
+    struct latch_record record;    /* under the mutex */
+};
+
+/* ---- states and the record ---- */
+static bool state_has_machine(Godwit__VmState state)
+{
+    return state == GODWIT__VM_STATE__VM_STATE_RUNNING ||
+           state == GODWIT__VM_STATE__VM_STATE_PAUSED ||
+           state == GODWIT__VM_STATE__VM_STATE_INCOMING || state == GODWIT__VM_STATE__VM_STATE_HELD;
+}
+
+static struct latch_record record_get(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->latch_mutex);
+    struct latch_record record = machine->record;
+    pthread_mutex_unlock(&machine->latch_mutex);
+    return record;
+}
+
+__attribute__((format(printf, 3, 4))) static void
+set_state(struct machine *machine, Godwit__VmState state, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(machine->reason, sizeof machine->reason, format, args);
+    va_end(args);
+    machine->state = state;
+    machine->seq++;
+    log_info("machine", "state=%s vm=%s generation=%llu%s%s",
+             protobuf_c_enum_descriptor_get_value(&godwit__vm_state__descriptor, (int)state)->name,
+             machine->config.vm_id, (unsigned long long)record_get(machine).generation,
+             machine->reason[0] ? ": " : "", machine->reason);
+    machine->config.on_state(machine->config.data);
+}
+
+static void record_put_locked(struct machine *machine)
+{
+    if (machine->latch_file)
+        latch_file_put(machine->latch_file, &machine->record);
+}
+
+static void record_set_generation(struct machine *machine, uint64_t generation)
+{
+    pthread_mutex_lock(&machine->latch_mutex);
+    machine->record.generation = generation;
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
+}
+
+static void unbuild(struct machine *machine)
+{
+    if (machine->vm)
+        vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
+    machine->port = guest_port_free(machine->port);
+    machine->vm = vm_free(machine->vm);
+    atomic_fetch_add(&machine->epoch, 1);
+}
+
+/* The VM is over: memory back, the ending written, the process lingers for who wants to know. */
+static void end(struct machine *machine, Godwit__VmState state, enum latch_ending ending,
+                const char *reason)
+{
+    machine->move = move_free(machine->move);
+    unbuild(machine);
+
+    pthread_mutex_lock(&machine->latch_mutex);
+    machine->record.ending = (uint8_t)ending;
+    snprintf(machine->record.reason, sizeof machine->record.reason, "%s", reason);
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
+
+    console_flush(machine->console);
+    set_state(machine, state, "%s", reason);
+    loop_timer_start(machine->over_timer,
+                     state == GODWIT__VM_STATE__VM_STATE_GONE ? GONE_LINGER_MS : ENDED_LINGER_MS,
+                     0);
+}
+
+static void over_timer_fired(void *data)
+{
+    struct machine *machine = data;
+
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move) {
+        end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE,
+            "the move for which it was made never began");
+        return;
+    }
+    if (!state_has_machine(machine->state))
+        machine->config.on_over(machine->config.data);
+}
+
+/* ---- what the guest does ---- */
+struct guest_note {
+    struct machine *machine;
+    unsigned epoch;
+    enum vm_event event;
+    struct fault fault;
+};
+
+static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault);
+
+static void guest_note_posted(void *data)
+{
+    struct guest_note *note = data;
+
+    if (note->epoch == atomic_load(&note->machine->epoch))
+        on_guest_event(note->machine, note->event, &note->fault);
+    free(note);
+}
+
+/* vCPU thread. */
+static void on_event(void *data, enum vm_event event, const struct fault *fault)
+{
+    struct machine *machine = data;
+
+    if (machine->port)
+        guest_port_set_ended(machine->port);
+    struct guest_note *note = calloc(1, sizeof *note);
+    if (!note)
+        return; /* the guest stands still; an operator can stop it */
+    note->machine = machine;
+    note->epoch = atomic_load(&machine->epoch);
+    note->event = event;
+    if (fault)
+        note->fault = *fault;
+    if (loop_post(machine->config.loop, guest_note_posted, note) < 0)
+        free(note);
+}
+
+/* vCPU thread. */
+static void on_serial(void *data, const uint8_t *bytes, size_t count)
+{
+    struct machine *machine = data;
+
+    console_output(machine->console, bytes, count);
+}
+
+static void on_console_output(void *data, const uint8_t *bytes, size_t count)
+{
+    struct machine *machine = data;
+
+    machine->config.on_console(machine->config.data, bytes, count);
+}
+
+static size_t give_console_input(void *data, const uint8_t *bytes, size_t count)
+{
+    struct machine *machine = data;
+
+    return machine->port ? guest_port_input(machine->port, bytes, count) : 0;
+}
+
+/* ---- building and rebuilding ---- */
+static int build(struct machine *machine, struct fault *fault)
+{
+    const struct cpu_model *model = cpu_model_find(machine->spec->cpu->baseline);
+    if (!model)
+        return fault_set(fault, ERR_UNSUPPORTED, "CPU baseline '%s' is not known here",
+                         machine->spec->cpu->baseline);
+
+    const struct vm_config config = {
+        .kvm_fd = machine->fds.kvm,
+        .vcpus = machine->spec->cpu->vcpus,
+        .memory_bytes = machine->spec->memory->size,
+        .huge_pages = machine->spec->memory->hugepages,
+        .cpu_model = model,
+        .on_serial = on_serial,
+        .on_event = on_event,
+        .data = machine,
+    };
+    int r = vm_new(&machine->vm, &config, fault);
+    if (r < 0)
+        return r;
+    return guest_port_new(&machine->port, machine->vm, machine->spec, machine->config.vm_id, fault);
+}
+
+static int boot(struct machine *machine, struct fault *fault)
+{
+    int r = build(machine, fault);
+    if (r == 0)
+        r = vm_boot(machine->vm, machine->fds.kernel, machine->fds.initrd,
+                    machine->spec->cmdline ? machine->spec->cmdline : "", fault);
+    if (r == 0)
+        r = vm_start(machine->vm, fault);
+    if (r == 0 && !machine->paused)
+        r = guest_port_resume(machine->port, fault);
+    return r;
+}
+
+/* A reset is a new boot of the same files. After a move there are none in this process: the VM then
+ * stops, visibly, and a start gives it a kernel again. */
+static void on_reset(struct machine *machine)
+{
+    struct fault fault = {0};
+
+    if (machine->fds.kernel < 0) {
+        end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_POWER_OFF,
+            "guest reset after a move needs its kernel file: start it again");
+        return;
+    }
+    unbuild(machine);
+    if (boot(machine, &fault) < 0) {
+        (void)fault_wrap(&fault, fault.code, "booting again after a reset");
+        unbuild(machine);
+        end(machine, GODWIT__VM_STATE__VM_STATE_CRASHED, LATCH_ENDING_CRASHED, fault.text);
+        return;
+    }
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+    log_info("machine", "the guest reset itself and boots again vm=%s", machine->config.vm_id);
+}
+
+static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault)
+{
+    assert(machine->vm);
+    if (machine->move) {
+        /* First the move must let go of it: its save refuses from now on, so it rolls back. */
+        struct fault ignored = {0};
+        machine->has_pending = true;
+        machine->pending = event;
+        machine->pending_fault = *fault;
+        (void)move_verdict(machine->move, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL, 0,
+                           "the guest reset or ended itself", &ignored); /* past it: as above */
+        return;
+    }
+    switch (event) {
+    case VM_EVENT_POWER_OFF:
+        end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_POWER_OFF,
+            "the guest switched itself off");
+        return;
+    case VM_EVENT_RESET:
+        on_reset(machine);
+        return;
+    case VM_EVENT_CRASH:
+        end(machine, GODWIT__VM_STATE__VM_STATE_CRASHED, LATCH_ENDING_CRASHED,
+            fault->text[0] ? fault->text : "the guest crashed");
+        return;
+    }
+}
+
+/* ---- create ---- */
+static Godwit__VmSpec *spec_copy(const Godwit__VmSpec *spec)
+{
+    size_t count = godwit__vm_spec__get_packed_size(spec);
+    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
+    if (!bytes)
+        return NULL;
+    (void)godwit__vm_spec__pack(spec, bytes);
+    return godwit__vm_spec__unpack(NULL, count, bytes);
+}
+
+static int check_create(const struct machine *machine, const Godwit__VmCreate *order,
+                        const struct machine_fds *fds, struct fault *fault)
+{
+    const Godwit__VmSpec *spec = order->spec;
+
+    if (!order->vm_id || strcmp(order->vm_id, machine->config.vm_id) != 0)
+        return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
+    if (!spec || !spec->name || !spec->cpu || !spec->cpu->baseline || !spec->memory)
+        return fault_set(fault, ERR_INVALID, "a VM needs a name, cpu and memory");
+    if (spec->cpu->vcpus < 1 || spec->cpu->vcpus > VCPUS_MAX)
+        return fault_set(fault, ERR_LIMIT, "%s: %u vCPUs, a VM has 1 to %d", spec->name,
+                         spec->cpu->vcpus, VCPUS_MAX);
+    if (spec->memory->size < VM_MEMORY_MIN || spec->memory->size > VM_MEMORY_MAX)
+        return fault_set(fault, ERR_LIMIT, "%s: %llu bytes of memory, a VM has 16 MiB to 64 GiB",
+                         spec->name, (unsigned long long)spec->memory->size);
+    if (!order->incoming && !order->generation)
+        return fault_set(fault, ERR_INVALID, "%s: a start needs a generation", spec->name);
+    if (fds->kvm < 0 || fds->console < 0 || fds->latch < 0 || (!order->incoming && fds->kernel < 0))
+        return fault_set(fault, ERR_INVALID, "%s: descriptors are missing", spec->name);
+    return 0;
+}
+
+static bool is_same_create(struct machine *machine, const Godwit__VmCreate *order)
+{
+    return order->vm_id && strcmp(order->vm_id, machine->config.vm_id) == 0 && !order->incoming &&
+           order->generation && order->generation == record_get(machine).generation;
+}
+
+int machine_create(struct machine *machine, const Godwit__VmCreate *order, struct machine_fds *fds,
+                   struct fault *fault)
+{
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_NONE) {
+        if (is_same_create(machine, order))
+            return 0;
+        return fault_set(fault, ERR_EXISTS, "%s: this process has its VM already",
+                         machine->config.name);
+    }
+    int r = check_create(machine, order, fds, fault);
+    if (r < 0)
+        return r;
+    Godwit__VmSpec *spec = spec_copy(order->spec);
+    if (!spec)
+        return fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    if (machine->spec)
+        godwit__vm_spec__free_unpacked(machine->spec, NULL);
+    machine->spec = spec;
+
+    if (!machine->latch_file) {
+        r = latch_file_open(&machine->latch_file, fds->latch, fault);
+        if (r < 0)
+            return r;
+        fds->latch = -1;
+        console_set_log(machine->console, TAKE_FD(fds->console));
+        machine->fds.kvm = TAKE_FD(fds->kvm);
+        machine->fds.kernel = TAKE_FD(fds->kernel);
+        machine->fds.initrd = TAKE_FD(fds->initrd);
+    }
+    machine->paused = order->start_paused;
+    if (order->incoming) {
+        r = build(machine, fault);
+        if (r == 0)
+            r = vm_start(machine->vm, fault);
+    } else {
+        record_set_generation(machine, order->generation); /* written before it runs */
+        r = boot(machine, fault);
+    }
+    if (r < 0) {
+        unbuild(machine);
+        record_set_generation(machine, 0);
+        return fault_wrap(fault, r, "creating %s", spec->name);
+    }
+    if (order->incoming)
+        loop_timer_start(machine->over_timer, CREATE_WAIT_MS, 0);
+    else
+        loop_timer_stop(machine->over_timer);
+    set_state(machine,
+              order->incoming   ? GODWIT__VM_STATE__VM_STATE_INCOMING
+              : machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                                : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+    return 0;
+}
+
+/* ---- an operator's hand ---- */
+static int check_not_moving(const struct machine *machine, const char *what, struct fault *fault)
+{
+    if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
+        return fault_set(fault, ERR_BUSY, "%s is moving: it cannot %s until the move has ended",
+                         machine->config.name, what);
+    return 0;
+}
+
+int machine_pause(struct machine *machine, struct fault *fault)
+{
+    int r = check_not_moving(machine, "be paused", fault);
+    if (r < 0)
+        return r;
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return 0;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING)
+        return fault_set(fault, ERR_STATE, "%s does not run", machine->config.name);
+    guest_port_pause(machine->port);
+    machine->paused = true;
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "%s", "");
+    return 0;
+}
+
+int machine_resume(struct machine *machine, struct fault *fault)
+{
+    int r = check_not_moving(machine, "be resumed", fault);
+    if (r < 0)
+        return r;
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING)
+        return 0;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s is not paused", machine->config.name);
+    r = guest_port_resume(machine->port, fault);
+    if (r < 0)
+        return r;
+    machine->paused = false;
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_RUNNING, "%s", "");
+    return 0;
+}
+
+int machine_quit(struct machine *machine, struct fault *fault)
+{
+    int r = check_not_moving(machine, "be stopped", fault);
+    if (r < 0)
+        return r;
+    if (state_has_machine(machine->state))
+        end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_QUIT, "stopped on request");
+    return 0;
+}
+
+/* ---- moves ---- */
+/* Move's thread: durable first, then the move acts. */
+static void on_move_latch(void *data, Godwit__Latch latch)
+{
+    struct machine *machine = data;
+
+    pthread_mutex_lock(&machine->latch_mutex);
+    machine->record.latch = (uint8_t)latch;
+    if (latch == GODWIT__LATCH__LATCH_TOOK)
+        machine->record.generation = machine->record.move_generation;
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
+}
+
+static void on_move_event(void *data, const Godwit__MoveEvent *event)
+{
+    struct machine *machine = data;
+
+    if (event->has_latch && event->latch == GODWIT__LATCH__LATCH_GAVE)
+        set_state(machine, GODWIT__VM_STATE__VM_STATE_HELD,
+                  "given away as generation %llu; the target's word is awaited",
+                  (unsigned long long)move_generation(machine->move));
+    machine->config.on_move(machine->config.data, event);
+}
+
+static const char *event_words(const Godwit__MoveEvent *event, const char *otherwise)
+{
+    return event->fault && event->fault->text && *event->fault->text ? event->fault->text
+                                                                     : otherwise;
+}
+
+static void on_source_ended(struct machine *machine, enum phase phase)
+{
+    if (phase == PHASE_DONE) {
+        end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE, "moved to another host");
+        return;
+    }
+    machine->move = move_free(machine->move);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+}
+
+static void on_target_ended(struct machine *machine, enum phase phase,
+                            const Godwit__MoveEvent *event)
+{
+    if (phase == PHASE_ROLLED_BACK) {
+        char reason[LATCH_FILE_REASON_SIZE];
+        snprintf(reason, sizeof reason, "%s", event_words(event, "the move was rolled back"));
+        end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE, reason);
+        return;
+    }
+    machine->move = move_free(machine->move);
+    machine->paused = guest_port_stays_paused(machine->port);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+}
+
+static void on_move_ended(void *data, enum phase phase, const Godwit__MoveEvent *event)
+{
+    struct machine *machine = data;
+
+    if (move_is_source(machine->move))
+        on_source_ended(machine, phase);
+    else
+        on_target_ended(machine, phase, event);
+    machine->config.on_move(machine->config.data, event);
+
+    if (machine->has_pending && machine->vm) {
+        machine->has_pending = false;
+        on_guest_event(machine, machine->pending, &machine->pending_fault);
+    }
+}
+
+/* Remember which move it is; its first latch is written by the move itself. */
+static void record_begin_move(struct machine *machine, const char *move_id, uint64_t generation)
+{
+    pthread_mutex_lock(&machine->latch_mutex);
+    snprintf(machine->record.move_id, sizeof machine->record.move_id, "%s", move_id);
+    machine->record.move_generation = generation;
+    machine->record.latch = GODWIT__LATCH__LATCH_NONE;
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
+}
+
+/* A move's order that fits this VM now? *ret_again: the same one is under way or was obeyed. */
+static int check_move(struct machine *machine, const char *vm_id, const char *move_id,
+                      uint64_t generation, bool *ret_again, struct fault *fault)
+{
+    *ret_again = false;
+    if (!vm_id || strcmp(vm_id, machine->config.vm_id) != 0)
+        return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
+    if (!move_id || !*move_id || strlen(move_id) >= LATCH_FILE_MOVE_ID_SIZE)
+        return fault_set(fault, ERR_INVALID, "a move without a fit id");
+    if (strcmp(move_id, machine->last_move_id) == 0) {
+        *ret_again = true;
+        return 0;
+    }
+    int r = check_not_moving(machine, "begin another move", fault);
+    if (r < 0)
+        return r;
+    uint64_t held = record_get(machine).generation;
+    if (generation <= held)
+        return fault_set(
+            fault, ERR_REFUSED, "%s runs as generation %llu; a move to %llu is too old",
+            machine->config.name, (unsigned long long)held, (unsigned long long)generation);
+    return 0;
+}
+
+static struct move_config move_config_of(struct machine *machine)
+{
+    return (struct move_config){
+        .loop = machine->config.loop,
+        .guest = guest_port_guest(machine->port),
+        .vm_id = machine->config.vm_id,
+        .on_latch = on_move_latch,
+        .on_event = on_move_event,
+        .on_ended = on_move_ended,
+        .data = machine,
+    };
+}
+
+int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, const int *fds,
+                     size_t fd_count, bool *ret_taken, struct fault *fault)
+{
+    bool again;
+
+    *ret_taken = false;
+    int r = check_move(machine, order->vm_id, order->move_id, order->generation, &again, fault);
+    if (r < 0 || again)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+
+    const struct move_config config = move_config_of(machine);
+    guest_port_guest(machine->port)->was_running = !machine->paused;
+    struct latch_record before = record_get(machine);
+    record_begin_move(machine, order->move_id, order->generation);
+    r = move_new_source(&machine->move, &config, order, fds, fd_count, fault);
+    if (r < 0) {
+        pthread_mutex_lock(&machine->latch_mutex);
+        machine->record = before;
+        record_put_locked(machine);
+        pthread_mutex_unlock(&machine->latch_mutex);
+        return fault_wrap(fault, r, "moving %s", machine->config.name);
+    }
+    snprintf(machine->last_move_id, sizeof machine->last_move_id, "%s", order->move_id);
+    *ret_taken = true;
+    return 0;
+}
+
+int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
+                    bool *ret_taken, struct fault *fault)
+{
+    bool again;
+
+    *ret_taken = false;
+    int r = check_move(machine, order->vm_id, order->move_id, order->generation, &again, fault);
+    if (r < 0 || again)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_INCOMING)
+        return fault_set(fault, ERR_STATE, "%s: this process does not wait for a move",
+                         machine->config.name);
+
+    const struct move_config config = move_config_of(machine);
+    record_begin_move(machine, order->move_id, order->generation);
+    r = move_new_target(&machine->move, &config, order, listen_fd, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "receiving %s", machine->config.name);
+    loop_timer_stop(machine->over_timer);
+    snprintf(machine->last_move_id, sizeof machine->last_move_id, "%s", order->move_id);
+    *ret_taken = true;
+    return 0;
+}
+
+/* A verdict that comes again after the move has ended, and says what is so. */
+static bool verdict_is_fulfilled(Godwit__MoveVerdictKind kind, const struct latch_record *record)
+{
+    switch (kind) {
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL:
+        return record->latch == GODWIT__LATCH__LATCH_ABORTED ||
+               record->latch == GODWIT__LATCH__LATCH_ABANDONED;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_TAKE:
+        return record->latch == GODWIT__LATCH__LATCH_TOOK;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED:
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP:
+        return record->latch == GODWIT__LATCH__LATCH_RELEASED ||
+               record->ending == LATCH_ENDING_GONE;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON:
+        return record->latch == GODWIT__LATCH__LATCH_ABANDONED;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME:
+        return record->generation > record->move_generation;
+    case _GODWIT__MOVE_VERDICT_KIND_IS_INT_SIZE:
+        break;
+    }
+    return false;
+}
+
+int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
+                    struct fault *fault)
+{
+    if (!verdict->move_id || strcmp(verdict->move_id, machine->last_move_id) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "%s has no move %s", machine->config.name,
+                         verdict->move_id ? verdict->move_id : "without an id");
+    const struct latch_record record = record_get(machine);
+    if (!machine->move) {
+        if (verdict_is_fulfilled(verdict->kind, &record))
+            return 0;
+        return fault_set(fault, ERR_STATE, "move %s of %s has ended", verdict->move_id,
+                         machine->config.name);
+    }
+    /* Both of these let the guest run again at a new generation, once it was given away. */
+    bool names_resume = verdict->kind == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME;
+    bool resume =
+        move_is_source(machine->move) && record.latch == GODWIT__LATCH__LATCH_GAVE &&
+        (names_resume ||
+         (verdict->kind == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON && verdict->generation));
+    if ((resume || names_resume) && verdict->generation <= record.move_generation)
+        return fault_set(fault, ERR_REFUSED, "%s: a resume needs a generation above %llu, not %llu",
+                         machine->config.name, (unsigned long long)record.move_generation,
+                         (unsigned long long)verdict->generation);
+    if (resume)
+        record_set_generation(machine, verdict->generation); /* written before it runs */
+    int r = move_verdict(machine->move, verdict->kind, verdict->generation,
+                         verdict->reason ? verdict->reason : "", fault);
+    if (r < 0 && resume)
+        record_set_generation(machine, record.generation);
+    return r;
+}
+
+/* ---- status, console ---- */
+void machine_status(struct machine *machine, struct machine_status *ret_status)
+{
+    struct machine_status *status = ret_status;
+    struct stat memory;
+
+    *status = (struct machine_status){GODWIT__VM_STATUS__INIT, GODWIT__MOVE_LATCH__INIT};
+    status->vm.vm_id = (char *)machine->config.vm_id;
+    status->vm.name = (char *)machine->config.name;
+    status->vm.has_state = true;
+    status->vm.state = machine->state;
+    status->vm.spec = machine->spec;
+    status->vm.has_pid = true;
+    status->vm.pid = getpid();
+    status->vm.has_seq = true;
+    status->vm.seq = machine->seq;
+    if (machine->reason[0])
+        status->vm.reason = machine->reason;
+    if (machine->vm) {
+        status->vm.has_vcpu_cpu_ns = true;
+        status->vm.vcpu_cpu_ns = vm_vcpu_cpu_ns(machine->vm);
+        if (fstat(guest_memory_fd(vm_memory(machine->vm)), &memory) == 0) {
+            status->vm.has_memory_populated = true;
+            status->vm.memory_populated = (uint64_t)memory.st_blocks * 512;
+        }
+    }
+    pthread_mutex_lock(&machine->latch_mutex);
+    status->vm.has_generation = true;
+    status->vm.generation = machine->record.generation;
+    if (machine->last_move_id[0]) {
+        status->vm.latch = &status->latch;
+        status->latch.move_id = machine->last_move_id;
+        status->latch.has_generation = true;
+        status->latch.generation = machine->record.move_generation;
+        status->latch.has_latch = true;
+        status->latch.latch = machine->record.latch;
+    }
+    pthread_mutex_unlock(&machine->latch_mutex);
+}
+
+size_t machine_console_tail(struct machine *machine, uint8_t *ret_bytes, size_t size)
+{
+    console_flush(machine->console);
+    return console_tail(machine->console, ret_bytes, size);
+}
+
+size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t count)
+{
+    return console_input(machine->console, bytes, count);
+}
+
+/* ---- the machine ---- */
+int machine_new(struct machine **ret_machine, const struct machine_config *config,
+                struct fault *fault)
+{
+    struct machine *machine = calloc(1, sizeof *machine);
+    if (!machine)
+        return fault_set(fault, ERR_NOMEM, "no memory for a machine");
+
+    machine->config = *config;
+    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1};
+    pthread_mutex_init(&machine->latch_mutex, NULL);
+    const struct console_config console = {
+        .loop = config->loop,
+        .on_output = on_console_output,
+        .give_input = give_console_input,
+        .data = machine,
+    };
+    int r = console_new(&machine->console, &console, fault);
+    if (r == 0)
+        r = loop_timer_new(&machine->over_timer, config->loop, over_timer_fired, machine, fault);
+    if (r < 0) {
+        (void)machine_free(machine);
+        return r;
+    }
+    loop_timer_start(machine->over_timer, CREATE_WAIT_MS, 0);
+    *ret_machine = machine;
+    return 0;
+}
+
+struct machine *machine_free(struct machine *machine)
+{
+    if (!machine)
+        return NULL;
+    (void)move_free(machine->move);
+    unbuild(machine);
+    (void)console_free(machine->console);
+    if (machine->over_timer)
+        (void)loop_timer_free(machine->over_timer);
+    (void)latch_file_free(machine->latch_file);
+    if (machine->spec)
+        godwit__vm_spec__free_unpacked(machine->spec, NULL);
+    close_p(&machine->fds.kvm);
+    close_p(&machine->fds.kernel);
+    close_p(&machine->fds.initrd);
+    pthread_mutex_destroy(&machine->latch_mutex);
+    free(machine);
+    return NULL;
+}

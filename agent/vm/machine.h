@@ -1,0 +1,73 @@
+/* The one VM of this process: created or incoming, running, paused, moving, ended.
+ *
+ * Flow:   control -> [machine] -> vm, guest_port, console, move, latch_file
+ * Thread: the loop's, but for what its .c marks.
+ *
+ *   NONE --create--> RUNNING <--> PAUSED ---move out---> GONE
+ *     |                 |  \--power off, crash--> STOPPED, CRASHED
+ *     `--incoming--> INCOMING --move in--> RUNNING | PAUSED, or GONE when rolled back
+ *
+ * From a source's GAVE until the move's end the state is HELD; only the move itself or a verdict
+ * leaves it. A VM that ended has given its memory back; its process stays until it is told to quit,
+ * or for a few seconds: whoever comes later reads the ending in the latch file.
+ */
+#ifndef GODWIT_AGENT_VM_MACHINE_H
+#define GODWIT_AGENT_VM_MACHINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/vm.pb-c.h"
+
+struct fault;
+struct loop;
+struct machine;
+
+struct machine_config {
+    struct loop *loop;
+    const char *vm_id, *name; /* borrowed for ever: argv */
+    void (*on_state)(void *data);
+    void (*on_move)(void *data, const Godwit__MoveEvent *event);
+    void (*on_console)(void *data, const uint8_t *bytes, size_t count);
+    void (*on_over)(void *data); /* nobody told it to quit, but there is nothing left to do */
+    void *data;
+};
+
+/* Descriptors that come with VM_CREATE; -1: not given. */
+struct machine_fds {
+    int kvm, console, latch, kernel, initrd;
+};
+
+/* A message and the parts it points into. */
+struct machine_status {
+    Godwit__VmStatus vm;
+    Godwit__MoveLatch latch;
+};
+
+int machine_new(struct machine **ret_machine, const struct machine_config *config,
+                struct fault *fault);
+struct machine *machine_free(struct machine *machine);
+
+/* Takes the fds it wants out of `fds` (they become -1). The same order twice is one. */
+int machine_create(struct machine *machine, const Godwit__VmCreate *order, struct machine_fds *fds,
+                   struct fault *fault);
+int machine_pause(struct machine *machine, struct fault *fault);
+int machine_resume(struct machine *machine, struct fault *fault);
+/* 0: this process may end. ERR_BUSY or ERR_STATE while a move has it, or it is held. */
+int machine_quit(struct machine *machine, struct fault *fault);
+
+/* Take the fds when they return 0 and *ret_taken is set (a repeated order does not need them). */
+int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, const int *fds,
+                     size_t fd_count, bool *ret_taken, struct fault *fault);
+int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
+                    bool *ret_taken, struct fault *fault);
+int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
+                    struct fault *fault);
+
+/* Borrowed parts: valid until the machine's next change. */
+void machine_status(struct machine *machine, struct machine_status *ret_status);
+size_t machine_console_tail(struct machine *machine, uint8_t *ret_bytes, size_t size);
+size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t count);
+
+#endif

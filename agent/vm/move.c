@@ -1,0 +1,422 @@
+/* The life of a note: made on the move's thread, posted, read on the loop. Each holds a reference,
+ * so a move may be freed while notes of it are still queued: they then find it closed. */
+#include "agent/vm/move.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "migrate/source.h"
+#include "migrate/target.h"
+#include "net/tls_lane.h"
+#include "proto/limits.h"
+
+enum { MOVE_ID_SIZE = 40 };
+
+struct move {
+    atomic_uint refs;
+    struct move_config config;
+    char id[MOVE_ID_SIZE];
+    uint64_t generation;
+    struct source *source; /* one of the two */
+    struct target *target;
+    bool closed; /* loop: notes are void from now on */
+
+    /* the move's thread, once started */
+    uint8_t psk[TLS_LANE_PSK_BYTES];
+    bool psk_wiped;
+    int fds[LANES_MAX + 1]; /* source: control and lanes; -1 when taken */
+    unsigned lanes;
+    int listen_fd; /* target */
+    int cancel_fd; /* eventfd: ends a waiting accept, now and later; any thread */
+};
+
+enum move_note_type { NOTE_LATCH, NOTE_PROGRESS, NOTE_ENDED };
+
+struct move_note {
+    struct move *move;
+    enum move_note_type type;
+    enum phase phase;
+    size_t count;
+    uint8_t bytes[]; /* packed MoveEvent */
+};
+
+static struct move *move_unref(struct move *move)
+{
+    if (atomic_fetch_sub(&move->refs, 1) == 1) {
+        explicit_bzero(move->psk, sizeof move->psk);
+        free(move);
+    }
+    return NULL;
+}
+
+/* ---- notes: move's thread -> loop ---- */
+static void note_posted(void *data)
+{
+    struct move_note *note = data;
+    struct move *move = note->move;
+
+    if (!move->closed) {
+        Godwit__MoveEvent *event = godwit__move_event__unpack(NULL, note->count, note->bytes);
+        if (!event) {
+            log_error("move", "no memory to tell of a move vm=%s move=%s", move->config.vm_id,
+                      move->id);
+            Godwit__MoveEvent bare = GODWIT__MOVE_EVENT__INIT;
+            if (note->type == NOTE_ENDED) /* this one must not be lost */
+                move->config.on_ended(move->config.data, note->phase, &bare);
+        } else if (note->type == NOTE_ENDED) {
+            move->config.on_ended(move->config.data, note->phase, event);
+        } else {
+            move->config.on_event(move->config.data, event);
+        }
+        if (event)
+            godwit__move_event__free_unpacked(event, NULL);
+    }
+    (void)move_unref(move);
+    free(note);
+}
+
+static void note_post(struct move *move, enum move_note_type type, enum phase phase,
+                      Godwit__MoveEvent *event)
+{
+    event->vm_id = (char *)move->config.vm_id;
+    event->move_id = move->id;
+    event->has_at_target = true;
+    event->at_target = move->target != NULL;
+    event->has_generation = true;
+    event->generation = move->generation;
+
+    size_t count = godwit__move_event__get_packed_size(event);
+    size_t size = sizeof(struct move_note) + count;
+    struct move_note *note = malloc(size);
+    /* What must be told waits for memory; progress does not. */
+    while (!note && type != NOTE_PROGRESS) {
+        (void)poll(NULL, 0, 10);
+        note = malloc(size);
+    }
+    if (!note)
+        return;
+    note->move = move;
+    note->type = type;
+    note->phase = phase;
+    note->count = godwit__move_event__pack(event, note->bytes);
+    atomic_fetch_add(&move->refs, 1);
+    while (loop_post(move->config.loop, note_posted, note) < 0) {
+        if (type == NOTE_PROGRESS) {
+            free(note);
+            (void)move_unref(move);
+            return;
+        }
+        (void)poll(NULL, 0, 10);
+    }
+}
+
+static void wipe_psk(struct move *move)
+{
+    explicit_bzero(move->psk, sizeof move->psk);
+    move->psk_wiped = true;
+}
+
+static void on_latch(void *data, Godwit__Latch latch)
+{
+    struct move *move = data;
+
+    move->config.on_latch(move->config.data, latch);
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    event.has_latch = true;
+    event.latch = latch;
+    note_post(move, NOTE_LATCH, PHASE_NONE, &event);
+}
+
+static void on_progress(void *data, const Godwit__MoveProgress *progress)
+{
+    struct move *move = data;
+
+    if (progress->phase >= GODWIT__MOVE_PHASE__MOVE_PHASE_PRECOPY && !move->psk_wiped)
+        wipe_psk(move); /* all lanes are open */
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    event.progress = (Godwit__MoveProgress *)progress;
+    note_post(move, NOTE_PROGRESS, PHASE_NONE, &event);
+}
+
+static void post_ended(struct move *move, enum phase phase, const Godwit__MoveReceipt *receipt,
+                       const struct fault *fault)
+{
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    Godwit__Fault told = GODWIT__FAULT__INIT;
+
+    assert(phase_is_final(phase));
+    wipe_psk(move);
+    event.has_ended = true;
+    event.ended = true;
+    event.receipt = (Godwit__MoveReceipt *)receipt;
+    if (fault && fault->code) {
+        told.has_number = true;
+        told.number = -fault->code;
+        told.text = (char *)fault->text;
+        told.hint = (char *)fault->hint;
+        event.fault = &told;
+    }
+    note_post(move, NOTE_ENDED, phase, &event);
+}
+
+static void on_source_ended(void *data, enum phase phase, const Godwit__MoveReceipt *receipt,
+                            const struct fault *fault)
+{
+    post_ended(data, phase, receipt, fault);
+}
+
+static void on_target_ended(void *data, enum phase phase, const struct fault *fault)
+{
+    post_ended(data, phase, NULL, fault);
+}
+
+/* ---- lanes ---- */
+static int open_lane(void *data, unsigned lane, struct stream **ret_stream, struct fault *fault)
+{
+    struct move *move = data;
+    unsigned slot = lane == TLS_LANE_CONTROL ? 0 : lane + 1;
+
+    assert(lane == TLS_LANE_CONTROL || lane < move->lanes);
+    if (move->fds[slot] < 0 || move->psk_wiped)
+        return fault_set(fault, ERR_STATE, "lane %u of this move was opened before", lane);
+    const struct tls_lane_config config = {
+        .fd = move->fds[slot],
+        .is_source = true,
+        .move_id = move->id,
+        .lane = lane,
+        .psk = move->psk,
+        .handshake_ms_max = GREET_MS_MAX,
+    };
+    unsigned number;
+    int r = tls_lane_new(ret_stream, &number, &config, fault);
+    if (r == 0)
+        move->fds[slot] = -1;
+    return r;
+}
+
+/* Wait for a connection, or for interrupt_accept. */
+static int accept_socket(struct move *move, uint64_t until_ms, int *ret_fd, struct fault *fault)
+{
+    struct pollfd polls[2] = {{.fd = move->listen_fd, .events = POLLIN},
+                              {.fd = move->cancel_fd, .events = POLLIN}};
+
+    for (;;) {
+        uint64_t now_ms = world_now_ms();
+        if (now_ms >= until_ms)
+            return fault_set(fault, ERR_TIMEOUT, "the source did not connect in time");
+        uint64_t wait_ms = until_ms - now_ms;
+        int n = poll(polls, 2, wait_ms < 60000 ? (int)wait_ms : 60000);
+        if (n < 0 && errno != EINTR)
+            return fault_set_errno(fault, ERR_IO, errno, "waiting for the source's lanes");
+        if (n > 0 && polls[1].revents)
+            return fault_set(fault, ERR_CANCELED, "the move was ended");
+        if (n > 0 && polls[0].revents) {
+            int fd = accept4(move->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+            if (fd >= 0) {
+                *ret_fd = fd;
+                return 0;
+            }
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+                return fault_set_errno(fault, ERR_NOMEM, errno, "accepting a lane");
+            /* the peer went away in between: the next one */
+        }
+    }
+}
+
+static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stream,
+                       unsigned *ret_lane, struct fault *fault)
+{
+    struct move *move = data;
+    uint64_t until_ms = world_now_ms() + timeout_ms;
+
+    if (move->psk_wiped)
+        return fault_set(fault, ERR_STATE, "all lanes of this move are open");
+    for (;;) {
+        AUTO_FD int fd = -1;
+        int r = accept_socket(move, until_ms, &fd, fault);
+        if (r < 0)
+            return r;
+        struct fault stranger = {0};
+        r = tcp_set_options(fd, &stranger);
+        if (r == 0) {
+            const struct tls_lane_config config = {
+                .fd = fd,
+                .move_id = move->id,
+                .psk = move->psk,
+                .handshake_ms_max = MOVE_HANDSHAKE_MS_MAX,
+            };
+            r = tls_lane_new(ret_stream, ret_lane, &config, &stranger);
+        }
+        if (r == 0) {
+            (void)TAKE_FD(fd);
+            return 0;
+        }
+        log_warn("move", "turned a connection away vm=%s move=%s: %s", move->config.vm_id, move->id,
+                 stranger.text);
+    }
+}
+
+static void interrupt_accept(void *data)
+{
+    struct move *move = data;
+    uint64_t one = 1;
+    ssize_t n = write(move->cancel_fd, &one, sizeof one);
+    (void)n; /* a full counter is readable as well */
+}
+
+/* ---- the move ---- */
+static int move_alloc(struct move **ret_move, const struct move_config *config, const char *move_id,
+                      uint64_t generation, const ProtobufCBinaryData *psk, struct fault *fault)
+{
+    if (!move_id || !*move_id || strlen(move_id) >= MOVE_ID_SIZE)
+        return fault_set(fault, ERR_INVALID, "a move without a fit id");
+    if (psk->len != TLS_LANE_PSK_BYTES)
+        return fault_set(fault, ERR_INVALID, "a move's key has %d bytes, this one has %zu",
+                         TLS_LANE_PSK_BYTES, psk->len);
+    struct move *move = calloc(1, sizeof *move);
+    if (!move)
+        return fault_set(fault, ERR_NOMEM, "no memory for a move");
+
+    atomic_init(&move->refs, 1);
+    move->config = *config;
+    move->generation = generation;
+    memcpy(move->id, move_id, strlen(move_id));
+    memcpy(move->psk, psk->data, TLS_LANE_PSK_BYTES);
+    for (size_t i = 0; i < ARRAY_COUNT(move->fds); i++)
+        move->fds[i] = -1;
+    move->listen_fd = -1;
+    move->cancel_fd = -1;
+    *ret_move = move;
+    return 0;
+}
+
+int move_new_source(struct move **ret_move, const struct move_config *config,
+                    const Godwit__MoveOut *order, const int *fds, size_t fd_count,
+                    struct fault *fault)
+{
+    struct move *move;
+
+    if (fd_count < 2 || fd_count > LANES_MAX + 1)
+        return fault_set(fault, ERR_INVALID,
+                         "a move out wants a control lane and 1 to %d lanes, got %zu", LANES_MAX,
+                         fd_count);
+    int r = move_alloc(&move, config, order->move_id, order->generation, &order->psk, fault);
+    if (r < 0)
+        return r;
+
+    move->lanes = (unsigned)fd_count - 1;
+    const struct source_config source = {
+        .guest = config->guest,
+        .move_id = move->id,
+        .generation = order->generation,
+        .target_incarnation = order->target_incarnation ? order->target_incarnation : "",
+        .goals = order->goals,
+        .lanes = move->lanes,
+        .open_lane = open_lane,
+        .on_latch = on_latch,
+        .on_progress = on_progress,
+        .on_ended = on_source_ended,
+        .data = move,
+    };
+    for (size_t i = 0; i < fd_count; i++)
+        move->fds[i] = fds[i];
+    r = source_new(&move->source, &source, fault);
+    if (r == 0)
+        r = source_start(move->source, fault);
+    if (r < 0) {
+        for (size_t i = 0; i < fd_count; i++)
+            move->fds[i] = -1; /* still the caller's */
+        (void)move_free(move);
+        return r;
+    }
+    *ret_move = move;
+    return 0;
+}
+
+int move_new_target(struct move **ret_move, const struct move_config *config,
+                    const Godwit__MoveIn *order, int listen_fd, struct fault *fault)
+{
+    struct move *move;
+    int r = move_alloc(&move, config, order->move_id, order->generation, &order->psk, fault);
+    if (r < 0)
+        return r;
+
+    move->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (move->cancel_fd < 0) {
+        r = fault_set_errno(fault, err_from_errno(errno), errno, "making an eventfd");
+        (void)move_free(move);
+        return r;
+    }
+    const struct target_config target = {
+        .guest = config->guest,
+        .move_id = move->id,
+        .generation = order->generation,
+        .incarnation = order->target_incarnation ? order->target_incarnation : "",
+        .accept_lane = accept_lane,
+        .interrupt_accept = interrupt_accept,
+        .on_latch = on_latch,
+        .on_progress = on_progress,
+        .on_ended = on_target_ended,
+        .data = move,
+    };
+    move->listen_fd = listen_fd;
+    r = target_new(&move->target, &target, fault);
+    if (r == 0)
+        r = target_start(move->target, fault);
+    if (r < 0) {
+        move->listen_fd = -1; /* still the caller's */
+        (void)move_free(move);
+        return r;
+    }
+    *ret_move = move;
+    return 0;
+}
+
+struct move *move_free(struct move *move)
+{
+    if (!move)
+        return NULL;
+    move->closed = true;
+    move->source = source_free(move->source);
+    move->target = target_free(move->target);
+    for (size_t i = 0; i < ARRAY_COUNT(move->fds); i++)
+        close_p(&move->fds[i]);
+    close_p(&move->listen_fd);
+    close_p(&move->cancel_fd);
+    return move_unref(move);
+}
+
+const char *move_id_of(const struct move *move)
+{
+    return move->id;
+}
+
+uint64_t move_generation(const struct move *move)
+{
+    return move->generation;
+}
+
+bool move_is_source(const struct move *move)
+{
+    return move->source != NULL;
+}
+
+int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t generation,
+                 const char *reason, struct fault *fault)
+{
+    if (move->source)
+        return source_verdict(move->source, kind, generation, reason, fault);
+    return target_verdict(move->target, kind, generation, reason, fault);
+}

@@ -1,0 +1,130 @@
+/* All VMs of this host, running or not: what is known of each, on disk and in their processes.
+ *
+ * Flow:   orders -> [vm_table] -> vm_process;  godwit-vm's events -> [vm_table] -> agent_link
+ * Thread: the loop's; files are written by workers.
+ *
+ * A VM's last known status lies in STATE/vms/<id>/vm.bin, so that a restarted agent knows the VMs
+ * that do not run; those that run are found by their sockets in RUN/vms/<id> and asked. What does
+ * not answer is left alone and asked again every second (R9): nothing is ended or deleted on
+ * ignorance.
+ *
+ * vm.bin: u32 magic, u32 version, u32 body bytes, u32 zero, u64 XXH3 of the body, packed VmStatus.
+ */
+#ifndef GODWIT_AGENT_VM_TABLE_H
+#define GODWIT_AGENT_VM_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/vm.pb-c.h"
+
+struct fault;
+struct journal;
+struct loop;
+struct rpc_request;
+struct vm_entry;
+struct vm_process;
+struct vm_table;
+
+enum {
+    VM_ID_SIZE = 64,
+    VM_PATH_SIZE = 512,
+    VM_SESSIONS_MAX = 16,
+    VM_WAITERS_MAX = 4,
+    VM_ADOPT_MS_MAX = 800, /* for a running VM to answer before the coordinator is told */
+};
+
+struct vm_waiters { /* requests that wait for one thing */
+    struct rpc_request *requests[VM_WAITERS_MAX];
+    size_t count;
+};
+
+struct vm_entry {
+    struct vm_table *table;
+    struct vm_entry *next;
+    char id[VM_ID_SIZE];
+    Godwit__VmStatus *status;   /* owned; what is told and kept */
+    struct vm_process *process; /* NULL: none */
+    uint64_t hiwater;           /* no generation below it starts here */
+
+    /* orders under way (orders.c) */
+    bool starting;
+    bool stopping, remove;
+    struct vm_waiters start_waiters, stop_waiters;
+    char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
+    char in_move_id[VM_ID_SIZE];  /* of the last MOVE_IN, with its address */
+    char in_address[160];
+    uint64_t sessions[VM_SESSIONS_MAX]; /* of attached consoles */
+    size_t session_count;
+
+    /* vm_table.c's own */
+    Godwit__VmStatus *before; /* owned: what it was before an order that may fail; NULL: new */
+    bool discard;             /* that order failed: its process's end means nothing */
+    bool unreachable;         /* something may run that we cannot reach */
+    bool quit_sent, asking, quiet, dirty, saving, removed;
+};
+
+struct vm_table_config {
+    struct loop *loop;
+    const char *state_dir, *run_dir, *program, *log_level,
+        *incarnation;                                  /* must outlive the table */
+    void (*on_vm)(void *data, struct vm_entry *entry); /* its status changed */
+    void (*on_move)(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event);
+    void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);
+    void (*on_ended)(void *data, struct vm_entry *entry); /* its process has; status is new */
+    void (*on_settled)(void *data); /* once, after vm_table_load: all that run have answered */
+    void *data;
+};
+
+int vm_table_new(struct vm_table **ret_table, const struct vm_table_config *config,
+                 struct fault *fault);
+struct vm_table *vm_table_free(struct vm_table *table); /* processes run on */
+
+/* A generation of a VM as the journal remembers it; before vm_table_load. Best effort: without
+ * memory it is forgotten. */
+void vm_table_note_generation(struct vm_table *table, const char *vm_id, uint64_t generation);
+/* Where events go from now on; must outlive the table's last event. NULL: nowhere. */
+void vm_table_set_journal(struct vm_table *table, struct journal *journal);
+/* Read the folders, adopt what runs; on_settled comes when it has answered. */
+int vm_table_load(struct vm_table *table, struct fault *fault);
+
+struct vm_entry *vm_table_first(struct vm_table *table); /* and then entry->next */
+struct vm_entry *vm_table_find(struct vm_table *table, const char *vm_id); /* NULL: not here */
+size_t vm_table_count(const struct vm_table *table);
+size_t vm_table_running(const struct vm_table *table); /* with a process */
+/* The VM's entry, made and given its folders when it is new. */
+int vm_table_add(struct vm_table *table, const char *vm_id, struct vm_entry **ret_entry,
+                 struct fault *fault);
+/* Forget a VM without a process, and delete its own files. */
+void vm_table_remove(struct vm_entry *entry);
+
+/* Paths of a VM's things: "console.log", "vm.log" in STATE; "control.sock", "latch" in RUN. */
+int vm_entry_state_path(const struct vm_entry *entry, const char *name,
+                        char ret_path[static VM_PATH_SIZE], struct fault *fault);
+int vm_entry_run_path(const struct vm_entry *entry, const char *name,
+                      char ret_path[static VM_PATH_SIZE], struct fault *fault);
+
+/* Does something run for it here, or may it? */
+bool vm_entry_is_alive(const struct vm_entry *entry);
+/* Start a process without a VM in it; what happens from here on can be undone by vm_entry_discard,
+ * until vm_entry_commit. */
+int vm_entry_spawn(struct vm_entry *entry, const char *name, struct fault *fault);
+void vm_entry_commit(struct vm_entry *entry);
+/* The order for which it was spawned failed before anything ran: end the process, be as before (a
+ * new entry is forgotten, so the entry may be gone when this returns). */
+void vm_entry_discard(struct vm_entry *entry);
+/* Change the state; tells (when `tell`) and keeps it. */
+void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t generation,
+                  const char *reason, bool tell);
+/* Take a status over from the VM's process. */
+void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status);
+bool vm_entry_set_spec(struct vm_entry *entry, const Godwit__VmSpec *spec); /* false: no memory */
+void vm_entry_journal(struct vm_entry *entry, const char *event);
+
+/* vm.bin's bytes (malloc'ed) and back. */
+int vm_table_encode(const Godwit__VmStatus *status, uint8_t **ret_bytes, size_t *ret_count);
+int vm_table_decode(const uint8_t *bytes, size_t count, Godwit__VmStatus **ret_status,
+                    struct fault *fault);
+
+#endif

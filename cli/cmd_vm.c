@@ -1,0 +1,400 @@
+#include "cli/cmd_vm.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/own.h"
+#include "base/units.h"
+#include "cli/client.h"
+#include "cli/context.h"
+#include "cli/error_text.h"
+#include "cli/listing.h"
+#include "cli/render.h"
+#include "cli/vm_spec_file.h"
+#include "proto/gw_code.h"
+#include "proto/limits.h"
+#include "proto/method.h"
+#include "proto/pool.pb-c.h"
+
+enum { ACTION_MS = 60000 };
+
+static const struct render_column columns[] = {
+    {.field = "name", .head = "NAME"},
+    {.field = "state", .head = "STATE"},
+    {.field = "host", .head = "HOST"},
+    {.field = "vcpus", .head = "VCPUS"},
+    {.field = "memory_bytes", .head = "MEMORY", .unit = RENDER_BYTES},
+    {.field = "memory_populated", .head = "IN USE", .unit = RENDER_BYTES, .wide = true},
+    {.field = "baseline", .head = "BASELINE", .wide = true},
+    {.field = "job", .head = "JOB"},
+    {.field = "generation", .head = "GENERATION", .wide = true},
+    {.field = "record_phase", .head = "RECORD", .wide = true},
+    {.field = "vcpu_cpu_ns", .head = "CPU TIME", .unit = RENDER_DURATION, .wide = true},
+    {.field = "pid", .head = "PID", .wide = true},
+    {.field = "id", .head = "ID", .wide = true},
+    {.field = "reason", .head = "REASON", .wide = true},
+};
+static const struct render_view view = {
+    .columns = columns, .count = ARRAY_COUNT(columns), .name_field = "name"};
+
+static const struct render_column page_columns[] = {
+    {.field = "name", .head = "NAME"},
+    {.field = "state", .head = "STATE"},
+    {.field = "reason", .head = "REASON"},
+    {.field = "host", .head = "HOST"},
+    {.field = "vcpus", .head = "VCPUS"},
+    {.field = "memory_bytes", .head = "MEMORY", .unit = RENDER_BYTES},
+    {.field = "memory_populated", .head = "IN USE", .unit = RENDER_BYTES},
+    {.field = "baseline", .head = "BASELINE"},
+    {.field = "spec.kernel", .head = "KERNEL"},
+    {.field = "spec.initrd", .head = "INITRD"},
+    {.field = "spec.cmdline", .head = "CMDLINE"},
+    {.field = "job", .head = "JOB"},
+    {.field = "generation", .head = "GENERATION"},
+    {.field = "record_phase", .head = "RECORD"},
+    {.field = "vcpu_cpu_ns", .head = "CPU TIME", .unit = RENDER_DURATION},
+    {.field = "pid", .head = "PID"},
+    {.field = "id", .head = "ID"},
+};
+static const struct render_view page_view = {
+    .columns = page_columns, .count = ARRAY_COUNT(page_columns), .name_field = "name"};
+
+static int fetch_vms(struct context *context, ProtobufCMessage **ret_reply,
+                     const ProtobufCMessage *const **ret_rows, size_t *ret_count,
+                     struct fault *fault)
+{
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    Godwit__VmList *list = NULL;
+    struct client *client;
+    const struct command_line *line = context->line;
+    if (line->operand_count > 0)
+        request.vm = (char *)line->operands[0]; /* only read */
+    int r = client_of(context, &client, fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
+                        CLIENT_CALL_MS, &list, fault);
+    if (r < 0)
+        return r;
+    *ret_reply = &list->base;
+    *ret_rows = (const ProtobufCMessage *const *)list->vms;
+    *ret_count = list->n_vms;
+    return 0;
+}
+
+int cmd_vm_ls(struct context *context)
+{
+    static const struct listing listing = {.view = &view,
+                                           .nothing =
+                                               "The pool has no VMs yet: godwit vm create --help",
+                                           .fetch = fetch_vms};
+    return listing_run(context, &listing);
+}
+
+int cmd_vm_show(struct context *context)
+{
+    AUTO_FREE char *text = NULL;
+    ProtobufCMessage *reply = NULL;
+    const ProtobufCMessage *const *rows;
+    size_t count;
+    struct render_options options;
+    struct fault fault = {0};
+    render_options_of(context, &options);
+    int r = fetch_vms(context, &reply, &rows, &count, &fault);
+    if (r == 0 && count == 0) {
+        r = fault_set(&fault, ERR_NOT_FOUND, "the pool has no VM '%.63s'",
+                      context->line->operands[0]);
+        fault_hint(&fault, "godwit vm ls");
+    }
+    if (r == 0)
+        r = render_page(&options, &page_view, rows[0], &text, &fault);
+    if (r == 0)
+        (void)fputs(text, context->out);
+    if (reply)
+        protobuf_c_message_free_unpacked(reply, NULL);
+    return r < 0 ? error_print_fault(context, &fault) : EXIT_CODE_DONE;
+}
+
+/* ---- create ---- */
+
+/* A text field takes over a copy of `value`; relative paths become absolute, because the host's
+ * agent stands in another folder. */
+static int set_text(char **field, const char *value, struct fault *fault)
+{
+    char *copy = strdup(value);
+    if (!copy)
+        return fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
+    if (*field != protobuf_c_empty_string)
+        free(*field);
+    *field = copy;
+    return 0;
+}
+
+static int make_absolute(char **field, struct fault *fault)
+{
+    char here[PATH_MAX], path[2 * PATH_MAX];
+    if (!*field || !(*field)[0] || (*field)[0] == '/')
+        return 0;
+    if (!getcwd(here, sizeof here))
+        return fault_set_errno(fault, ERR_IO, errno, "cannot tell the current folder");
+    const char *tail = strncmp(*field, "./", 2) == 0 ? *field + 2 : *field;
+    (void)snprintf(path, sizeof path, "%s/%s", here, tail);
+    return set_text(field, path, fault);
+}
+
+static int set_texts(Godwit__VmSpec *spec, const struct command_line *line, struct fault *fault)
+{
+    const struct {
+        char **field;
+        const char *value;
+    } texts[] = {
+        {&spec->name, line->operand_count ? line->operands[0] : NULL},
+        {&spec->kernel, command_text(line, "kernel")},
+        {&spec->initrd, command_text(line, "initrd")},
+        {&spec->cmdline, command_text(line, "cmdline")},
+        {&spec->host, command_text(line, "host")},
+        {&spec->cpu->baseline, command_text(line, "baseline")},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(texts); i++) {
+        int r = texts[i].value ? set_text(texts[i].field, texts[i].value, fault) : 0;
+        if (r < 0)
+            return r;
+    }
+    int r = make_absolute(&spec->kernel, fault);
+    return r < 0 ? r : make_absolute(&spec->initrd, fault);
+}
+
+/* What flags say stands before what the file says. */
+static int apply_flags(Godwit__VmSpec *spec, const struct command_line *line, struct fault *fault)
+{
+    if (!spec->cpu) {
+        spec->cpu = calloc(1, sizeof *spec->cpu);
+        if (!spec->cpu)
+            return fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
+        godwit__cpu_spec__init(spec->cpu);
+    }
+    if (!spec->memory) {
+        spec->memory = calloc(1, sizeof *spec->memory);
+        if (!spec->memory)
+            return fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
+        godwit__memory_spec__init(spec->memory);
+    }
+    if (command_given(line, "memory")) {
+        spec->memory->has_size = true;
+        spec->memory->size = command_number(line, "memory");
+    }
+    if (command_given(line, "vcpus")) {
+        spec->cpu->has_vcpus = true;
+        spec->cpu->vcpus = (uint32_t)command_number(line, "vcpus");
+    }
+    if (command_flag(line, "hugepages")) {
+        spec->memory->has_hugepages = true;
+        spec->memory->hugepages = true;
+    }
+    spec->has_version = true;
+    spec->version = 1;
+    return set_texts(spec, line, fault);
+}
+
+static int make_spec(const struct command_line *line, Godwit__VmSpec **ret_spec,
+                     struct fault *fault)
+{
+    const char *file = command_text(line, "file");
+    Godwit__VmSpec *spec = NULL;
+    int r = 0;
+    if (file) {
+        r = vm_spec_file_read(file, &spec, fault);
+    } else {
+        spec = calloc(1, sizeof *spec);
+        if (spec)
+            godwit__vm_spec__init(spec);
+        else
+            r = fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
+    }
+    if (r == 0)
+        r = apply_flags(spec, line, fault);
+    if (r == 0)
+        r = vm_spec_check(spec, fault);
+    if (r < 0) {
+        if (spec)
+            godwit__vm_spec__free_unpacked(spec, NULL);
+        return r;
+    }
+    *ret_spec = spec;
+    return 0;
+}
+
+/* Print what an action has made of a VM. */
+static int tell_vm(struct context *context, const Godwit__VmInfo *vm, const char *did)
+{
+    if (context_is_machine(context) || context->output == OUTPUT_NAME) {
+        AUTO_FREE char *text = NULL;
+        struct render_options options;
+        struct fault fault = {0};
+        render_options_of(context, &options);
+        if (render_page(&options, &page_view, &vm->base, &text, &fault) < 0)
+            return error_print_fault(context, &fault);
+        (void)fputs(text, context->out);
+        return EXIT_CODE_DONE;
+    }
+    const char *name = vm->name ? vm->name : "the VM";
+    if (did) {
+        (void)fprintf(context->out, "%s %s\n", name, did);
+        return EXIT_CODE_DONE;
+    }
+    bool on_host = vm->host && vm->host[0];
+    (void)fprintf(context->out, "%s is %s%s%s\n", name, vm->state ? vm->state : "there",
+                  on_host ? " on " : "", on_host ? vm->host : "");
+    return EXIT_CODE_DONE;
+}
+
+/* `name` as it was typed: a VM that is removed does not come back in the reply. */
+static int tell_action(struct context *context, Godwit__ActionReply *reply, const char *name,
+                       const char *did)
+{
+    int exit_code = EXIT_CODE_DONE;
+    if (reply->error)
+        exit_code = error_print(context, reply->error);
+    else if (reply->vm)
+        exit_code = tell_vm(context, reply->vm, did);
+    else if (did && !context_is_machine(context))
+        (void)fprintf(context->out, "%s%s%s\n", name, context->output == OUTPUT_NAME ? "" : " ",
+                      context->output == OUTPUT_NAME ? "" : did);
+    godwit__action_reply__free_unpacked(reply, NULL);
+    return exit_code;
+}
+
+int cmd_vm_create(struct context *context)
+{
+    Godwit__VmCreateRequest request = GODWIT__VM_CREATE_REQUEST__INIT;
+    Godwit__VmSpec *spec = NULL;
+    Godwit__ActionReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    int r = make_spec(context->line, &spec, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    request.spec = spec;
+    request.has_no_start = true;
+    request.no_start = command_flag(context->line, "no-start");
+    r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_CREATE_IN_POOL, &request.base,
+                        &godwit__action_reply__descriptor, ACTION_MS, &reply, &fault);
+    godwit__vm_spec__free_unpacked(spec, NULL);
+    return r < 0 ? error_print_fault(context, &fault) : tell_action(context, reply, NULL, NULL);
+}
+
+/* ---- actions ---- */
+
+static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, bool and_stop)
+{
+    Godwit__VmActionRequest request = GODWIT__VM_ACTION_REQUEST__INIT;
+    Godwit__ActionReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)vm; /* only read */
+    request.has_verb = true;
+    request.verb = verb;
+    request.has_and_stop = and_stop;
+    request.and_stop = and_stop;
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_ACTION, &request.base, &godwit__action_reply__descriptor,
+                        ACTION_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    return tell_action(context, reply, vm,
+                       verb == GODWIT__VM_VERB__VM_VERB_RM ? "is removed" : NULL);
+}
+
+static int act(struct context *context, Godwit__VmVerb verb, bool and_stop)
+{
+    const struct command_line *line = context->line;
+    int failed_with = EXIT_CODE_DONE;
+    size_t failed = 0;
+    for (size_t i = 0; i < line->operand_count; i++) {
+        int exit_code = act_on(context, line->operands[i], verb, and_stop);
+        if (exit_code != EXIT_CODE_DONE) {
+            failed_with = failed ? failed_with : exit_code; /* the first says most */
+            failed++;
+        }
+    }
+    return failed > 0 && failed < line->operand_count ? EXIT_CODE_PARTLY : failed_with;
+}
+
+int cmd_vm_start(struct context *context)
+{
+    return act(context, GODWIT__VM_VERB__VM_VERB_START, false);
+}
+
+int cmd_vm_stop(struct context *context)
+{
+    return act(context, GODWIT__VM_VERB__VM_VERB_STOP, false);
+}
+
+int cmd_vm_pause(struct context *context)
+{
+    return act(context, GODWIT__VM_VERB__VM_VERB_PAUSE, false);
+}
+
+int cmd_vm_resume(struct context *context)
+{
+    return act(context, GODWIT__VM_VERB__VM_VERB_RESUME, false);
+}
+
+int cmd_vm_rm(struct context *context)
+{
+    struct fault fault = {0};
+    if (!context_confirm(context, "Remove for good, console log and all?")) {
+        (void)fault_set(&fault, ERR_REFUSED, "nobody said yes; nothing was changed");
+        fault_hint(&fault, "godwit vm rm -y %s", context->line->operands[0]);
+        return error_print_fault(context, &fault);
+    }
+    return act(context, GODWIT__VM_VERB__VM_VERB_RM, command_flag(context->line, "stop"));
+}
+
+/* ---- logs ---- */
+
+/* Where the last `lines` lines of the text begin. */
+static size_t tail_start(const uint8_t *bytes, size_t count, uint64_t lines)
+{
+    size_t at = count;
+    if (at > 0 && bytes[at - 1] == '\n')
+        at--; /* the end of the last line opens no new one */
+    while (at > 0) {
+        if (bytes[at - 1] == '\n' && --lines == 0)
+            return at;
+        at--;
+    }
+    return 0;
+}
+
+int cmd_vm_logs(struct context *context)
+{
+    Godwit__VmLogsRequest request = GODWIT__VM_LOGS_REQUEST__INIT;
+    Godwit__LogsReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)context->line->operands[0]; /* only read */
+    request.has_tail_bytes = true;
+    request.tail_bytes = LOG_TAIL_MAX;
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_LOGS, &request.base, &godwit__logs_reply__descriptor,
+                        CLIENT_CALL_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    const ProtobufCBinaryData *data = &reply->data;
+    size_t start = 0;
+    if (command_given(context->line, "tail"))
+        start = tail_start(data->data, data->len, command_number(context->line, "tail"));
+    (void)fwrite(data->data + start, 1, data->len - start, context->out);
+    if (data->len > start && data->data[data->len - 1] != '\n')
+        (void)fputc('\n', context->out);
+    godwit__logs_reply__free_unpacked(reply, NULL);
+    return EXIT_CODE_DONE;
+}

@@ -1,0 +1,21 @@
+/* `godwit vm ...`: machines, one by one.
+ *
+ * Flow:   command_table -> [cmd_vm] -> METHOD_VM_LIST, METHOD_VM_CREATE_IN_POOL, METHOD_VM_ACTION
+ * Thread: the command's.
+ */
+#ifndef GODWIT_CLI_CMD_VM_H
+#define GODWIT_CLI_CMD_VM_H
+
+struct context;
+
+int cmd_vm_ls(struct context *context);
+int cmd_vm_show(struct context *context);
+int cmd_vm_create(struct context *context);
+int cmd_vm_start(struct context *context);
+int cmd_vm_stop(struct context *context);
+int cmd_vm_pause(struct context *context);
+int cmd_vm_resume(struct context *context);
+int cmd_vm_rm(struct context *context);
+int cmd_vm_logs(struct context *context);
+
+#endif

@@ -1,0 +1,560 @@
+#include "cli/vm_spec_file.h"
+
+#include <assert.h>
+#include <libfyaml.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/config.h"
+#include "base/err.h"
+#include "base/id.h"
+#include "base/json.h"
+#include "base/own.h"
+#include "base/units.h"
+#include "base/world.h"
+#include "proto/limits.h"
+
+enum { KEYS_MAX = 32, SCALAR_MAX = 64 << 10 };
+
+/* What a field takes beyond its protobuf type; found by the field's path. */
+enum rule_kind { RULE_PLAIN, RULE_BYTES, RULE_MS, RULE_NAME, RULE_CHOICE };
+
+static const struct rule {
+    const char *path;
+    enum rule_kind kind;
+    uint64_t min, max; /* of numbers; max 0: what the type takes */
+    const char *choices[4];
+} rules[] = {
+    {"version", RULE_PLAIN, 1, 1, {0}},
+    {"name", RULE_NAME, 0, 0, {0}},
+    {"host", RULE_NAME, 0, 0, {0}},
+    {"cpu.vcpus", RULE_PLAIN, 1, VCPUS_MAX, {0}},
+    {"memory.size", RULE_BYTES, VM_MEMORY_MIN, VM_MEMORY_MAX, {0}},
+    {"migration.max_downtime_ms", RULE_MS, 1, 3600000, {0}},
+    {"migration.policy", RULE_CHOICE, 0, 0, {"gentle", "balanced", "finish"}},
+};
+
+static const struct rule *find_rule(const char *path)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(rules); i++) {
+        if (strcmp(rules[i].path, path) == 0)
+            return &rules[i];
+    }
+    return NULL;
+}
+
+struct binder {
+    const char *name; /* of the file */
+    struct fault *fault;
+};
+
+/* ---- where and what ---- */
+
+static struct fy_mark mark_of(struct fy_node *node)
+{
+    struct fy_mark mark = {0};
+    struct fy_node_pair *pair;
+    void *state = NULL;
+    struct fy_token *token = fy_node_get_scalar_token(node);
+    if (token) {
+        const struct fy_mark *at = fy_token_start_mark(token);
+        return at ? *at : mark;
+    }
+    if (fy_node_is_mapping(node)) { /* it begins where its first key does */
+        pair = fy_node_mapping_iterate(node, &state);
+        if (pair && fy_node_pair_key(pair))
+            return mark_of(fy_node_pair_key(pair));
+    } else if (fy_node_is_sequence(node)) {
+        struct fy_node *first = fy_node_sequence_iterate(node, &state);
+        if (first)
+            return mark_of(first);
+    }
+    return mark;
+}
+
+__attribute__((format(printf, 3, 4))) static int refuse(struct binder *binder, struct fy_node *node,
+                                                        const char *format, ...)
+{
+    char words[FAULT_TEXT_MAX];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    struct fy_mark mark = mark_of(node);
+    return fault_set(binder->fault, ERR_INVALID, "%.120s:%d:%d: %.330s", binder->name,
+                     mark.line + 1, mark.column + 1, words);
+}
+
+/* "found the list [...]": for a node that cannot be taken. */
+static void describe(struct fy_node *node, char *ret_words, size_t size)
+{
+    size_t count = 0;
+    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar(node, &count) : NULL;
+    if (!node)
+        (void)snprintf(ret_words, size, "nothing");
+    else if (fy_node_is_mapping(node))
+        (void)snprintf(ret_words, size, "a mapping (key: value)");
+    else if (fy_node_is_sequence(node))
+        (void)snprintf(ret_words, size, "a list");
+    else if (!text || count == 0)
+        (void)snprintf(ret_words, size, "nothing");
+    else
+        (void)snprintf(ret_words, size, "'%.*s'", (int)(count < 40 ? count : 40), text);
+}
+
+/* A copy of a scalar's text; refuses what is no plain scalar. */
+static int take_text(struct binder *binder, struct fy_node *at, struct fy_node *node,
+                     const char *path, const char *fits, char **ret_text)
+{
+    char found[80];
+    size_t count = 0;
+    if (!node || !fy_node_is_scalar(node)) {
+        describe(node, found, sizeof found);
+        return refuse(binder, node ? node : at, "%s: found %s; %s would fit", path, found, fits);
+    }
+    if (fy_node_is_alias(node))
+        return refuse(binder, node, "%s: found an alias; write the value itself", path);
+    const char *text = fy_node_get_scalar(node, &count);
+    if (count > SCALAR_MAX)
+        return refuse(binder, node, "%s: found %zu bytes, more than %d", path, count, SCALAR_MAX);
+    if (!text)
+        text = "";
+    if (memchr(text, '\0', count))
+        return refuse(binder, node, "%s: found a zero byte", path);
+    bool plain = fy_node_get_style(node) == FYNS_PLAIN;
+    bool null = plain && (count == 0 || (count == 1 && text[0] == '~') ||
+                          (count == 4 && memcmp(text, "null", 4) == 0));
+    if (null)
+        return refuse(binder, count ? node : at, "%s: found nothing; %s would fit", path, fits);
+    *ret_text = strndup(text, count);
+    return *ret_text ? 0
+                     : fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
+}
+
+/* ---- values ---- */
+
+static const char *fits_of(const ProtobufCFieldDescriptor *field, const struct rule *rule,
+                           char *words, size_t size)
+{
+    enum rule_kind kind = rule ? rule->kind : RULE_PLAIN;
+    if (kind == RULE_BYTES)
+        return "a size like 1GiB";
+    if (kind == RULE_MS)
+        return "a time like 100ms";
+    if (kind == RULE_CHOICE) {
+        (void)snprintf(words, size, "%s, %s or %s", rule->choices[0], rule->choices[1],
+                       rule->choices[2]);
+        return words;
+    }
+    if (field->type == PROTOBUF_C_TYPE_BOOL)
+        return "true or false";
+    if (field->type == PROTOBUF_C_TYPE_STRING)
+        return "a text";
+    if (rule && rule->max && rule->min == rule->max)
+        (void)snprintf(words, size, "%llu", (unsigned long long)rule->min);
+    else if (rule && rule->max)
+        (void)snprintf(words, size, "a whole number from %llu to %llu",
+                       (unsigned long long)rule->min, (unsigned long long)rule->max);
+    else
+        (void)snprintf(words, size, "a whole number");
+    return words;
+}
+
+/* The number that `text` means for this field, or a reason in `reason`. */
+static int read_number(const ProtobufCFieldDescriptor *field, const struct rule *rule,
+                       const char *text, uint64_t *ret_number, struct fault *reason)
+{
+    enum rule_kind kind = rule ? rule->kind : RULE_PLAIN;
+    uint64_t most = field->type == PROTOBUF_C_TYPE_UINT32 ? UINT32_MAX : UINT64_MAX;
+    uint64_t min = rule ? rule->min : 0, max = rule && rule->max ? rule->max : most;
+    uint64_t number;
+    char low[UNITS_TEXT_SIZE], high[UNITS_TEXT_SIZE];
+    int r;
+    if (kind == RULE_PLAIN)
+        return units_parse_count(text, min, max, ret_number, reason);
+    if (kind == RULE_BYTES) {
+        r = units_parse_bytes(text, &number, reason);
+        units_print_bytes(min, low);
+        units_print_bytes(max, high);
+    } else {
+        r = units_parse_count(text, 0, UINT64_MAX, &number, NULL); /* bare: ms, as the key says */
+        if (r < 0) {
+            r = units_parse_duration(text, &number, reason);
+            number = r < 0 ? 0 : number / NS_PER_MS;
+        }
+        units_print_duration(min * NS_PER_MS, low);
+        units_print_duration(max * NS_PER_MS, high);
+    }
+    if (r < 0)
+        return r;
+    if (number < min || number > max)
+        return fault_set(reason, ERR_INVALID, "found '%.40s'; %s to %s would fit", text, low, high);
+    *ret_number = number;
+    return 0;
+}
+
+static int check_text(const struct rule *rule, const char *text, struct fault *reason)
+{
+    if (!rule)
+        return 0;
+    if (rule->kind == RULE_NAME && !id_name_is_valid(text))
+        return fault_set(reason, ERR_INVALID,
+                         "found '%.70s'; letters, digits, '.', '_' and '-' would fit, %d at most, "
+                         "first a letter or digit",
+                         text, ID_NAME_MAX);
+    if (rule->kind != RULE_CHOICE)
+        return 0;
+    size_t count = 0;
+    for (; count < ARRAY_COUNT(rule->choices) && rule->choices[count]; count++) {
+        if (strcmp(rule->choices[count], text) == 0)
+            return 0;
+    }
+    const char *nearest = id_nearest(text, rule->choices, count);
+    return fault_set(reason, ERR_INVALID, "found '%.40s'; %s, %s or %s would fit%s%s%s", text,
+                     rule->choices[0], rule->choices[1], rule->choices[2],
+                     nearest ? "; did you mean '" : "", nearest ? nearest : "",
+                     nearest ? "'?" : "");
+}
+
+static void set_present(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+{
+    *(protobuf_c_boolean *)((char *)message + field->quantifier_offset) = true;
+}
+
+static int bind_scalar(struct binder *binder, struct fy_node *key, struct fy_node *node,
+                       ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
+                       const char *path)
+{
+    AUTO_FREE char *text = NULL;
+    char words[80];
+    const struct rule *rule = find_rule(path);
+    const char *fits = fits_of(field, rule, words, sizeof words);
+    void *value = (char *)message + field->offset;
+    struct fault reason = {0};
+    uint64_t number = 0;
+    int r = take_text(binder, key, node, path, fits, &text);
+    if (r < 0)
+        return r;
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_STRING:
+        r = check_text(rule, text, &reason);
+        if (r == 0)
+            *(char **)value = TAKE(text);
+        break;
+    case PROTOBUF_C_TYPE_BOOL:
+        if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+            r = fault_set(&reason, ERR_INVALID, "found '%.40s'; true or false would fit", text);
+        *(protobuf_c_boolean *)value = strcmp(text, "true") == 0;
+        set_present(message, field);
+        break;
+    case PROTOBUF_C_TYPE_UINT32:
+        r = read_number(field, rule, text, &number, &reason);
+        *(uint32_t *)value = (uint32_t)number;
+        set_present(message, field);
+        break;
+    case PROTOBUF_C_TYPE_UINT64:
+        r = read_number(field, rule, text, &number, &reason);
+        *(uint64_t *)value = number;
+        set_present(message, field);
+        break;
+    default:
+        assert(false && "vm_spec.proto has a type that the binder does not know");
+    }
+    return r < 0 ? refuse(binder, node, "%s: %s", path, reason.text) : 0;
+}
+
+/* ---- mappings ---- */
+
+static int refuse_key(struct binder *binder, struct fy_node *key, const char *word,
+                      const ProtobufCMessageDescriptor *type, const char *path)
+{
+    const char *names[KEYS_MAX];
+    char list[200] = "";
+    size_t used = 0, count = type->n_fields < KEYS_MAX ? type->n_fields : KEYS_MAX;
+    for (size_t i = 0; i < count; i++) {
+        names[i] = type->fields[i].name;
+        int n = snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+        used += n > 0 && used + (size_t)n < sizeof list ? (size_t)n : 0;
+    }
+    const char *nearest = id_nearest(word, names, count);
+    return refuse(binder, key, "%s%s%s: unknown key%s%s%s; there are %s", path, path[0] ? "." : "",
+                  word, nearest ? "; did you mean '" : "", nearest ? nearest : "",
+                  nearest ? "'?" : "", list);
+}
+
+static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMessage *message,
+                        const char *path);
+
+/* Memory of a protobuf-c message comes from malloc, so that free_unpacked can give it back. */
+static ProtobufCMessage *new_message(const ProtobufCMessageDescriptor *type)
+{
+    ProtobufCMessage *message = malloc(type->sizeof_message);
+    if (message)
+        type->message_init(message);
+    return message;
+}
+
+static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node *value,
+                      ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
+                      const char *path)
+{
+    if (field->type != PROTOBUF_C_TYPE_MESSAGE)
+        return bind_scalar(binder, key, value, message, field, path);
+    if (!value || !fy_node_is_mapping(value)) {
+        char found[80];
+        describe(value, found, sizeof found);
+        bool empty = !value || (fy_node_is_scalar(value) && strcmp(found, "nothing") == 0);
+        return refuse(binder, empty ? key : value, "%s: found %s; a mapping (key: value) would fit",
+                      path, found);
+    }
+    ProtobufCMessage *inner = new_message(field->descriptor);
+    if (!inner)
+        return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
+    *(ProtobufCMessage **)((char *)message + field->offset) = inner;
+    return bind_mapping(binder, value, inner, path);
+}
+
+static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMessage *message,
+                        const char *path)
+{
+    const ProtobufCMessageDescriptor *type = message->descriptor;
+    struct fy_node *seen[KEYS_MAX] = {0};
+    struct fy_node_pair *pair;
+    void *state = NULL;
+    assert(type->n_fields <= KEYS_MAX);
+    if (fy_node_get_tag(node, NULL))
+        return refuse(binder, node, "%s: found a tag (!...); a spec takes none",
+                      path[0] ? path : "the file");
+
+    while ((pair = fy_node_mapping_iterate(node, &state)) != NULL) {
+        struct fy_node *key = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
+        AUTO_FREE char *word = NULL;
+        int r = take_text(binder, key ? key : node, key, path[0] ? path : "key", "a key", &word);
+        if (r < 0)
+            return r;
+        if (value && fy_node_get_tag(value, NULL))
+            return refuse(binder, value, "%.60s: found a tag (!...); a spec takes none", word);
+        const ProtobufCFieldDescriptor *field =
+            protobuf_c_message_descriptor_get_field_by_name(type, word);
+        if (!field)
+            return refuse_key(binder, key, word, type, path);
+        size_t index = (size_t)(field - type->fields);
+        if (seen[index])
+            return refuse(binder, key, "%s%s%s: stands here for the second time; first on line %d",
+                          path, path[0] ? "." : "", word, mark_of(seen[index]).line + 1);
+        seen[index] = key;
+        char inner[128];
+        (void)snprintf(inner, sizeof inner, "%s%s%s", path, path[0] ? "." : "", word);
+        r = bind_field(binder, key, value, message, field, inner);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- the file ---- */
+
+static int refuse_syntax(struct binder *binder, struct fy_diag *diag)
+{
+    void *state = NULL;
+    const struct fy_diag_error *error = fy_diag_errors_iterate(diag, &state);
+    if (!error)
+        return fault_set(binder->fault, ERR_INVALID, "%.120s: found no YAML", binder->name);
+    char words[200];
+    (void)snprintf(words, sizeof words, "%s", error->msg ? error->msg : "no YAML");
+    words[strcspn(words, "\n")] = '\0';
+    return fault_set(binder->fault, ERR_INVALID, "%.120s:%d:%d: no YAML: %s", binder->name,
+                     error->line, error->column, words);
+}
+
+static int bind_document(struct binder *binder, struct fy_document *document,
+                         Godwit__VmSpec **ret_spec)
+{
+    struct fy_node *root = fy_document_root(document);
+    char found[80];
+    if (!root || !fy_node_is_mapping(root)) {
+        describe(root, found, sizeof found);
+        return fault_set(binder->fault, ERR_INVALID,
+                         "%.120s:1:1: found %s; a VM as key: value lines would fit, like "
+                         "'name: web-01'",
+                         binder->name, found);
+    }
+    ProtobufCMessage *spec = new_message(&godwit__vm_spec__descriptor);
+    if (!spec)
+        return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
+    int r = bind_mapping(binder, root, spec, "");
+    if (r < 0) {
+        protobuf_c_message_free_unpacked(spec, NULL);
+        return r;
+    }
+    *ret_spec = (Godwit__VmSpec *)spec;
+    return 0;
+}
+
+static int parse_document(struct binder *binder, struct fy_parser *parser, struct fy_diag *diag,
+                          Godwit__VmSpec **ret_spec)
+{
+    struct fy_document *document = fy_parse_load_document(parser);
+    if (!document) {
+        if (fy_diag_got_error(diag))
+            return refuse_syntax(binder, diag);
+        return fault_set(binder->fault, ERR_INVALID,
+                         "%.120s:1:1: found nothing; a VM as key: "
+                         "value lines would fit, like 'name: web-01'",
+                         binder->name);
+    }
+    Godwit__VmSpec *spec = NULL;
+    int r = bind_document(binder, document, &spec);
+    fy_parse_document_destroy(parser, document);
+    if (r < 0)
+        return r;
+    document = fy_parse_load_document(parser);
+    if (document) {
+        struct fy_node *root = fy_document_root(document);
+        r = root ? refuse(binder, root, "a second document begins here; one VM a file")
+                 : fault_set(binder->fault, ERR_INVALID,
+                             "%.120s: a second document follows; one VM a file", binder->name);
+        fy_parse_document_destroy(parser, document);
+    } else if (fy_diag_got_error(diag)) {
+        r = refuse_syntax(binder, diag);
+    }
+    if (r < 0) {
+        godwit__vm_spec__free_unpacked(spec, NULL);
+        return r;
+    }
+    *ret_spec = spec;
+    return 0;
+}
+
+/* What no spec needs and libfyaml 0.7.12 trips over: control letters (a zero byte, a form feed),
+ * bytes that are no UTF-8, and directives ("%YAML"), in some of which it loops for ever (found by
+ * fuzzing). */
+static int check_bytes(struct binder *binder, const char *text, size_t count)
+{
+    int line = 1, column = 1;
+    size_t length;
+    for (size_t i = 0; i < count; i += length) {
+        unsigned char c = (unsigned char)text[i];
+        length = json_utf8_length(text + i, count - i);
+        if (length == 0)
+            return fault_set(binder->fault, ERR_INVALID,
+                             "%.120s:%d:%d: found a byte that is no UTF-8 (0x%02x); plain text "
+                             "would fit",
+                             binder->name, line, column, c);
+        if (c == '%' && column == 1)
+            return fault_set(binder->fault, ERR_INVALID,
+                             "%.120s:%d:1: found a directive (%%...); a spec takes none",
+                             binder->name, line);
+        if ((c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7f)
+            return fault_set(binder->fault, ERR_INVALID,
+                             "%.120s:%d:%d: found the control letter 0x%02x; plain text would fit",
+                             binder->name, line, column, c);
+        line += c == '\n';
+        column = c == '\n' || c == '\r' ? 1 : column + 1;
+    }
+    return 0;
+}
+
+int vm_spec_file_parse(const char *text, size_t count, const char *name, Godwit__VmSpec **ret_spec,
+                       struct fault *fault)
+{
+    static const char mark[] = "\xef\xbb\xbf"; /* some editors begin a file with it */
+    struct binder binder = {.name = name, .fault = fault};
+    if (count > SPEC_TEXT_MAX)
+        return fault_set(fault, ERR_LIMIT, "%.120s has %zu bytes, more than %d", name, count,
+                         SPEC_TEXT_MAX);
+    if (count >= strlen(mark) && memcmp(text, mark, strlen(mark)) == 0) {
+        text += strlen(mark);
+        count -= strlen(mark);
+    }
+    int checked = check_bytes(&binder, text, count);
+    if (checked < 0)
+        return checked;
+    struct fy_diag_cfg diag_config;
+    fy_diag_cfg_default(&diag_config);
+    struct fy_diag *diag = fy_diag_create(&diag_config);
+    if (!diag)
+        return fault_set(fault, ERR_NOMEM, "no memory to read %s", name);
+    fy_diag_set_collect_errors(diag, true);
+    /* Doubled keys are ours to find: libfyaml's words do not say where the first one is. */
+    const struct fy_parse_cfg config = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG |
+                                                 FYPCF_ALLOW_DUPLICATE_KEYS |
+                                                 FYPCF_DEFAULT_VERSION_1_2 | FYPCF_JSON_NONE,
+                                        .diag = diag};
+    struct fy_parser *parser = fy_parser_create(&config);
+    int r = ERR_NOMEM;
+    if (parser && fy_parser_set_string(parser, text, count) == 0)
+        r = parse_document(&binder, parser, diag, ret_spec);
+    else
+        r = fault_set(fault, ERR_NOMEM, "no memory to read %s", name);
+    if (parser)
+        fy_parser_destroy(parser);
+    fy_diag_destroy(diag);
+    return r;
+}
+
+static int read_stdin(char **ret_text, size_t *ret_count, struct fault *fault)
+{
+    AUTO_FREE char *text = malloc(SPEC_TEXT_MAX + 2);
+    if (!text)
+        return fault_set(fault, ERR_NOMEM, "no memory to read stdin");
+    size_t count = fread(text, 1, SPEC_TEXT_MAX + 1, stdin);
+    if (ferror(stdin))
+        return fault_set(fault, ERR_IO, "cannot read stdin");
+    text[count] = '\0';
+    *ret_text = TAKE(text);
+    *ret_count = count;
+    return 0;
+}
+
+int vm_spec_file_read(const char *path, Godwit__VmSpec **ret_spec, struct fault *fault)
+{
+    AUTO_FREE char *text = NULL;
+    size_t count = 0;
+    bool from_stdin = strcmp(path, "-") == 0;
+    int r = from_stdin ? read_stdin(&text, &count, fault) : file_read(path, &text, &count, fault);
+    if (r < 0)
+        return r;
+    return vm_spec_file_parse(text, count, from_stdin ? "stdin" : path, ret_spec, fault);
+}
+
+static int lacks(const char *key, const char *flag, struct fault *fault)
+{
+    return fault_set(fault, ERR_INVALID, "the VM lacks its %s: give %s", key, flag);
+}
+
+int vm_spec_check(const Godwit__VmSpec *spec, struct fault *fault)
+{
+    char low[UNITS_TEXT_SIZE], high[UNITS_TEXT_SIZE], found[UNITS_TEXT_SIZE];
+    if (!spec->name || !spec->name[0])
+        return lacks("name", "NAME or 'name:' in the file", fault);
+    if (!id_name_is_valid(spec->name))
+        return fault_set(fault, ERR_INVALID,
+                         "name: found '%.70s'; letters, digits, '.', '_' and '-' would fit, %d at "
+                         "most, first a letter or digit",
+                         spec->name, ID_NAME_MAX);
+    if (!spec->kernel || !spec->kernel[0])
+        return lacks("kernel", "--kernel FILE or 'kernel:' in the file", fault);
+    if (!spec->memory || !spec->memory->has_size)
+        return lacks("memory", "--memory 1GiB or 'memory: {size: 1GiB}' in the file", fault);
+    if (!spec->cpu || !spec->cpu->has_vcpus)
+        return lacks("vCPUs", "--vcpus 2 or 'cpu: {vcpus: 2}' in the file", fault);
+    uint64_t size = spec->memory->size;
+    if (size < VM_MEMORY_MIN || size > VM_MEMORY_MAX || size % PAGE_BYTES != 0) {
+        units_print_bytes(VM_MEMORY_MIN, low);
+        units_print_bytes(VM_MEMORY_MAX, high);
+        units_print_bytes(size, found);
+        return fault_set(fault, ERR_INVALID,
+                         "memory: found %s; %s to %s in whole pages of 4 KiB would fit", found, low,
+                         high);
+    }
+    if (spec->cmdline && strlen(spec->cmdline) > CMDLINE_MAX)
+        return fault_set(fault, ERR_INVALID, "cmdline: found %zu bytes, more than %d",
+                         strlen(spec->cmdline), CMDLINE_MAX);
+    return 0;
+}

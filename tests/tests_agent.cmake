@@ -1,0 +1,20 @@
+godwit_test(unit latch_file ROOMS latch_file)
+godwit_test(unit journal ROOMS agent)
+godwit_test(unit vm_table ROOMS agent)
+godwit_test(unit host_facts ROOMS agent)
+godwit_test(unit orders ROOMS agent)
+
+# Real godwit-vm and godwit-agent processes, a fake coordinator, the verifying guest.
+set(agent_guest_dir ${CMAKE_BINARY_DIR}/tests_agent)
+add_custom_command(
+  OUTPUT ${agent_guest_dir}/guest.elf
+  COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh ${agent_guest_dir}
+  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh
+  COMMENT "the verifying guest, for agents")
+add_custom_target(agent_guest ALL DEPENDS ${agent_guest_dir}/guest.elf)
+godwit_test(host godwit_vm ROOMS agent TIMEOUT 240)
+target_compile_definitions(test_host_godwit_vm PRIVATE
+  GUEST_ELF="${agent_guest_dir}/guest.elf"
+  GODWIT_VM="$<TARGET_FILE:godwit-vm>" GODWIT_AGENT="$<TARGET_FILE:godwit-agent>")
+add_dependencies(test_host_godwit_vm agent_guest godwit-vm godwit-agent)
+set_tests_properties(host/godwit_vm PROPERTIES RUN_SERIAL ON)

@@ -1,0 +1,277 @@
+#include "agent/vm_table.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "agent/vm/latch_file.h"
+#include "agent/vm_end.h"
+#include "base/config.h"
+#include "base/err.h"
+#include "base/loop.h"
+
+static char state_dir[64], run_dir[64];
+static struct loop *loop;
+static bool settled;
+static unsigned told;
+
+static void on_vm(void *data, struct vm_entry *entry)
+{
+    (void)data;
+    (void)entry;
+    told++;
+}
+
+static void on_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
+{
+    (void)data;
+    (void)entry;
+    (void)event;
+}
+
+static void on_console(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event)
+{
+    (void)data;
+    (void)entry;
+    (void)event;
+}
+
+static void on_ended(void *data, struct vm_entry *entry)
+{
+    (void)data;
+    (void)entry;
+}
+
+static void on_settled(void *data)
+{
+    (void)data;
+    settled = true;
+}
+
+static struct vm_table *open_table(void)
+{
+    struct vm_table *table = NULL;
+    struct fault fault = {0};
+    const struct vm_table_config config = {
+        .loop = loop,
+        .state_dir = state_dir,
+        .run_dir = run_dir,
+        .program = "/bin/false",
+        .log_level = "error",
+        .incarnation = "here",
+        .on_vm = on_vm,
+        .on_move = on_move,
+        .on_console = on_console,
+        .on_ended = on_ended,
+        .on_settled = on_settled,
+    };
+    settled = false;
+    assert_int_equal(vm_table_new(&table, &config, &fault), 0);
+    return table;
+}
+
+static void load(struct vm_table *table)
+{
+    struct fault fault = {0};
+
+    assert_int_equal(vm_table_load(table, &fault), 0);
+    while (!settled)
+        loop_turn(loop, true);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    (void)snprintf(state_dir, sizeof state_dir, "/tmp/godwit-table-s.XXXXXX");
+    (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-table-r.XXXXXX");
+    assert_non_null(mkdtemp(state_dir));
+    assert_non_null(mkdtemp(run_dir));
+    told = 0;
+    return loop_new(&loop, &fault);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char path[128];
+    loop = loop_free(loop);
+    (void)snprintf(path, sizeof path, "%s/vms", state_dir);
+    (void)rmdir(path);
+    (void)snprintf(path, sizeof path, "%s/vms", run_dir);
+    (void)rmdir(path);
+    (void)rmdir(state_dir);
+    (void)rmdir(run_dir);
+    return 0;
+}
+
+static struct vm_entry *add(struct vm_table *table, Godwit__VmState state, uint64_t generation)
+{
+    struct vm_entry *entry = NULL;
+    struct fault fault = {0};
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+
+    spec.name = (char *)"db-01";
+    assert_int_equal(vm_table_add(table, "v1", &entry, &fault), 0);
+    assert_true(vm_entry_set_spec(entry, &spec));
+    vm_entry_set(entry, state, generation, "why", true);
+    return entry;
+}
+
+static void remembers_a_stopped_vm(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    load(table);
+    (void)add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, 5);
+    assert_int_equal(told, 1);
+    (void)vm_table_free(table);
+
+    table = open_table();
+    load(table);
+
+    struct vm_entry *entry = vm_table_find(table, "v1");
+    assert_non_null(entry);
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_STOPPED);
+    assert_int_equal(entry->status->generation, 5);
+    assert_int_equal(entry->hiwater, 5);
+    assert_string_equal(entry->status->reason, "why");
+    assert_string_equal(entry->status->spec->name, "db-01");
+    vm_table_remove(entry);
+    assert_int_equal(vm_table_count(table), 0);
+    (void)vm_table_free(table);
+}
+
+static void what_ran_before_a_boot_has_crashed(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    load(table);
+    (void)add(table, GODWIT__VM_STATE__VM_STATE_RUNNING, 5);
+    (void)vm_table_free(table);
+
+    table = open_table();
+    load(table);
+
+    struct vm_entry *entry = vm_table_find(table, "v1");
+    assert_non_null(entry);
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_CRASHED);
+    assert_string_equal(entry->status->reason, "the host was started anew");
+    vm_table_remove(entry);
+    while (vm_table_count(table))
+        loop_turn(loop, true);
+    (void)vm_table_free(table);
+}
+
+static void a_damaged_file_is_left_alone(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    struct fault fault = {0};
+    char path[128];
+    load(table);
+    (void)add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, 5);
+    (void)vm_table_free(table);
+    (void)snprintf(path, sizeof path, "%s/vms/v1/vm.bin", state_dir);
+    assert_int_equal(file_write_atomic(path, 0600, "damaged", 7, &fault), 0);
+
+    table = open_table();
+    load(table);
+
+    assert_null(vm_table_find(table, "v1"));
+    assert_int_equal(access(path, F_OK), 0);
+    (void)vm_table_free(table);
+    (void)unlink(path);
+    (void)snprintf(path, sizeof path, "%s/vms/v1", state_dir);
+    (void)rmdir(path);
+    (void)snprintf(path, sizeof path, "%s/vms/v1", run_dir);
+    (void)rmdir(path);
+}
+
+static void remembers_generations_of_the_journal(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    vm_table_note_generation(table, "v1", 9);
+    vm_table_note_generation(table, "v1", 8);
+    load(table);
+
+    struct vm_entry *entry = add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, 5);
+
+    assert_int_equal(entry->hiwater, 9);
+    vm_table_remove(entry);
+    while (vm_table_count(table))
+        loop_turn(loop, true);
+    (void)vm_table_free(table);
+}
+
+static void a_damaged_body_does_not_decode(void **state)
+{
+    (void)state;
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    Godwit__VmStatus *back = NULL;
+    struct fault fault = {0};
+    uint8_t *bytes;
+    size_t count;
+    status.vm_id = (char *)"v1";
+    assert_int_equal(vm_table_encode(&status, &bytes, &count), 0);
+
+    assert_int_equal(vm_table_decode(bytes, count, &back, &fault), 0);
+    godwit__vm_status__free_unpacked(back, NULL);
+    bytes[count - 1] ^= 1;
+    assert_int_equal(vm_table_decode(bytes, count, &back, &fault), ERR_CORRUPT);
+    assert_int_equal(vm_table_decode(bytes, count - 1, &back, &fault), ERR_CORRUPT);
+    free(bytes);
+}
+
+static void an_end_means_what_the_latch_says(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned latch;
+        uint64_t generation;
+        Godwit__VmState state;
+        bool abandons;
+    } rows[] = {
+        {GODWIT__LATCH__LATCH_NONE, 3, GODWIT__VM_STATE__VM_STATE_CRASHED, false},
+        {GODWIT__LATCH__LATCH_OUT, 3, GODWIT__VM_STATE__VM_STATE_CRASHED, false},
+        {GODWIT__LATCH__LATCH_ABORTED, 3, GODWIT__VM_STATE__VM_STATE_CRASHED, false},
+        {GODWIT__LATCH__LATCH_GAVE, 3, GODWIT__VM_STATE__VM_STATE_GONE, false},
+        {GODWIT__LATCH__LATCH_RELEASED, 3, GODWIT__VM_STATE__VM_STATE_GONE, false},
+        {GODWIT__LATCH__LATCH_IN, 0, GODWIT__VM_STATE__VM_STATE_GONE, true},
+        {GODWIT__LATCH__LATCH_READY, 0, GODWIT__VM_STATE__VM_STATE_GONE, true},
+        {GODWIT__LATCH__LATCH_ABANDONED, 0, GODWIT__VM_STATE__VM_STATE_GONE, false},
+        {GODWIT__LATCH__LATCH_TOOK, 4, GODWIT__VM_STATE__VM_STATE_CRASHED, false},
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const struct latch_record record = {.latch = (uint8_t)rows[i].latch,
+                                            .generation = rows[i].generation,
+                                            .move_generation = 4,
+                                            .move_id = "m"};
+        struct vm_end end;
+        vm_end_decide(&record, "killed by signal 9", false, &end);
+        assert_int_equal(end.state, rows[i].state);
+        assert_int_equal(end.abandons, rows[i].abandons);
+        assert_true(end.reason[0] != 0);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(remembers_a_stopped_vm, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_ran_before_a_boot_has_crashed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_damaged_file_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(remembers_generations_of_the_journal, set_up, tear_down),
+        cmocka_unit_test(a_damaged_body_does_not_decode),
+        cmocka_unit_test(an_end_means_what_the_latch_says),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
