@@ -37,6 +37,7 @@ struct orders {
     struct loop *loop;
     struct vm_table *table;
     struct host_facts *facts;
+    struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
 enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
@@ -57,6 +58,7 @@ struct step {
     uint8_t *bytes;
     size_t count;
     struct fault fault;
+    struct step *next_held; /* of orders.held */
 };
 
 static struct orders *orders_of(void *data)
@@ -458,13 +460,6 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     }
 }
 
-void orders_on_ended(struct orders *orders, struct vm_entry *entry)
-{
-    (void)orders;
-    if (entry->stopping)
-        stop_over(entry);
-}
-
 /* ---- PAUSE, RESUME, VERDICT, STATUS: passed on, answered with the VM's status ---- */
 static void relayed(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
@@ -654,21 +649,43 @@ static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
     return 0;
 }
 
-static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *request,
-                           const ProtobufCMessage *message)
+/* The VM's last move is over for its process here, which only has to end: it was told to quit. */
+static bool is_ending(const struct vm_entry *entry)
 {
-    const Godwit__MoveIn *order = (const Godwit__MoveIn *)message;
-    struct orders *orders = orders_of(data);
+    return entry->process && !entry->starting && !entry->unreachable &&
+           entry->status->state == GODWIT__VM_STATE__VM_STATE_GONE;
+}
+
+/* Keep the order until that process has ended (orders_on_ended takes it up again). */
+static int hold_move_in(struct orders *orders, const Godwit__MoveIn *order,
+                        struct rpc_request *request, struct fault *fault)
+{
+    struct step *step = NULL;
+    int r = step_new(&step, orders, order->vm_id, &order->base, request, fault);
+    if (r < 0)
+        return r;
+    step->next_held = orders->held;
+    orders->held = step;
+    return 0;
+}
+
+static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
+                          struct rpc_request *request)
+{
     struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
     char address[MOVE_ADDRESS_SIZE];
     AUTO_FD int listen_fd = -1;
     struct fault fault = {0};
     struct step *step = NULL;
-    (void)rpc;
 
     if (entry && entry->process && !entry->starting && order->move_id &&
         strcmp(entry->in_move_id, order->move_id) == 0) {
         reply_address(request, entry);
+        return;
+    }
+    if (entry && is_ending(entry)) {
+        if (hold_move_in(orders, order, request, &fault) < 0)
+            reply_fault(request, &fault);
         return;
     }
     int r = judge_move_in(orders, order, entry, &fault);
@@ -691,6 +708,39 @@ static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *requ
                &fault);
     if (r < 0)
         move_in_failed(step, &fault);
+}
+
+static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    (void)rpc;
+    begin_move_in(orders_of(data), (const Godwit__MoveIn *)message, request);
+}
+
+/* Those that waited for the end of this VM's process. */
+static void take_up_held(struct orders *orders, const char *vm_id)
+{
+    for (struct step **at = &orders->held; *at;) {
+        struct step *step = *at;
+        if (strcmp(step->vm_id, vm_id) != 0) {
+            at = &step->next_held;
+            continue;
+        }
+        *at = step->next_held;
+        begin_move_in(orders, (const Godwit__MoveIn *)step->order, step->request);
+        step_free(step);
+        at = &orders->held;
+    }
+}
+
+void orders_on_ended(struct orders *orders, struct vm_entry *entry)
+{
+    char vm_id[VM_ID_SIZE];
+    memcpy(vm_id, entry->id, sizeof vm_id);
+
+    if (entry->stopping)
+        stop_over(entry); /* the entry may be gone now */
+    take_up_held(orders, vm_id);
 }
 
 /* ---- MOVE_OUT ---- */
@@ -1014,6 +1064,11 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
 
 struct orders *orders_free(struct orders *orders)
 {
+    while (orders && orders->held) {
+        struct step *step = orders->held;
+        orders->held = step->next_held;
+        step_free(step);
+    }
     free(orders);
     return NULL;
 }

@@ -86,7 +86,7 @@ def main():
                     breaches.append(f"{name}:{number}: {call}() is banned: use {BANNED[call]}")
                 if call in MAIN_ONLY and path.name != "main.c":
                     breaches.append(f"{name}:{number}: {call}() only in a main.c")
-            if re.search(r"\bmalloc\s*\([^()]*\*[^()]*\)", line):
+            if re.search(r"\bmalloc\s*\([^()]*\*[^()]*\)", re.sub(r"sizeof \*", "sizeof ", line)):
                 breaches.append(f"{name}:{number}: bare malloc(n * m): use calloc or a checked size")
             if "#ifdef TEST" in line:
                 breaches.append(f"{name}:{number}: no test hooks in production code")

@@ -74,6 +74,7 @@ def run_godwit(pool, workload, extra):
         pool.ask("bench", "stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = pool.ask("bench", "stats", "gw stats")
+        warm(workload.memory_mib + 600 if workload.prealloc else 600)
         pool.ask("bench", "mark", "gw ok")
         started = time.monotonic()
         pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none", *extra)
@@ -101,7 +102,8 @@ def run_godwit(pool, workload, extra):
 def run_qemu(program, elf, workload, config):
     qemu = bench_qemu.Qemu(program, elf, workload, config)
     try:
-        return qemu.migrate(free_port())
+        return qemu.migrate(free_port(), lambda: warm(
+            workload.memory_mib + 600 if workload.prealloc else 600))
     finally:
         qemu.close()
 

@@ -143,7 +143,7 @@ class Qemu:
         self.processes.append(process)
         return process
 
-    def migrate(self, port):
+    def migrate(self, port, warm=lambda: None):
         streams = self.config["multifd"]
         for qmp in (self.source_qmp, self.target_qmp):
             capabilities = [{"capability": "multifd", "state": streams > 0}]
@@ -159,6 +159,7 @@ class Qemu:
         self.serial.ask("stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = fields(self.serial.ask("stats", "gw stats"))
+        warm()  # as for Godwit, whose target's memory is populated inside the clock
         self.serial.ask("mark", "gw ok")
         started = time.monotonic()
         self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")

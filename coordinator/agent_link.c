@@ -1,0 +1,418 @@
+/* A call that fails is one of three: the agent said no, the order never left, or nobody knows what
+ * became of it (the connection ended, the time is over). The cores must tell the last from the
+ * others. net/rpc fails its calls before it tells that the connection is gone, so a fault is looked
+ * at one turn of the loop later: a peer that is gone by then never answered. */
+#include "coordinator/agent_link.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/world.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/job.h"
+#include "coordinator/words.h"
+#include "proto/limits.h"
+#include "proto/method.h"
+
+enum {
+    ORDER_MS = 60000,   /* starting, stopping, preparing memory */
+    QUICK_MS = 10000,   /* pausing */
+    QUESTION_MS = 3000, /* verdicts and questions: the cores ask again anyway */
+};
+
+struct agent_call {
+    struct agent_call *next, **link; /* of its peer; link NULL: it is in no list */
+    struct coordinator *coordinator;
+    agent_link_done_fn *done;
+    void *data;
+    struct fault fault;
+    enum agent_link_fate fate;
+};
+
+struct peer *agent_link_find(struct coordinator *coordinator, const char *host)
+{
+    for (struct peer *peer = coordinator->peers; peer; peer = peer->next) {
+        if (peer->host[0] && strcmp(peer->host, host) == 0)
+            return peer;
+    }
+    return NULL;
+}
+
+static void unlink_call(struct agent_call *call)
+{
+    if (!call->link)
+        return;
+    *call->link = call->next;
+    if (call->next)
+        call->next->link = call->link;
+    call->link = NULL;
+    call->next = NULL;
+}
+
+static void finish_failed(void *data)
+{
+    struct agent_call *call = data;
+    unlink_call(call);
+    call->done(call->data, NULL, &call->fault, call->fate);
+    free(call);
+}
+
+static void post_failed(struct agent_call *call)
+{
+    int r = loop_post(call->coordinator->loop, finish_failed, call);
+    assert(r == 0); /* only without memory for a few words */
+}
+
+static void on_answer(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct agent_call *call = data;
+    if (reply) {
+        unlink_call(call);
+        call->done(call->data, reply, NULL, AGENT_LINK_ANSWERED);
+        free(call);
+        return;
+    }
+    call->fault = *fault;
+    call->fate = fault->code == ERR_TIMEOUT || fault->code == ERR_CLOSED ? AGENT_LINK_UNKNOWN
+                                                                         : AGENT_LINK_REFUSED;
+    post_failed(call); /* still in the peer's list: agent_link_gone may overrule the fate */
+}
+
+void agent_link_call(struct coordinator *coordinator, const char *host, uint16_t method,
+                     const ProtobufCMessage *request, const ProtobufCMessageDescriptor *reply,
+                     uint64_t timeout_ms, agent_link_done_fn *done, void *data)
+{
+    struct agent_call *call = calloc(1, sizeof *call);
+    assert(call); /* control memory is small; without it there is no deciding */
+    call->coordinator = coordinator;
+    call->done = done;
+    call->data = data;
+    struct peer *peer = agent_link_find(coordinator, host);
+    int r =
+        peer
+            ? rpc_call(peer->rpc, method, request, reply, timeout_ms, on_answer, call, &call->fault)
+            : fault_set(&call->fault, ERR_UNREACHABLE, "the agent of %s is not connected", host);
+    if (r < 0) {
+        call->fate = AGENT_LINK_NEVER_LEFT;
+        post_failed(call);
+        return;
+    }
+    call->link = &peer->calls;
+    call->next = peer->calls;
+    if (call->next)
+        call->next->link = &call->next;
+    peer->calls = call;
+}
+
+void agent_link_gone(struct peer *peer)
+{
+    while (peer->calls) {
+        struct agent_call *call = peer->calls;
+        bool is_posted = call->fault.code != 0;
+        unlink_call(call);
+        call->fate = AGENT_LINK_UNKNOWN;
+        if (!is_posted) {
+            fault_set(&call->fault, ERR_CLOSED, "the connection to %s ended", peer->host);
+            post_failed(call);
+        }
+    }
+}
+
+void agent_link_forget(struct peer *peer)
+{
+    while (peer->calls) {
+        struct agent_call *call = peer->calls;
+        unlink_call(call);
+        free(call);
+    }
+}
+
+/* ---- orders -----------------------------------------------------------------------------------
+ */
+
+struct sent { /* an order on its way */
+    struct coordinator *coordinator;
+    struct cluster_order order;
+};
+
+static void on_order_done(void *data, const ProtobufCMessage *reply, const struct fault *fault,
+                          enum agent_link_fate fate)
+{
+    struct sent *sent = data;
+    struct coordinator *coordinator = sent->coordinator;
+    struct cluster_result result = {.fault = fault,
+                                    .definite = fate != AGENT_LINK_UNKNOWN,
+                                    .never_left = fate == AGENT_LINK_NEVER_LEFT};
+    struct fault bad = {0};
+
+    if (reply && reply->descriptor == &godwit__vm_status__descriptor)
+        result.status = (const Godwit__VmStatus *)reply;
+    if (sent->order.kind == ORDER_MOVE_IN && reply) {
+        const Godwit__MoveInReply *answer = (const Godwit__MoveInReply *)reply;
+        struct job_key *key = job_key_find(coordinator, sent->order.job_id);
+        if (!answer->address || !answer->address[0] ||
+            strlen(answer->address) >= JOB_ADDRESS_SIZE) {
+            fault_set(&bad, ERR_CORRUPT, "%s answered without an address", sent->order.host);
+            result.fault = &bad;
+        } else if (key) {
+            WORDS_COPY(key->address, answer->address);
+        }
+    }
+    if (sent->order.kind == ORDER_MOVE_OUT || (sent->order.kind == ORDER_MOVE_IN && result.fault))
+        job_key_wipe(coordinator, sent->order.job_id);
+    if (fault)
+        log_info("agent_link", "order failed order=%d host=%s vm=%s fate=%d: %s",
+                 (int)sent->order.kind, sent->order.host, sent->order.vm_id, (int)fate,
+                 fault->text);
+    struct cluster_todo todo = {0};
+    cluster_order_done(&coordinator->cluster, &sent->order, &result, coordinator_now(), &todo);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    free(sent);
+}
+
+static void send_order(struct sent *sent, uint16_t method, const ProtobufCMessage *request,
+                       const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms)
+{
+    agent_link_call(sent->coordinator, sent->order.host, method, request, reply, timeout_ms,
+                    on_order_done, sent);
+}
+
+static char *incarnation_of(struct coordinator *coordinator, const char *host)
+{
+    const struct cluster_host *found = cluster_host(&coordinator->cluster, host);
+    return found && found->facts ? found->facts->incarnation : NULL;
+}
+
+static void send_start(struct sent *sent, struct cluster_vm *vm)
+{
+    Godwit__OrderVmStart order = GODWIT__ORDER_VM_START__INIT;
+    order.vm_id = vm->id;
+    order.spec = vm->spec;
+    order.has_generation = true;
+    order.generation = sent->order.generation;
+    order.incarnation = vm->own.incarnation;
+    send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor, ORDER_MS);
+}
+
+static void send_stop(struct sent *sent)
+{
+    Godwit__OrderVmStop order = GODWIT__ORDER_VM_STOP__INIT;
+    order.vm_id = sent->order.vm_id;
+    order.has_remove = true;
+    order.remove = sent->order.remove;
+    send_order(sent, METHOD_ORDER_VM_STOP, &order.base, &godwit__vm_status__descriptor, ORDER_MS);
+}
+
+static void send_action(struct sent *sent, uint16_t method, uint64_t timeout_ms)
+{
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+    action.vm_id = sent->order.vm_id;
+    send_order(sent, method, &action.base, &godwit__vm_status__descriptor, timeout_ms);
+}
+
+static void send_verdict(struct sent *sent)
+{
+    Godwit__MoveVerdict verdict = GODWIT__MOVE_VERDICT__INIT;
+    verdict.vm_id = sent->order.vm_id;
+    verdict.move_id = sent->order.move_id;
+    verdict.has_kind = true;
+    verdict.kind = sent->order.verdict;
+    verdict.has_generation = true;
+    verdict.generation = sent->order.generation;
+    const struct cluster_job *job = cluster_job(&sent->coordinator->cluster, sent->order.job_id);
+    char reason[FAULT_TEXT_MAX];
+    WORDS_COPY(reason, job && job->core.cancel          ? "the move was canceled"
+                       : job && job->core.error_text[0] ? job->core.error_text
+                                                        : "the coordinator's word");
+    verdict.reason = reason;
+    send_order(sent, METHOD_ORDER_MOVE_VERDICT, &verdict.base, &godwit__vm_status__descriptor,
+               QUESTION_MS);
+}
+
+static void send_move_in(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
+{
+    struct job_key *key = job_key_new(sent->coordinator, job->core.id);
+    assert(key);
+    Godwit__MoveIn order = GODWIT__MOVE_IN__INIT;
+    order.vm_id = vm->id;
+    order.move_id = job->core.move_id;
+    order.has_generation = true;
+    order.generation = job->core.generation;
+    order.has_psk = true;
+    order.psk = (ProtobufCBinaryData){.data = key->psk, .len = sizeof key->psk};
+    order.spec = vm->spec;
+    order.has_lanes_max = true;
+    order.lanes_max = job->goals && job->goals->lanes ? job->goals->lanes : LANES_MAX;
+    order.target_incarnation = incarnation_of(sent->coordinator, job->core.target_host);
+    send_order(sent, METHOD_ORDER_MOVE_IN, &order.base, &godwit__move_in_reply__descriptor,
+               ORDER_MS);
+}
+
+static void send_move_out(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
+{
+    struct job_key *key = job_key_find(sent->coordinator, job->core.id);
+    assert(key && key->address[0]); /* MOVE_OUT follows the target's answer in the same life */
+    Godwit__MoveOut order = GODWIT__MOVE_OUT__INIT;
+    order.vm_id = vm->id;
+    order.move_id = job->core.move_id;
+    order.has_generation = true;
+    order.generation = job->core.generation;
+    order.has_psk = true;
+    order.psk = (ProtobufCBinaryData){.data = key->psk, .len = sizeof key->psk};
+    order.address = key->address;
+    order.goals = job->goals;
+    order.source_incarnation = incarnation_of(sent->coordinator, job->core.source_host);
+    order.target_incarnation = incarnation_of(sent->coordinator, job->core.target_host);
+    send_order(sent, METHOD_ORDER_MOVE_OUT, &order.base, &godwit__empty__descriptor, ORDER_MS);
+}
+
+void agent_link_order(struct coordinator *coordinator, const struct cluster_order *order)
+{
+    struct cluster_vm *vm = cluster_vm(&coordinator->cluster, order->vm_id);
+    struct cluster_job *job =
+        order->job_id[0] ? cluster_job(&coordinator->cluster, order->job_id) : NULL;
+    struct sent *sent = calloc(1, sizeof *sent);
+    assert(sent);
+    sent->coordinator = coordinator;
+    sent->order = *order;
+    log_debug("agent_link", "order=%d verdict=%d host=%s vm=%s generation=%llu", (int)order->kind,
+              (int)order->verdict, order->host, order->vm_id,
+              (unsigned long long)order->generation);
+    bool needs_job = order->kind == ORDER_MOVE_IN || order->kind == ORDER_MOVE_OUT;
+    if (!vm || (needs_job && !job)) { /* removed while the transaction was on its way */
+        free(sent);
+        return;
+    }
+    switch (order->kind) {
+    case ORDER_START:
+        send_start(sent, vm);
+        break;
+    case ORDER_STOP:
+        send_stop(sent);
+        break;
+    case ORDER_PAUSE:
+        send_action(sent, METHOD_ORDER_VM_PAUSE, QUICK_MS);
+        break;
+    case ORDER_RESUME:
+        send_action(sent, METHOD_ORDER_VM_RESUME, QUICK_MS);
+        break;
+    case ORDER_STATUS:
+        send_action(sent, METHOD_ORDER_VM_STATUS, QUESTION_MS);
+        break;
+    case ORDER_VERDICT:
+        send_verdict(sent);
+        break;
+    case ORDER_MOVE_IN:
+        send_move_in(sent, vm, job);
+        break;
+    case ORDER_MOVE_OUT:
+        send_move_out(sent, vm, job);
+        break;
+    }
+}
+
+/* ---- what agents say --------------------------------------------------------------------------
+ */
+
+static int judge_hello(struct peer *peer, const Godwit__AgentHello *hello, struct fault *fault)
+{
+    const char *name = rpc_peer(peer->rpc)->name;
+    uint32_t from = hello->has_version_min ? hello->version_min : 1;
+    uint32_t to = hello->has_version_max ? hello->version_max : 1;
+    if (from > PROTOCOL_VERSION || to < PROTOCOL_VERSION_MIN || from > to)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "the agent of %s speaks versions %u to %u, the coordinator %d to %d", name,
+                         from, to, PROTOCOL_VERSION_MIN, PROTOCOL_VERSION);
+    if (!hello->facts || !hello->facts->name || strcmp(hello->facts->name, name) != 0)
+        return fault_set(fault, ERR_DENIED, "the agent of %s says that it is %s", name,
+                         hello->facts && hello->facts->name ? hello->facts->name : "nobody");
+    if (!hello->facts->incarnation || strlen(hello->facts->incarnation) >= ID_TEXT_SIZE)
+        return fault_set(fault, ERR_INVALID, "the agent of %s told no incarnation", name);
+    if (!cluster_host(&peer->coordinator->cluster, name))
+        return fault_set(fault, ERR_DENIED, "%s is no host of this pool", name);
+    return 0;
+}
+
+void agent_link_hello(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__AgentHello *hello = message;
+    struct fault fault = {0};
+    if (judge_hello(peer, hello, &fault) < 0) {
+        log_warn("agent_link", "%s address=%s", fault.text, rpc_peer_address(peer->rpc));
+        (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    const char *name = rpc_peer(peer->rpc)->name;
+    struct peer *older = agent_link_find(coordinator, name);
+    if (older && older != peer) {
+        log_info("agent_link", "a newer connection takes over host=%s", name);
+        older->host[0] = '\0'; /* its end is no loss of the link */
+        coordinator_peer_gone(older);
+    }
+    WORDS_COPY(peer->host, name);
+    log_info("agent_link", "agent is here host=%s vms=%zu version=%s", name, hello->n_vms,
+             hello->facts->version ? hello->facts->version : "?");
+
+    Godwit__AgentWelcome welcome = GODWIT__AGENT_WELCOME__INIT;
+    welcome.has_version = welcome.has_heartbeat_ms = true;
+    welcome.version = PROTOCOL_VERSION;
+    welcome.heartbeat_ms = HEARTBEAT_MS;
+    (void)rpc_reply(request, &welcome.base);
+
+    struct cluster_todo todo = {0};
+    struct cluster_host *host = cluster_host(&coordinator->cluster, name);
+    cluster_hello(&coordinator->cluster, host, hello, coordinator_now(), &todo);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+void agent_link_heartbeat(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)request;
+    struct cluster *cluster = &peer->coordinator->cluster;
+    cluster_heartbeat(cluster, cluster_host(cluster, peer->host), message, coordinator_now());
+}
+
+void agent_link_vm_event(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)request;
+    const Godwit__AgentVmEvent *event = message;
+    struct cluster *cluster = &peer->coordinator->cluster;
+    if (!event->vm)
+        return;
+    struct cluster_todo todo = {0};
+    cluster_vm_event(cluster, cluster_host(cluster, peer->host), event->vm, coordinator_now(),
+                     &todo);
+    coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+}
+
+void agent_link_move_event(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)request;
+    struct cluster *cluster = &peer->coordinator->cluster;
+    struct cluster_todo todo = {0};
+    cluster_move_event(cluster, cluster_host(cluster, peer->host), message, coordinator_now(),
+                       &todo);
+    coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+}
+
+void agent_link_tick(struct coordinator *coordinator)
+{
+    uint64_t now_ns = coordinator_now().ns;
+    for (struct peer *peer = coordinator->peers, *next; peer; peer = next) {
+        next = peer->next;
+        const struct cluster_host *host =
+            peer->host[0] ? cluster_host(&coordinator->cluster, peer->host) : NULL;
+        if (!host || (now_ns - host->seen_ns) / NS_PER_MS < 2 * HOST_SUSPECT_MS)
+            continue;
+        log_warn("agent_link", "agent is silent, giving its connection up host=%s", peer->host);
+        coordinator_peer_gone(peer);
+        return; /* the list may have changed; the others next time */
+    }
+}

@@ -1,0 +1,513 @@
+/* Protocol-level trouble (a wrong role, an unknown filter) is answered by a fault; what an operator
+ * has to read is an OperatorError inside the reply. */
+#include "coordinator/api.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "coordinator/agent_link.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/console_relay.h"
+#include "coordinator/enrol.h"
+#include "coordinator/watch.h"
+#include "coordinator/words.h"
+#include "proto/limits.h"
+#include "proto/method.h"
+
+enum { LOGS_MS = 15000 };
+
+void api_reply_problem_as_fault(struct rpc_request *request, const struct problem *problem, int err)
+{
+    const struct gw_code_row *row = gw_code_row((int)problem->code);
+    assert(row);
+    struct fault fault = {0};
+    fault_set(&fault, err, "%.400s (%s %s)", problem->text, row->label, row->name);
+    if (problem->hint[0])
+        fault_hint(&fault, "%s", problem->hint);
+    (void)rpc_reply_fault(request, &fault);
+}
+
+void api_reply_action(struct coordinator *coordinator, struct rpc_request *request,
+                      const char *vm_id, struct problem *problem)
+{
+    Godwit__ActionReply reply = GODWIT__ACTION_REPLY__INIT;
+    Godwit__OperatorError error;
+    Godwit__VmInfo info;
+    char *details[PROBLEM_DETAILS_MAX];
+    const struct cluster_vm *vm = cluster_vm(&coordinator->cluster, vm_id);
+    if (problem) {
+        problem_to_message(problem, &error, details);
+        reply.error = &error;
+    } else if (vm) {
+        cluster_vm_info(&coordinator->cluster, vm, coordinator_now().ns, &info);
+        reply.vm = &info;
+    }
+    (void)rpc_reply(request, &reply.base);
+}
+
+static void reply_job(struct coordinator *coordinator, struct rpc_request *request,
+                      const struct cluster_job *job, struct problem *problem, bool is_dry_run)
+{
+    Godwit__MigrateReply reply = GODWIT__MIGRATE_REPLY__INIT;
+    Godwit__OperatorError error;
+    char *details[PROBLEM_DETAILS_MAX];
+    struct cluster_job_message message = {0};
+    if (problem) {
+        problem_to_message(problem, &error, details);
+        reply.error = &error;
+    } else {
+        cluster_job_info(&coordinator->cluster, job, coordinator_now().ns, &message);
+        if (is_dry_run)
+            message.info.state = (char *)(uintptr_t) "queued"; /* protobuf-c knows no const */
+        reply.job = &message.info;
+    }
+    (void)rpc_reply(request, &reply.base);
+}
+
+/* ---- pool and hosts ---------------------------------------------------------------------------
+ */
+
+static void on_pool_status(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)message;
+    const struct coordinator *coordinator = peer->coordinator;
+    const struct cluster *cluster = &coordinator->cluster;
+    uint64_t now_ns = coordinator_now().ns;
+    Godwit__PoolStatus status = GODWIT__POOL_STATUS__INIT;
+    static char version[] = GODWIT_VERSION;
+    char held[CLUSTER_REASON_SIZE];
+    char *warnings[CLUSTER_WARNINGS_MAX + 1];
+
+    status.pool_id = coordinator->pool_id;
+    status.name = coordinator->name;
+    status.version = version;
+    status.address = coordinator->address;
+    status.has_hosts = status.has_hosts_up = status.has_vms = status.has_vms_running = true;
+    status.has_jobs_active = status.has_memory_bytes = status.has_memory_free_bytes = true;
+    status.hosts = (uint32_t)cluster->host_count;
+    status.vms = (uint32_t)cluster->vm_count;
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        const struct cluster_host *host = cluster->hosts[i];
+        if (cluster_host_state(host, now_ns) != HOST_UP || !host->facts)
+            continue;
+        status.hosts_up++;
+        status.memory_bytes += host->facts->memory_bytes;
+        status.memory_free_bytes += host->memory_free_bytes;
+    }
+    unsigned held_count = 0;
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        const char *word = cluster_vm_word(cluster, cluster->vms[i], now_ns);
+        status.vms_running += strcmp(word, "running") == 0 || strcmp(word, "moving") == 0;
+        held_count += strcmp(word, "held") == 0;
+    }
+    for (size_t i = 0; i < cluster->job_count; i++)
+        status.jobs_active += job_core_is_active(&cluster->jobs[i]->core);
+    AUTO_FREE struct planner_host *hosts = cluster_planner_hosts(cluster, now_ns);
+    const char *baseline = hosts ? planner_baseline(hosts, cluster->host_count) : NULL;
+    status.baseline = (char *)(uintptr_t)baseline;
+    for (unsigned i = 0; i < cluster->warning_count; i++)
+        warnings[status.n_warnings++] = (char *)(uintptr_t)cluster->warnings[i];
+    if (held_count > 0) {
+        (void)snprintf(held, sizeof held, "%u VMs are held by a move and wait for a host",
+                       held_count);
+        warnings[status.n_warnings++] = held;
+    }
+    status.warnings = warnings;
+    (void)rpc_reply(request, &status.base);
+}
+
+static void fill_host(const struct cluster *cluster, const struct cluster_host *host,
+                      uint64_t now_ns, Godwit__HostInfo *info)
+{
+    godwit__host_info__init(info);
+    info->name = (char *)(uintptr_t)host->name; /* protobuf-c knows no const */
+    info->state = (char *)(uintptr_t)cluster_host_state_word(cluster_host_state(host, now_ns));
+    info->has_vms = info->has_seen_unix_ms = true;
+    info->seen_unix_ms = host->seen_unix_ms;
+    for (size_t i = 0; i < cluster->vm_count; i++)
+        info->vms += cluster->vms[i]->own.phase != OWN_STOPPED &&
+                     strcmp(cluster->vms[i]->own.owner, host->name) == 0;
+    if (!host->facts)
+        return;
+    info->has_cpus = info->has_memory_bytes = info->has_memory_free_bytes = true;
+    info->cpus = host->facts->cpus;
+    info->memory_bytes = host->facts->memory_bytes;
+    info->memory_free_bytes = host->memory_free_bytes;
+    info->address = host->facts->move_address;
+    info->version = host->facts->version;
+    info->baseline = (char *)(uintptr_t)planner_host_baseline(host->facts);
+    info->facts = host->facts;
+}
+
+static int by_host_name(const void *a, const void *b)
+{
+    return strcmp((*(Godwit__HostInfo *const *)a)->name, (*(Godwit__HostInfo *const *)b)->name);
+}
+
+static void on_host_list(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)message;
+    const struct cluster *cluster = &peer->coordinator->cluster;
+    uint64_t now_ns = coordinator_now().ns;
+    size_t count = cluster->host_count;
+    AUTO_FREE Godwit__HostInfo *infos = calloc(count + 1, sizeof *infos);
+    AUTO_FREE Godwit__HostInfo **list = calloc(count + 1, sizeof *list);
+    assert(infos && list);
+    for (size_t i = 0; i < count; i++) {
+        fill_host(cluster, cluster->hosts[i], now_ns, &infos[i]);
+        list[i] = &infos[i];
+    }
+    qsort(list, count, sizeof *list, by_host_name);
+    Godwit__HostList reply = GODWIT__HOST_LIST__INIT;
+    reply.hosts = list;
+    reply.n_hosts = count;
+    (void)rpc_reply(request, &reply.base);
+}
+
+/* ---- VMs --------------------------------------------------------------------------------------
+ */
+
+static int by_vm_name(const void *a, const void *b)
+{
+    return strcmp((*(Godwit__VmInfo *const *)a)->name, (*(Godwit__VmInfo *const *)b)->name);
+}
+
+static void on_vm_list(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    const struct cluster *cluster = &peer->coordinator->cluster;
+    const Godwit__VmListRequest *wanted = message;
+    uint64_t now_ns = coordinator_now().ns;
+    const struct cluster_vm *only = NULL;
+    if (wanted->vm && wanted->vm[0]) {
+        struct problem problem;
+        only = cluster_find_vm(cluster, wanted->vm, &problem);
+        if (!only) {
+            api_reply_problem_as_fault(request, &problem, ERR_NOT_FOUND);
+            return;
+        }
+    }
+    AUTO_FREE Godwit__VmInfo *infos = calloc(cluster->vm_count + 1, sizeof *infos);
+    AUTO_FREE Godwit__VmInfo **list = calloc(cluster->vm_count + 1, sizeof *list);
+    assert(infos && list);
+    size_t count = 0;
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (only && only != cluster->vms[i])
+            continue;
+        cluster_vm_info(cluster, cluster->vms[i], now_ns, &infos[count]);
+        list[count] = &infos[count];
+        count++;
+    }
+    qsort(list, count, sizeof *list, by_vm_name);
+    Godwit__VmList reply = GODWIT__VM_LIST__INIT;
+    reply.vms = list;
+    reply.n_vms = count;
+    (void)rpc_reply(request, &reply.base);
+}
+
+static void on_vm_create(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmCreateRequest *wanted = message;
+    Godwit__VmSpec nothing = GODWIT__VM_SPEC__INIT;
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    uint64_t ticket = 0;
+    char vm_id[ID_TEXT_SIZE];
+    id_random(vm_id);
+    if (cluster_create_vm(&coordinator->cluster, wanted->spec ? wanted->spec : &nothing, vm_id,
+                          wanted->no_start, coordinator_now(), &ticket, &problem, &todo) != 0)
+        api_reply_action(coordinator, request, "", &problem);
+    else
+        coordinator_await(coordinator, ticket, request);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+static void on_vm_action(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmActionRequest *wanted = message;
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    uint64_t ticket = 0;
+    if (cluster_act(&coordinator->cluster, wanted->vm ? wanted->vm : "", wanted->verb,
+                    wanted->and_stop, coordinator_now(), &ticket, &problem, &todo) != 0)
+        api_reply_action(coordinator, request, "", &problem);
+    else
+        coordinator_await(coordinator, ticket, request);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+static void on_logs_read(void *data, const ProtobufCMessage *reply, const struct fault *fault,
+                         enum agent_link_fate fate)
+{
+    (void)fate;
+    struct rpc_request *request = data;
+    if (reply)
+        (void)rpc_reply(request, reply);
+    else
+        (void)rpc_reply_fault(request, fault);
+}
+
+static void on_vm_logs(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmLogsRequest *wanted = message;
+    struct problem problem;
+    struct cluster_vm *vm =
+        cluster_find_vm(&coordinator->cluster, wanted->vm ? wanted->vm : "", &problem);
+    if (!vm) {
+        api_reply_problem_as_fault(request, &problem, ERR_NOT_FOUND);
+        return;
+    }
+    if (!vm->own.owner[0]) {
+        struct fault fault = {0};
+        fault_set(&fault, ERR_STATE, "%s has never run, so it has no log", vm->spec->name);
+        fault_hint(&fault, "godwit vm start %s", vm->spec->name);
+        (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    Godwit__OrderLogs order = GODWIT__ORDER_LOGS__INIT;
+    order.vm_id = vm->id;
+    order.has_tail_bytes = true;
+    order.tail_bytes =
+        wanted->tail_bytes && wanted->tail_bytes < LOG_TAIL_MAX ? wanted->tail_bytes : LOG_TAIL_MAX;
+    agent_link_call(coordinator, vm->own.owner, METHOD_ORDER_LOGS, &order.base,
+                    &godwit__logs_reply__descriptor, LOGS_MS, on_logs_read, request);
+}
+
+/* ---- moves and jobs ---------------------------------------------------------------------------
+ */
+
+struct job_reply { /* between a decision about a job and its durability */
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    char job_id[ID_SHORT_SIZE];
+};
+
+static void on_job_stored(void *data)
+{
+    struct job_reply *reply = data;
+    struct cluster_job *job = cluster_job(&reply->coordinator->cluster, reply->job_id);
+    struct problem problem;
+    if (!job)
+        (void)problem_set(&problem, GW_JOB_UNKNOWN, "job %s is not kept any more", reply->job_id);
+    reply_job(reply->coordinator, reply->request, job, job ? NULL : &problem, false);
+    free(reply);
+}
+
+static void reply_when_stored(struct coordinator *coordinator, struct rpc_request *request,
+                              const struct cluster_job *job, struct cluster_todo *todo)
+{
+    struct job_reply *reply = calloc(1, sizeof *reply);
+    assert(reply);
+    reply->coordinator = coordinator;
+    reply->request = request;
+    WORDS_COPY(reply->job_id, job->core.id);
+    coordinator_apply(coordinator, todo, NULL, on_job_stored, reply);
+}
+
+static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__MigrateRequest *wanted = message;
+    struct cluster_todo todo = {0};
+    struct cluster_job *job = NULL;
+    struct problem problem;
+    char job_id[ID_SHORT_SIZE], move_id[ID_TEXT_SIZE];
+    do {
+        id_random_short('J', job_id);
+    } while (cluster_job(&coordinator->cluster, job_id));
+    id_random(move_id);
+    struct cluster_move_ask ask = {
+        .vm = wanted->vm ? wanted->vm : "",
+        .to = wanted->to ? wanted->to : "",
+        .goals = wanted->goals,
+        .dry_run = wanted->dry_run,
+        .job_id = job_id,
+        .move_id = move_id,
+    };
+    if (cluster_migrate(&coordinator->cluster, &ask, coordinator_now(), &job, &problem, &todo) !=
+        0) {
+        reply_job(coordinator, request, NULL, &problem, false);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    } else if (wanted->dry_run) {
+        reply_job(coordinator, request, job, NULL, true);
+        (void)cluster_job_free(job);
+    } else {
+        log_info("api", "move begins job=%s vm=%s source=%s target=%s by=%s", job_id, job->vm_name,
+                 job->core.source_host, job->core.target_host, rpc_peer(peer->rpc)->name);
+        reply_when_stored(coordinator, request, job, &todo);
+    }
+}
+
+static void on_job_list(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    const struct cluster *cluster = &peer->coordinator->cluster;
+    const Godwit__JobListRequest *wanted = message;
+    uint64_t now_ns = coordinator_now().ns;
+    const struct cluster_job *only = NULL;
+    if (wanted->job && wanted->job[0]) {
+        struct problem problem;
+        only = cluster_find_job(cluster, wanted->job, &problem);
+        if (!only) {
+            api_reply_problem_as_fault(request, &problem, ERR_NOT_FOUND);
+            return;
+        }
+    }
+    AUTO_FREE struct cluster_job_message *infos = calloc(cluster->job_count + 1, sizeof *infos);
+    AUTO_FREE Godwit__JobInfo **list = calloc(cluster->job_count + 1, sizeof *list);
+    assert(infos && list);
+    size_t count = 0;
+    for (size_t i = 0; i < cluster->job_count; i++) {
+        const struct cluster_job *job = cluster->jobs[i];
+        bool is_wanted = only ? job == only : wanted->all || job_core_is_active(&job->core);
+        if (!is_wanted)
+            continue;
+        cluster_job_info(cluster, job, now_ns, &infos[count]);
+        list[count] = &infos[count].info;
+        count++;
+    }
+    Godwit__JobList reply = GODWIT__JOB_LIST__INIT;
+    reply.jobs = list;
+    reply.n_jobs = count;
+    (void)rpc_reply(request, &reply.base);
+}
+
+static void on_job_watch(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__JobWatchRequest *wanted = message;
+    struct problem problem;
+    struct cluster_job *job =
+        cluster_find_job(&coordinator->cluster, wanted->job ? wanted->job : "", &problem);
+    reply_job(coordinator, request, job, job ? NULL : &problem, false);
+    if (job && job_core_is_active(&job->core))
+        watch_add(peer, job->core.id);
+}
+
+static void on_job_cancel(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__JobCancelRequest *wanted = message;
+    struct cluster_todo todo = {0};
+    struct cluster_job *job = NULL;
+    struct problem problem;
+    if (cluster_cancel(&coordinator->cluster, wanted->job ? wanted->job : "", coordinator_now(),
+                       &job, &problem, &todo) != 0) {
+        reply_job(coordinator, request, NULL, &problem, false);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    } else {
+        log_info("api", "cancel job=%s by=%s", job->core.id, rpc_peer(peer->rpc)->name);
+        reply_when_stored(coordinator, request, job, &todo);
+    }
+}
+
+/* ---- the table --------------------------------------------------------------------------------
+ */
+
+/* method, message (protobuf-c's name of it), role ("*": anybody), handler */
+#define API_LIST(X)                                                                                \
+    X(METHOD_AGENT_HELLO, agent_hello, "host", agent_link_hello)                                   \
+    X(METHOD_AGENT_HEARTBEAT, agent_heartbeat, "host", agent_link_heartbeat)                       \
+    X(METHOD_AGENT_VM_EVENT, agent_vm_event, "host", agent_link_vm_event)                          \
+    X(METHOD_AGENT_MOVE_EVENT, move_event, "host", agent_link_move_event)                          \
+    X(METHOD_AGENT_CONSOLE_OUTPUT, console_data, "host", console_relay_output)                     \
+    X(METHOD_ENROL, enrol_request, "*", enrol_host)                                                \
+    X(METHOD_POOL_STATUS, pool_status_request, "operator", on_pool_status)                         \
+    X(METHOD_TOKEN_CREATE, token_create, "operator", enrol_create_token)                           \
+    X(METHOD_HOST_LIST, host_list_request, "operator", on_host_list)                               \
+    X(METHOD_VM_LIST, vm_list_request, "operator", on_vm_list)                                     \
+    X(METHOD_VM_CREATE_IN_POOL, vm_create_request, "operator", on_vm_create)                       \
+    X(METHOD_VM_ACTION, vm_action_request, "operator", on_vm_action)                               \
+    X(METHOD_VM_LOGS, vm_logs_request, "operator", on_vm_logs)                                     \
+    X(METHOD_VM_CONSOLE, vm_console_request, "operator", console_relay_open)                       \
+    X(METHOD_VM_CONSOLE_DATA, vm_console_data, "operator", console_relay_input)                    \
+    X(METHOD_MIGRATE, migrate_request, "operator", on_migrate)                                     \
+    X(METHOD_JOB_LIST, job_list_request, "operator", on_job_list)                                  \
+    X(METHOD_JOB_WATCH, job_watch_request, "operator", on_job_watch)                               \
+    X(METHOD_JOB_CANCEL, job_cancel_request, "operator", on_job_cancel)
+
+static bool is_event(uint16_t method)
+{
+    switch (method) {
+    case METHOD_AGENT_HEARTBEAT:
+    case METHOD_AGENT_VM_EVENT:
+    case METHOD_AGENT_MOVE_EVENT:
+    case METHOD_AGENT_CONSOLE_OUTPUT:
+    case METHOD_VM_CONSOLE_DATA:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static int judge_peer(const struct peer *peer, uint16_t method, const char *role,
+                      struct fault *fault)
+{
+    const struct pki_identity *identity = rpc_peer(peer->rpc);
+    if (strcmp(role, "*") == 0)
+        return 0;
+    if (strcmp(identity->role, role) != 0)
+        return fault_set(fault, ERR_DENIED, "this takes a certificate of role '%s', shown was %s%s",
+                         role, identity->role[0] ? identity->role : "none",
+                         identity->role[0] ? "'s" : "");
+    if (strcmp(identity->pool, peer->coordinator->pool_id) != 0)
+        return fault_set(fault, ERR_DENIED, "the certificate is of pool %s, this is pool %s",
+                         identity->pool, peer->coordinator->pool_id);
+    if (strcmp(role, "host") == 0 && method != METHOD_AGENT_HELLO && !peer->host[0])
+        return fault_set(fault, ERR_STATE, "the agent of %s has not said hello", identity->name);
+    return 0;
+}
+
+static void dispatch(struct peer *peer, uint16_t method, const char *role,
+                     void (*handler)(struct peer *peer, struct rpc_request *request,
+                                     const void *message),
+                     struct rpc_request *request, const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    if (judge_peer(peer, method, role, &fault) < 0) {
+        log_debug("api", "denied method=%u: %s", method, fault.text);
+        if (request)
+            (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    if (is_event(method) == (request != NULL)) {
+        fault_set(&fault, ERR_INVALID, "method %u is %s", method,
+                  request ? "an event, not a call" : "a call, not an event");
+        if (request)
+            (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    handler(peer, request, message);
+}
+
+#define API_HANDLE(id, message_name, role, handler)                                                \
+    static void handle_##id(void *data, struct rpc *rpc, struct rpc_request *request,              \
+                            const ProtobufCMessage *message)                                       \
+    {                                                                                              \
+        (void)rpc;                                                                                 \
+        dispatch(data, id, role, handler, request, message);                                       \
+    }
+API_LIST(API_HANDLE)
+
+#define API_ROW(id, message_name, role, handler)                                                   \
+    {.method = id, .request = &godwit__##message_name##__descriptor, .handle = handle_##id},
+static const struct rpc_method methods[] = {API_LIST(API_ROW)};
+
+static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    struct peer *peer = data;
+    (void)rpc;
+    if (peer->host[0])
+        log_info("api", "agent went away host=%s: %s", peer->host, fault->text);
+    coordinator_peer_gone(peer);
+}
+
+const struct rpc_service api_service = {
+    .methods = methods, .method_count = ARRAY_COUNT(methods), .on_closed = on_closed};

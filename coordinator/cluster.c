@@ -1,0 +1,317 @@
+#include "coordinator/cluster.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/own.h"
+#include "coordinator/words.h"
+
+/* ---- growing arrays ---------------------------------------------------------------------------
+ */
+
+static void *grow(void *array, size_t count, size_t *room, size_t item_bytes)
+{
+    if (count < *room)
+        return array;
+    *room = *room ? *room * 2 : 8;
+    void *bigger = reallocarray(array, *room, item_bytes);
+    assert(bigger); /* see cluster_todo_put */
+    return bigger;
+}
+
+struct cluster_put *cluster_todo_put(struct cluster_todo *todo, enum cluster_put_kind kind)
+{
+    todo->puts = grow(todo->puts, todo->put_count, &todo->put_room, sizeof *todo->puts);
+    struct cluster_put *put = &todo->puts[todo->put_count++];
+    *put = (struct cluster_put){.kind = kind};
+    return put;
+}
+
+struct cluster_order *cluster_todo_order(struct cluster_todo *todo, enum cluster_order_kind kind)
+{
+    todo->orders = grow(todo->orders, todo->order_count, &todo->order_room, sizeof *todo->orders);
+    struct cluster_order *order = &todo->orders[todo->order_count++];
+    *order = (struct cluster_order){.kind = kind};
+    return order;
+}
+
+struct cluster_answer *cluster_todo_answer(struct cluster_todo *todo)
+{
+    todo->answers =
+        grow(todo->answers, todo->answer_count, &todo->answer_room, sizeof *todo->answers);
+    struct cluster_answer *answer = &todo->answers[todo->answer_count++];
+    *answer = (struct cluster_answer){0};
+    return answer;
+}
+
+void cluster_todo_news(struct cluster_todo *todo, const char *job_id)
+{
+    for (size_t i = 0; i < todo->news_count; i++) {
+        if (strcmp(todo->news[i], job_id) == 0)
+            return;
+    }
+    todo->news = grow(todo->news, todo->news_count, &todo->news_room, sizeof *todo->news);
+    (void)snprintf(todo->news[todo->news_count++], ID_SHORT_SIZE, "%s", job_id);
+}
+
+void cluster_todo_event(struct cluster_todo *todo, const char *vm_id, const char *format, ...)
+{
+    struct cluster_put *put = cluster_todo_put(todo, PUT_EVENT);
+    WORDS_COPY(put->key, vm_id);
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(put->text, sizeof put->text, format, args); /* cut words are better than none */
+    va_end(args);
+}
+
+void cluster_todo_deinit(struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < todo->answer_count; i++)
+        free(todo->answers[i].problem);
+    free(todo->puts);
+    free(todo->orders);
+    free(todo->answers);
+    free(todo->news);
+    *todo = (struct cluster_todo){0};
+}
+
+/* ---- life -------------------------------------------------------------------------------------
+ */
+
+static void host_free(struct cluster_host *host)
+{
+    if (host->facts)
+        godwit__host_facts__free_unpacked(host->facts, NULL);
+    free(host);
+}
+
+static void vm_free(struct cluster_vm *vm)
+{
+    if (vm->spec)
+        godwit__vm_spec__free_unpacked(vm->spec, NULL);
+    free(vm);
+}
+
+struct cluster_job *cluster_job_free(struct cluster_job *job)
+{
+    if (!job)
+        return NULL;
+    if (job->goals)
+        godwit__move_goals__free_unpacked(job->goals, NULL);
+    if (job->progress)
+        godwit__move_progress__free_unpacked(job->progress, NULL);
+    if (job->receipt)
+        godwit__move_receipt__free_unpacked(job->receipt, NULL);
+    free(job);
+    return NULL;
+}
+
+void cluster_deinit(struct cluster *cluster)
+{
+    for (size_t i = 0; i < cluster->host_count; i++)
+        host_free(cluster->hosts[i]);
+    for (size_t i = 0; i < cluster->vm_count; i++)
+        vm_free(cluster->vms[i]);
+    for (size_t i = 0; i < cluster->job_count; i++)
+        (void)cluster_job_free(cluster->jobs[i]);
+    free(cluster->hosts);
+    free(cluster->vms);
+    free(cluster->jobs);
+    *cluster = (struct cluster){0};
+}
+
+/* Adds a new zeroed object of `bytes` at the end of an array of pointers. */
+static void *add(void ***array, size_t *count, size_t bytes)
+{
+    void **bigger = reallocarray(*array, *count + 1, sizeof *bigger);
+    if (!bigger)
+        return NULL;
+    *array = bigger;
+    void *object = calloc(1, bytes);
+    if (object)
+        bigger[(*count)++] = object;
+    return object;
+}
+
+struct cluster_host *cluster_add_host(struct cluster *cluster, const char *name)
+{
+    struct cluster_host *host = add((void ***)&cluster->hosts, &cluster->host_count, sizeof *host);
+    if (host)
+        WORDS_COPY(host->name, name);
+    return host;
+}
+
+struct cluster_vm *cluster_add_vm(struct cluster *cluster, const char *id)
+{
+    struct cluster_vm *vm = add((void ***)&cluster->vms, &cluster->vm_count, sizeof *vm);
+    if (vm)
+        WORDS_COPY(vm->id, id);
+    return vm;
+}
+
+struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id)
+{
+    struct cluster_job *job = add((void ***)&cluster->jobs, &cluster->job_count, sizeof *job);
+    if (job)
+        WORDS_COPY(job->core.id, id);
+    return job;
+}
+
+/* Keeps the order of what is left. */
+static void take_out(void **array, size_t *count, const void *object)
+{
+    size_t at = 0;
+    while (at < *count && array[at] != object)
+        at++;
+    assert(at < *count); /* it is in its cluster */
+    memmove(&array[at], &array[at + 1], (*count - at - 1) * sizeof *array);
+    (*count)--;
+}
+
+void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm)
+{
+    assert(!vm->job);
+    take_out((void **)cluster->vms, &cluster->vm_count, vm);
+    vm_free(vm);
+}
+
+void cluster_drop_job(struct cluster *cluster, struct cluster_job *job)
+{
+    assert(!job_core_is_active(&job->core));
+    take_out((void **)cluster->jobs, &cluster->job_count, job);
+    (void)cluster_job_free(job);
+}
+
+void *cluster_message_copy(const ProtobufCMessage *message)
+{
+    size_t size = protobuf_c_message_get_packed_size(message);
+    AUTO_FREE uint8_t *bytes = malloc(size + 1);
+    if (!bytes)
+        return NULL;
+    (void)protobuf_c_message_pack(message, bytes);
+    return protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
+}
+
+/* ---- look-up ----------------------------------------------------------------------------------
+ */
+
+struct cluster_host *cluster_host(const struct cluster *cluster, const char *name)
+{
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        if (strcmp(cluster->hosts[i]->name, name) == 0)
+            return cluster->hosts[i];
+    }
+    return NULL;
+}
+
+struct cluster_vm *cluster_vm(const struct cluster *cluster, const char *id)
+{
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (strcmp(cluster->vms[i]->id, id) == 0)
+            return cluster->vms[i];
+    }
+    return NULL;
+}
+
+struct cluster_job *cluster_job(const struct cluster *cluster, const char *id)
+{
+    for (size_t i = cluster->job_count; i-- > 0;) {
+        if (strcmp(cluster->jobs[i]->core.id, id) == 0)
+            return cluster->jobs[i];
+    }
+    return NULL;
+}
+
+/* What a word is searched among: `name` is shown, `id` (may be the same) also matches. */
+struct candidate {
+    const char *name, *id;
+    void *object;
+};
+
+struct search {
+    const char *noun; /* "host" */
+    const char *list; /* the command that lists them */
+    enum gw_code unknown;
+};
+
+static void *find_among(const struct candidate *candidates, size_t count, const char *word,
+                        const struct search *search, struct problem *problem)
+{
+    size_t length = strlen(word);
+    const struct candidate *found = NULL;
+    size_t matches = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(candidates[i].name, word) == 0)
+            return candidates[i].object; /* an exact name wins over any prefix */
+    }
+    for (size_t i = 0; length > 0 && i < count; i++) {
+        if (strncmp(candidates[i].name, word, length) == 0 ||
+            strncasecmp(candidates[i].id, word, length) == 0) {
+            found = &candidates[i];
+            matches++;
+        }
+    }
+    if (matches == 1)
+        return found->object;
+    if (matches > 1) {
+        (void)problem_set(problem, GW_AMBIGUOUS, "'%s' could mean %zu %ss", word, matches,
+                          search->noun);
+        for (size_t i = 0; i < count; i++) {
+            if (strncmp(candidates[i].name, word, length) == 0 ||
+                strncasecmp(candidates[i].id, word, length) == 0)
+                problem_detail(problem, "%s  %s", candidates[i].name, candidates[i].id);
+        }
+        return NULL;
+    }
+    (void)problem_set(problem, search->unknown, "there is no %s '%.100s'", search->noun, word);
+    AUTO_FREE const char **names = calloc(count + 1, sizeof *names);
+    for (size_t i = 0; names && i < count; i++)
+        names[i] = candidates[i].name;
+    const char *nearest = names ? id_nearest(word, names, count) : NULL;
+    if (nearest)
+        problem_hint(problem, "did you mean '%s'?", nearest);
+    else
+        problem_hint(problem, "%s", search->list);
+    return NULL;
+}
+
+struct cluster_host *cluster_find_host(const struct cluster *cluster, const char *word,
+                                       struct problem *problem)
+{
+    static const struct search search = {"host", "godwit host ls", GW_HOST_UNKNOWN};
+    AUTO_FREE struct candidate *candidates = calloc(cluster->host_count + 1, sizeof *candidates);
+    for (size_t i = 0; candidates && i < cluster->host_count; i++) {
+        struct cluster_host *host = cluster->hosts[i];
+        candidates[i] = (struct candidate){host->name, host->name, host};
+    }
+    return find_among(candidates, candidates ? cluster->host_count : 0, word, &search, problem);
+}
+
+struct cluster_vm *cluster_find_vm(const struct cluster *cluster, const char *word,
+                                   struct problem *problem)
+{
+    static const struct search search = {"VM", "godwit vm ls", GW_VM_UNKNOWN};
+    AUTO_FREE struct candidate *candidates = calloc(cluster->vm_count + 1, sizeof *candidates);
+    for (size_t i = 0; candidates && i < cluster->vm_count; i++) {
+        struct cluster_vm *vm = cluster->vms[i];
+        candidates[i] = (struct candidate){vm->spec->name, vm->id, vm};
+    }
+    return find_among(candidates, candidates ? cluster->vm_count : 0, word, &search, problem);
+}
+
+struct cluster_job *cluster_find_job(const struct cluster *cluster, const char *word,
+                                     struct problem *problem)
+{
+    static const struct search search = {"job", "godwit job ls --all", GW_JOB_UNKNOWN};
+    AUTO_FREE struct candidate *candidates = calloc(cluster->job_count + 1, sizeof *candidates);
+    for (size_t i = 0; candidates && i < cluster->job_count; i++) {
+        struct cluster_job *job = cluster->jobs[i];
+        candidates[i] = (struct candidate){job->core.id, job->core.id, job};
+    }
+    return find_among(candidates, candidates ? cluster->job_count : 0, word, &search, problem);
+}

@@ -1,0 +1,188 @@
+/* What the pool knows: hosts, VMs with their ownership records, jobs; and what is to be done next.
+ *
+ * Flow:   store -> [cluster] <- cluster_core, cluster_view
+ * Thread: the loop's; pure memory, no I/O.
+ */
+#ifndef GODWIT_COORDINATOR_CLUSTER_H
+#define GODWIT_COORDINATOR_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "coordinator/job_core.h"
+#include "coordinator/own.h"
+#include "coordinator/problem.h"
+#include "proto/agent.pb-c.h"
+#include "proto/pool.pb-c.h"
+
+enum {
+    CLUSTER_REASON_SIZE = 256,
+    CLUSTER_NOTES_MAX = 8,
+    CLUSTER_WARNINGS_MAX = 32,
+    CLUSTER_JOBS_KEPT = 500,
+};
+
+struct cluster_host {
+    char name[OWN_HOST_SIZE];
+    uint64_t revision;
+    Godwit__HostFacts *facts; /* owned; NULL until its first HELLO */
+    uint64_t memory_free_bytes;
+    bool link_up;
+    uint64_t seen_ns;
+    uint64_t seen_unix_ms;
+};
+
+enum cluster_want { WANT_RUNNING, WANT_STOPPED, WANT_REMOVED };
+
+struct cluster_vm {
+    char id[ID_TEXT_SIZE];
+    uint64_t revision, own_revision;
+    Godwit__VmSpec *spec; /* owned; its baseline is frozen */
+    struct own own;
+    uint64_t start_ns;      /* when START was repeated last */
+    uint64_t own_ns;        /* when the record was changed, in this coordinator's life */
+    enum cluster_want want; /* a stop that was recorded is carried out, however late */
+    bool crashed;
+    char reason[CLUSTER_REASON_SIZE];
+    /* as its owner's agent told last */
+    Godwit__VmState state;
+    int32_t pid;
+    uint64_t memory_populated, vcpu_cpu_ns;
+    /* who has it now */
+    uint64_t ticket;         /* an operator's order under way; 0: none */
+    struct cluster_job *job; /* active; NULL: none */
+};
+
+struct cluster_job {
+    struct job_core core;
+    uint64_t revision;
+    char vm_name[OWN_HOST_SIZE];
+    Godwit__MoveGoals *goals; /* owned, may be NULL, as are the next two */
+    Godwit__MoveProgress *progress;
+    Godwit__MoveReceipt *receipt;
+    uint64_t created_unix_ms, ended_unix_ms;
+    uint32_t vcpus;
+    uint64_t memory_bytes;
+    char notes[CLUSTER_NOTES_MAX][CLUSTER_REASON_SIZE];
+    unsigned note_count;
+};
+
+struct cluster {
+    struct cluster_host **hosts; /* owned, as are the next two; sorted by nothing */
+    size_t host_count;
+    struct cluster_vm **vms;
+    size_t vm_count;
+    struct cluster_job **jobs; /* oldest first */
+    size_t job_count;
+    char warnings[CLUSTER_WARNINGS_MAX][CLUSTER_REASON_SIZE];
+    char warning_hosts[CLUSTER_WARNINGS_MAX][OWN_HOST_SIZE]; /* whose HELLO renews it */
+    unsigned warning_count;
+    uint64_t next_ticket;
+};
+
+/* ---- todo ---- */
+enum cluster_put_kind {
+    PUT_HOST,
+    PUT_VM,
+    PUT_OWN,
+    PUT_JOB,
+    PUT_DELETE_VM, /* with its record */
+    PUT_DELETE_JOB,
+    PUT_EVENT,
+};
+
+struct cluster_put {
+    enum cluster_put_kind kind;
+    const void *object;              /* of the kinds that put one: valid until the next step */
+    uint64_t revision, own_revision; /* expected: what the store holds now */
+    char key[ID_TEXT_SIZE];          /* delete: the id; event: the VM's or "" */
+    char text[CLUSTER_REASON_SIZE];  /* event */
+};
+
+enum cluster_order_kind {
+    ORDER_START,
+    ORDER_STOP,
+    ORDER_PAUSE,
+    ORDER_RESUME,
+    ORDER_STATUS,
+    ORDER_MOVE_IN,
+    ORDER_MOVE_OUT,
+    ORDER_VERDICT,
+};
+
+struct cluster_order {
+    enum cluster_order_kind kind;
+    char host[OWN_HOST_SIZE];
+    char vm_id[ID_TEXT_SIZE];
+    char job_id[ID_SHORT_SIZE]; /* of a move; "" */
+    char move_id[ID_TEXT_SIZE]; /* verdict */
+    Godwit__MoveVerdictKind verdict;
+    uint64_t generation;
+    uint64_t ticket;   /* whose answer depends on it; 0: nobody's */
+    uint64_t asked_ns; /* when it was decided */
+    bool remove;       /* stop */
+};
+
+struct cluster_answer {
+    uint64_t ticket;
+    char vm_id[ID_TEXT_SIZE];
+    struct problem *problem; /* owned; NULL: it went well */
+};
+
+struct cluster_todo {
+    struct cluster_put *puts;
+    size_t put_count, put_room;
+    struct cluster_order *orders;
+    size_t order_count, order_room;
+    struct cluster_answer *answers;
+    size_t answer_count, answer_room;
+    char (*news)[ID_SHORT_SIZE]; /* jobs whose watchers should hear of them */
+    size_t news_count, news_room;
+};
+void cluster_todo_deinit(struct cluster_todo *todo);
+/* Each adds one entry and gives it, zeroed, to be filled in. Control memory is small and without it
+ * there is no deciding: these do not fail. */
+struct cluster_put *cluster_todo_put(struct cluster_todo *todo, enum cluster_put_kind kind);
+struct cluster_order *cluster_todo_order(struct cluster_todo *todo, enum cluster_order_kind kind);
+struct cluster_answer *cluster_todo_answer(struct cluster_todo *todo);
+void cluster_todo_news(struct cluster_todo *todo, const char *job_id); /* once each */
+void cluster_todo_event(struct cluster_todo *todo, const char *vm_id, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* What became of an order. */
+struct cluster_result {
+    const struct fault *fault; /* NULL: done */
+    bool definite;             /* with a fault: the agent itself said so, or it never left */
+    bool never_left;
+    const Godwit__VmStatus *status; /* with its answer, or NULL */
+};
+
+struct cluster_now {
+    uint64_t ns;      /* monotonic */
+    uint64_t unix_ms; /* for people */
+};
+
+/* ---- life ---- */
+void cluster_deinit(struct cluster *cluster);
+/* While loading: adds an empty object, the caller fills it. NULL: no memory. */
+struct cluster_host *cluster_add_host(struct cluster *cluster, const char *name);
+struct cluster_vm *cluster_add_vm(struct cluster *cluster, const char *id);
+struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id);
+void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm);    /* frees it */
+void cluster_drop_job(struct cluster *cluster, struct cluster_job *job); /* frees it */
+struct cluster_job *cluster_job_free(struct cluster_job *job);           /* one in no cluster */
+/* malloc'ed twin of a message, for protobuf_c_message_free_unpacked; NULL: no memory. */
+void *cluster_message_copy(const ProtobufCMessage *message);
+/* ---- look-up ---- */
+struct cluster_host *cluster_host(const struct cluster *cluster, const char *name);
+struct cluster_vm *cluster_vm(const struct cluster *cluster, const char *id);
+struct cluster_job *cluster_job(const struct cluster *cluster, const char *id);
+/* By name, id or unique prefix of either; NULL with `problem` set (nearest word, candidates). */
+struct cluster_host *cluster_find_host(const struct cluster *cluster, const char *word,
+                                       struct problem *problem);
+struct cluster_vm *cluster_find_vm(const struct cluster *cluster, const char *word,
+                                   struct problem *problem);
+struct cluster_job *cluster_find_job(const struct cluster *cluster, const char *word,
+                                     struct problem *problem);
+#endif

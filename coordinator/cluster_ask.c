@@ -1,0 +1,594 @@
+#include "coordinator/cluster_ask.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/planner.h"
+#include "coordinator/words.h"
+#include "proto/limits.h"
+
+static void add_place(const struct cluster *cluster, const struct cluster_vm *vm,
+                      struct cluster_now now, struct problem *problem)
+{
+    cluster_vm_place(cluster, vm, now.ns, problem->vm_state, sizeof problem->vm_state);
+}
+
+static bool host_answers(const struct cluster *cluster, const char *name, struct cluster_now now)
+{
+    const struct cluster_host *host = cluster_host(cluster, name);
+    return host && host->link_up && host->facts && cluster_host_state(host, now.ns) != HOST_DOWN;
+}
+
+/* ---- what a VM may be -------------------------------------------------------------------------
+ */
+
+static int judge_spec(const Godwit__VmSpec *spec, struct problem *problem)
+{
+    const char *name = spec->name ? spec->name : "";
+    if (spec->has_version && spec->version != 1)
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "version %u of VM descriptions is not known (known: 1)", spec->version);
+    if (!id_name_is_valid(name))
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "'%.80s' is no name for a VM: 1 to %d letters, digits, '.', '_', '-', "
+                           "the first a letter or digit",
+                           name, ID_NAME_MAX);
+    uint32_t vcpus = spec->cpu && spec->cpu->has_vcpus ? spec->cpu->vcpus : 1;
+    if (vcpus < 1 || vcpus > VCPUS_MAX)
+        return problem_set(problem, GW_SPEC_INVALID, "%s: %u vCPUs, possible are 1 to %d", name,
+                           vcpus, VCPUS_MAX);
+    uint64_t size = spec->memory && spec->memory->has_size ? spec->memory->size : 0;
+    if (size < VM_MEMORY_MIN || size > VM_MEMORY_MAX || size % MIB(2) != 0)
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "%s: %llu bytes of memory, possible are 16 MiB to 64 GiB in steps of "
+                           "2 MiB",
+                           name, (unsigned long long)size);
+    if (!spec->kernel || spec->kernel[0] != '/')
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "%s: the kernel must be an absolute path on the host, found '%.120s'",
+                           name, spec->kernel ? spec->kernel : "");
+    if (spec->initrd && spec->initrd[0] && spec->initrd[0] != '/')
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "%s: the initrd must be an absolute path on the host, found '%.120s'",
+                           name, spec->initrd);
+    if (spec->cmdline && strlen(spec->cmdline) > CMDLINE_MAX)
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "%s: the kernel's command line has %zu bytes, possible are %d", name,
+                           strlen(spec->cmdline), CMDLINE_MAX);
+    return 0;
+}
+
+static const char *const policies[] = {"gentle", "balanced", "finish"};
+static const char *const compressions[] = {"auto", "off", "lz4"};
+
+static int judge_word(const char *word, const char *const *words, size_t count, const char *what,
+                      enum gw_code code, struct problem *problem)
+{
+    if (!word || !word[0])
+        return 0;
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(word, words[i]) == 0)
+            return 0;
+    }
+    (void)problem_set(problem, code, "'%.60s' is no %s; known are %s, %s, %s", word, what, words[0],
+                      words[1], words[2]);
+    const char *nearest = id_nearest(word, words, count);
+    if (nearest)
+        problem_hint(problem, "did you mean '%s'?", nearest);
+    return -1;
+}
+
+static bool baseline_is_known(const struct cluster *cluster, const char *name)
+{
+    size_t heard_of = 0;
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        const Godwit__HostFacts *facts = cluster->hosts[i]->facts;
+        for (size_t n = 0; facts && n < facts->n_baselines; n++, heard_of++) {
+            if (facts->baselines[n]->name && strcmp(facts->baselines[n]->name, name) == 0)
+                return true;
+        }
+    }
+    return heard_of == 0; /* no host has told yet: the planner will say so */
+}
+
+/* A copy with every part present, so that the rest of the coordinator need not ask. */
+static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *baseline)
+{
+    Godwit__CpuSpec cpu = GODWIT__CPU_SPEC__INIT;
+    Godwit__VmSpec spec = *given;
+    if (given->cpu)
+        cpu = *given->cpu;
+    cpu.vcpus = cpu.has_vcpus ? cpu.vcpus : 1;
+    cpu.has_vcpus = true;
+    cpu.baseline = (char *)(uintptr_t)baseline; /* protobuf-c knows no const */
+    spec.cpu = &cpu;
+    spec.has_version = true;
+    spec.version = 1;
+    return cluster_message_copy(&spec.base);
+}
+
+/* ---- create -----------------------------------------------------------------------------------
+ */
+
+static int choose_host(const struct cluster *cluster, const struct planner_ask *ask,
+                       struct cluster_now now, struct cluster_host **ret_host,
+                       struct problem *problem)
+{
+    AUTO_FREE struct planner_host *hosts = cluster_planner_hosts(cluster, now.ns);
+    if (!hosts)
+        return problem_set(problem, GW_INTERNAL, "no memory to choose a host");
+    int chosen = planner_choose(hosts, cluster->host_count, ask, problem);
+    if (chosen < 0)
+        return -1;
+    *ret_host = cluster->hosts[chosen];
+    return 0;
+}
+
+static void begin_start(struct cluster *cluster, struct cluster_vm *vm,
+                        const struct cluster_host *host, struct cluster_now now,
+                        struct cluster_todo *todo)
+{
+    own_start(&vm->own, host->name,
+              host->facts && host->facts->incarnation ? host->facts->incarnation : "");
+    vm->want = WANT_RUNNING;
+    vm->crashed = false;
+    vm->reason[0] = '\0';
+    vm->state = GODWIT__VM_STATE__VM_STATE_NONE;
+    vm->pid = 0;
+    vm->ticket = ++cluster->next_ticket;
+    cluster_put_own(vm, now, todo);
+    struct cluster_order *order = cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+    order->ticket = vm->ticket;
+}
+
+static int find_baseline(const struct cluster *cluster, const Godwit__VmSpec *spec,
+                         const struct cluster_host *only, struct cluster_now now,
+                         const char **ret_baseline, struct problem *problem)
+{
+    const char *wanted = spec->cpu ? spec->cpu->baseline : NULL;
+    if (wanted && wanted[0]) {
+        if (!baseline_is_known(cluster, wanted)) {
+            (void)problem_set(problem, GW_SPEC_INVALID, "%s: no host knows a CPU baseline '%.60s'",
+                              spec->name, wanted);
+            problem_hint(problem, "godwit host show --all");
+            return -1;
+        }
+        *ret_baseline = wanted;
+        return 0;
+    }
+    AUTO_FREE struct planner_host *hosts = cluster_planner_hosts(cluster, now.ns);
+    if (!hosts)
+        return problem_set(problem, GW_INTERNAL, "no memory to choose a baseline");
+    *ret_baseline = planner_baseline(hosts, cluster->host_count);
+    if (!*ret_baseline)
+        *ret_baseline = only ? planner_host_baseline(only->facts) : NULL;
+    if (*ret_baseline)
+        return 0;
+    (void)problem_set(problem, GW_NO_HOST_FITS,
+                      "no CPU baseline is given by every host that is up (%zu in the pool)",
+                      cluster->host_count);
+    problem_hint(problem, "godwit host ls");
+    return -1;
+}
+
+int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const char *vm_id,
+                      bool no_start, struct cluster_now now, uint64_t *ret_ticket,
+                      struct problem *problem, struct cluster_todo *todo)
+{
+    if (judge_spec(spec, problem) != 0)
+        return -1;
+    if (spec->migration && judge_word(spec->migration->policy, policies, ARRAY_COUNT(policies),
+                                      "policy", GW_SPEC_INVALID, problem) != 0)
+        return -1;
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (strcmp(cluster->vms[i]->spec->name, spec->name) == 0) {
+            (void)problem_set(problem, GW_NAME_TAKEN, "there already is a VM %s", spec->name);
+            add_place(cluster, cluster->vms[i], now, problem);
+            problem_hint(problem, "godwit vm show %s", spec->name);
+            return -1;
+        }
+    }
+    if (cluster->vm_count == VMS_MAX)
+        return problem_set(problem, GW_POOL_FULL, "the pool has %d VMs, which is all it may have",
+                           VMS_MAX);
+
+    struct cluster_host *host = NULL;
+    const char *baseline = NULL;
+    if (spec->host && spec->host[0] && !(host = cluster_find_host(cluster, spec->host, problem)))
+        return -1;
+    if (find_baseline(cluster, spec, host, now, &baseline, problem) != 0)
+        return -1;
+    struct planner_ask ask = {.vm_name = spec->name,
+                              .baseline = baseline,
+                              .memory_bytes = spec->memory->size,
+                              .only_on = host ? host->name : NULL};
+    if (!no_start && choose_host(cluster, &ask, now, &host, problem) != 0)
+        return -1;
+
+    Godwit__VmSpec *whole = complete_spec(spec, baseline);
+    struct cluster_vm *vm = whole ? cluster_add_vm(cluster, vm_id) : NULL;
+    if (!vm) {
+        if (whole)
+            godwit__vm_spec__free_unpacked(whole, NULL);
+        return problem_set(problem, GW_INTERNAL, "no memory for VM %s", spec->name);
+    }
+    vm->spec = whole;
+    struct cluster_put *put = cluster_todo_put(todo, PUT_VM);
+    put->object = vm;
+    put->revision = vm->revision++;
+    cluster_todo_event(todo, vm->id, "VM %s created", spec->name);
+    if (no_start) {
+        cluster_put_own(vm, now, todo);
+        struct cluster_answer *answer = cluster_todo_answer(todo);
+        answer->ticket = *ret_ticket = ++cluster->next_ticket;
+        WORDS_COPY(answer->vm_id, vm->id);
+        return 0;
+    }
+    begin_start(cluster, vm, host, now, todo);
+    *ret_ticket = vm->ticket;
+    return 0;
+}
+
+/* ---- start, stop, pause, resume, rm -----------------------------------------------------------
+ */
+
+static int judge_free(const struct cluster *cluster, const struct cluster_vm *vm,
+                      struct cluster_now now, struct problem *problem)
+{
+    if (vm->job) {
+        (void)problem_set(problem, GW_VM_BUSY, "job %s has %s now: it moves from %s to %s",
+                          vm->job->core.id, vm->spec->name, vm->job->core.source_host,
+                          vm->job->core.target_host);
+        problem_hint(problem, "godwit job watch %s", vm->job->core.id);
+    } else if (vm->ticket) {
+        (void)problem_set(problem, GW_VM_BUSY, "another order for %s is being carried out",
+                          vm->spec->name);
+        problem_hint(problem, "godwit vm show %s", vm->spec->name);
+    } else {
+        return 0;
+    }
+    add_place(cluster, vm, now, problem);
+    return -1;
+}
+
+static int judge_owner_answers(const struct cluster *cluster, const struct cluster_vm *vm,
+                               struct cluster_now now, struct problem *problem)
+{
+    if (host_answers(cluster, vm->own.owner, now))
+        return 0;
+    (void)problem_set(problem, GW_HOST_DOWN, "%s is on %s, whose agent does not answer",
+                      vm->spec->name, vm->own.owner);
+    add_place(cluster, vm, now, problem);
+    problem_hint(problem, "godwit host show %s", vm->own.owner);
+    return -1;
+}
+
+static int wrong_state(const struct cluster *cluster, const struct cluster_vm *vm, const char *what,
+                       const char *hint_verb, struct cluster_now now, struct problem *problem)
+{
+    (void)problem_set(problem, GW_VM_STATE, "%s %s", vm->spec->name, what);
+    add_place(cluster, vm, now, problem);
+    if (hint_verb)
+        problem_hint(problem, "godwit vm %s %s", hint_verb, vm->spec->name);
+    return -1;
+}
+
+static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                     struct problem *problem, struct cluster_todo *todo)
+{
+    if (vm->own.phase == OWN_STARTING)
+        return wrong_state(cluster, vm, "is being started; its host has not answered yet", "show",
+                           now, problem);
+    if (vm->own.phase != OWN_STOPPED)
+        return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
+
+    struct planner_ask ask = {.vm_name = vm->spec->name,
+                              .baseline = vm->spec->cpu->baseline,
+                              .memory_bytes = vm->spec->memory->size};
+    struct cluster_host *host = NULL;
+    const char *given = vm->spec->host && vm->spec->host[0] ? vm->spec->host : NULL;
+    const char *home = vm->own.owner[0] ? vm->own.owner : given;
+    if (home && cluster_host(cluster, home)) {
+        ask.only_on = home; /* it knows the kernel's path; another only when it cannot */
+        (void)choose_host(cluster, &ask, now, &host, NULL);
+        ask.only_on = NULL;
+    }
+    if (!host && choose_host(cluster, &ask, now, &host, problem) != 0) {
+        add_place(cluster, vm, now, problem);
+        return -1;
+    }
+    begin_start(cluster, vm, host, now, todo);
+    return 0;
+}
+
+static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster_want want,
+                    struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
+{
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->own.phase == OWN_STARTING) { /* "not found" would be no evidence: START is out (R7) */
+        (void)problem_set(problem, GW_VM_BUSY, "%s is being started; %s has not answered yet",
+                          vm->spec->name, vm->own.owner);
+        add_place(cluster, vm, now, problem);
+        problem_hint(problem, "godwit vm show %s", vm->spec->name);
+        return -1;
+    }
+    vm->want = want;
+    vm->ticket = ++cluster->next_ticket;
+    cluster_put_own(vm, now, todo);
+    struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);
+    order->ticket = vm->ticket;
+    order->remove = want == WANT_REMOVED;
+    return 0;
+}
+
+static int act_pause(struct cluster *cluster, struct cluster_vm *vm, bool pause,
+                     struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
+{
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is not running", "start", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    bool is_paused = vm->state == GODWIT__VM_STATE__VM_STATE_PAUSED;
+    if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
+        return wrong_state(cluster, vm, "is held by a move and goes on by itself", "show", now,
+                           problem);
+    if (pause == is_paused)
+        return wrong_state(cluster, vm, pause ? "is paused already" : "is not paused", NULL, now,
+                           problem);
+    vm->ticket = ++cluster->next_ticket;
+    struct cluster_order *order =
+        cluster_order_vm(vm, vm->own.owner, pause ? ORDER_PAUSE : ORDER_RESUME, now, todo);
+    order->ticket = vm->ticket;
+    return 0;
+}
+
+static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
+                  struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
+                  struct cluster_todo *todo)
+{
+    if (vm->own.phase != OWN_STOPPED && !and_stop)
+        return wrong_state(cluster, vm, "is not stopped", "stop", now, problem);
+    if (vm->own.phase != OWN_STOPPED || host_answers(cluster, vm->own.owner, now)) {
+        int r = act_stop(cluster, vm, WANT_REMOVED, now, problem, todo);
+        *ret_ticket = vm->ticket;
+        return r;
+    }
+    /* It never ran, or its host is away: STOPPED is recorded on evidence only, so nothing runs. */
+    cluster_todo_event(todo, vm->id, "VM %s removed", vm->spec->name);
+    struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_VM);
+    put->revision = vm->revision;
+    put->own_revision = vm->own_revision;
+    WORDS_COPY(put->key, vm->id);
+    cluster_drop_vm(cluster, vm);
+    struct cluster_answer *answer = cluster_todo_answer(todo);
+    answer->ticket = *ret_ticket = ++cluster->next_ticket;
+    return 0;
+}
+
+int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, bool and_stop,
+                struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
+                struct cluster_todo *todo)
+{
+    struct cluster_vm *vm = cluster_find_vm(cluster, word, problem);
+    if (!vm || judge_free(cluster, vm, now, problem) != 0)
+        return -1;
+    int r = -1;
+    switch (verb) {
+    case GODWIT__VM_VERB__VM_VERB_START:
+        r = act_start(cluster, vm, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_STOP:
+        r = vm->own.phase == OWN_STOPPED
+                ? wrong_state(cluster, vm, "is stopped already", NULL, now, problem)
+                : act_stop(cluster, vm, WANT_STOPPED, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_PAUSE:
+    case GODWIT__VM_VERB__VM_VERB_RESUME:
+        r = act_pause(cluster, vm, verb == GODWIT__VM_VERB__VM_VERB_PAUSE, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_RM:
+        return act_rm(cluster, vm, and_stop, now, ret_ticket, problem, todo);
+    case _GODWIT__VM_VERB_IS_INT_SIZE:
+    default: /* a number from the wire */
+        return problem_set(problem, GW_USAGE, "nothing known can be done to a VM by verb %d",
+                           (int)verb);
+    }
+    if (r == 0)
+        *ret_ticket = vm->ticket;
+    return r;
+}
+
+/* ---- migrate ----------------------------------------------------------------------------------
+ */
+
+static int judge_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                      struct problem *problem)
+{
+    if (judge_free(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->own.phase == OWN_STOPPED)
+        return wrong_state(cluster, vm, "is stopped; only a running VM can move", "start", now,
+                           problem);
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is being started; its host has not answered yet", "show",
+                           now, problem);
+    if (vm->want != WANT_RUNNING)
+        return wrong_state(cluster, vm, "is being stopped", "show", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
+        return wrong_state(cluster, vm, "is held by an earlier move", "show", now, problem);
+    return 0;
+}
+
+static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
+{
+    if (!goals)
+        return 0;
+    if (judge_word(goals->policy, policies, ARRAY_COUNT(policies), "policy", GW_USAGE, problem) ||
+        judge_word(goals->compress, compressions, ARRAY_COUNT(compressions), "compression",
+                   GW_USAGE, problem))
+        return -1;
+    if (goals->lanes > LANES_MAX)
+        return problem_set(problem, GW_USAGE, "%u lanes, possible are 1 to %d", goals->lanes,
+                           LANES_MAX);
+    return 0;
+}
+
+static int choose_target(struct cluster *cluster, struct cluster_vm *vm, const char *to,
+                         struct cluster_now now, struct cluster_host **ret_host,
+                         struct problem *problem)
+{
+    struct cluster_host *wanted = NULL;
+    if (to && to[0] && strcmp(to, "auto") != 0) {
+        wanted = cluster_find_host(cluster, to, problem);
+        if (!wanted)
+            return -1;
+    }
+    struct planner_ask ask = {
+        .vm_name = vm->spec->name,
+        .baseline = vm->spec->cpu->baseline,
+        .memory_bytes = vm->spec->memory->size,
+        .not_on = vm->own.owner,
+        .only_on = wanted ? wanted->name : NULL,
+    };
+    if (choose_host(cluster, &ask, now, ret_host, problem) == 0)
+        return 0;
+    if (!problem)
+        return -1;
+    if (problem->code == GW_SAME_HOST)
+        (void)snprintf(problem->text, sizeof problem->text, "%s already runs on %s", vm->spec->name,
+                       vm->own.owner);
+    problem_detail(problem, "guest uses  %llu MiB of memory, CPU baseline %s",
+                   (unsigned long long)(vm->spec->memory->size >> 20), vm->spec->cpu->baseline);
+    return -1;
+}
+
+/* What the order does not say comes from the VM's own description. */
+static Godwit__MoveGoals *complete_goals(const Godwit__MoveGoals *given, const Godwit__VmSpec *spec)
+{
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    if (given)
+        goals = *given;
+    const Godwit__MigrationSpec *migration = spec->migration;
+    if (!goals.downtime_ns_max && migration && migration->max_downtime_ms) {
+        goals.has_downtime_ns_max = true;
+        goals.downtime_ns_max = migration->max_downtime_ms * NS_PER_MS;
+    }
+    if ((!goals.policy || !goals.policy[0]) && migration)
+        goals.policy = migration->policy;
+    return cluster_message_copy(&goals.base);
+}
+
+static void fill_job(struct cluster_job *job, const struct cluster_vm *vm,
+                     const struct cluster_host *target, const struct cluster_move_ask *ask,
+                     struct cluster_now now)
+{
+    struct job_core *core = &job->core;
+    job_core_init(core, now.ns);
+    WORDS_COPY(core->id, ask->job_id);
+    WORDS_COPY(core->move_id, ask->move_id);
+    WORDS_COPY(core->vm_id, vm->id);
+    WORDS_COPY(core->source_host, vm->own.owner);
+    WORDS_COPY(core->target_host, target->name);
+    core->source_generation = vm->own.gen;
+    core->generation = vm->own.hiwater + 1;
+    WORDS_COPY(job->vm_name, vm->spec->name);
+    job->created_unix_ms = now.unix_ms;
+    job->vcpus = vm->spec->cpu->vcpus;
+    job->memory_bytes = vm->spec->memory->size;
+    (void)snprintf(job->notes[job->note_count++], sizeof job->notes[0],
+                   "%s gives %s and has %llu MiB of memory free", target->name,
+                   vm->spec->cpu->baseline, (unsigned long long)(target->memory_free_bytes >> 20));
+}
+
+static void drop_oldest_jobs(struct cluster *cluster, struct cluster_todo *todo)
+{
+    for (size_t i = 0; cluster->job_count > CLUSTER_JOBS_KEPT && i < cluster->job_count;) {
+        struct cluster_job *job = cluster->jobs[i];
+        if (job_core_is_active(&job->core)) {
+            i++;
+            continue;
+        }
+        struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_JOB);
+        put->revision = job->revision;
+        WORDS_COPY(put->key, job->core.id);
+        cluster_drop_job(cluster, job);
+    }
+}
+
+int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
+                    struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
+                    struct cluster_todo *todo)
+{
+    struct cluster_vm *vm = cluster_find_vm(cluster, ask->vm, problem);
+    struct cluster_host *target = NULL;
+    if (!vm)
+        return -1;
+    if (judge_goals(ask->goals, problem) != 0 || judge_move(cluster, vm, now, problem) != 0 ||
+        choose_target(cluster, vm, ask->to, now, &target, problem) != 0) {
+        add_place(cluster, vm, now, problem);
+        return -1;
+    }
+
+    Godwit__MoveGoals *goals = complete_goals(ask->goals, vm->spec);
+    struct cluster_job *job = !goals         ? NULL
+                              : ask->dry_run ? calloc(1, sizeof *job)
+                                             : cluster_add_job(cluster, ask->job_id);
+    if (!job) {
+        if (goals)
+            godwit__move_goals__free_unpacked(goals, NULL);
+        return problem_set(problem, GW_INTERNAL, "no memory for a job");
+    }
+    job->goals = goals;
+    fill_job(job, vm, target, ask, now);
+    *ret_job = job;
+    if (ask->dry_run)
+        return 0;
+
+    /* One transaction: the record's hand-over and the job that will end it. */
+    own_hand_over(&vm->own, target->name, ask->move_id);
+    assert(vm->own.hiwater == job->core.generation);
+    vm->job = job;
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "job %s: move of %s from %s to %s begins", job->core.id,
+                       job->vm_name, job->core.source_host, job->core.target_host);
+    struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_BEGIN};
+    cluster_step_job(cluster, job, &event, now, todo);
+    drop_oldest_jobs(cluster, todo);
+    return 0;
+}
+
+int cluster_cancel(struct cluster *cluster, const char *word, struct cluster_now now,
+                   struct cluster_job **ret_job, struct problem *problem, struct cluster_todo *todo)
+{
+    struct cluster_job *job = cluster_find_job(cluster, word, problem);
+    if (!job)
+        return -1;
+    const struct cluster_vm *vm = cluster_vm(cluster, job->core.vm_id);
+    if (!job_core_is_active(&job->core)) {
+        (void)problem_set(problem, GW_JOB_ENDED, "job %s is over: %s", job->core.id,
+                          job_state_name(job->core.state));
+        problem_hint(problem, "godwit job report %s", job->core.id);
+    } else if (job_core_is_past_commit(&job->core)) {
+        (void)problem_set(problem, GW_JOB_TOO_LATE,
+                          "job %s is past its commit point; %s goes on to %s", job->core.id,
+                          job->vm_name, job->core.target_host);
+        problem_hint(problem, "godwit job watch %s", job->core.id);
+    } else {
+        *ret_job = job;
+        struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_CANCEL};
+        cluster_step_job(cluster, job, &event, now, todo);
+        return 0;
+    }
+    if (vm)
+        add_place(cluster, vm, now, problem);
+    return -1;
+}

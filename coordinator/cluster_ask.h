@@ -1,0 +1,34 @@
+/* What operators may ask of the pool: create, start, stop, pause, resume, remove, migrate, cancel.
+ *
+ * Flow:   api -> [cluster_ask] -> cluster, planner, job_core -> todo
+ * Thread: the loop's; pure.
+ *
+ * A request is judged whole before anything is changed: every function returns 0, or -1 with
+ * `problem` set and nothing changed. With a ticket, the answer comes in a later todo (or this one).
+ */
+#ifndef GODWIT_COORDINATOR_CLUSTER_ASK_H
+#define GODWIT_COORDINATOR_CLUSTER_ASK_H
+
+#include "coordinator/cluster_core.h"
+
+int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const char *vm_id,
+                      bool no_start, struct cluster_now now, uint64_t *ret_ticket,
+                      struct problem *problem, struct cluster_todo *todo);
+int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, bool and_stop,
+                struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
+                struct cluster_todo *todo);
+
+struct cluster_move_ask {
+    const char *vm, *to; /* to: "" or "auto": choose */
+    const Godwit__MoveGoals *goals;
+    bool dry_run; /* checks and choice only: *ret_job is a job that nobody keeps (free it) */
+    const char *job_id, *move_id; /* chance, from the shell */
+};
+int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
+                    struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
+                    struct cluster_todo *todo);
+int cluster_cancel(struct cluster *cluster, const char *word, struct cluster_now now,
+                   struct cluster_job **ret_job, struct problem *problem,
+                   struct cluster_todo *todo);
+
+#endif

@@ -1,0 +1,875 @@
+/* Two kinds of input meet here. Agents report facts: they are believed about their own host only,
+ * and only for VMs that the record gives to it (a host's certificate is no right over other hosts'
+ * VMs). Operators ask: a request is judged whole before anything is changed.
+ *
+ * Nothing that is unknown is ever stopped here: absence of knowledge is no evidence (R1, R9). */
+#include "coordinator/cluster_core.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/words.h"
+#include "proto/limits.h"
+
+enum { START_AGAIN_MS = 5000 };
+
+static bool is_same(const char *a, const char *b)
+{
+    return strcmp(a, b) == 0;
+}
+
+void cluster_put_own(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
+{
+    vm->own_ns = now.ns;
+    struct cluster_put *put = cluster_todo_put(todo, PUT_OWN);
+    put->object = vm;
+    put->own_revision = vm->own_revision++;
+}
+
+static void put_job(struct cluster_job *job, struct cluster_todo *todo)
+{
+    struct cluster_put *put = cluster_todo_put(todo, PUT_JOB);
+    put->object = job;
+    put->revision = job->revision++;
+}
+
+static void put_host(struct cluster_host *host, struct cluster_todo *todo)
+{
+    struct cluster_put *put = cluster_todo_put(todo, PUT_HOST);
+    put->object = host;
+    put->revision = host->revision++;
+}
+
+static void set_reason(struct cluster_vm *vm, bool crashed, const char *reason)
+{
+    vm->crashed = crashed;
+    WORDS_COPY(vm->reason, reason);
+}
+
+struct cluster_order *cluster_order_vm(const struct cluster_vm *vm, const char *host,
+                                       enum cluster_order_kind kind, struct cluster_now now,
+                                       struct cluster_todo *todo)
+{
+    struct cluster_order *order = cluster_todo_order(todo, kind);
+    WORDS_COPY(order->host, host);
+    WORDS_COPY(order->vm_id, vm->id);
+    order->generation = vm->own.gen;
+    order->asked_ns = now.ns;
+    return order;
+}
+
+/* The answer of an operator's order; `problem` NULL: it went well. */
+static void answer(struct cluster_vm *vm, uint64_t ticket, const struct problem *problem,
+                   struct cluster_todo *todo)
+{
+    if (ticket == 0)
+        return;
+    if (vm && vm->ticket == ticket)
+        vm->ticket = 0;
+    struct cluster_answer *given = cluster_todo_answer(todo);
+    given->ticket = ticket;
+    WORDS_COPY(given->vm_id, vm ? vm->id : "");
+    if (!problem)
+        return;
+    given->problem = malloc(sizeof *problem);
+    assert(given->problem);
+    *given->problem = *problem;
+}
+
+static void add_warning(struct cluster *cluster, const char *host, const char *text)
+{
+    for (unsigned i = 0; i < cluster->warning_count; i++) {
+        if (is_same(cluster->warnings[i], text))
+            return;
+    }
+    log_warn("cluster_core", "%s host=%s", text, host);
+    if (cluster->warning_count == CLUSTER_WARNINGS_MAX)
+        return;
+    WORDS_COPY(cluster->warnings[cluster->warning_count], text);
+    WORDS_COPY(cluster->warning_hosts[cluster->warning_count], host);
+    cluster->warning_count++;
+}
+
+static void clear_warnings(struct cluster *cluster, const char *host)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < cluster->warning_count; i++) {
+        if (is_same(cluster->warning_hosts[i], host))
+            continue;
+        if (kept != i) {
+            memcpy(cluster->warnings[kept], cluster->warnings[i], sizeof cluster->warnings[kept]);
+            memcpy(cluster->warning_hosts[kept], cluster->warning_hosts[i],
+                   sizeof cluster->warning_hosts[kept]);
+        }
+        kept++;
+    }
+    cluster->warning_count = kept;
+}
+
+/* ---- jobs -------------------------------------------------------------------------------------
+ */
+
+static void job_order(struct cluster_job *job, bool at_target, enum cluster_order_kind kind,
+                      Godwit__MoveVerdictKind verdict, struct cluster_now now,
+                      struct cluster_todo *todo)
+{
+    const struct job_core *core = &job->core;
+    struct cluster_order *order = cluster_todo_order(todo, kind);
+    WORDS_COPY(order->host, at_target ? core->target_host : core->source_host);
+    WORDS_COPY(order->vm_id, core->vm_id);
+    WORDS_COPY(order->job_id, core->id);
+    WORDS_COPY(order->move_id, core->move_id);
+    order->verdict = verdict;
+    order->generation = verdict == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME
+                            ? core->resume_generation
+                            : core->generation;
+    order->asked_ns = now.ns;
+}
+
+static void carry_out_own(struct cluster *cluster, struct cluster_job *job, struct cluster_vm *vm,
+                          enum job_own own, struct cluster_now now, struct cluster_todo *todo)
+{
+    const struct cluster_host *target = cluster_host(cluster, job->core.target_host);
+    switch (own) {
+    case JOB_OWN_KEEP:
+        return;
+    case JOB_OWN_BACK:
+        own_back(&vm->own);
+        break;
+    case JOB_OWN_TAKEN:
+        own_taken(&vm->own, target && target->facts && target->facts->incarnation
+                                ? target->facts->incarnation
+                                : "");
+        vm->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        break;
+    case JOB_OWN_RECOVER:
+        own_recover(&vm->own);
+        job->core.resume_generation = vm->own.gen;
+        break;
+    case JOB_OWN_RECOVERED:
+        own_recovered(&vm->own);
+        break;
+    case JOB_OWN_RECOVERED_OLD:
+        vm->own.gen = job->core.source_generation; /* what its process goes by; hiwater stays */
+        own_recovered(&vm->own);
+        break;
+    case JOB_OWN_STOP:
+        own_stop(&vm->own);
+        set_reason(vm, true, job->core.error_text);
+        break;
+    }
+    cluster_put_own(vm, now, todo);
+}
+
+static void job_ended(struct cluster *cluster, struct cluster_job *job, struct cluster_vm *vm,
+                      struct cluster_now now, struct cluster_todo *todo)
+{
+    char place[128];
+    job->ended_unix_ms = now.unix_ms;
+    vm->job = NULL;
+    cluster_vm_place(cluster, vm, now.ns, place, sizeof place);
+    cluster_todo_event(todo, vm->id, "job %s: move of %s from %s to %s %s; %s%s%s", job->core.id,
+                       job->vm_name, job->core.source_host, job->core.target_host,
+                       job_state_name(job->core.state), place,
+                       job->core.error_code != GW_NONE ? ": " : "", job->core.error_text);
+    log_info("job_core", "move ended job=%s vm=%s state=%s place='%s' reason='%s'", job->core.id,
+             job->vm_name, job_state_name(job->core.state), place, job->core.error_text);
+}
+
+static void note(struct cluster_job *job, const char *text)
+{
+    if (job->note_count < CLUSTER_NOTES_MAX)
+        WORDS_COPY(job->notes[job->note_count++], text);
+}
+
+static void carry_out(struct cluster *cluster, struct cluster_job *job,
+                      const struct job_todo *wanted, struct cluster_now now,
+                      struct cluster_todo *todo)
+{
+    struct cluster_vm *vm = cluster_vm(cluster, job->core.vm_id);
+    assert(vm); /* a VM is not removed while a job has it */
+
+    carry_out_own(cluster, job, vm, wanted->own, now, todo);
+    if (wanted->bits & JOB_TODO_ALARM) {
+        char text[CLUSTER_REASON_SIZE];
+        (void)snprintf(text, sizeof text, "%s is held on %s and waits for word of %s", job->vm_name,
+                       job->core.source_host, job->core.target_host);
+        note(job, text);
+        log_error("job_core", "%s job=%s", text, job->core.id);
+        cluster_todo_event(todo, vm->id, "alarm: %s (job %s)", text, job->core.id);
+    }
+    if (wanted->bits & JOB_TODO_ENDED)
+        job_ended(cluster, job, vm, now, todo);
+    if (wanted->bits & JOB_TODO_STORE)
+        put_job(job, todo);
+    if (wanted->bits & JOB_TODO_MOVE_IN)
+        job_order(job, true, ORDER_MOVE_IN, 0, now, todo);
+    if (wanted->bits & JOB_TODO_MOVE_OUT)
+        job_order(job, false, ORDER_MOVE_OUT, 0, now, todo);
+    if (wanted->target_verdict)
+        job_order(job, true, ORDER_VERDICT, wanted->target_verdict, now, todo);
+    if (wanted->source_verdict)
+        job_order(job, false, ORDER_VERDICT, wanted->source_verdict, now, todo);
+    if (wanted->bits & JOB_TODO_ASK_TARGET)
+        job_order(job, true, ORDER_STATUS, 0, now, todo);
+    if (wanted->bits & JOB_TODO_ASK_SOURCE)
+        job_order(job, false, ORDER_STATUS, 0, now, todo);
+    if (wanted->bits & JOB_TODO_REPORT)
+        cluster_todo_news(todo, job->core.id);
+}
+
+void cluster_step_job(struct cluster *cluster, struct cluster_job *job,
+                      const struct job_event *event, struct cluster_now now,
+                      struct cluster_todo *todo)
+{
+    struct job_todo wanted = {0};
+    job_core_step(&job->core, event, &wanted);
+    carry_out(cluster, job, &wanted, now, todo);
+}
+
+static void job_report(struct cluster *cluster, struct cluster_job *job,
+                       const struct job_report *report, struct cluster_now now,
+                       struct cluster_todo *todo)
+{
+    struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_REPORT, .report = *report};
+    cluster_step_job(cluster, job, &event, now, todo);
+}
+
+static struct cluster_job *find_job_of_move(const struct cluster *cluster, const char *move_id)
+{
+    for (size_t i = cluster->job_count; i-- > 0;) {
+        if (is_same(cluster->jobs[i]->core.move_id, move_id))
+            return cluster->jobs[i];
+    }
+    return NULL;
+}
+
+void cluster_restart(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        cluster->hosts[i]->seen_ns = now.ns; /* suspect first: it may be on its way */
+        cluster->hosts[i]->link_up = false;
+    }
+    for (size_t i = 0; i < cluster->job_count; i++) {
+        struct cluster_job *job = cluster->jobs[i];
+        struct cluster_vm *vm = cluster_vm(cluster, job->core.vm_id);
+        if (!job_core_is_active(&job->core) || !vm)
+            continue;
+        vm->job = job;
+        log_info("job_core", "continuing job=%s vm=%s step=%s", job->core.id, job->vm_name,
+                 job_step_name(job->core.step));
+        struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_RESTART};
+        cluster_step_job(cluster, job, &event, now, todo);
+    }
+}
+
+/* ---- what agents report -----------------------------------------------------------------------
+ */
+
+enum heard { HEARD_EVENT, HEARD_HELLO, HEARD_ANSWER };
+
+struct status { /* a VmStatus, judged */
+    Godwit__VmState state;
+    uint64_t generation;
+    Godwit__Latch latch;
+    uint64_t latch_generation;
+    const char *move_id; /* "" when there is no latch */
+    const char *reason;  /* "" */
+    bool absent, runs;
+};
+
+static struct status judge_status(const Godwit__VmStatus *message)
+{
+    struct status status = {
+        .state = message->has_state ? message->state : GODWIT__VM_STATE__VM_STATE_NONE,
+        .generation = message->generation,
+        .move_id = "",
+        .reason = message->reason ? message->reason : "",
+    };
+    if (message->latch && message->latch->move_id) {
+        status.latch = message->latch->latch;
+        status.latch_generation = message->latch->generation;
+        status.move_id = message->latch->move_id;
+    }
+    status.absent = status.state == GODWIT__VM_STATE__VM_STATE_STOPPED ||
+                    status.state == GODWIT__VM_STATE__VM_STATE_CRASHED ||
+                    status.state == GODWIT__VM_STATE__VM_STATE_GONE;
+    status.runs = status.state == GODWIT__VM_STATE__VM_STATE_RUNNING ||
+                  status.state == GODWIT__VM_STATE__VM_STATE_PAUSED;
+    return status;
+}
+
+static void finish_stop(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                        struct cluster_todo *todo)
+{
+    if (vm->want == WANT_REMOVED) {
+        cluster_todo_event(todo, vm->id, "VM %s removed", vm->spec->name);
+        struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_VM);
+        put->revision = vm->revision;
+        put->own_revision = vm->own_revision;
+        WORDS_COPY(put->key, vm->id);
+        cluster_drop_vm(cluster, vm);
+        return;
+    }
+    own_stop(&vm->own);
+    set_reason(vm, false, "");
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s stopped on %s", vm->spec->name, vm->own.owner);
+}
+
+/* The owner's process is gone and nobody asked for it. */
+static void record_ended(struct cluster *cluster, struct cluster_vm *vm, bool crashed,
+                         const char *reason, struct cluster_now now, struct cluster_todo *todo)
+{
+    if (vm->want != WANT_RUNNING) {
+        finish_stop(cluster, vm, now, todo);
+        return;
+    }
+    own_stop(&vm->own);
+    set_reason(vm, crashed, reason);
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s %s on %s: %s", vm->spec->name,
+                       crashed ? "crashed" : "stopped", vm->own.owner, reason);
+    log_warn("cluster_core", "VM %s vm=%s host=%s reason='%s'", crashed ? "crashed" : "stopped",
+             vm->spec->name, vm->own.owner, reason);
+}
+
+static void record_started(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
+{
+    own_started(&vm->own);
+    set_reason(vm, false, "");
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s runs on %s as generation %llu", vm->spec->name,
+                       vm->own.owner, (unsigned long long)vm->own.gen);
+}
+
+static void verdict_without_job(const struct cluster_vm *vm, const char *host,
+                                const struct status *status, Godwit__MoveVerdictKind verdict,
+                                struct cluster_now now, struct cluster_todo *todo)
+{
+    struct cluster_order *order = cluster_order_vm(vm, host, ORDER_VERDICT, now, todo);
+    WORDS_COPY(order->move_id, status->move_id);
+    order->verdict = verdict;
+    order->generation = status->latch_generation;
+    log_info("cluster_core", "left over of a move: %s vm=%s host=%s move=%s",
+             verdict == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP ? "drop" : "abandon",
+             vm->spec->name, host, status->move_id);
+}
+
+/* The owner reports its VM under the recorded generation. */
+static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
+                            struct cluster_vm *vm, const struct status *status, enum heard heard,
+                            struct cluster_now now, struct cluster_todo *todo)
+{
+    enum own_phase phase = vm->own.phase;
+    if (status->absent) {
+        bool crashed = status->state == GODWIT__VM_STATE__VM_STATE_CRASHED;
+        if (phase == OWN_RUN || (phase == OWN_STARTING && heard != HEARD_EVENT && !vm->ticket))
+            record_ended(cluster, vm, crashed,
+                         status->reason[0] ? status->reason : "the guest ended by itself", now,
+                         todo);
+        return;
+    }
+    if (status->runs && phase == OWN_STARTING) {
+        record_started(vm, now, todo);
+    } else if (status->runs && phase == OWN_STOPPED && heard != HEARD_EVENT &&
+               vm->own.gen == vm->own.hiwater && vm->want == WANT_RUNNING) {
+        own_adopt(&vm->own);
+        set_reason(vm, false, "");
+        cluster_put_own(vm, now, todo);
+    } else if (status->state == GODWIT__VM_STATE__VM_STATE_HELD &&
+               status->latch == GODWIT__LATCH__LATCH_GAVE && phase == OWN_RUN) {
+        /* The target was proven to be out of that move when it was rolled back. */
+        struct cluster_job *job = find_job_of_move(cluster, status->move_id);
+        if (job && !job_core_is_active(&job->core) && job->core.state != JOB_DONE) {
+            struct job_todo wanted = {0};
+            own_reopen(&vm->own, job->core.target_host, job->core.move_id);
+            cluster_put_own(vm, now, todo);
+            job_core_reopen(&job->core, now.ns, &wanted);
+            job->core.resume_generation = vm->own.gen;
+            job->ended_unix_ms = 0;
+            vm->job = job;
+            carry_out(cluster, job, &wanted, now, todo);
+        }
+    }
+    if (vm->want != WANT_RUNNING && status->runs && !vm->ticket && vm->own.phase == OWN_RUN) {
+        struct cluster_order *order = cluster_order_vm(vm, host->name, ORDER_STOP, now, todo);
+        order->remove = vm->want == WANT_REMOVED; /* what was recorded is carried out */
+    }
+}
+
+/* Somebody else, or the owner's process of an older generation. */
+static void reconcile_other(struct cluster *cluster, struct cluster_host *host,
+                            struct cluster_vm *vm, const struct status *status,
+                            struct cluster_now now, struct cluster_todo *todo)
+{
+    if (status->absent)
+        return;
+    switch (status->latch) {
+    case GODWIT__LATCH__LATCH_IN:
+    case GODWIT__LATCH__LATCH_READY:
+    case GODWIT__LATCH__LATCH_ABANDONED:
+        verdict_without_job(vm, host->name, status, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON,
+                            now, todo);
+        return;
+    case GODWIT__LATCH__LATCH_GAVE:
+    case GODWIT__LATCH__LATCH_RELEASED:
+        /* The record names a newer generation than the one it gave away: its memory is old. */
+        if (vm->own.gen >= status->latch_generation) {
+            verdict_without_job(vm, host->name, status,
+                                GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP, now, todo);
+            return;
+        }
+        break;
+    case GODWIT__LATCH__LATCH_NONE:
+    case GODWIT__LATCH__LATCH_OUT:
+    case GODWIT__LATCH__LATCH_ABORTED:
+    case GODWIT__LATCH__LATCH_TOOK:
+    case _GODWIT__LATCH_IS_INT_SIZE:
+        break;
+    }
+    char text[CLUSTER_REASON_SIZE];
+    (void)snprintf(text, sizeof text,
+                   "%s has a process of %s as generation %llu; the record says %s %s as %llu",
+                   host->name, vm->spec->name, (unsigned long long)status->generation,
+                   own_phase_name(vm->own.phase), vm->own.owner, (unsigned long long)vm->own.gen);
+    add_warning(cluster, host->name, text);
+}
+
+static void show_status(struct cluster_vm *vm, const Godwit__VmStatus *message)
+{
+    vm->state = message->state;
+    vm->pid = message->pid;
+    vm->memory_populated = message->memory_populated;
+    vm->vcpu_cpu_ns = message->vcpu_cpu_ns;
+}
+
+/* Does the status speak of the move at all, or of an earlier life of the VM on that host? */
+static bool absence_is_of_move(const struct job_core *core, bool at_target,
+                               const struct status *status, enum heard heard)
+{
+    return heard != HEARD_EVENT || is_same(status->move_id, core->move_id) ||
+           (!at_target && status->generation == core->source_generation);
+}
+
+/* `host` was asked, or listed all it has, and this VM is not there. */
+static void take_absence(struct cluster *cluster, struct cluster_host *host, struct cluster_vm *vm,
+                         enum heard heard, uint64_t asked_ns, struct cluster_now now,
+                         struct cluster_todo *todo)
+{
+    struct cluster_job *job = vm->job;
+    bool at_target = job && is_same(job->core.target_host, host->name);
+    if (job && (at_target || is_same(job->core.source_host, host->name))) {
+        struct job_report report = {.at_target = at_target, .absent = true, .asked_ns = asked_ns};
+        job_report(cluster, job, &report, now, todo);
+        return;
+    }
+    if (job || !is_same(vm->own.owner, host->name))
+        return;
+
+    bool rebooted = host->facts && host->facts->incarnation && vm->own.incarnation[0] &&
+                    !is_same(host->facts->incarnation, vm->own.incarnation);
+    char reason[CLUSTER_REASON_SIZE];
+    (void)snprintf(reason, sizeof reason, "%s %s", host->name,
+                   rebooted ? "was booted anew" : "no longer has its process");
+    if (vm->own.phase == OWN_RUN) {
+        record_ended(cluster, vm, true, reason, now, todo);
+    } else if (vm->own.phase == OWN_STARTING && rebooted) {
+        record_ended(cluster, vm, false, reason, now,
+                     todo); /* a boot voids the grant that was sent */
+    } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket) {
+        /* The grant may still be on its way (R7): say it again, it is idempotent. */
+        (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+    }
+}
+
+static void take_status(struct cluster *cluster, struct cluster_host *host,
+                        const Godwit__VmStatus *message, enum heard heard, uint64_t asked_ns,
+                        struct cluster_now now, struct cluster_todo *todo)
+{
+    struct status status = judge_status(message);
+    struct cluster_vm *vm = message->vm_id ? cluster_vm(cluster, message->vm_id) : NULL;
+    if (!vm) {
+        if (!status.absent && message->vm_id) {
+            char text[CLUSTER_REASON_SIZE];
+            (void)snprintf(text, sizeof text,
+                           "%s has a VM that the pool does not know: %.80s %.40s", host->name,
+                           message->name ? message->name : "", message->vm_id);
+            add_warning(cluster, host->name, text);
+        }
+        return;
+    }
+    bool is_owner = is_same(vm->own.owner, host->name);
+    if (is_owner)
+        show_status(vm, message);
+
+    struct cluster_job *job = vm->job;
+    bool at_target = job && is_same(job->core.target_host, host->name);
+    if (job && (at_target || is_same(job->core.source_host, host->name))) {
+        bool ours = is_same(status.move_id, job->core.move_id);
+        struct job_report report = {
+            .at_target = at_target,
+            .latch = ours ? status.latch : GODWIT__LATCH__LATCH_NONE,
+            .absent = status.absent && absence_is_of_move(&job->core, at_target, &status, heard),
+            .runs = status.runs,
+            .generation = status.generation,
+            .asked_ns = asked_ns,
+        };
+        job_report(cluster, job, &report, now, todo);
+        return;
+    }
+    if (is_owner && status.generation == vm->own.gen)
+        reconcile_owner(cluster, host, vm, &status, heard, now, todo);
+    else if (is_owner && status.absent && heard != HEARD_EVENT) /* an earlier life's end is told */
+        take_absence(cluster, host, vm, heard, asked_ns, now, todo);
+    else
+        reconcile_other(cluster, host, vm, &status, now, todo);
+}
+
+struct cluster_host *cluster_host_joined(struct cluster *cluster, const char *name,
+                                         struct cluster_now now, struct cluster_todo *todo)
+{
+    struct cluster_host *host = cluster_host(cluster, name);
+    if (!host) {
+        if (cluster->host_count == HOSTS_MAX)
+            return NULL;
+        host = cluster_add_host(cluster, name);
+        if (!host)
+            return NULL;
+    }
+    host->seen_unix_ms = now.unix_ms;
+    put_host(host, todo);
+    cluster_todo_event(todo, "", "host %s joined", name);
+    return host;
+}
+
+static bool hello_lists(const Godwit__AgentHello *hello, const char *vm_id)
+{
+    for (size_t i = 0; i < hello->n_vms; i++) {
+        if (hello->vms[i]->vm_id && is_same(hello->vms[i]->vm_id, vm_id))
+            return true;
+    }
+    return false;
+}
+
+static void link_changed(struct cluster *cluster, struct cluster_host *host, bool up,
+                         struct cluster_now now, struct cluster_todo *todo)
+{
+    host->link_up = up;
+    for (size_t i = 0; i < cluster->job_count; i++) {
+        struct cluster_job *job = cluster->jobs[i];
+        bool at_target = is_same(job->core.target_host, host->name);
+        if (!job_core_is_active(&job->core) ||
+            !(at_target || is_same(job->core.source_host, host->name)))
+            continue;
+        struct job_event event = {
+            .now_ns = now.ns, .type = JOB_EVENT_LINK, .link = {.at_target = at_target, .up = up}};
+        cluster_step_job(cluster, job, &event, now, todo);
+    }
+}
+
+void cluster_hello(struct cluster *cluster, struct cluster_host *host,
+                   const Godwit__AgentHello *hello, struct cluster_now now,
+                   struct cluster_todo *todo)
+{
+    Godwit__HostFacts *facts = hello->facts ? cluster_message_copy(&hello->facts->base) : NULL;
+    if (facts) {
+        if (host->facts)
+            godwit__host_facts__free_unpacked(host->facts, NULL);
+        host->facts = facts;
+        host->memory_free_bytes = facts->memory_free_bytes;
+    }
+    host->seen_ns = now.ns;
+    host->seen_unix_ms = now.unix_ms;
+    put_host(host, todo);
+    clear_warnings(cluster, host->name);
+
+    for (size_t i = 0; i < hello->n_vms; i++)
+        take_status(cluster, host, hello->vms[i], HEARD_HELLO, 0, now, todo);
+    for (size_t i = cluster->vm_count; i-- > 0;) { /* backwards: a removed VM may drop out */
+        if (!hello_lists(hello, cluster->vms[i]->id))
+            take_absence(cluster, host, cluster->vms[i], HEARD_HELLO, 0, now, todo);
+    }
+    link_changed(cluster, host, true, now, todo);
+}
+
+void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
+                       const Godwit__AgentHeartbeat *heartbeat, struct cluster_now now)
+{
+    (void)cluster;
+    host->seen_ns = now.ns;
+    host->seen_unix_ms = now.unix_ms;
+    if (heartbeat->has_memory_free_bytes)
+        host->memory_free_bytes = heartbeat->memory_free_bytes;
+    if (heartbeat->has_load1 && host->facts) {
+        host->facts->has_load1 = true;
+        host->facts->load1 = heartbeat->load1;
+    }
+}
+
+void cluster_link_lost(struct cluster *cluster, struct cluster_host *host, struct cluster_now now,
+                       struct cluster_todo *todo)
+{
+    link_changed(cluster, host, false, now, todo);
+}
+
+void cluster_vm_event(struct cluster *cluster, struct cluster_host *host,
+                      const Godwit__VmStatus *status, struct cluster_now now,
+                      struct cluster_todo *todo)
+{
+    take_status(cluster, host, status, HEARD_EVENT, 0, now, todo);
+}
+
+static void keep_progress(struct cluster_job *job, const Godwit__MoveEvent *event)
+{
+    if (event->progress && !event->at_target) {
+        Godwit__MoveProgress *progress = cluster_message_copy(&event->progress->base);
+        if (progress) {
+            if (job->progress)
+                godwit__move_progress__free_unpacked(job->progress, NULL);
+            job->progress = progress;
+        }
+    }
+    if (event->receipt && !job->receipt)
+        job->receipt = cluster_message_copy(&event->receipt->base);
+}
+
+void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
+                        const Godwit__MoveEvent *event, struct cluster_now now,
+                        struct cluster_todo *todo)
+{
+    struct cluster_job *job = event->move_id ? find_job_of_move(cluster, event->move_id) : NULL;
+    const char *side = !job ? "" : event->at_target ? job->core.target_host : job->core.source_host;
+    if (!job || !is_same(side, host->name)) {
+        log_debug("cluster_core", "event of a move that is not this host's host=%s", host->name);
+        return;
+    }
+    bool had_receipt = job->receipt != NULL;
+    keep_progress(job, event);
+    if (!job_core_is_active(&job->core)) {
+        if (!had_receipt && job->receipt) { /* a straggler that is worth keeping */
+            put_job(job, todo);
+            cluster_todo_news(todo, job->core.id);
+        }
+        return;
+    }
+    struct job_report report = {
+        .at_target = event->at_target,
+        .latch = event->has_latch ? event->latch : GODWIT__LATCH__LATCH_NONE,
+        .parked =
+            event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_PARKED,
+        .ended = event->ended,
+        .has_receipt = event->receipt != NULL,
+        .fault_text = event->fault ? event->fault->text : NULL,
+        .fault_code = event->fault ? err_from_number(event->fault->number) : 0,
+    };
+    cluster_todo_news(todo, job->core.id);
+    job_report(cluster, job, &report, now, todo);
+}
+
+/* ---- what became of orders --------------------------------------------------------------------
+ */
+
+static void place_of(const struct cluster *cluster, const struct cluster_vm *vm,
+                     struct cluster_now now, struct problem *problem)
+{
+    cluster_vm_place(cluster, vm, now.ns, problem->vm_state, sizeof problem->vm_state);
+}
+
+static void start_done(struct cluster *cluster, struct cluster_vm *vm,
+                       const struct cluster_order *order, const struct cluster_result *result,
+                       struct cluster_now now, struct cluster_todo *todo)
+{
+    struct problem problem;
+    bool ours = vm->own.phase == OWN_STARTING && vm->own.gen == order->generation;
+    if (!result->fault) {
+        if (ours)
+            record_started(vm, now, todo);
+        if (result->status)
+            show_status(vm, result->status);
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    /* A repeated START (it has no ticket) that never left says nothing of the one before it, which
+     * may still be on its way (R7). A refusal does: the agent takes a generation once. */
+    bool is_final = result->definite && !(result->never_left && !order->ticket);
+    if (ours && is_final) {
+        own_stop(&vm->own);
+        set_reason(vm, false, result->fault->text);
+        cluster_put_own(vm, now, todo);
+        cluster_todo_event(todo, vm->id, "VM %s could not be started on %s: %s", vm->spec->name,
+                           order->host, result->fault->text);
+        (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s",
+                          vm->spec->name, order->host, result->fault->text);
+        problem_hint(&problem, "%s", result->fault->hint);
+    } else { /* nobody knows: the record stays STARTING until the agent says */
+        (void)problem_set(&problem, GW_HOST_DOWN, "%s gave no answer to the order to start %s: %s",
+                          order->host, vm->spec->name, result->fault->text);
+        problem_hint(&problem, "godwit vm show %s", vm->spec->name);
+    }
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
+static void stop_done(struct cluster *cluster, struct cluster_vm *vm,
+                      const struct cluster_order *order, const struct cluster_result *result,
+                      struct cluster_now now, struct cluster_todo *todo)
+{
+    bool is_gone = !result->fault || (result->definite && result->fault->code == ERR_NOT_FOUND);
+    bool ours = vm->own.gen == order->generation && vm->want != WANT_RUNNING;
+    if (is_gone && ours) {
+        bool removed = vm->want == WANT_REMOVED;
+        if (order->ticket)
+            vm->ticket = 0;
+        finish_stop(cluster, vm, now, todo);
+        answer(removed ? NULL : vm, order->ticket, NULL, todo);
+        return;
+    }
+    struct problem problem;
+    if (result->fault && result->definite) {
+        if (ours) {
+            vm->want = WANT_RUNNING; /* the agent said no, so it is not carried out later either */
+            cluster_put_own(vm, now, todo);
+        }
+        (void)problem_set(&problem, GW_ORDER_FAILED, "%s could not stop %s: %s", order->host,
+                          vm->spec->name, result->fault->text);
+    } else if (result->fault) {
+        (void)problem_set(&problem, GW_HOST_DOWN,
+                          "%s gave no answer; %s will be stopped when it does: %s", order->host,
+                          vm->spec->name, result->fault->text);
+    } else {
+        (void)problem_set(&problem, GW_VM_STATE, "%s was changed meanwhile", vm->spec->name);
+    }
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
+static void pause_done(struct cluster *cluster, struct cluster_vm *vm,
+                       const struct cluster_order *order, const struct cluster_result *result,
+                       struct cluster_now now, struct cluster_todo *todo)
+{
+    if (!result->fault) {
+        if (result->status && is_same(vm->own.owner, order->host))
+            show_status(vm, result->status);
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    struct problem problem;
+    (void)problem_set(&problem, result->definite ? GW_ORDER_FAILED : GW_HOST_DOWN,
+                      "%s could not be %s on %s: %s", vm->spec->name,
+                      order->kind == ORDER_PAUSE ? "paused" : "resumed", order->host,
+                      result->fault->text);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
+static void question_done(struct cluster *cluster, struct cluster_vm *vm,
+                          const struct cluster_order *order, const struct cluster_result *result,
+                          struct cluster_now now, struct cluster_todo *todo)
+{
+    struct cluster_host *host = cluster_host(cluster, order->host);
+    /* An answer that is older than the record tells of a world that was: the VM may have been
+     * started or may have moved there since. Within one job the facts are one-way. */
+    bool is_jobs = vm->job && is_same(vm->job->core.id, order->job_id);
+    if (!host || (!is_jobs && order->asked_ns < vm->own_ns))
+        return;
+    if (result->status && result->status->vm_id && is_same(result->status->vm_id, vm->id)) {
+        take_status(cluster, host, result->status, HEARD_ANSWER, order->asked_ns, now, todo);
+        return;
+    }
+    if (!result->fault || !result->definite)
+        return;
+    if (result->fault->code == ERR_NOT_FOUND) {
+        take_absence(cluster, host, vm, HEARD_ANSWER, order->asked_ns, now, todo);
+    } else if (order->kind == ORDER_VERDICT && is_jobs) {
+        /* Refused, so things are not as we believed: look before saying it again. */
+        job_order(vm->job, is_same(vm->job->core.target_host, order->host), ORDER_STATUS, 0, now,
+                  todo);
+    }
+}
+
+static void move_order_done(struct cluster *cluster, const struct cluster_order *order,
+                            const struct cluster_result *result, struct cluster_now now,
+                            struct cluster_todo *todo)
+{
+    struct cluster_job *job = cluster_job(cluster, order->job_id);
+    if (!job || !job_core_is_active(&job->core))
+        return;
+    struct job_event event = {.now_ns = now.ns};
+    if (result->fault) {
+        event.type =
+            order->kind == ORDER_MOVE_IN ? JOB_EVENT_MOVE_IN_FAILED : JOB_EVENT_MOVE_OUT_FAILED;
+        event.failed.fault = result->fault;
+        event.failed.definite = result->definite;
+    } else if (order->kind == ORDER_MOVE_IN) {
+        event.type = JOB_EVENT_ADDRESS;
+    } else {
+        return; /* the source is at it: events follow */
+    }
+    cluster_step_job(cluster, job, &event, now, todo);
+}
+
+void cluster_order_done(struct cluster *cluster, const struct cluster_order *order,
+                        const struct cluster_result *result, struct cluster_now now,
+                        struct cluster_todo *todo)
+{
+    struct cluster_vm *vm = cluster_vm(cluster, order->vm_id);
+    if (!vm) { /* removed meanwhile */
+        answer(NULL, order->ticket, NULL, todo);
+        return;
+    }
+    switch (order->kind) {
+    case ORDER_START:
+        start_done(cluster, vm, order, result, now, todo);
+        break;
+    case ORDER_STOP:
+        stop_done(cluster, vm, order, result, now, todo);
+        break;
+    case ORDER_PAUSE:
+    case ORDER_RESUME:
+        pause_done(cluster, vm, order, result, now, todo);
+        break;
+    case ORDER_MOVE_IN:
+    case ORDER_MOVE_OUT:
+        move_order_done(cluster, order, result, now, todo);
+        break;
+    case ORDER_STATUS:
+    case ORDER_VERDICT:
+        question_done(cluster, vm, order, result, now, todo);
+        break;
+    }
+}
+
+/* A START whose answer was lost is said again until there is one: it is idempotent. */
+static void repeat_starts(struct cluster *cluster, struct cluster_now now,
+                          struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        struct cluster_vm *vm = cluster->vms[i];
+        if (vm->own.phase != OWN_STARTING || vm->ticket ||
+            now.ns - vm->start_ns < START_AGAIN_MS * NS_PER_MS)
+            continue;
+        const struct cluster_host *host = cluster_host(cluster, vm->own.owner);
+        if (!host || !host->link_up)
+            continue;
+        vm->start_ns = now.ns;
+        (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+    }
+}
+
+void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
+{
+    repeat_starts(cluster, now, todo);
+    for (size_t i = 0; i < cluster->job_count; i++) {
+        struct cluster_job *job = cluster->jobs[i];
+        struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_TICK};
+        if (job_core_is_active(&job->core))
+            cluster_step_job(cluster, job, &event, now, todo);
+    }
+}

@@ -1,0 +1,53 @@
+/* What becomes of the pool as agents report: every decision about hosts, VMs, records and jobs.
+ *
+ * Flow:   agent_link, cluster_ask -> [cluster_core] -> todo -> store, then agent_link, api, watch
+ * Thread: the loop's; pure. Time and chance arrive in the arguments.
+ *
+ * Every function that changes something adds to a todo: rows to put into the store in one
+ * transaction, and then, only once that is durable, orders to agents, answers to operators and
+ * news for watchers (INV-7). The shell (coordinator.c) carries it out and holds no policy, so
+ * tests/sim runs this very code against fake agents.
+ */
+#ifndef GODWIT_COORDINATOR_CLUSTER_CORE_H
+#define GODWIT_COORDINATOR_CLUSTER_CORE_H
+
+#include "coordinator/cluster.h"
+
+/* All rows are there: active jobs take their VMs and go on, agents are awaited. */
+void cluster_restart(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
+
+/* ---- agents ---- */
+/* Returns NULL when the pool is full. A host that is known already is found. */
+struct cluster_host *cluster_host_joined(struct cluster *cluster, const char *name,
+                                         struct cluster_now now, struct cluster_todo *todo);
+/* `hello` is borrowed. */
+void cluster_hello(struct cluster *cluster, struct cluster_host *host,
+                   const Godwit__AgentHello *hello, struct cluster_now now,
+                   struct cluster_todo *todo);
+void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
+                       const Godwit__AgentHeartbeat *heartbeat, struct cluster_now now);
+void cluster_link_lost(struct cluster *cluster, struct cluster_host *host, struct cluster_now now,
+                       struct cluster_todo *todo);
+void cluster_vm_event(struct cluster *cluster, struct cluster_host *host,
+                      const Godwit__VmStatus *status, struct cluster_now now,
+                      struct cluster_todo *todo);
+void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
+                        const Godwit__MoveEvent *event, struct cluster_now now,
+                        struct cluster_todo *todo);
+void cluster_order_done(struct cluster *cluster, const struct cluster_order *order,
+                        const struct cluster_result *result, struct cluster_now now,
+                        struct cluster_todo *todo);
+void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
+
+/* One step of a job, with all that follows for its VM's record; for cluster_ask. */
+void cluster_step_job(struct cluster *cluster, struct cluster_job *job,
+                      const struct job_event *event, struct cluster_now now,
+                      struct cluster_todo *todo);
+/* Note that the record changed: it goes into the store with this todo. */
+void cluster_put_own(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo);
+/* An order to `host` about this VM, under the recorded generation. */
+struct cluster_order *cluster_order_vm(const struct cluster_vm *vm, const char *host,
+                                       enum cluster_order_kind kind, struct cluster_now now,
+                                       struct cluster_todo *todo);
+
+#endif

@@ -1,0 +1,381 @@
+#include "coordinator/coordinator.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "base/paths.h"
+#include "base/world.h"
+#include "coordinator/agent_link.h"
+#include "coordinator/api.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/console_relay.h"
+#include "coordinator/enrol.h"
+#include "coordinator/job.h"
+#include "coordinator/rows.h"
+#include "coordinator/store.h"
+#include "coordinator/watch.h"
+
+enum { TICK_MS = 100 };
+
+struct ticket { /* an operator that waits for what becomes of an order */
+    struct ticket *next;
+    uint64_t number;
+    struct rpc_request *request;
+};
+
+struct cluster_now coordinator_now(void)
+{
+    return (struct cluster_now){.ns = world_now_ns(), .unix_ms = world_wall_ms()};
+}
+
+/* ---- carrying out -----------------------------------------------------------------------------
+ */
+
+struct applying { /* a todo whose rows are on their way to the disk */
+    struct coordinator *coordinator;
+    struct cluster_todo todo;
+    void (*after)(void *data);
+    void *data;
+};
+
+void coordinator_await(struct coordinator *coordinator, uint64_t ticket,
+                       struct rpc_request *request)
+{
+    struct ticket *waiting = calloc(1, sizeof *waiting);
+    assert(waiting);
+    waiting->number = ticket;
+    waiting->request = request;
+    waiting->next = coordinator->tickets;
+    coordinator->tickets = waiting;
+}
+
+static void give_answer(struct coordinator *coordinator, const struct cluster_answer *answer)
+{
+    struct ticket **link = &coordinator->tickets;
+    while (*link && (*link)->number != answer->ticket)
+        link = &(*link)->next;
+    struct ticket *ticket = *link;
+    if (!ticket)
+        return;
+    *link = ticket->next;
+    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem);
+    free(ticket);
+}
+
+static void wipe_old_keys(struct coordinator *coordinator)
+{
+    struct job_key *key = coordinator->job_keys, *next;
+    for (; key; key = next) {
+        next = key->next;
+        const struct cluster_job *job = cluster_job(&coordinator->cluster, key->job_id);
+        if (!job || !job_core_is_active(&job->core))
+            job_key_wipe(coordinator, key->job_id);
+    }
+}
+
+static void act(struct coordinator *coordinator, const struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < todo->order_count; i++)
+        agent_link_order(coordinator, &todo->orders[i]);
+    for (size_t i = 0; i < todo->answer_count; i++)
+        give_answer(coordinator, &todo->answers[i]);
+    for (size_t i = 0; i < todo->news_count; i++)
+        watch_news(coordinator, todo->news[i]);
+    wipe_old_keys(coordinator);
+    console_relay_follow(coordinator);
+}
+
+static void on_stored(void *data, const struct fault *fault)
+{
+    struct applying *applying = data;
+    struct coordinator *coordinator = applying->coordinator;
+    assert(coordinator->commits > 0);
+    coordinator->commits--;
+    if (fault && !coordinator->is_failed) {
+        log_error("coordinator", "the pool's state cannot be kept, ending; VMs are not touched: %s",
+                  fault->text);
+        coordinator->is_failed = true;
+        loop_stop(coordinator->loop);
+    }
+    if (!coordinator->is_failed) { /* later ones rest on it: none is acted on any more */
+        act(coordinator, &applying->todo);
+        if (applying->after)
+            applying->after(applying->data);
+    }
+    cluster_todo_deinit(&applying->todo);
+    free(applying);
+}
+
+void coordinator_apply(struct coordinator *coordinator, struct cluster_todo *todo,
+                       struct store_batch *batch, void (*after)(void *data), void *data)
+{
+    struct cluster_now now = coordinator_now();
+    struct fault fault = {0};
+    if (!batch) {
+        int r = store_batch_new(&batch, &fault);
+        assert(r == 0); /* control memory is small; without it there is no deciding */
+    }
+    for (size_t i = 0; i < todo->put_count; i++)
+        rows_put(batch, &coordinator->cluster, &todo->puts[i], now, &coordinator->last_event);
+
+    bool has_to_wait =
+        coordinator->commits > 0 && (todo->order_count || todo->answer_count || after);
+    if (store_batch_is_empty(batch) && !has_to_wait) {
+        (void)store_batch_free(batch);
+        act(coordinator, todo);
+        cluster_todo_deinit(todo);
+        if (after)
+            after(data);
+        return;
+    }
+    struct applying *applying = calloc(1, sizeof *applying);
+    assert(applying);
+    *applying =
+        (struct applying){.coordinator = coordinator, .todo = *todo, .after = after, .data = data};
+    *todo = (struct cluster_todo){0};
+    coordinator->commits++;
+    store_commit(coordinator->store, batch, on_stored, applying);
+}
+
+static void on_tick(void *data)
+{
+    struct coordinator *coordinator = data;
+    struct cluster_todo todo = {0};
+    agent_link_tick(coordinator);
+    cluster_tick(&coordinator->cluster, coordinator_now(), &todo);
+    if (todo.put_count || todo.order_count || todo.answer_count || todo.news_count)
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    cluster_todo_deinit(&todo);
+    watch_tick(coordinator);
+}
+
+/* ---- connections ------------------------------------------------------------------------------
+ */
+
+static void on_peer(void *data, struct rpc *rpc)
+{
+    struct coordinator *coordinator = data;
+    struct peer *peer = calloc(1, sizeof *peer);
+    if (!peer) {
+        (void)rpc_close(rpc);
+        return;
+    }
+    peer->coordinator = coordinator;
+    peer->rpc = rpc;
+    peer->next = coordinator->peers;
+    coordinator->peers = peer;
+    rpc_set_data(rpc, peer);
+    log_debug("coordinator", "connected role='%s' name=%s address=%s", rpc_peer(rpc)->role,
+              rpc_peer(rpc)->name, rpc_peer_address(rpc));
+}
+
+void coordinator_peer_gone(struct peer *peer)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    struct peer **link = &coordinator->peers;
+    while (*link != peer)
+        link = &(*link)->next;
+    *link = peer->next;
+    peer->rpc = rpc_close(peer->rpc);
+    agent_link_gone(peer);
+    watch_peer_gone(peer);
+    console_relay_peer_gone(peer);
+    if (peer->host[0]) {
+        struct cluster_todo todo = {0};
+        struct cluster_host *host = cluster_host(&coordinator->cluster, peer->host);
+        cluster_link_lost(&coordinator->cluster, host, coordinator_now(), &todo);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    }
+    free(peer);
+}
+
+/* ---- life -------------------------------------------------------------------------------------
+ */
+
+static int read_text(const char *directory, const char *file, char **ret_text, struct fault *fault)
+{
+    char path[PATH_MAX];
+    int r = path_join(path, sizeof path, fault, "%s/%s", directory, file);
+    return r < 0 ? r : file_read(path, ret_text, NULL, fault);
+}
+
+static void config_free_p(struct config **config)
+{
+    *config = config_free(*config);
+}
+
+static int copy_value(const struct config *config, const char *key, char **ret_value,
+                      struct fault *fault)
+{
+    const char *value;
+    int r = config_need(config, key, &value, fault);
+    if (r < 0)
+        return r;
+    *ret_value = strdup(value);
+    return *ret_value ? 0 : fault_set(fault, ERR_NOMEM, "no memory to read the pool's settings");
+}
+
+static int read_pool(struct coordinator *coordinator, const char *directory, char **ret_listen,
+                     struct fault *fault)
+{
+    char path[PATH_MAX];
+    AUTO(config_free_p) struct config *config = NULL;
+    int r = path_join(path, sizeof path, fault, "%s/%s", directory, PATHS_POOL_CONFIG);
+    if (r == 0)
+        r = config_read(&config, path, fault);
+    if (r < 0) {
+        if (r == ERR_NOT_FOUND)
+            fault_hint(fault, "godwit pool init");
+        return r;
+    }
+    r = copy_value(config, "pool_id", &coordinator->pool_id, fault);
+    if (r == 0)
+        r = copy_value(config, "name", &coordinator->name, fault);
+    if (r == 0)
+        r = copy_value(config, "address", &coordinator->address, fault);
+    if (r == 0)
+        r = copy_value(config, "listen", ret_listen, fault);
+    if (r == 0)
+        r = read_text(directory, PATHS_CA_CERTIFICATE, &coordinator->ca_certificate, fault);
+    if (r == 0)
+        r = read_text(directory, PATHS_CA_KEY, &coordinator->ca_key, fault);
+    if (r == 0)
+        r = pki_pin(coordinator->ca_certificate, coordinator->pin, fault);
+    return r;
+}
+
+static void tls_context_free_p(struct tls_context **context)
+{
+    *context = tls_context_free(*context);
+}
+
+static int listen_on(struct coordinator *coordinator, const char *directory, const char *address,
+                     struct fault *fault)
+{
+    AUTO_FREE char *certificate = NULL;
+    AUTO_FREE char *key = NULL;
+    AUTO(tls_context_free_p) struct tls_context *context = NULL;
+    int r = read_text(directory, "coordinator.crt", &certificate, fault);
+    if (r == 0)
+        r = read_text(directory, "coordinator.key", &key, fault);
+    if (r < 0)
+        return r;
+    struct tls_identity identity = {.ca_certificate = coordinator->ca_certificate,
+                                    .certificate = certificate,
+                                    .key = key,
+                                    .allow_anonymous_peer = true};
+    r = tls_context_new(&context, &identity, fault);
+    explicit_bzero(key, strlen(key));
+    if (r < 0)
+        return r;
+    struct rpc_server_config config = {.address = address,
+                                       .context = context,
+                                       .unix_fd = -1,
+                                       .service = &api_service,
+                                       .data = coordinator,
+                                       .on_peer = on_peer};
+    return rpc_server_new(&coordinator->server, coordinator->loop, &config, fault);
+}
+
+static int load(struct coordinator *coordinator, const char *directory, struct fault *fault)
+{
+    char path[PATH_MAX];
+    int r = path_join(path, sizeof path, fault, "%s/%s", directory, PATHS_DATABASE);
+    if (r == 0)
+        r = store_open(&coordinator->store, path, coordinator->loop, fault);
+    if (r == 0)
+        r = rows_load(coordinator->store, &coordinator->cluster, &coordinator->last_event, fault);
+    if (r == 0)
+        r = enrol_load(coordinator, fault);
+    return r < 0 ? fault_wrap(fault, r, "loading the pool's state") : 0;
+}
+
+int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
+                    struct fault *fault)
+{
+    struct coordinator *coordinator = calloc(1, sizeof *coordinator);
+    if (!coordinator)
+        return fault_set(fault, ERR_NOMEM, "no memory for the coordinator");
+    coordinator->loop = loop;
+    AUTO_FREE char *address = NULL;
+    int r = read_pool(coordinator, directory, &address, fault);
+    if (r == 0)
+        r = load(coordinator, directory, fault);
+    if (r == 0)
+        r = loop_timer_new(&coordinator->tick, loop, on_tick, coordinator, fault);
+    if (r == 0) {
+        struct cluster_todo todo = {0};
+        cluster_restart(&coordinator->cluster, coordinator_now(), &todo);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+        r = listen_on(coordinator, directory, address, fault);
+    }
+    if (r < 0) {
+        (void)coordinator_free(coordinator);
+        return r;
+    }
+    loop_timer_start(coordinator->tick, TICK_MS, TICK_MS);
+    log_info("coordinator", "ready pool=%s listen=%s port=%u hosts=%zu vms=%zu jobs=%zu",
+             coordinator->name, address, rpc_server_port(coordinator->server),
+             coordinator->cluster.host_count, coordinator->cluster.vm_count,
+             coordinator->cluster.job_count);
+    *ret_coordinator = coordinator;
+    return 0;
+}
+
+static void forget_peers(struct coordinator *coordinator)
+{
+    while (coordinator->peers) {
+        struct peer *peer = coordinator->peers;
+        coordinator->peers = peer->next;
+        agent_link_forget(peer);
+        watch_peer_gone(peer);
+        console_relay_peer_gone(peer);
+        peer->rpc = rpc_close_flushed(peer->rpc);
+        free(peer);
+    }
+}
+
+static void refuse_waiting(struct coordinator *coordinator)
+{
+    struct fault fault = {0};
+    fault_set(&fault, ERR_UNREACHABLE, "the coordinator ends; the order may be carried out still");
+    while (coordinator->tickets) {
+        struct ticket *ticket = coordinator->tickets;
+        coordinator->tickets = ticket->next;
+        (void)rpc_reply_fault(ticket->request, &fault);
+        free(ticket);
+    }
+}
+
+struct coordinator *coordinator_free(struct coordinator *coordinator)
+{
+    if (!coordinator)
+        return NULL;
+    coordinator->server = rpc_server_free(coordinator->server);
+    coordinator->tick = loop_timer_free(coordinator->tick);
+    while (coordinator->commits > 0) /* what was decided becomes durable, and is answered */
+        loop_turn(coordinator->loop, true);
+    refuse_waiting(coordinator);
+    forget_peers(coordinator);
+    job_keys_wipe_all(coordinator);
+    enrol_unload(coordinator);
+    coordinator->store = store_close(coordinator->store);
+    cluster_deinit(&coordinator->cluster);
+    if (coordinator->ca_key)
+        explicit_bzero(coordinator->ca_key, strlen(coordinator->ca_key));
+    free(coordinator->pool_id);
+    free(coordinator->name);
+    free(coordinator->address);
+    free(coordinator->ca_certificate);
+    free(coordinator->ca_key);
+    free(coordinator);
+    return NULL;
+}

@@ -1,0 +1,73 @@
+/* The coordinator's shell: turns calls and ticks into steps of the cores, and carries out their
+ * todo.
+ *
+ * Flow:   api, agent_link, enrol -> [coordinator] -> cluster_core; todo -> store -> agent_link,
+ * watch Thread: the loop's.
+ *
+ * Memory runs ahead of the disk, never the world: a step changes the cluster at once, its todo's
+ * rows are committed in the order of the steps, and its orders and answers leave when they are
+ * durable (INV-7). A store that fails ends the process: what was not committed was told to nobody.
+ */
+#ifndef GODWIT_COORDINATOR_COORDINATOR_H
+#define GODWIT_COORDINATOR_COORDINATOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "coordinator/cluster.h"
+#include "net/pki.h"
+#include "net/rpc.h"
+
+struct agent_call;
+struct coordinator;
+struct loop;
+struct loop_timer;
+struct store;
+struct store_batch;
+
+struct peer { /* one connection: an agent, an operator, or a host that wants to join */
+    struct coordinator *coordinator;
+    struct rpc *rpc;
+    struct peer *next;
+    char host[OWN_HOST_SIZE]; /* after its HELLO; "" for all others */
+    struct agent_call *calls; /* that wait for this agent */
+};
+
+struct coordinator {
+    struct loop *loop;
+    struct store *store;
+    struct cluster cluster;
+    struct loop_timer *tick;
+    struct rpc_server *server;
+    char *pool_id, *name, *address; /* owned, as are the next two */
+    char *ca_certificate, *ca_key;
+    char pin[PKI_PIN_SIZE];
+    struct peer *peers;
+    struct ticket *tickets;           /* operators that wait for an order */
+    struct token *tokens;             /* enrol */
+    struct job_key *job_keys;         /* job */
+    struct watcher *watchers;         /* watch */
+    struct console_session *sessions; /* console_relay */
+    uint64_t last_session, last_event;
+    unsigned commits; /* on their way to the disk */
+    bool is_failed;
+};
+
+/* Reads pool.json and certificates of `directory`, opens the store, listens. */
+int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
+                    struct fault *fault);
+struct coordinator *coordinator_free(struct coordinator *coordinator);
+
+struct cluster_now coordinator_now(void);
+
+/* Carry a step's todo out, after `batch` (taken; NULL: nothing beside it). Empties the todo.
+ * `after` (may be NULL) comes once, when all of it is durable and its orders have left. */
+void coordinator_apply(struct coordinator *coordinator, struct cluster_todo *todo,
+                       struct store_batch *batch, void (*after)(void *data), void *data);
+
+/* The answer of `ticket` shall go to `request`, as ActionReply. */
+void coordinator_await(struct coordinator *coordinator, uint64_t ticket,
+                       struct rpc_request *request);
+void coordinator_peer_gone(struct peer *peer); /* closes and frees it */
+
+#endif

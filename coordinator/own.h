@@ -1,0 +1,63 @@
+/* The ownership record of one VM: who holds the right to run it, as which generation.
+ *
+ * Flow:   cluster_core -> [own] -> store
+ * Thread: the loop's; pure.
+ *
+ *   STOPPED -> STARTING -> RUN -> HANDOVER -> RUN (source again, or target)
+ *                                    \-> RECOVERING -> RUN (source, at a new generation)
+ *
+ * hiwater only grows and is the only place where a generation comes from: one is never used twice,
+ * also not after an aborted move. Whoever changes a record stores it before any order that rests on
+ * it leaves (INV-7).
+ */
+#ifndef GODWIT_COORDINATOR_OWN_H
+#define GODWIT_COORDINATOR_OWN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/id.h"
+
+enum own_phase {
+    OWN_STOPPED,
+    OWN_STARTING,
+    OWN_RUN,
+    OWN_HANDOVER,
+    OWN_RECOVERING,
+    OWN_PHASE_COUNT
+};
+
+enum { OWN_HOST_SIZE = ID_NAME_MAX + 1 };
+
+struct own {
+    uint64_t gen; /* the owner runs as; 0 before the first start */
+    uint64_t hiwater;
+    enum own_phase phase;
+    char owner[OWN_HOST_SIZE];      /* when STOPPED: where it ran last, or "" */
+    char target[OWN_HOST_SIZE];     /* in HANDOVER and RECOVERING */
+    char move_id[ID_TEXT_SIZE];     /* in HANDOVER and RECOVERING */
+    char incarnation[ID_TEXT_SIZE]; /* of the owner, that START named */
+};
+
+const char *own_phase_name(enum own_phase phase); /* "HANDOVER" */
+/* The phase of that name, OWN_PHASE_COUNT when there is none. */
+enum own_phase own_phase_from_name(const char *name);
+bool own_phase_may_follow(enum own_phase from, enum own_phase to);
+
+void own_start(struct own *own, const char *host, const char *incarnation);
+void own_started(struct own *own);
+/* Grants m = own->hiwater (grown by one) to the target; the owner keeps its generation. */
+void own_hand_over(struct own *own, const char *target, const char *move_id);
+void own_back(struct own *own); /* the source never gave: it runs on as it was */
+void own_taken(struct own *own, const char *incarnation); /* the target runs as m */
+void own_recover(
+    struct own *own); /* target ABANDONED after GAVE: a new generation for the source */
+void own_recovered(struct own *own); /* the source runs as that generation */
+/* The process that held the guest is gone; whatever was granted stays used up. */
+void own_stop(struct own *own);
+/* A stopped VM is found running with the newest generation: the record was too pessimistic. */
+void own_adopt(struct own *own);
+/* A roll-back was recorded, yet the source turns out to have given (and the target is gone). */
+void own_reopen(struct own *own, const char *target, const char *move_id);
+
+#endif

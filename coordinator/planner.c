@@ -1,0 +1,129 @@
+#include "coordinator/planner.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+static const Godwit__BaselineFact *find_baseline(const Godwit__HostFacts *facts, const char *name)
+{
+    for (size_t i = 0; i < facts->n_baselines; i++) {
+        if (facts->baselines[i]->name && strcmp(facts->baselines[i]->name, name) == 0)
+            return facts->baselines[i];
+    }
+    return NULL;
+}
+
+static bool gives(const Godwit__HostFacts *facts, const char *name)
+{
+    const Godwit__BaselineFact *fact = find_baseline(facts, name);
+    return fact && fact->given;
+}
+
+#define MIB_OF(bytes) ((unsigned long long)((bytes) >> 20))
+
+enum gw_code planner_judge(const struct planner_host *host, const struct planner_ask *ask,
+                           char *ret_reason, size_t reason_size)
+{
+    if (ask->not_on && strcmp(ask->not_on, host->name) == 0) {
+        (void)snprintf(ret_reason, reason_size, "%s already runs on %s", ask->vm_name, host->name);
+        return GW_SAME_HOST;
+    }
+    if (!host->up || !host->facts) {
+        (void)snprintf(ret_reason, reason_size, "the agent of %s does not answer", host->name);
+        return GW_HOST_DOWN;
+    }
+    if (!host->facts->kvm) {
+        (void)snprintf(ret_reason, reason_size, "%s has no usable KVM: %s", host->name,
+                       host->facts->kvm_missing ? host->facts->kvm_missing : "no reason was told");
+        return GW_HOST_KVM;
+    }
+    if (ask->baseline[0] && !gives(host->facts, ask->baseline)) {
+        const Godwit__BaselineFact *fact = find_baseline(host->facts, ask->baseline);
+        (void)snprintf(ret_reason, reason_size, "%s lacks CPU features of baseline %s: %s",
+                       host->name, ask->baseline,
+                       fact && fact->missing ? fact->missing : "it does not know this baseline");
+        return GW_CPU_COMPAT;
+    }
+    uint64_t need = ask->memory_bytes + PLANNER_OVERHEAD_BYTES;
+    uint64_t free = host->memory_free_bytes > host->memory_promised_bytes
+                        ? host->memory_free_bytes - host->memory_promised_bytes
+                        : 0;
+    if (free < need) {
+        (void)snprintf(ret_reason, reason_size, "%s has %llu MiB of memory free, %llu are needed",
+                       host->name, MIB_OF(free), MIB_OF(need));
+        return GW_NO_MEMORY;
+    }
+    return GW_NONE;
+}
+
+static uint64_t free_bytes(const struct planner_host *host)
+{
+    assert(host->memory_free_bytes >= host->memory_promised_bytes); /* it has been judged fit */
+    return host->memory_free_bytes - host->memory_promised_bytes;
+}
+
+static bool is_better(const struct planner_host *host, const struct planner_host *best)
+{
+    if (free_bytes(host) != free_bytes(best))
+        return free_bytes(host) > free_bytes(best);
+    return strcmp(host->name, best->name) < 0;
+}
+
+int planner_choose(const struct planner_host *hosts, size_t count, const struct planner_ask *ask,
+                   struct problem *problem)
+{
+    int chosen = -1;
+    struct problem found = {0};
+    char reason[PROBLEM_HINT_SIZE];
+    char fitting[PROBLEM_HINT_SIZE] = "";
+
+    (void)problem_set(&found, GW_NO_HOST_FITS, "no host can run %s now", ask->vm_name);
+    for (size_t i = 0; i < count; i++) {
+        enum gw_code code = planner_judge(&hosts[i], ask, reason, sizeof reason);
+        bool wanted = !ask->only_on || strcmp(ask->only_on, hosts[i].name) == 0;
+        if (code == GW_NONE && wanted) {
+            if (chosen < 0 || is_better(&hosts[i], &hosts[chosen]))
+                chosen = (int)i;
+        } else if (code == GW_NONE) {
+            size_t used = strlen(fitting);
+            (void)snprintf(fitting + used, sizeof fitting - used, "%s%s", used ? ", " : "",
+                           hosts[i].name);
+        } else if (ask->only_on && wanted) {
+            (void)problem_set(&found, code, "%s cannot run on %s: %s", ask->vm_name, hosts[i].name,
+                              reason);
+        } else if (!ask->only_on) {
+            problem_detail(&found, "%s", reason);
+        }
+    }
+    if (chosen < 0 && problem) {
+        *problem = found;
+        if (fitting[0])
+            problem_hint(problem, "hosts that fit now: %s", fitting);
+    }
+    return chosen;
+}
+
+const char *planner_host_baseline(const Godwit__HostFacts *facts)
+{
+    for (size_t i = facts ? facts->n_baselines : 0; i-- > 0;) {
+        if (facts->baselines[i]->given && facts->baselines[i]->name)
+            return facts->baselines[i]->name;
+    }
+    return NULL;
+}
+
+const char *planner_baseline(const struct planner_host *hosts, size_t count)
+{
+    const Godwit__HostFacts *first = NULL;
+    for (size_t i = 0; i < count && !first; i++)
+        first = hosts[i].up ? hosts[i].facts : NULL;
+    for (size_t n = first ? first->n_baselines : 0; n-- > 0;) {
+        const char *name = first->baselines[n]->name;
+        bool all = name != NULL;
+        for (size_t i = 0; all && i < count; i++)
+            all = !hosts[i].up || !hosts[i].facts || gives(hosts[i].facts, name);
+        if (all)
+            return name;
+    }
+    return NULL;
+}

@@ -1,0 +1,53 @@
+/* Where can this VM run? A pure choice over the hosts as they were last heard of.
+ *
+ * Flow:   cluster_core -> [planner] -> cluster_core
+ * Thread: any; pure.
+ *
+ * Hard predicates first, each with its reason for a host that falls out; then one cost: the host
+ * with the most free memory wins, the name breaks a tie, so that a plan is repeatable.
+ */
+#ifndef GODWIT_COORDINATOR_PLANNER_H
+#define GODWIT_COORDINATOR_PLANNER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "coordinator/problem.h"
+#include "proto/agent.pb-c.h"
+
+struct planner_host {
+    const char *name;
+    bool up;
+    const Godwit__HostFacts *facts; /* NULL: never heard of since it joined */
+    uint64_t memory_free_bytes;
+    uint64_t memory_promised_bytes; /* to VMs on their way there */
+};
+
+struct planner_ask {
+    const char *vm_name;
+    const char *baseline; /* "": any */
+    uint64_t memory_bytes;
+    const char *not_on;  /* the source of a move; NULL: none */
+    const char *only_on; /* the operator's choice; NULL: any */
+};
+
+/* What a VM needs beside its guest memory: its process, page tables, buffers of a move. */
+#define PLANNER_OVERHEAD_BYTES (UINT64_C(48) << 20)
+
+/* May `host` run it? GW_NONE, or the reason and its sentence (ret_reason may be NULL). */
+enum gw_code planner_judge(const struct planner_host *host, const struct planner_ask *ask,
+                           char *ret_reason, size_t reason_size);
+
+/* The index of the choice, or -1 with `problem` set: the reason of the one host that was asked for,
+ * else GW_NO_HOST_FITS with every host's reason as a detail. */
+int planner_choose(const struct planner_host *hosts, size_t count, const struct planner_ask *ask,
+                   struct problem *problem);
+
+/* The best baseline that every host that is up gives (facts list them weakest first); NULL when
+ * there is none. Borrowed from the facts. */
+const char *planner_baseline(const struct planner_host *hosts, size_t count);
+/* The best that one host gives, NULL for none. */
+const char *planner_host_baseline(const Godwit__HostFacts *facts);
+
+#endif

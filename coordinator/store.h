@@ -1,0 +1,112 @@
+/* The pool's state on disk: rows by key, changed by transactions that compare revisions.
+ *
+ * Flow:   coordinator -> [store] -> SQLite
+ * Thread: load and commit_now on any one thread; with a loop, commit on the loop's: transactions
+ * run on a worker in the order they were handed in, and `done` comes back on the loop.
+ *
+ * What a row holds is columns of the schema below, in that order. A change names the revision that
+ * it expects (0: no such row yet); when one of them is not met nothing of its batch happens and the
+ * answer is ERR_STATE. What is committed has been fsynced.
+ */
+#ifndef GODWIT_COORDINATOR_STORE_H
+#define GODWIT_COORDINATOR_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct fault;
+struct loop;
+struct store;
+struct store_batch;
+
+enum store_table {
+    STORE_HOST,
+    STORE_VM,
+    STORE_OWN,
+    STORE_JOB,
+    STORE_TOKEN,
+    STORE_EVENT,
+    STORE_TABLE_COUNT
+};
+
+enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION = 1 };
+
+/* The columns beside key and revision; the order is that of the cells. Append only: a change of
+ * this list is a new STORE_SCHEMA_VERSION with a converter. */
+#define STORE_HOST_COLUMNS(X) X(SEEN, "seen_unix_ms INTEGER") X(FACTS, "facts BLOB")
+#define STORE_VM_COLUMNS(X) X(NAME, "name TEXT UNIQUE") X(SPEC, "spec BLOB")
+#define STORE_OWN_COLUMNS(X)                                                                       \
+    X(GEN, "gen INTEGER")                                                                          \
+    X(HIWATER, "hiwater INTEGER") X(PHASE, "phase TEXT") X(OWNER, "owner TEXT")                    \
+        X(INCARNATION, "incarnation TEXT") X(TARGET, "target TEXT") X(MOVE, "move_id TEXT")        \
+            X(WANT, "want INTEGER") X(CRASHED, "crashed INTEGER") X(REASON, "reason TEXT")
+#define STORE_JOB_COLUMNS(X)                                                                       \
+    X(VM, "vm_id TEXT")                                                                            \
+    X(STATE, "state TEXT") X(STEP, "step TEXT") X(MOVE, "move_id TEXT") X(SOURCE, "source TEXT")   \
+        X(TARGET, "target TEXT") X(SOURCE_GEN, "source_gen INTEGER") X(GEN, "gen INTEGER")         \
+            X(RESUME_GEN, "resume_gen INTEGER") X(OUT_SENT, "out_sent INTEGER")                    \
+                X(CANCEL, "cancel INTEGER") X(SOURCE_LATCH, "source_latch INTEGER")                \
+                    X(TARGET_LATCH, "target_latch INTEGER") X(SOURCE_GONE, "source_gone INTEGER")  \
+                        X(TARGET_GONE, "target_gone INTEGER") X(CODE, "code INTEGER")              \
+                            X(ERROR, "error TEXT") X(INFO, "info BLOB")
+#define STORE_TOKEN_COLUMNS(X)                                                                     \
+    X(HASH, "hash TEXT")                                                                           \
+    X(HOST, "host TEXT") X(EXPIRES, "expires_unix_ms INTEGER") X(USED, "used_unix_ms INTEGER")     \
+        X(USED_BY, "used_by TEXT")
+#define STORE_EVENT_COLUMNS(X) X(TIME, "unix_ms INTEGER") X(VM, "vm_id TEXT") X(TEXT, "text TEXT")
+
+#define STORE_COLUMN_ENUM_HOST(id, sql) STORE_HOST_##id,
+#define STORE_COLUMN_ENUM_VM(id, sql) STORE_VM_##id,
+#define STORE_COLUMN_ENUM_OWN(id, sql) STORE_OWN_##id,
+#define STORE_COLUMN_ENUM_JOB(id, sql) STORE_JOB_##id,
+#define STORE_COLUMN_ENUM_TOKEN(id, sql) STORE_TOKEN_##id,
+#define STORE_COLUMN_ENUM_EVENT(id, sql) STORE_EVENT_##id,
+enum { STORE_HOST_COLUMNS(STORE_COLUMN_ENUM_HOST) STORE_HOST_COLUMN_COUNT };
+enum { STORE_VM_COLUMNS(STORE_COLUMN_ENUM_VM) STORE_VM_COLUMN_COUNT };
+enum { STORE_OWN_COLUMNS(STORE_COLUMN_ENUM_OWN) STORE_OWN_COLUMN_COUNT };
+enum { STORE_JOB_COLUMNS(STORE_COLUMN_ENUM_JOB) STORE_JOB_COLUMN_COUNT };
+enum { STORE_TOKEN_COLUMNS(STORE_COLUMN_ENUM_TOKEN) STORE_TOKEN_COLUMN_COUNT };
+enum { STORE_EVENT_COLUMNS(STORE_COLUMN_ENUM_EVENT) STORE_EVENT_COLUMN_COUNT };
+
+struct store_cell {
+    enum { STORE_NULL, STORE_NUMBER, STORE_TEXT, STORE_BLOB } type;
+    int64_t number;
+    const char *bytes; /* of a text: zero-ended */
+    size_t count;
+};
+
+/* Opens or makes the file. Refuses one that another process has open for writing (ERR_BUSY), one
+ * of a newer schema (ERR_UNSUPPORTED) and one that is damaged (ERR_CORRUPT). `loop` may be NULL:
+ * then only store_commit_now may be used. */
+int store_open(struct store **ret_store, const char *path, struct loop *loop, struct fault *fault);
+/* Waits for the transactions that were handed in; their `done` are not called any more. */
+struct store *store_close(struct store *store);
+
+/* Every row of a table in the order of its keys; cells are borrowed for the call. A negative answer
+ * of `row` ends it and is returned. */
+int store_load(struct store *store, enum store_table table,
+               int (*row)(void *data, const char *key, uint64_t revision,
+                          const struct store_cell *cells, struct fault *fault),
+               void *data, struct fault *fault);
+
+int store_batch_new(struct store_batch **ret_batch, struct fault *fault);
+struct store_batch *store_batch_free(struct store_batch *batch);
+bool store_batch_is_empty(const struct store_batch *batch);
+/* Begin to put a row; its cells follow by store_batch_number/text/blob, in the schema's order. */
+void store_batch_put(struct store_batch *batch, enum store_table table, const char *key,
+                     uint64_t revision);
+void store_batch_delete(struct store_batch *batch, enum store_table table, const char *key,
+                        uint64_t revision);
+void store_batch_number(struct store_batch *batch, int64_t number);
+void store_batch_text(struct store_batch *batch, const char *text);                /* copied */
+void store_batch_blob(struct store_batch *batch, const void *bytes, size_t count); /* copied */
+
+/* One transaction, now, blocking. */
+int store_commit_now(struct store *store, const struct store_batch *batch, struct fault *fault);
+/* Takes the batch, always. `done` comes exactly once, on the loop, in order; its fault is NULL when
+ * the batch is durable. */
+void store_commit(struct store *store, struct store_batch *batch,
+                  void (*done)(void *data, const struct fault *fault), void *data);
+
+#endif

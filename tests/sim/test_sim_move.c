@@ -1,0 +1,1043 @@
+/* The real cluster_core and job_core, the real rows in the real store (in memory), against fake
+ * agents, under a seed: lost, late and doubled messages, cut lanes and links, dead processes,
+ * rebooted hosts, a coordinator that dies at any step and comes back with what was durable.
+ *
+ * Safety, after every step: a VM runs on one host at most; no generation is run by two hosts;
+ * hiwater never shrinks; a durable RUN(host, gen) names what that host really has run.
+ * Liveness, after healing: no job is active, no guest is held, record and world agree.
+ *
+ *   GODWIT_SIM_SEED=n     run that seed only, with a trace
+ *   GODWIT_SIM_SEEDS=n    how many (default 400)
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/rows.h"
+#include "coordinator/store.h"
+#include "proto/limits.h"
+
+enum {
+    HOSTS = 3,
+    VMS = 2,
+    CALLS_MAX = 512,
+    STRAYS_MAX = 64,
+    COMMITS_MAX = 256,
+    GENERATIONS_MAX = 4096,
+    STEPS = 1500,
+    HEAL_STEPS = 6000,
+};
+
+static const char *const host_names[HOSTS] = {"node1", "node2", "node3"};
+
+struct process { /* a godwit-vm, or what its agent's journal remembers of it */
+    bool exists;
+    Godwit__VmState state;
+    bool paused_by_move;
+    uint64_t generation, latch_generation, seen; /* seen: journaled, survives all */
+    Godwit__Latch latch;
+    char move_id[ID_TEXT_SIZE];
+    bool lane_cut; /* between this source or target and its peer */
+    bool parked_told;
+    /* on the lane, towards this process */
+    bool got_ready, got_transfer, got_started, got_abandoned;
+};
+
+struct host {
+    bool connected;
+    uint64_t away_until_ns; /* a long outage */
+    unsigned boot;
+    struct process processes[VMS];
+};
+
+struct call { /* an order on its way, or its answer */
+    bool is_used, is_open, is_unsent;
+    bool at_agent, answered; /* the agent has it; its answer travels */
+    struct cluster_order order;
+    char incarnation[ID_TEXT_SIZE];
+    uint64_t sent_ns;
+    int err; /* of the answer, 0: status */
+    Godwit__VmState state;
+    uint64_t generation, latch_generation;
+    Godwit__Latch latch;
+    char move_id[ID_TEXT_SIZE];
+    bool has_status;
+};
+
+struct commit {
+    struct store_batch *batch;
+    struct cluster_todo todo;
+};
+
+static struct sim {
+    uint64_t seed, chance;
+    uint64_t now_ns;
+    bool traces, heals;
+    bool resumes_by_itself, journal_tells; /* options of this run */
+    unsigned fault_percent, death_per_mille;
+    struct cluster cluster;
+    struct store *store;
+    uint64_t last_event;
+    struct host hosts[HOSTS];
+    struct call calls[CALLS_MAX];
+    struct call strays[STRAYS_MAX]; /* doubles that arrive whenever, to no one's knowledge */
+    struct commit commits[COMMITS_MAX];
+    size_t commit_count;
+    char vm_ids[VMS][ID_TEXT_SIZE];
+    uint64_t hiwater[VMS];
+    int8_t ran[VMS][GENERATIONS_MAX]; /* host + 1 that has run this generation */
+    uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
+} sim;
+
+/* ---- chance -----------------------------------------------------------------------------------
+ */
+
+static uint64_t draw(uint64_t below)
+{
+    sim.chance ^= sim.chance << 13;
+    sim.chance ^= sim.chance >> 7;
+    sim.chance ^= sim.chance << 17;
+    return (sim.chance * UINT64_C(0x2545F4914F6CDD1D) >> 33) % below;
+}
+
+static bool percent(unsigned n)
+{
+    return draw(100) < n;
+}
+
+static bool fault_happens(unsigned per_mille)
+{
+    return !sim.heals && draw(1000) < (uint64_t)per_mille * sim.fault_percent / 100;
+}
+
+#define TRACE(...)                                                                                 \
+    do {                                                                                           \
+        if (sim.traces) {                                                                          \
+            (void)fprintf(stderr, "%8.3f ", (double)sim.now_ns / 1e9);                             \
+            (void)fprintf(stderr, __VA_ARGS__);                                                    \
+            (void)fputc('\n', stderr);                                                             \
+        }                                                                                          \
+    } while (0)
+
+#define CHECK(claim, ...)                                                                          \
+    do {                                                                                           \
+        if (!(claim)) {                                                                            \
+            (void)fprintf(stderr, "GODWIT_SIM_SEED=%llu: ", (unsigned long long)sim.seed);         \
+            (void)fprintf(stderr, __VA_ARGS__);                                                    \
+            fail_msg(" (%s)", #claim);                                                             \
+        }                                                                                          \
+    } while (0)
+
+static struct cluster_now now(void)
+{
+    return (struct cluster_now){.ns = sim.now_ns, .unix_ms = sim.now_ns / NS_PER_MS};
+}
+
+static int host_index(const char *name)
+{
+    for (int i = 0; i < HOSTS; i++) {
+        if (strcmp(host_names[i], name) == 0)
+            return i;
+    }
+    return -1;
+}
+
+static int vm_index(const char *id)
+{
+    for (int i = 0; i < VMS; i++) {
+        if (strcmp(sim.vm_ids[i], id) == 0)
+            return i;
+    }
+    return -1;
+}
+
+static void incarnation_of(int host, char ret_text[static ID_TEXT_SIZE])
+{
+    (void)snprintf(ret_text, ID_TEXT_SIZE, "boot-%d-%u", host, sim.hosts[host].boot);
+}
+
+/* ---- the world --------------------------------------------------------------------------------
+ */
+
+static bool runs(const struct process *process)
+{
+    return process->exists && process->state == GODWIT__VM_STATE__VM_STATE_RUNNING &&
+           !process->paused_by_move;
+}
+
+static void check_world(void)
+{
+    for (int v = 0; v < VMS; v++) {
+        int running = -1;
+        for (int h = 0; h < HOSTS; h++) {
+            const struct process *process = &sim.hosts[h].processes[v];
+            if (!runs(process))
+                continue;
+            CHECK(running < 0, "vm %d runs on %s and on %s", v, host_names[running], host_names[h]);
+            running = h;
+            CHECK(process->generation < GENERATIONS_MAX, "generations run out");
+            int8_t *ran = &sim.ran[v][process->generation];
+            CHECK(*ran == 0 || *ran == h + 1, "generation %llu of vm %d ran on %s, now on %s",
+                  (unsigned long long)process->generation, v, host_names[*ran - 1], host_names[h]);
+            *ran = (int8_t)(h + 1);
+        }
+    }
+}
+
+/* What is durable may be behind the world, never ahead of it. */
+static void check_record(void)
+{
+    for (int v = 0; v < VMS; v++) {
+        const struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
+        if (!vm || sim.commit_count > 0)
+            continue; /* memory is ahead of the disk just now */
+        CHECK(vm->own.hiwater >= sim.hiwater[v], "hiwater of vm %d shrank", v);
+        sim.hiwater[v] = vm->own.hiwater;
+        if (vm->own.phase == OWN_RUN)
+            CHECK(sim.ran[v][vm->own.gen] == host_index(vm->own.owner) + 1,
+                  "the record of vm %d says RUN(%s, %llu), which never ran", v, vm->own.owner,
+                  (unsigned long long)vm->own.gen);
+    }
+}
+
+static struct process *peer_of(int v, const struct process *process)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        struct process *other = &sim.hosts[h].processes[v];
+        if (other != process && other->exists && other->move_id[0] &&
+            strcmp(other->move_id, process->move_id) == 0)
+            return other;
+    }
+    return NULL;
+}
+
+static void end_process(struct process *process)
+{
+    process->exists = false;
+    process->state = GODWIT__VM_STATE__VM_STATE_GONE;
+    process->paused_by_move = false;
+}
+
+/* ---- what agents tell -------------------------------------------------------------------------
+ */
+
+static void apply(struct cluster_todo *todo);
+
+struct told { /* a VmStatus and what it points to */
+    Godwit__VmStatus status;
+    Godwit__MoveLatch latch;
+};
+
+static void fill_status(int v, const struct process *process, struct told *told)
+{
+    godwit__vm_status__init(&told->status);
+    godwit__move_latch__init(&told->latch);
+    told->status.vm_id = sim.vm_ids[v];
+    told->status.has_state = told->status.has_generation = true;
+    told->status.state = process->exists ? process->state : GODWIT__VM_STATE__VM_STATE_GONE;
+    told->status.generation = process->generation;
+    if (process->latch) {
+        told->latch.move_id = (char *)(uintptr_t)process->move_id;
+        told->latch.has_latch = told->latch.has_generation = true;
+        told->latch.latch = process->latch;
+        told->latch.generation = process->latch_generation;
+        told->status.latch = &told->latch;
+    }
+}
+
+static void tell_move(int h, int v, bool ended)
+{
+    struct process *process = &sim.hosts[h].processes[v];
+    struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+    if (!sim.hosts[h].connected || !host || (!sim.heals && percent(10)))
+        return;
+    bool at_target = process->latch >= GODWIT__LATCH__LATCH_IN;
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    Godwit__MoveProgress progress = GODWIT__MOVE_PROGRESS__INIT;
+    Godwit__MoveReceipt receipt = GODWIT__MOVE_RECEIPT__INIT;
+    event.vm_id = sim.vm_ids[v];
+    event.move_id = process->move_id;
+    event.has_at_target = event.has_latch = event.has_ended = true;
+    event.at_target = at_target;
+    event.latch = process->latch;
+    event.ended = ended;
+    if (ended && !at_target)
+        event.receipt = &receipt;
+    progress.has_phase = process->parked_told;
+    progress.phase = GODWIT__MOVE_PHASE__MOVE_PHASE_PARKED;
+    event.progress = &progress;
+    for (int times = percent(10) ? 2 : 1; times > 0; times--) {
+        struct cluster_todo todo = {0};
+        cluster_move_event(&sim.cluster, host, &event, now(), &todo);
+        apply(&todo);
+    }
+}
+
+static void tell_vm(int h, int v)
+{
+    struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+    struct told told;
+    struct cluster_todo todo = {0};
+    if (!sim.hosts[h].connected || !host)
+        return;
+    fill_status(v, &sim.hosts[h].processes[v], &told);
+    cluster_vm_event(&sim.cluster, host, &told.status, now(), &todo);
+    apply(&todo);
+}
+
+static void say_hello(int h)
+{
+    Godwit__BaselineFact baseline = GODWIT__BASELINE_FACT__INIT;
+    Godwit__BaselineFact *baselines[] = {&baseline};
+    Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+    Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
+    struct told told[VMS];
+    Godwit__VmStatus *list[VMS];
+    char incarnation[ID_TEXT_SIZE];
+    baseline.name = (char *)(uintptr_t) "x86-64-v1";
+    baseline.has_given = baseline.given = true;
+    incarnation_of(h, incarnation);
+    facts.name = (char *)(uintptr_t)host_names[h];
+    facts.incarnation = incarnation;
+    facts.has_kvm = facts.kvm = true;
+    facts.has_memory_free_bytes = true;
+    facts.memory_free_bytes = GIB(64);
+    facts.baselines = baselines;
+    facts.n_baselines = 1;
+    hello.facts = &facts;
+    hello.vms = list;
+    for (int v = 0; v < VMS; v++) {
+        const struct process *process = &sim.hosts[h].processes[v];
+        if (!process->exists && !(sim.journal_tells && process->latch))
+            continue;
+        fill_status(v, process, &told[v]);
+        list[hello.n_vms++] = &told[v].status;
+    }
+    TRACE("%s says hello", host_names[h]);
+    sim.hosts[h].connected = true;
+    struct cluster_todo todo = {0};
+    cluster_hello(&sim.cluster, cluster_host(&sim.cluster, host_names[h]), &hello, now(), &todo);
+    apply(&todo);
+}
+
+/* ---- agents carry out -------------------------------------------------------------------------
+ */
+
+static int agent_start(struct process *process, const struct call *call)
+{
+    char incarnation[ID_TEXT_SIZE];
+    incarnation_of(host_index(call->order.host), incarnation);
+    if (process->exists && process->generation == call->order.generation)
+        return 0;
+    if (strcmp(incarnation, call->incarnation) != 0)
+        return ERR_DENIED;
+    if (process->exists || call->order.generation <= process->seen)
+        return ERR_STATE;
+    process->seen = call->order.generation;
+    if (fault_happens(50))
+        return ERR_IO;
+    uint64_t seen = process->seen;
+    *process = (struct process){.exists = true,
+                                .seen = seen,
+                                .generation = seen,
+                                .state = GODWIT__VM_STATE__VM_STATE_RUNNING};
+    return 0;
+}
+
+static int agent_move_in(struct process *process, const struct call *call)
+{
+    if (process->exists && process->latch_generation == call->order.generation)
+        return 0;
+    if (process->exists || call->order.generation <= process->seen)
+        return ERR_STATE;
+    process->seen = call->order.generation;
+    if (fault_happens(50))
+        return ERR_NOMEM;
+    uint64_t seen = process->seen;
+    *process = (struct process){.exists = true,
+                                .seen = seen,
+                                .latch_generation = seen,
+                                .latch = GODWIT__LATCH__LATCH_IN,
+                                .state = GODWIT__VM_STATE__VM_STATE_INCOMING};
+    (void)snprintf(process->move_id, sizeof process->move_id, "%s", call->order.move_id);
+    return 0;
+}
+
+static int agent_move_out(struct process *process, const struct call *call)
+{
+    if (!process->exists)
+        return ERR_NOT_FOUND;
+    if (process->latch_generation == call->order.generation)
+        return 0;
+    if (call->order.generation <= process->seen ||
+        process->state != GODWIT__VM_STATE__VM_STATE_RUNNING)
+        return ERR_STATE;
+    process->seen = call->order.generation;
+    if (fault_happens(50))
+        return ERR_UNREACHABLE;
+    process->latch = GODWIT__LATCH__LATCH_OUT;
+    process->latch_generation = call->order.generation;
+    process->lane_cut = process->parked_told = false;
+    process->got_ready = process->got_started = process->got_abandoned = false;
+    (void)snprintf(process->move_id, sizeof process->move_id, "%s", call->order.move_id);
+    return 0;
+}
+
+static int agent_verdict(struct process *process, const struct cluster_order *order)
+{
+    if (strcmp(process->move_id, order->move_id) != 0)
+        return 0; /* it does not know that move: its status says so */
+    switch (order->verdict) {
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL:
+        if (process->latch == GODWIT__LATCH__LATCH_ABORTED)
+            return 0;
+        if (process->latch != GODWIT__LATCH__LATCH_OUT)
+            return ERR_STATE;
+        process->latch = GODWIT__LATCH__LATCH_ABORTED;
+        process->paused_by_move = false;
+        return 0;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_TAKE:
+        if (process->latch == GODWIT__LATCH__LATCH_TOOK)
+            return 0;
+        if (process->latch != GODWIT__LATCH__LATCH_READY)
+            return ERR_STATE;
+        process->latch = GODWIT__LATCH__LATCH_TOOK;
+        process->generation = process->latch_generation;
+        process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        return 0;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED:
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP:
+        if (process->latch != GODWIT__LATCH__LATCH_GAVE ||
+            process->state != GODWIT__VM_STATE__VM_STATE_HELD)
+            return ERR_STATE;
+        process->latch = GODWIT__LATCH__LATCH_RELEASED;
+        end_process(process);
+        return 0;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON:
+        if (process->latch == GODWIT__LATCH__LATCH_TOOK)
+            return ERR_STATE;
+        process->latch = GODWIT__LATCH__LATCH_ABANDONED;
+        end_process(process);
+        return 0;
+    case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME:
+        if (process->state == GODWIT__VM_STATE__VM_STATE_RUNNING)
+            return process->generation == order->generation ? 0 : ERR_STATE;
+        if (process->latch != GODWIT__LATCH__LATCH_GAVE ||
+            process->state != GODWIT__VM_STATE__VM_STATE_HELD || order->generation <= process->seen)
+            return ERR_STATE;
+        process->seen = process->generation = order->generation;
+        process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        process->paused_by_move = false;
+        return 0;
+    case _GODWIT__MOVE_VERDICT_KIND_IS_INT_SIZE:
+        break;
+    }
+    return ERR_INVALID;
+}
+
+static void agent_handle(struct call *call)
+{
+    int h = host_index(call->order.host), v = vm_index(call->order.vm_id);
+    struct process *process = &sim.hosts[h].processes[v];
+    int err = 0;
+    switch (call->order.kind) {
+    case ORDER_START:
+        err = agent_start(process, call);
+        break;
+    case ORDER_STOP:
+        if (process->exists)
+            end_process(process);
+        else
+            err = ERR_NOT_FOUND;
+        break;
+    case ORDER_MOVE_IN:
+        err = agent_move_in(process, call);
+        break;
+    case ORDER_MOVE_OUT:
+        err = agent_move_out(process, call);
+        break;
+    case ORDER_VERDICT:
+    case ORDER_STATUS:
+        if (!process->exists && !(sim.journal_tells && process->latch))
+            err = ERR_NOT_FOUND;
+        else if (!process->exists)
+            err = 0;
+        else if (call->order.kind == ORDER_VERDICT)
+            err = agent_verdict(process, &call->order);
+        break;
+    case ORDER_PAUSE:
+    case ORDER_RESUME:
+        break;
+    }
+    TRACE("%s handles order %d verdict %d gen %llu: %s", host_names[h], (int)call->order.kind,
+          (int)call->order.verdict, (unsigned long long)call->order.generation,
+          err ? err_name(err) : "ok");
+    check_world(); /* before anything else can happen to it */
+    call->err = err;
+    call->answered = true;
+    call->has_status =
+        !err && call->order.kind != ORDER_MOVE_IN && call->order.kind != ORDER_MOVE_OUT;
+    call->state = process->exists ? process->state : GODWIT__VM_STATE__VM_STATE_GONE;
+    call->generation = process->generation;
+    call->latch = process->latch;
+    call->latch_generation = process->latch_generation;
+    (void)snprintf(call->move_id, sizeof call->move_id, "%s", process->move_id);
+}
+
+/* ---- the coordinator's shell, in small --------------------------------------------------------
+ */
+
+static void send_order(const struct cluster_order *order)
+{
+    const struct cluster_vm *vm = cluster_vm(&sim.cluster, order->vm_id);
+    if (!vm)
+        return;
+    for (size_t i = 0; i < CALLS_MAX; i++) {
+        struct call *call = &sim.calls[i];
+        if (call->is_used)
+            continue;
+        *call =
+            (struct call){.is_used = true, .is_open = true, .order = *order, .sent_ns = sim.now_ns};
+        (void)snprintf(call->incarnation, sizeof call->incarnation, "%s", vm->own.incarnation);
+        TRACE("order %d verdict %d to %s gen %llu", (int)order->kind, (int)order->verdict,
+              order->host, (unsigned long long)order->generation);
+        call->is_unsent = !sim.hosts[host_index(order->host)].connected;
+        if (!call->is_unsent && percent(10) && !sim.heals)
+            sim.strays[draw(STRAYS_MAX)] = *call;
+        return;
+    }
+    CHECK(false, "too many calls");
+}
+
+static void act(const struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < todo->order_count; i++)
+        send_order(&todo->orders[i]);
+}
+
+static void apply(struct cluster_todo *todo)
+{
+    struct fault fault = {0};
+    struct store_batch *batch = NULL;
+    assert_int_equal(store_batch_new(&batch, &fault), 0);
+    for (size_t i = 0; i < todo->put_count; i++)
+        rows_put(batch, &sim.cluster, &todo->puts[i], now(), &sim.last_event);
+    if (store_batch_is_empty(batch) && (sim.commit_count == 0 || todo->order_count == 0)) {
+        act(todo);
+        cluster_todo_deinit(todo);
+        (void)store_batch_free(batch);
+        return;
+    }
+    CHECK(sim.commit_count < COMMITS_MAX, "too many commits");
+    sim.commits[sim.commit_count++] = (struct commit){.batch = batch, .todo = *todo};
+    *todo = (struct cluster_todo){0};
+}
+
+static void commit_first(bool and_act)
+{
+    struct commit commit = sim.commits[0];
+    struct fault fault = {0};
+    int r = store_commit_now(sim.store, commit.batch, &fault);
+    CHECK(r == 0, "commit: %s", fault.text);
+    sim.commit_count--;
+    memmove(&sim.commits[0], &sim.commits[1], sim.commit_count * sizeof sim.commits[0]);
+    if (and_act)
+        act(&commit.todo);
+    cluster_todo_deinit(&commit.todo);
+    (void)store_batch_free(commit.batch);
+}
+
+static void coordinator_dies(void)
+{
+    sim.crashes++;
+    uint64_t made = draw(sim.commit_count + 1); /* these became durable, nothing was sent */
+    TRACE("the coordinator dies; %llu of %zu commits are durable", (unsigned long long)made,
+          sim.commit_count);
+    while (made-- > 0)
+        commit_first(false);
+    for (size_t i = 0; i < sim.commit_count; i++) {
+        cluster_todo_deinit(&sim.commits[i].todo);
+        (void)store_batch_free(sim.commits[i].batch);
+    }
+    sim.commit_count = 0;
+    for (size_t i = 0; i < CALLS_MAX; i++) {
+        if (sim.calls[i].is_used && !sim.calls[i].at_agent && percent(50))
+            sim.calls[i].is_used = false;
+        sim.calls[i].is_open = false;
+    }
+    cluster_deinit(&sim.cluster);
+    for (int h = 0; h < HOSTS; h++)
+        sim.hosts[h].connected = false;
+
+    struct fault fault = {0};
+    int r = rows_load(sim.store, &sim.cluster, &sim.last_event, &fault);
+    CHECK(r == 0, "load: %s", fault.text);
+    struct cluster_todo todo = {0};
+    cluster_restart(&sim.cluster, now(), &todo);
+    apply(&todo);
+}
+
+static void finish_call(struct call *call, int err, bool definite)
+{
+    struct cluster_order order = call->order;
+    struct fault fault = {0};
+    struct told told;
+    struct cluster_result result = {.definite = definite, .never_left = call->is_unsent};
+    if (err) {
+        fault_set(&fault, err, "simulated: %s", err_name(err));
+        result.fault = &fault;
+    } else if (call->has_status) {
+        godwit__vm_status__init(&told.status);
+        godwit__move_latch__init(&told.latch);
+        told.status.vm_id = order.vm_id;
+        told.status.has_state = told.status.has_generation = true;
+        told.status.state = call->state;
+        told.status.generation = call->generation;
+        if (call->latch) {
+            told.latch.move_id = call->move_id;
+            told.latch.has_latch = told.latch.has_generation = true;
+            told.latch.latch = call->latch;
+            told.latch.generation = call->latch_generation;
+            told.status.latch = &told.latch;
+        }
+        result.status = &told.status;
+    }
+    struct cluster_todo todo = {0};
+    call->is_used = false;
+    cluster_order_done(&sim.cluster, &order, &result, now(), &todo);
+    apply(&todo);
+}
+
+static void disconnect(int h)
+{
+    TRACE("%s loses its link", host_names[h]);
+    sim.hosts[h].connected = false;
+    for (size_t i = 0; i < CALLS_MAX; i++) {
+        struct call *call = &sim.calls[i];
+        if (!call->is_used || !call->is_open || host_index(call->order.host) != h)
+            continue;
+        struct call lost = *call;
+        if (!lost.at_agent && !lost.is_unsent && percent(50))
+            sim.strays[draw(STRAYS_MAX)] = lost; /* it may arrive after all */
+        finish_call(call, ERR_CLOSED, lost.is_unsent);
+    }
+    struct cluster_todo todo = {0};
+    cluster_link_lost(&sim.cluster, cluster_host(&sim.cluster, host_names[h]), now(), &todo);
+    apply(&todo);
+}
+
+static void step_call(struct call *call)
+{
+    if (!call->is_open) { /* of a coordinator that died: the agent may have it still */
+        if (!call->at_agent && !call->is_unsent && percent(50))
+            agent_handle(call);
+        call->is_used = false;
+        return;
+    }
+    if (call->is_unsent) {
+        finish_call(call, ERR_UNREACHABLE, true);
+    } else if (!call->at_agent) {
+        call->at_agent = true;
+        if (percent(90) || sim.heals)
+            agent_handle(call);
+    } else if (call->answered) {
+        finish_call(call, call->err, true);
+    } else if (sim.now_ns - call->sent_ns > 3 * NS_PER_S) {
+        finish_call(call, ERR_TIMEOUT, false);
+    }
+}
+
+/* ---- moves between processes ------------------------------------------------------------------
+ */
+
+static void step_source(int h, int v, struct process *source)
+{
+    struct process *target = peer_of(v, source);
+    bool lane = target && !source->lane_cut && !target->lane_cut;
+    if (source->latch == GODWIT__LATCH__LATCH_OUT) {
+        if (source->got_abandoned || !lane) {
+            if (percent(40)) {
+                source->latch = GODWIT__LATCH__LATCH_ABORTED;
+                source->paused_by_move = false;
+                tell_move(h, v, true);
+            }
+        } else if (source->got_ready) {
+            source->latch = GODWIT__LATCH__LATCH_GAVE;
+            source->state = GODWIT__VM_STATE__VM_STATE_HELD;
+            target->got_transfer = !fault_happens(300);
+            target->lane_cut = !target->got_transfer;
+            TRACE("%s GAVE", host_names[h]);
+            tell_move(h, v, false);
+        } else if (percent(30)) {
+            source->paused_by_move = true;
+        }
+    } else if (source->latch == GODWIT__LATCH__LATCH_GAVE &&
+               source->state == GODWIT__VM_STATE__VM_STATE_HELD) {
+        if (source->got_started) {
+            source->latch = GODWIT__LATCH__LATCH_RELEASED;
+            tell_move(h, v, true);
+            end_process(source);
+        } else if (source->got_abandoned && sim.resumes_by_itself) {
+            source->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+            source->paused_by_move = false;
+            TRACE("%s resumes at its target's word", host_names[h]);
+            tell_move(h, v, true);
+        } else if (!source->parked_told) {
+            source->parked_told = true;
+            tell_move(h, v, false);
+        }
+    }
+}
+
+static void step_target(int h, int v, struct process *target)
+{
+    struct process *source = peer_of(v, target);
+    bool lane = source && !source->lane_cut && !target->lane_cut;
+    if (target->latch == GODWIT__LATCH__LATCH_IN && lane && source->paused_by_move &&
+        source->latch == GODWIT__LATCH__LATCH_OUT) {
+        target->latch = GODWIT__LATCH__LATCH_READY;
+        source->got_ready = true;
+        TRACE("%s READY", host_names[h]);
+        tell_move(h, v, false);
+    } else if (target->latch == GODWIT__LATCH__LATCH_READY && target->got_transfer) {
+        target->latch = GODWIT__LATCH__LATCH_TOOK;
+        target->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        target->generation = target->latch_generation;
+        if (lane && !fault_happens(100))
+            source->got_started = true;
+        TRACE("%s TOOK", host_names[h]);
+        tell_move(h, v, true);
+    } else if ((target->latch == GODWIT__LATCH__LATCH_IN ||
+                target->latch == GODWIT__LATCH__LATCH_READY) &&
+               ((!lane && percent(15)) || fault_happens(20))) {
+        target->latch = GODWIT__LATCH__LATCH_ABANDONED;
+        if (lane)
+            source->got_abandoned = true;
+        TRACE("%s ABANDONED", host_names[h]);
+        tell_move(h, v, true);
+        end_process(target);
+    }
+}
+
+static void step_move(void)
+{
+    int h = (int)draw(HOSTS), v = (int)draw(VMS);
+    struct process *process = &sim.hosts[h].processes[v];
+    if (!process->exists || !process->latch)
+        return;
+    if (fault_happens(30))
+        process->lane_cut = true;
+    if (process->latch >= GODWIT__LATCH__LATCH_IN)
+        step_target(h, v, process);
+    else
+        step_source(h, v, process);
+}
+
+/* ---- faults and operators ---------------------------------------------------------------------
+ */
+
+static void step_fault(void)
+{
+    int h = (int)draw(HOSTS), v = (int)draw(VMS);
+    struct process *process = &sim.hosts[h].processes[v];
+    switch (draw(7)) {
+    case 0:
+        if (fault_happens(sim.death_per_mille))
+            coordinator_dies();
+        break;
+    case 1:
+        if (sim.hosts[h].connected && fault_happens(200)) {
+            disconnect(h);
+            if (percent(10)) /* longer than any patience of the cores */
+                sim.hosts[h].away_until_ns = sim.now_ns + (4 + draw(20)) * NS_PER_S;
+        }
+        break;
+    case 2:
+        if (process->exists && fault_happens(15)) {
+            TRACE("the process of vm %d on %s dies", v, host_names[h]);
+            sim.lost++;
+            end_process(process);
+            process->state = GODWIT__VM_STATE__VM_STATE_CRASHED;
+            tell_vm(h, v);
+        }
+        break;
+    case 3:
+        if (fault_happens(10)) {
+            TRACE("%s boots anew", host_names[h]);
+            if (sim.hosts[h].connected)
+                disconnect(h);
+            sim.hosts[h].boot++;
+            for (int i = 0; i < VMS; i++) {
+                end_process(&sim.hosts[h].processes[i]);
+                sim.hosts[h].processes[i].latch = GODWIT__LATCH__LATCH_NONE;
+            }
+        }
+        break;
+    case 4: { /* a double, however late */
+        struct call *stray = &sim.strays[draw(STRAYS_MAX)];
+        if (stray->is_used) {
+            TRACE("a stray order arrives");
+            agent_handle(stray);
+            stray->is_used = false;
+        }
+        break;
+    }
+    case 5:
+        if (sim.hosts[h].connected && percent(20))
+            tell_vm(h, v); /* nobody asked; it may be anything */
+        break;
+    default:
+        break;
+    }
+}
+
+static void step_operator(void)
+{
+    static const Godwit__VmVerb verbs[] = {GODWIT__VM_VERB__VM_VERB_START,
+                                           GODWIT__VM_VERB__VM_VERB_START,
+                                           GODWIT__VM_VERB__VM_VERB_STOP};
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    struct cluster_job *job = NULL;
+    uint64_t ticket;
+    char vm[16], job_id[ID_SHORT_SIZE], move_id[ID_TEXT_SIZE];
+    (void)snprintf(vm, sizeof vm, "vm%d", (int)draw(VMS));
+    (void)snprintf(job_id, sizeof job_id, "J%06x", (unsigned)(++sim.next_id & 0xffffff));
+    (void)snprintf(move_id, sizeof move_id, "move-%llu", (unsigned long long)sim.next_id);
+    if (percent(75)) {
+        struct cluster_move_ask ask = {.vm = vm,
+                                       .to = percent(50) ? "auto" : host_names[draw(HOSTS)],
+                                       .job_id = job_id,
+                                       .move_id = move_id};
+        if (cluster_migrate(&sim.cluster, &ask, now(), &job, &problem, &todo) == 0)
+            TRACE("migrate %s to %s, job %s", vm, job->core.target_host, job_id);
+    } else if (percent(30) && sim.cluster.job_count > 0) {
+        const struct cluster_job *last = sim.cluster.jobs[sim.cluster.job_count - 1];
+        (void)snprintf(job_id, sizeof job_id, "%s", last->core.id);
+        if (cluster_cancel(&sim.cluster, job_id, now(), &job, &problem, &todo) == 0)
+            TRACE("cancel %s", job_id);
+    } else {
+        Godwit__VmVerb verb = verbs[draw(3)];
+        if (cluster_act(&sim.cluster, vm, verb, false, now(), &ticket, &problem, &todo) == 0)
+            TRACE("verb %d on %s", (int)verb, vm);
+    }
+    apply(&todo);
+}
+
+/* ---- time -------------------------------------------------------------------------------------
+ */
+
+static void heartbeats(void)
+{
+    Godwit__AgentHeartbeat heartbeat = GODWIT__AGENT_HEARTBEAT__INIT;
+    for (int h = 0; h < HOSTS; h++) {
+        struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+        if (sim.hosts[h].connected)
+            cluster_heartbeat(&sim.cluster, host, &heartbeat, now());
+        else if (sim.heals || (sim.now_ns > sim.hosts[h].away_until_ns && percent(5)))
+            say_hello(h);
+    }
+}
+
+static void step(void)
+{
+    sim.now_ns += (1 + draw(60)) * NS_PER_MS;
+    heartbeats();
+    if (sim.commit_count > 0 && percent(70))
+        commit_first(true);
+    for (int i = 0; i < 4; i++) {
+        struct call *call = &sim.calls[draw(CALLS_MAX / 8)]; /* mostly the first are in use */
+        if (call->is_used)
+            step_call(call);
+    }
+    for (size_t i = draw(8); i < CALLS_MAX; i += 8) {
+        if (sim.calls[i].is_used && percent(30))
+            step_call(&sim.calls[i]);
+    }
+    step_move();
+    check_world();
+    if (!sim.heals) {
+        step_fault();
+        if (percent(8))
+            step_operator();
+    }
+    struct cluster_todo todo = {0};
+    cluster_tick(&sim.cluster, now(), &todo);
+    apply(&todo);
+    check_world();
+    check_record();
+}
+
+/* ---- one run ----------------------------------------------------------------------------------
+ */
+
+static void begin(uint64_t seed)
+{
+    struct fault fault = {0};
+    sim.seed = seed;
+    sim.chance = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
+    for (int i = 0; i < 8; i++)
+        (void)draw(2);
+    sim.now_ns = NS_PER_S;
+    sim.resumes_by_itself = percent(30);
+    sim.journal_tells = percent(50);
+    sim.fault_percent = (unsigned)draw(200);
+    sim.death_per_mille = (unsigned)draw(60);
+    int r = store_open(&sim.store, ":memory:", NULL, &fault);
+    CHECK(r == 0, "store: %s", fault.text);
+    for (int h = 0; h < HOSTS; h++) {
+        struct cluster_todo todo = {0};
+        assert_non_null(cluster_host_joined(&sim.cluster, host_names[h], now(), &todo));
+        apply(&todo);
+        say_hello(h);
+    }
+    for (int v = 0; v < VMS; v++) {
+        Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+        Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
+        char name[16];
+        struct problem problem;
+        uint64_t ticket;
+        struct cluster_todo todo = {0};
+        (void)snprintf(name, sizeof name, "vm%d", v);
+        (void)snprintf(sim.vm_ids[v], sizeof sim.vm_ids[v], "id-of-vm%d", v);
+        memory.has_size = true;
+        memory.size = MIB(64);
+        spec.name = name;
+        spec.memory = &memory;
+        spec.kernel = (char *)(uintptr_t) "/kernel";
+        r = cluster_create_vm(&sim.cluster, &spec, sim.vm_ids[v], false, now(), &ticket, &problem,
+                              &todo);
+        CHECK(r == 0, "create: %s", problem.text);
+        apply(&todo);
+    }
+    while (sim.commit_count > 0) /* what operators were told is durable */
+        commit_first(true);
+}
+
+static bool is_settled(void)
+{
+    if (sim.commit_count > 0)
+        return false;
+    for (size_t i = 0; i < CALLS_MAX; i++) {
+        if (sim.calls[i].is_used)
+            return false;
+    }
+    for (size_t i = 0; i < sim.cluster.job_count; i++) {
+        if (job_core_is_active(&sim.cluster.jobs[i]->core))
+            return false;
+    }
+    for (int v = 0; v < VMS; v++) {
+        enum own_phase phase = cluster_vm(&sim.cluster, sim.vm_ids[v])->own.phase;
+        if (phase != OWN_RUN && phase != OWN_STOPPED)
+            return false;
+    }
+    return true;
+}
+
+static void heal(void)
+{
+    TRACE("healing");
+    sim.heals = true;
+    memset(sim.strays, 0, sizeof sim.strays);
+    for (int i = 0; i < HEAL_STEPS && !is_settled(); i++)
+        step();
+    for (int h = 0; h < HOSTS; h++) /* events may have been lost: agents tell all once more */
+        say_hello(h);
+    int i = 0;
+    do {
+        step();
+    } while (++i < HEAL_STEPS && (!is_settled() || i < 100));
+}
+
+static void check_settled(void)
+{
+    CHECK(is_settled(), "not settled after healing: vm0 %s job %s, vm1 %s job %s",
+          own_phase_name(cluster_vm(&sim.cluster, sim.vm_ids[0])->own.phase),
+          cluster_vm(&sim.cluster, sim.vm_ids[0])->job
+              ? job_step_name(cluster_vm(&sim.cluster, sim.vm_ids[0])->job->core.step)
+              : "-",
+          own_phase_name(cluster_vm(&sim.cluster, sim.vm_ids[1])->own.phase),
+          cluster_vm(&sim.cluster, sim.vm_ids[1])->job
+              ? job_step_name(cluster_vm(&sim.cluster, sim.vm_ids[1])->job->core.step)
+              : "-");
+    for (int v = 0; v < VMS; v++) {
+        const struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
+        for (int h = 0; h < HOSTS; h++) {
+            const struct process *process = &sim.hosts[h].processes[v];
+            bool is_owner = vm->own.phase == OWN_RUN && host_index(vm->own.owner) == h;
+            if (is_owner)
+                CHECK(runs(process) && process->generation == vm->own.gen,
+                      "vm %d: RUN(%s, %llu), but its process %s as %llu", v, vm->own.owner,
+                      (unsigned long long)vm->own.gen, runs(process) ? "runs" : "does not run",
+                      (unsigned long long)process->generation);
+            else
+                CHECK(!process->exists, "vm %d: left over on %s in state %d latch %d; %s(%s, %llu)",
+                      v, host_names[h], (int)process->state, (int)process->latch,
+                      own_phase_name(vm->own.phase), vm->own.owner,
+                      (unsigned long long)vm->own.gen);
+        }
+    }
+}
+
+static void end_run(uint64_t totals[static 4])
+{
+    for (size_t i = 0; i < sim.cluster.job_count; i++) {
+        const struct job_core *core = &sim.cluster.jobs[i]->core;
+        totals[0] += core->state == JOB_DONE;
+        totals[1] += core->state != JOB_DONE;
+        totals[2] += core->resume_generation > 0;
+    }
+    totals[3] += sim.crashes;
+    for (size_t i = 0; i < sim.commit_count; i++) {
+        cluster_todo_deinit(&sim.commits[i].todo);
+        (void)store_batch_free(sim.commits[i].batch);
+    }
+    cluster_deinit(&sim.cluster);
+    sim.store = store_close(sim.store);
+}
+
+static void moves_are_safe_and_end(void **state)
+{
+    (void)state;
+    const char *one = getenv("GODWIT_SIM_SEED"), *many = getenv("GODWIT_SIM_SEEDS");
+    uint64_t first = one ? strtoull(one, NULL, 10) : 1;
+    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 400;
+    uint64_t totals[4] = {0};
+    for (uint64_t seed = first; seed < first + count; seed++) {
+        memset(&sim, 0, sizeof sim);
+        sim.traces = one != NULL;
+        begin(seed);
+        for (int i = 0; i < STEPS; i++)
+            step();
+        heal();
+        check_settled();
+        end_run(totals);
+    }
+    print_message("%llu seeds: %llu moves done, %llu not, %llu resumed at a new generation, "
+                  "%llu coordinator deaths\n",
+                  (unsigned long long)count, (unsigned long long)totals[0],
+                  (unsigned long long)totals[1], (unsigned long long)totals[2],
+                  (unsigned long long)totals[3]);
+    if (!one && count >= 100)
+        assert_true(totals[0] > count && totals[1] > count && totals[2] > 10 && totals[3] > count);
+}
+
+int main(void)
+{
+    log_set_level(LOG_ERROR);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(moves_are_safe_and_end)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,494 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/world.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/cluster_view.h"
+#include "proto/limits.h"
+
+#define VM_STATE(name) GODWIT__VM_STATE__VM_STATE_##name
+#define VERB(name) GODWIT__VM_VERB__VM_VERB_##name
+
+static struct cluster cluster;
+static struct cluster_todo todo; /* of the last step */
+static struct problem problem;
+static uint64_t now_ns, ticket;
+
+static struct cluster_now later(void)
+{
+    now_ns += 10 * NS_PER_MS;
+    cluster_todo_deinit(&todo);
+    return (struct cluster_now){.ns = now_ns, .unix_ms = 1};
+}
+
+static void hello(const char *name, const char *incarnation, Godwit__VmStatus *status)
+{
+    Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, v2 = GODWIT__BASELINE_FACT__INIT;
+    Godwit__BaselineFact *baselines[] = {&v1, &v2};
+    Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+    Godwit__AgentHello message = GODWIT__AGENT_HELLO__INIT;
+    v1.name = (char *)(uintptr_t) "x86-64-v1";
+    v2.name = (char *)(uintptr_t) "x86-64-v2";
+    v1.has_given = v1.given = v2.has_given = true;
+    v2.given = strcmp(name, "node3") != 0;
+    facts.name = (char *)(uintptr_t)name;
+    facts.incarnation = (char *)(uintptr_t)incarnation;
+    facts.has_kvm = facts.kvm = true;
+    facts.has_memory_free_bytes = true;
+    facts.memory_free_bytes = GIB(4);
+    facts.baselines = baselines;
+    facts.n_baselines = 2;
+    message.facts = &facts;
+    if (status) {
+        message.vms = &status;
+        message.n_vms = 1;
+    }
+    cluster_hello(&cluster, cluster_host(&cluster, name), &message, later(), &todo);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    log_set_level(LOG_ERROR);
+    cluster = (struct cluster){0};
+    now_ns = NS_PER_S;
+    static const char *const names[] = {"node1", "node2", "node3"};
+    for (int i = 0; i < 3; i++) {
+        assert_non_null(cluster_host_joined(&cluster, names[i], later(), &todo));
+        hello(names[i], "boot-1", NULL);
+    }
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    cluster_todo_deinit(&todo);
+    cluster_deinit(&cluster);
+    return 0;
+}
+
+static int create(const char *name, uint64_t memory, const char *baseline, const char *host)
+{
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MemorySpec size = GODWIT__MEMORY_SPEC__INIT;
+    Godwit__CpuSpec cpu = GODWIT__CPU_SPEC__INIT;
+    char id[ID_TEXT_SIZE];
+    (void)snprintf(id, sizeof id, "id-%.20s", name);
+    size.has_size = true;
+    size.size = memory;
+    cpu.baseline = (char *)(uintptr_t)baseline;
+    spec.name = (char *)(uintptr_t)name;
+    spec.memory = &size;
+    spec.cpu = &cpu;
+    spec.kernel = (char *)(uintptr_t) "/kernel";
+    spec.host = (char *)(uintptr_t)host;
+    return cluster_create_vm(&cluster, &spec, id, false, later(), &ticket, &problem, &todo);
+}
+
+static struct cluster_vm *vm_named(const char *name)
+{
+    struct cluster_vm *vm = cluster_find_vm(&cluster, name, NULL);
+    assert_non_null(vm);
+    return vm;
+}
+
+/* The last order goes well. */
+static void order_succeeds(Godwit__VmState state, uint64_t generation)
+{
+    assert_int_equal(todo.order_count, 1);
+    struct cluster_order order = todo.orders[0];
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    struct cluster_result result = {.definite = true, .status = &status};
+    status.vm_id = order.vm_id;
+    status.has_state = status.has_generation = true;
+    status.state = state;
+    status.generation = generation;
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+}
+
+static void order_fails(int err, bool definite)
+{
+    assert_int_equal(todo.order_count, 1);
+    struct cluster_order order = todo.orders[0];
+    struct fault fault = {0};
+    struct cluster_result result = {.fault = &fault, .definite = definite};
+    fault_set(&fault, err, "no");
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+}
+
+static void create_running(const char *name, const char *host)
+{
+    assert_int_equal(create(name, MIB(64), "x86-64-v1", host), 0);
+    order_succeeds(VM_STATE(RUNNING), 1);
+    assert_int_equal(vm_named(name)->own.phase, OWN_RUN);
+}
+
+static int migrate(const char *vm, const char *to, struct cluster_job **ret_job)
+{
+    struct cluster_move_ask ask = {.vm = vm, .to = to, .job_id = "J000001", .move_id = "move-1"};
+    return cluster_migrate(&cluster, &ask, later(), ret_job, &problem, &todo);
+}
+
+static void report(const char *host, const char *vm, Godwit__VmState state, uint64_t generation,
+                   Godwit__Latch latch, uint64_t latch_generation)
+{
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    Godwit__MoveLatch message = GODWIT__MOVE_LATCH__INIT;
+    status.vm_id = vm_named(vm)->id;
+    status.has_state = status.has_generation = true;
+    status.state = state;
+    status.generation = generation;
+    message.move_id = (char *)(uintptr_t) "move-0";
+    message.has_latch = message.has_generation = true;
+    message.latch = latch;
+    message.generation = latch_generation;
+    status.latch = latch ? &message : NULL;
+    hello(host, "boot-1", &status);
+}
+
+/* ---- create, start ----------------------------------------------------------------------------
+ */
+
+static void a_start_is_recorded_before_it_is_ordered(void **state)
+{
+    (void)state;
+
+    assert_int_equal(create("web", MIB(64), "", NULL), 0);
+
+    const struct cluster_vm *vm = vm_named("web");
+    assert_int_equal(vm->own.phase, OWN_STARTING);
+    assert_int_equal(vm->own.gen, 1);
+    assert_string_equal(vm->spec->cpu->baseline, "x86-64-v1"); /* node3 gives no more */
+    assert_int_equal(todo.orders[0].kind, ORDER_START);
+    bool has_own = false;
+    for (size_t i = 0; i < todo.put_count; i++)
+        has_own |= todo.puts[i].kind == PUT_OWN;
+    assert_true(has_own);
+}
+
+static void a_start_that_was_refused_leaves_the_vm_stopped(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", NULL), 0);
+
+    order_fails(ERR_IO, true);
+
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+    assert_int_equal(todo.answers[0].problem->code, GW_START_FAILED);
+    assert_string_equal(todo.answers[0].problem->vm_state, "stopped");
+}
+
+static void a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+
+    order_fails(ERR_TIMEOUT, false);
+
+    assert_int_equal(vm_named("web")->own.phase, OWN_STARTING);
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(START), false, later(), &ticket, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_VM_BUSY);
+    hello("node1", "boot-1", NULL);
+    assert_int_equal(todo.orders[0].kind, ORDER_START); /* said again, same generation */
+    assert_int_equal(todo.orders[0].generation, 1);
+    hello("node1", "boot-2", NULL); /* a boot voids the grant */
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+}
+
+static void bad_specs_are_refused_and_change_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        uint64_t memory;
+        const char *baseline, *host;
+        enum gw_code code;
+    } cases[] = {
+        {"", MIB(64), "", NULL, GW_SPEC_INVALID},
+        {"a/b", MIB(64), "", NULL, GW_SPEC_INVALID},
+        {"web", MIB(8), "", NULL, GW_SPEC_INVALID},
+        {"web", MIB(64) + 4096, "", NULL, GW_SPEC_INVALID},
+        {"web", GIB(128), "", NULL, GW_SPEC_INVALID},
+        {"web", MIB(64), "z80", NULL, GW_SPEC_INVALID},
+        {"web", MIB(64), "", "node9", GW_HOST_UNKNOWN},
+        {"web", MIB(64), "x86-64-v2", "node3", GW_CPU_COMPAT},
+        {"web", GIB(5), "", "node1", GW_NO_MEMORY},
+        {"web", GIB(5), "", NULL, GW_NO_HOST_FITS},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(create(cases[i].name, cases[i].memory, cases[i].baseline, cases[i].host),
+                         -1);
+        assert_int_equal(problem.code, cases[i].code);
+        assert_int_equal(cluster.vm_count, 0);
+        assert_int_equal(todo.put_count + todo.order_count, 0);
+    }
+}
+
+static void a_name_is_given_once(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    assert_int_equal(create("web", MIB(64), "", NULL), -1);
+
+    assert_int_equal(problem.code, GW_NAME_TAKEN);
+    assert_string_equal(problem.vm_state, "running on node1");
+}
+
+/* ---- words ------------------------------------------------------------------------------------
+ */
+
+static void words_are_names_ids_and_unique_prefixes(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    create_running("web-2", "node1");
+
+    assert_string_equal(cluster_find_vm(&cluster, "web", &problem)->spec->name, "web");
+    assert_string_equal(cluster_find_vm(&cluster, "web-", &problem)->spec->name, "web-2");
+    assert_string_equal(cluster_find_vm(&cluster, "id-web-2", &problem)->spec->name, "web-2");
+    assert_null(cluster_find_vm(&cluster, "we", &problem));
+    assert_int_equal(problem.code, GW_AMBIGUOUS);
+    assert_int_equal(problem.detail_count, 2);
+    assert_null(cluster_find_vm(&cluster, "wbe", &problem));
+    assert_int_equal(problem.code, GW_VM_UNKNOWN);
+    assert_string_equal(problem.hint, "did you mean 'web'?");
+    assert_null(cluster_find_host(&cluster, "nod3", &problem));
+    assert_string_equal(problem.hint, "did you mean 'node3'?");
+}
+
+static void a_host_that_is_silent_is_suspect_then_down_and_its_vms_unknown(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    const struct cluster_host *host = cluster_host(&cluster, "node1");
+    uint64_t seen_ns = host->seen_ns;
+
+    assert_int_equal(cluster_host_state(host, seen_ns + NS_PER_S), HOST_UP);
+    assert_int_equal(cluster_host_state(host, seen_ns + 3 * NS_PER_S), HOST_SUSPECT);
+    assert_int_equal(cluster_host_state(host, seen_ns + 5 * NS_PER_S), HOST_DOWN);
+    assert_string_equal(cluster_vm_word(&cluster, vm_named("web"), seen_ns + 5 * NS_PER_S),
+                        "unknown");
+    assert_string_equal(cluster_vm_word(&cluster, vm_named("web"), seen_ns + NS_PER_S), "running");
+}
+
+/* ---- moves ------------------------------------------------------------------------------------
+ */
+
+static void a_move_is_recorded_with_its_job_before_the_target_is_ordered(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    create_running("web", "node1");
+
+    assert_int_equal(migrate("web", "node2", &job), 0);
+
+    const struct own *own = &vm_named("web")->own;
+    assert_int_equal(own->phase, OWN_HANDOVER);
+    assert_int_equal(own->gen, 1);
+    assert_int_equal(own->hiwater, 2);
+    assert_int_equal(job->core.generation, 2);
+    assert_string_equal(own->target, "node2");
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_MOVE_IN);
+    bool has_own = false, has_job = false;
+    for (size_t i = 0; i < todo.put_count; i++) {
+        has_own |= todo.puts[i].kind == PUT_OWN;
+        has_job |= todo.puts[i].kind == PUT_JOB;
+    }
+    assert_true(has_own && has_job);
+}
+
+static void a_move_is_refused_with_its_reason(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    create_running("web", "node1");
+
+    assert_int_equal(migrate("nobody", "node2", &job), -1);
+    assert_int_equal(problem.code, GW_VM_UNKNOWN);
+    assert_int_equal(migrate("web", "node1", &job), -1);
+    assert_int_equal(problem.code, GW_SAME_HOST);
+    assert_int_equal(migrate("web", "node9", &job), -1);
+    assert_int_equal(problem.code, GW_HOST_UNKNOWN);
+    cluster_host(&cluster, "node2")->memory_free_bytes = MIB(10);
+    assert_int_equal(migrate("web", "node2", &job), -1);
+    assert_int_equal(problem.code, GW_NO_MEMORY);
+    assert_string_equal(problem.vm_state, "running on node1");
+    cluster_link_lost(&cluster, cluster_host(&cluster, "node3"), later(), &todo);
+    assert_int_equal(migrate("web", "node3", &job), -1);
+    assert_int_equal(problem.code, GW_HOST_DOWN);
+    assert_int_equal(migrate("web", "", &job), -1);
+    assert_int_equal(problem.code, GW_NO_HOST_FITS);
+    assert_int_equal(problem.detail_count, 4); /* three hosts and what the guest uses */
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+    assert_int_equal(vm_named("web")->own.hiwater, 1);
+}
+
+static void a_vm_with_a_job_is_busy(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    create_running("web", "node1");
+    assert_int_equal(migrate("web", "node2", &job), 0);
+
+    assert_int_equal(migrate("web", "node3", &job), -1);
+    assert_int_equal(problem.code, GW_VM_BUSY);
+    assert_string_equal(problem.vm_state, "running on node1");
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_VM_BUSY);
+}
+
+static void a_dry_run_changes_nothing(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    create_running("web", "node1");
+    struct cluster_move_ask ask = {
+        .vm = "web", .to = "auto", .dry_run = true, .job_id = "J000001", .move_id = "m"};
+
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), 0);
+
+    assert_string_equal(job->core.target_host, "node2");
+    assert_int_equal(todo.put_count + todo.order_count, 0);
+    assert_int_equal(cluster.job_count, 0);
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+    (void)cluster_job_free(job);
+}
+
+static void a_move_event_of_a_host_that_has_no_part_in_it_is_ignored(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    create_running("web", "node1");
+    assert_int_equal(migrate("web", "node2", &job), 0);
+    order_succeeds(VM_STATE(NONE), 0);
+    event.move_id = job->core.move_id;
+    event.has_at_target = event.at_target = true;
+    event.has_latch = true;
+    event.latch = GODWIT__LATCH__LATCH_TOOK;
+
+    cluster_move_event(&cluster, cluster_host(&cluster, "node3"), &event, later(), &todo);
+
+    assert_int_equal(job->core.step, JOB_MOVE);
+    assert_int_equal(job->core.target.latch, GODWIT__LATCH__LATCH_NONE);
+}
+
+/* ---- reconciliation ---------------------------------------------------------------------------
+ */
+
+static void a_vm_that_its_host_does_not_have_any_more_has_crashed(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    hello("node1", "boot-2", NULL);
+
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+    assert_string_equal(cluster_vm_word(&cluster, vm_named("web"), now_ns), "crashed");
+    assert_string_equal(vm_named("web")->reason, "node1 was booted anew");
+}
+
+static void a_vm_that_is_where_it_should_be_is_left_alone(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    report("node1", "web", VM_STATE(RUNNING), 1, GODWIT__LATCH__LATCH_NONE, 0);
+
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+    assert_int_equal(todo.order_count, 0);
+}
+
+static void an_unknown_or_superseded_vm_is_warned_of_and_never_killed(void **state)
+{
+    (void)state;
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    create_running("web", "node1");
+    status.vm_id = (char *)(uintptr_t) "stranger";
+    status.has_state = true;
+    status.state = VM_STATE(RUNNING);
+
+    hello("node2", "boot-1", &status);
+    assert_int_equal(cluster.warning_count, 1);
+    assert_int_equal(todo.order_count, 0);
+    report("node3", "web", VM_STATE(RUNNING), 1, GODWIT__LATCH__LATCH_NONE, 0);
+    assert_int_equal(cluster.warning_count, 2);
+    assert_int_equal(todo.order_count, 0);
+    hello("node2", "boot-1", NULL); /* gone: no more to warn of */
+    hello("node3", "boot-1", NULL);
+    assert_int_equal(cluster.warning_count, 0);
+}
+
+static void what_a_move_left_over_is_cleared_away(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    report("node2", "web", VM_STATE(INCOMING), 0, GODWIT__LATCH__LATCH_READY, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_VERDICT);
+    assert_int_equal(todo.orders[0].verdict, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON);
+    report("node2", "web", VM_STATE(HELD), 0, GODWIT__LATCH__LATCH_GAVE, 1);
+    assert_int_equal(todo.orders[0].verdict, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP);
+    report("node2", "web", VM_STATE(HELD), 0, GODWIT__LATCH__LATCH_GAVE, 9); /* newer: never */
+    assert_int_equal(todo.order_count, 0);
+}
+
+static void a_late_answer_of_an_earlier_life_is_no_evidence(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    report("node1", "web", VM_STATE(RUNNING), 1, GODWIT__LATCH__LATCH_NONE, 0);
+    struct cluster_order question = {.kind = ORDER_STATUS, .host = "node1", .asked_ns = 1};
+    struct fault fault = {0};
+    struct cluster_result result = {.fault = &fault, .definite = true};
+    fault_set(&fault, ERR_NOT_FOUND, "no such VM");
+    (void)snprintf(question.vm_id, sizeof question.vm_id, "%s", vm_named("web")->id);
+
+    cluster_order_done(&cluster, &question, &result, later(), &todo);
+
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_start_is_recorded_before_it_is_ordered),
+        TEST(a_start_that_was_refused_leaves_the_vm_stopped),
+        TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
+        TEST(bad_specs_are_refused_and_change_nothing),
+        TEST(a_name_is_given_once),
+        TEST(words_are_names_ids_and_unique_prefixes),
+        TEST(a_host_that_is_silent_is_suspect_then_down_and_its_vms_unknown),
+        TEST(a_move_is_recorded_with_its_job_before_the_target_is_ordered),
+        TEST(a_move_is_refused_with_its_reason),
+        TEST(a_vm_with_a_job_is_busy),
+        TEST(a_dry_run_changes_nothing),
+        TEST(a_move_event_of_a_host_that_has_no_part_in_it_is_ignored),
+        TEST(a_vm_that_its_host_does_not_have_any_more_has_crashed),
+        TEST(a_vm_that_is_where_it_should_be_is_left_alone),
+        TEST(an_unknown_or_superseded_vm_is_warned_of_and_never_killed),
+        TEST(what_a_move_left_over_is_cleared_away),
+        TEST(a_late_answer_of_an_earlier_life_is_no_evidence),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,343 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/world.h"
+#include "coordinator/job_core.h"
+#include "proto/limits.h"
+
+#define LATCH(name) GODWIT__LATCH__LATCH_##name
+#define VERDICT(name) GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_##name
+
+static struct job_core job;
+static uint64_t now_ns;
+
+static struct job_todo step(struct job_event event)
+{
+    struct job_todo todo = {0};
+    now_ns += 10 * NS_PER_MS;
+    event.now_ns = now_ns;
+    job_core_step(&job, &event, &todo);
+    return todo;
+}
+
+static struct job_todo report(bool at_target, Godwit__Latch latch)
+{
+    return step((struct job_event){.type = JOB_EVENT_REPORT,
+                                   .report = {.at_target = at_target, .latch = latch}});
+}
+
+static struct job_todo source_tells_why(int fault_code, const char *text)
+{
+    return step((struct job_event){.type = JOB_EVENT_REPORT,
+                                   .report = {.latch = LATCH(ABORTED),
+                                              .ended = true,
+                                              .has_receipt = true,
+                                              .fault_code = fault_code,
+                                              .fault_text = text}});
+}
+
+static struct job_todo tick(uint64_t ms)
+{
+    now_ns += ms * NS_PER_MS;
+    return step((struct job_event){.type = JOB_EVENT_TICK});
+}
+
+static struct job_todo link_changes(bool at_target, bool up)
+{
+    return step(
+        (struct job_event){.type = JOB_EVENT_LINK, .link = {.at_target = at_target, .up = up}});
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&job, 0, sizeof job);
+    now_ns = NS_PER_S;
+    job_core_init(&job, now_ns);
+    (void)snprintf(job.id, sizeof job.id, "J000001");
+    (void)snprintf(job.source_host, sizeof job.source_host, "node1");
+    (void)snprintf(job.target_host, sizeof job.target_host, "node2");
+    job.source_generation = 1;
+    job.generation = 2;
+    return 0;
+}
+
+static int set_up_moving(void **state)
+{
+    (void)set_up(state);
+    (void)step((struct job_event){.type = JOB_EVENT_BEGIN});
+    (void)step((struct job_event){.type = JOB_EVENT_ADDRESS});
+    (void)report(false, LATCH(OUT));
+    return 0;
+}
+
+static void orders_the_source_only_after_it_is_stored(void **state)
+{
+    (void)state;
+    struct job_todo begun = step((struct job_event){.type = JOB_EVENT_BEGIN});
+    struct job_todo answered = step((struct job_event){.type = JOB_EVENT_ADDRESS});
+
+    assert_int_equal(begun.bits & (JOB_TODO_STORE | JOB_TODO_MOVE_IN | JOB_TODO_MOVE_OUT),
+                     JOB_TODO_STORE | JOB_TODO_MOVE_IN);
+    assert_int_equal(answered.bits & (JOB_TODO_STORE | JOB_TODO_MOVE_OUT),
+                     JOB_TODO_STORE | JOB_TODO_MOVE_OUT);
+    assert_true(job.out_sent);
+}
+
+static void a_target_that_took_it_owns_it(void **state)
+{
+    (void)state;
+    (void)report(false, LATCH(GAVE));
+
+    struct job_todo took = report(true, LATCH(TOOK));
+    assert_int_equal(took.own, JOB_OWN_TAKEN);
+    assert_int_equal(took.source_verdict, VERDICT(STARTED));
+    struct job_todo released = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.latch = LATCH(RELEASED), .has_receipt = true}});
+
+    assert_true(released.bits & JOB_TODO_ENDED);
+    assert_int_equal(job.state, JOB_DONE);
+}
+
+static void latches_that_come_late_or_twice_change_nothing(void **state)
+{
+    (void)state;
+    (void)report(false, LATCH(GAVE));
+
+    (void)report(false, LATCH(OUT));
+    struct job_todo again = report(false, LATCH(GAVE));
+
+    assert_int_equal(job.source.latch, LATCH(GAVE));
+    assert_int_equal(again.bits & JOB_TODO_STORE, 0);
+}
+
+static void a_latch_of_the_other_end_is_not_believed(void **state)
+{
+    (void)state;
+
+    (void)report(true, LATCH(GAVE));
+    (void)report(false, LATCH(TOOK));
+
+    assert_int_equal(job.source.latch, LATCH(OUT));
+    assert_int_equal(job.step, JOB_MOVE);
+}
+
+static void an_aborted_source_ends_it_once_the_target_is_clear(void **state)
+{
+    (void)state;
+
+    struct job_todo aborted = report(false, LATCH(ABORTED));
+    assert_int_equal(aborted.target_verdict, VERDICT(ABANDON));
+    assert_int_equal(aborted.own, JOB_OWN_KEEP);
+    struct job_todo clear = report(true, LATCH(ABANDONED));
+    assert_int_equal(clear.own, JOB_OWN_KEEP); /* why it rolled back is not told yet */
+    struct job_todo told = source_tells_why(ERR_DEADLINE, "deadline");
+
+    assert_int_equal(told.own, JOB_OWN_BACK);
+    assert_int_equal(job.state, JOB_ROLLED_BACK);
+    assert_int_equal(job.error_code, GW_MOVE_DEADLINE);
+}
+
+static void an_aborted_source_that_never_says_why_ends_it_all_the_same(void **state)
+{
+    (void)state;
+    (void)report(false, LATCH(ABORTED));
+    (void)report(true, LATCH(ABANDONED));
+
+    struct job_todo later = tick(3000);
+
+    assert_int_equal(later.own, JOB_OWN_BACK);
+    assert_int_equal(job.error_code, GW_MOVE_ROLLED_BACK);
+}
+
+static void an_aborted_move_does_not_wait_for_ever_for_a_dead_target(void **state)
+{
+    (void)state;
+    (void)link_changes(true, false);
+    (void)report(false, LATCH(ABORTED));
+
+    struct job_todo later = tick(6000);
+
+    assert_int_equal(later.own, JOB_OWN_BACK);
+}
+
+static void a_parked_guest_is_pushed_forward_and_never_resumed_on_silence(void **state)
+{
+    (void)state;
+    struct job_todo parked = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.latch = LATCH(GAVE), .parked = true}});
+    assert_int_equal(parked.target_verdict, VERDICT(TAKE));
+    (void)link_changes(true, false);
+
+    struct job_todo alarmed = tick(PARK_ALARM_MS + 1000);
+    assert_true(alarmed.bits & JOB_TODO_ALARM);
+    (void)tick(PARK_FENCE_MS);
+    assert_int_equal(job.state, JOB_ATTENTION);
+    for (int i = 0; i < 100; i++) {
+        struct job_todo todo = tick(60000);
+        assert_int_equal(todo.own, JOB_OWN_KEEP);
+        assert_int_equal(todo.source_verdict, 0);
+    }
+
+    (void)link_changes(true, true);
+    struct job_todo took = report(true, LATCH(TOOK));
+    assert_int_equal(took.own, JOB_OWN_TAKEN);
+    assert_int_equal(job.state, JOB_RUNNING);
+}
+
+static void an_abandoned_target_lets_the_source_go_on_as_a_new_generation(void **state)
+{
+    (void)state;
+    (void)report(false, LATCH(GAVE));
+
+    struct job_todo abandoned = report(true, LATCH(ABANDONED));
+    assert_int_equal(abandoned.own, JOB_OWN_RECOVER);
+    assert_int_equal(abandoned.source_verdict, 0); /* not before it is stored */
+    job.resume_generation = 3;
+    struct job_todo next = tick(100);
+    assert_int_equal(next.source_verdict, VERDICT(RESUME));
+    struct job_todo running = step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.latch = LATCH(GAVE), .runs = true, .generation = 3, .asked_ns = now_ns}});
+
+    assert_int_equal(running.own, JOB_OWN_RECOVERED);
+    assert_int_equal(job.state, JOB_ROLLED_BACK);
+}
+
+static void a_cancel_asks_the_source_and_ends_as_canceled(void **state)
+{
+    (void)state;
+
+    struct job_todo canceled = step((struct job_event){.type = JOB_EVENT_CANCEL});
+    assert_int_equal(canceled.source_verdict, VERDICT(CANCEL));
+    assert_int_equal(canceled.target_verdict, 0); /* it could park the guest for nothing */
+    (void)report(false, LATCH(ABORTED));
+    (void)report(true, LATCH(ABANDONED));
+    (void)source_tells_why(ERR_CANCELED, "canceled");
+
+    assert_int_equal(job.state, JOB_CANCELED);
+    assert_int_equal(job.error_code, GW_MOVE_CANCELED);
+}
+
+static void a_cancel_with_an_unreachable_source_abandons_the_target_first(void **state)
+{
+    (void)state;
+    (void)link_changes(false, false);
+
+    struct job_todo canceled = step((struct job_event){.type = JOB_EVENT_CANCEL});
+    assert_int_equal(canceled.target_verdict, VERDICT(ABANDON));
+    struct job_todo clear = report(true, LATCH(ABANDONED));
+
+    assert_int_equal(clear.own, JOB_OWN_KEEP); /* the source may have given it meanwhile */
+    assert_int_equal(job.step, JOB_BACK);
+}
+
+static void a_refused_target_is_no_rolled_back_move(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    (void)step((struct job_event){.type = JOB_EVENT_BEGIN});
+    fault_set(&fault, ERR_NOMEM, "no memory");
+
+    (void)step((struct job_event){.type = JOB_EVENT_MOVE_IN_FAILED,
+                                  .failed = {.fault = &fault, .definite = true}});
+    struct job_todo gone =
+        step((struct job_event){.type = JOB_EVENT_REPORT,
+                                .report = {.at_target = true, .absent = true, .asked_ns = now_ns}});
+
+    assert_int_equal(gone.own, JOB_OWN_BACK);
+    assert_int_equal(job.state, JOB_FAILED);
+    assert_int_equal(job.error_code, GW_NO_MEMORY);
+}
+
+static void a_lost_order_to_the_source_is_cleared_up_before_it_ends(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    job.source.latch = LATCH(NONE);
+    fault_set(&fault, ERR_CLOSED, "the connection ended");
+    (void)step((struct job_event){.type = JOB_EVENT_MOVE_OUT_FAILED, .failed = {.fault = &fault}});
+    (void)step((struct job_event){.type = JOB_EVENT_CANCEL});
+    uint64_t before_ns = now_ns;
+    (void)tick(2000);
+
+    (void)report(true, LATCH(ABANDONED));
+    struct job_todo stale = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.runs = true, .asked_ns = before_ns}});
+    assert_int_equal(stale.own, JOB_OWN_KEEP); /* asked before the target was out of it */
+    struct job_todo fresh = step(
+        (struct job_event){.type = JOB_EVENT_REPORT, .report = {.runs = true, .asked_ns = now_ns}});
+
+    assert_int_equal(fresh.own, JOB_OWN_BACK);
+}
+
+static void a_restart_before_the_sources_order_rolls_back(void **state)
+{
+    (void)state;
+    (void)step((struct job_event){.type = JOB_EVENT_BEGIN});
+
+    (void)step((struct job_event){.type = JOB_EVENT_RESTART});
+    (void)link_changes(true, true);
+    struct job_todo gone = step((struct job_event){.type = JOB_EVENT_REPORT,
+                                                   .report = {.at_target = true, .absent = true}});
+
+    assert_int_equal(gone.own, JOB_OWN_BACK);
+    assert_int_equal(job.state, JOB_ROLLED_BACK);
+}
+
+static void a_restart_after_it_waits_for_both_sides(void **state)
+{
+    (void)state;
+
+    struct job_todo restarted = step((struct job_event){.type = JOB_EVENT_RESTART});
+
+    assert_int_equal(restarted.own, JOB_OWN_KEEP);
+    assert_int_equal(job.step, JOB_MOVE);
+    struct job_todo quiet = tick(10000);
+    assert_int_equal(quiet.bits & (JOB_TODO_ASK_SOURCE | JOB_TODO_ASK_TARGET), 0);
+}
+
+static void a_dead_source_process_before_gave_is_a_lost_vm(void **state)
+{
+    (void)state;
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT, .report = {.absent = true}});
+    assert_int_equal(job.step, JOB_BACK);
+
+    struct job_todo clear = report(true, LATCH(ABANDONED));
+
+    assert_int_equal(clear.own, JOB_OWN_STOP);
+    assert_int_equal(job.state, JOB_FAILED);
+    assert_int_equal(job.error_code, GW_VM_LOST);
+}
+
+#define FRESH(name) cmocka_unit_test_setup(name, set_up)
+#define MOVING(name) cmocka_unit_test_setup(name, set_up_moving)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        FRESH(orders_the_source_only_after_it_is_stored),
+        MOVING(a_target_that_took_it_owns_it),
+        MOVING(latches_that_come_late_or_twice_change_nothing),
+        MOVING(a_latch_of_the_other_end_is_not_believed),
+        MOVING(an_aborted_source_ends_it_once_the_target_is_clear),
+        MOVING(an_aborted_source_that_never_says_why_ends_it_all_the_same),
+        MOVING(an_aborted_move_does_not_wait_for_ever_for_a_dead_target),
+        MOVING(a_parked_guest_is_pushed_forward_and_never_resumed_on_silence),
+        MOVING(an_abandoned_target_lets_the_source_go_on_as_a_new_generation),
+        MOVING(a_cancel_asks_the_source_and_ends_as_canceled),
+        MOVING(a_cancel_with_an_unreachable_source_abandons_the_target_first),
+        FRESH(a_refused_target_is_no_rolled_back_move),
+        MOVING(a_lost_order_to_the_source_is_cleared_up_before_it_ends),
+        FRESH(a_restart_before_the_sources_order_rolls_back),
+        MOVING(a_restart_after_it_waits_for_both_sides),
+        MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
