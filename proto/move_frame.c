@@ -126,8 +126,8 @@ static int judge_hello(const Godwit__MoveHello *hello, struct fault *fault)
         !hello->has_lanes || !hello->has_vcpus)
         return fault_set(fault, ERR_CORRUPT, "control lane: a greeting with fields missing");
     if (hello->lanes < 1 || hello->lanes > LANES_MAX)
-        return fault_set(fault, ERR_CORRUPT, "control lane: %u lanes, 1 to %d may be",
-                         hello->lanes, LANES_MAX);
+        return fault_set(fault, ERR_CORRUPT, "control lane: %u lanes, 1 to %d may be", hello->lanes,
+                         LANES_MAX);
     return 0;
 }
 

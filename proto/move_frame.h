@@ -4,8 +4,9 @@
  * Thread: any; pure.
  *
  * Little-endian: u32 length of the message, u16 type, u16 check of these (low bits of XXH3-64), u32
- * check of the message. TLS keeps strangers out, the checks find our own mistakes, and a length that
- * is wrong is not waited for. Every message is judged whole before anyone sees it: present fields, lengths, counts, limits.
+ * check of the message. TLS keeps strangers out, the checks find our own mistakes, and a length
+ * that is wrong is not waited for. Every message is judged whole before anyone sees it: present
+ * fields, lengths, counts, limits.
  */
 #ifndef GODWIT_PROTO_MOVE_FRAME_H
 #define GODWIT_PROTO_MOVE_FRAME_H

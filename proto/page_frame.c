@@ -137,8 +137,8 @@ static int judge_body(const struct page_frame *frame, struct fault *fault)
     if (frame->codec == PAGE_FRAME_LZ4 &&
         (frame->data_count == 0 || frame->body_bytes <= sizes || frame->body_bytes > sizes + raw))
         return fault_set(fault, ERR_CORRUPT,
-                         "page frame: %u compressed pages in a body of %u bytes",
-                         frame->data_count, frame->body_bytes);
+                         "page frame: %u compressed pages in a body of %u bytes", frame->data_count,
+                         frame->body_bytes);
     return 0;
 }
 

@@ -97,8 +97,7 @@ static int judge(const Godwit__JoinToken *token, struct fault *fault)
 {
     if (!token->address || !token->address[0] || !token->pin || !token->pin[0] || !token->id ||
         !token->id[0] || !token->has_secret)
-        return fault_set(fault, ERR_CORRUPT,
-                         "the join token lacks its address, pin, id or secret");
+        return fault_set(fault, ERR_CORRUPT, "the join token lacks its address, pin, id or secret");
     if (token->secret.len != TOKEN_SECRET_BYTES)
         return fault_set(fault, ERR_CORRUPT, "the join token's secret has %zu bytes instead of %d",
                          token->secret.len, TOKEN_SECRET_BYTES);
@@ -133,9 +132,9 @@ int token_decode(const char *text, Godwit__JoinToken **ret_token, struct fault *
         return fault_set(fault, ERR_CORRUPT, "the join token is cut off after %zu letters", count);
     size_t packed = (size_t)bytes - SUM_BYTES;
     if (bytes_get_u32(body) != body_sum(body + SUM_BYTES, packed))
-        return fault_set(fault, ERR_CORRUPT,
-                         "the join token is damaged or cut off (%zu letters; its check sum differs)",
-                         count);
+        return fault_set(
+            fault, ERR_CORRUPT,
+            "the join token is damaged or cut off (%zu letters; its check sum differs)", count);
 
     Godwit__JoinToken *token = godwit__join_token__unpack(NULL, packed, body + SUM_BYTES);
     if (!token)

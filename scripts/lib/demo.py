@@ -2,7 +2,6 @@
 import argparse
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -50,11 +49,7 @@ def main():
             "Load the kvm module, or join the group that owns it.")
         return 1
 
-    def stop(number, _frame):
-        raise KeyboardInterrupt(signal.Signals(number).name)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-
+    pools.end_on_signals()
     started = time.monotonic()
     pool = pools.Pool(hosts=3)
     try:

@@ -34,6 +34,14 @@ def wait_for(what, seconds, check, pause=0.02):
         time.sleep(pause)
 
 
+def end_on_signals():
+    """SIGTERM and SIGHUP take the same way out as Ctrl-C, so that what was started is ended."""
+    def stop(number, _frame):
+        raise KeyboardInterrupt(signal.Signals(number).name)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
 def _become_subreaper():
     """VM processes that outlive their agent become our children, so that we can end and reap them."""
     PR_SET_CHILD_SUBREAPER = 36

@@ -23,6 +23,7 @@ def skip_unless_possible():
 def run(cases, hosts=2):
     """Each case gets the same living pool, in order; then nothing may be left behind."""
     skip_unless_possible()
+    pools.end_on_signals()
     wanted = sys.argv[1:]
     failed = []
     pool = pools.Pool(hosts=hosts, log_level=os.environ.get("GODWIT_LOG", "info"))

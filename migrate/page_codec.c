@@ -1,0 +1,189 @@
+/* A frame is built backwards from its data: pages are copied to a fixed place in `staging`, and
+ * when their number is known the head is laid directly in front of them, so that head and pages
+ * leave in one write and fill whole TLS records.
+ *
+ *      staging  | ......... head | page | page | page | ...
+ *      packed   | ... head | sizes | group | group ...      (only when LZ4 gained something)
+ */
+#include "migrate/page_codec.h"
+
+#include <assert.h>
+#include <lz4.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+
+enum {
+    ROOM_FOR_HEAD = 320, /* a multiple of 64, so that pages are aligned for the copy */
+    ROOM_FOR_SIZES = PAGE_FRAME_GROUPS_MAX * 4,
+    GROUP_BYTES = PAGE_FRAME_GROUP_PAGES * PAGE_BYTES,
+    STAGING_BYTES = ROOM_FOR_HEAD + PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
+    PACKED_BYTES = ROOM_FOR_HEAD + ROOM_FOR_SIZES + PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
+    SKIP_GROUPS_MAX = 64,
+};
+
+static_assert((int)ROOM_FOR_HEAD >= (int)PAGE_FRAME_HEAD_MAX && ROOM_FOR_HEAD % 64 == 0,
+              "head before aligned pages");
+
+static uint8_t *room_new(size_t count)
+{
+    return aligned_alloc(64, (count + 63) / 64 * 64);
+}
+
+int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, struct fault *fault)
+{
+    *codec = (struct page_codec){0};
+    page_tuner_init(&codec->tuner, policy);
+    codec->staging = room_new(STAGING_BYTES);
+    codec->packed = room_new(PACKED_BYTES);
+    codec->lz4_state = malloc((size_t)LZ4_sizeofState());
+    if (!codec->staging || !codec->packed || !codec->lz4_state) {
+        page_codec_deinit(codec);
+        return fault_set(fault, ERR_NOMEM, "no memory for a lane's frames");
+    }
+    return 0;
+}
+
+void page_codec_deinit(struct page_codec *codec)
+{
+    free(codec->lz4_state);
+    free(codec->packed);
+    free(codec->staging);
+    codec->lz4_state = NULL;
+    codec->packed = codec->staging = NULL;
+}
+
+void page_codec_begin(struct page_codec *codec, uint32_t region, uint64_t first_page,
+                      uint32_t round)
+{
+    assert(first_page % BLOCK_PAGES == 0);
+    codec->frame = (struct page_frame){
+        .type = PAGE_FRAME_PAGES,
+        .codec = PAGE_FRAME_RAW,
+        .region = region,
+        .first_page = first_page,
+        .round = round,
+    };
+}
+
+uint8_t *page_codec_slot(struct page_codec *codec)
+{
+    assert(codec->frame.count < PAGE_FRAME_PAGES_MAX);
+    return codec->staging + ROOM_FOR_HEAD + (size_t)codec->frame.data_count * PAGE_BYTES;
+}
+
+static void add_entry(struct page_codec *codec, unsigned page_in_block, bool has_data)
+{
+    struct page_frame *frame = &codec->frame;
+    assert(frame->count < PAGE_FRAME_PAGES_MAX);
+    assert(page_in_block < BLOCK_PAGES);
+    codec->entries[frame->count++] =
+        (struct page_frame_entry){.page = (uint16_t)page_in_block, .has_data = has_data};
+    frame->data_count += has_data;
+}
+
+void page_codec_add_data(struct page_codec *codec, unsigned page_in_block)
+{
+    add_entry(codec, page_in_block, true);
+}
+
+void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block)
+{
+    add_entry(codec, page_in_block, false);
+}
+
+/* Bytes that the group takes behind `to`; its raw size when it was stored as it is. */
+static uint32_t pack_group(struct page_codec *codec, const uint8_t *raw, uint32_t raw_bytes,
+                           uint8_t *to, int acceleration)
+{
+    if (codec->skip_groups > 0) {
+        codec->skip_groups--;
+    } else {
+        /* A tenth must be gained: the peer has to undo it. LZ4 gives up once it is over. */
+        int packed = LZ4_compress_fast_extState(codec->lz4_state, (const char *)raw, (char *)to,
+                                                (int)raw_bytes, (int)(raw_bytes - raw_bytes / 10),
+                                                acceleration);
+        if (packed > 0) {
+            codec->skip_next = 0;
+            return (uint32_t)packed;
+        }
+        codec->skip_next = codec->skip_next ? codec->skip_next * 2 : 1;
+        if (codec->skip_next > SKIP_GROUPS_MAX)
+            codec->skip_next = SKIP_GROUPS_MAX;
+        codec->skip_groups = codec->skip_next;
+    }
+    memcpy(to, raw, raw_bytes);
+    return raw_bytes;
+}
+
+static bool pack(struct page_codec *codec, int acceleration)
+{
+    struct page_frame *frame = &codec->frame;
+    unsigned groups = page_frame_groups(frame->data_count);
+    if (codec->skip_groups >= groups) { /* nothing would even be tried */
+        codec->skip_groups -= groups;
+        return false;
+    }
+    const uint8_t *raw = codec->staging + ROOM_FOR_HEAD;
+    uint8_t *body = codec->packed + ROOM_FOR_HEAD;
+    uint32_t sizes[PAGE_FRAME_GROUPS_MAX];
+    uint32_t at = groups * 4;
+    uint64_t pages = 0, bytes = 0;
+
+    for (unsigned i = 0; i < groups; i++) {
+        uint32_t raw_bytes = page_frame_group_pages(frame->data_count, i) * PAGE_BYTES;
+        sizes[i] = pack_group(codec, raw, raw_bytes, body + at, acceleration);
+        if (sizes[i] < raw_bytes) {
+            pages += raw_bytes / PAGE_BYTES;
+            bytes += sizes[i];
+        }
+        at += sizes[i];
+        raw += raw_bytes;
+    }
+    if (pages == 0)
+        return false;
+    page_frame_put_sizes(sizes, groups, body);
+    frame->codec = PAGE_FRAME_LZ4;
+    frame->body_bytes = at;
+    codec->lz4_pages += pages;
+    codec->lz4_bytes += bytes;
+    codec->raw_pages += frame->data_count - pages;
+    return true;
+}
+
+size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
+{
+    struct page_frame *frame = &codec->frame;
+    if (frame->count == 0)
+        return 0;
+
+    int acceleration = page_tuner_acceleration(codec->tuner.arm);
+    uint8_t *body = codec->packed + ROOM_FOR_HEAD;
+    if (acceleration == 0 || frame->data_count == 0 || !pack(codec, acceleration)) {
+        frame->body_bytes = frame->data_count * PAGE_BYTES;
+        codec->raw_pages += frame->data_count;
+        body = codec->staging + ROOM_FOR_HEAD;
+    }
+    uint8_t head[PAGE_FRAME_HEAD_MAX];
+    unsigned head_bytes = page_frame_put(frame, codec->entries, head);
+    memcpy(body - head_bytes, head, head_bytes);
+    *ret_bytes = body - head_bytes;
+    return head_bytes + frame->body_bytes;
+}
+
+int page_codec_decode_group(const uint8_t *packed, uint32_t packed_bytes, uint8_t *ret_raw,
+                            uint32_t raw_bytes, struct fault *fault)
+{
+    assert(raw_bytes <= GROUP_BYTES);
+    if (packed_bytes == raw_bytes) {
+        memcpy(ret_raw, packed, raw_bytes);
+        return 0;
+    }
+    int got = LZ4_decompress_safe((const char *)packed, (char *)ret_raw, (int)packed_bytes,
+                                  (int)raw_bytes);
+    if (got != (int)raw_bytes)
+        return fault_set(fault, ERR_CORRUPT,
+                         "page frame: a compressed group does not give its %u bytes", raw_bytes);
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* Pages to frames and back: raw or LZ4 groups of 16 pages, zero pages as bare entries.
+ *
+ * Flow:   lane_source -> [page_codec] -> page_frame -> stream; page_place <- [page_codec]
+ * Thread: one lane's.
+ */
+#ifndef GODWIT_MIGRATE_PAGE_CODEC_H
+#define GODWIT_MIGRATE_PAGE_CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "migrate/page_tuner.h"
+#include "proto/page_frame.h"
+
+struct fault;
+
+struct page_codec {
+    struct page_tuner tuner;
+    uint8_t *staging; /* owned: room for a head, then raw pages; 64-byte aligned data */
+    uint8_t *packed;  /* owned: room for a head, then sizes and groups */
+    void *lz4_state;  /* owned */
+
+    struct page_frame frame; /* being filled */
+    struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+    unsigned skip_groups, skip_next; /* incompressible lately: store so many without trying */
+
+    uint64_t raw_pages, lz4_pages, lz4_bytes; /* since the owner last reset them */
+};
+
+int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, struct fault *fault);
+void page_codec_deinit(struct page_codec *codec);
+
+/* Begin a frame of the block at first_page. */
+void page_codec_begin(struct page_codec *codec, uint32_t region, uint64_t first_page,
+                      uint32_t round);
+/* Where the next page may be copied to; it counts only once it is added. */
+uint8_t *page_codec_slot(struct page_codec *codec);
+void page_codec_add_data(struct page_codec *codec, unsigned page_in_block);
+void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block);
+/* Give the frame's bytes (borrowed until the next begin); 0 when it has no entries. */
+size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes);
+
+/* Undo one group: exactly `raw_bytes` from `packed_bytes`, or ERR_CORRUPT; never writes beyond. */
+int page_codec_decode_group(const uint8_t *packed, uint32_t packed_bytes, uint8_t *ret_raw,
+                            uint32_t raw_bytes, struct fault *fault);
+
+#endif

@@ -1,0 +1,157 @@
+#include "migrate/page_place.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "migrate/page_codec.h"
+#include "migrate/page_digest.h"
+#include "migrate/region.h"
+#include "net/stream.h"
+
+enum { GROUP_BYTES = PAGE_FRAME_GROUP_PAGES * PAGE_BYTES };
+
+int page_place_init(struct page_place *place, const struct region *regions,
+                    struct page_digest *digests, unsigned region_count, struct fault *fault)
+{
+    *place =
+        (struct page_place){.regions = regions, .digests = digests, .region_count = region_count};
+    place->staging = malloc(PAGE_FRAME_BODY_MAX);
+    place->group = malloc(GROUP_BYTES);
+    if (!place->staging || !place->group) {
+        page_place_deinit(place);
+        return fault_set(fault, ERR_NOMEM, "no memory for a lane's frames");
+    }
+    return 0;
+}
+
+void page_place_deinit(struct page_place *place)
+{
+    free(place->group);
+    free(place->staging);
+    place->group = place->staging = NULL;
+}
+
+static unsigned find_region(const struct page_place *place, uint32_t id)
+{
+    unsigned i = 0;
+    while (i < place->region_count && place->regions[i].id != id)
+        i++;
+    assert(i < place->region_count); /* page_frame_get_entries judged it */
+    return i;
+}
+
+static uint8_t *page_at(const struct region *region, const struct page_frame *frame,
+                        const struct page_frame_entry *entry)
+{
+    return region->base + (frame->first_page + entry->page) * PAGE_BYTES;
+}
+
+/* The number of neighbours from entry `first` on that all have data. */
+static unsigned run_length(const struct page_frame_entry *entries, unsigned first, unsigned count)
+{
+    unsigned run = 1;
+    while (first + run < count && entries[first + run].has_data &&
+           entries[first + run].page == entries[first].page + run)
+        run++;
+    return run;
+}
+
+static int place_raw(const struct region *region, const struct page_frame *frame,
+                     const struct page_frame_entry *entries, struct stream *stream,
+                     struct fault *fault)
+{
+    for (unsigned i = 0; i < frame->count;) {
+        if (!entries[i].has_data) {
+            i++;
+            continue;
+        }
+        unsigned run = run_length(entries, i, frame->count);
+        int r = stream_read(stream, page_at(region, frame, &entries[i]), (size_t)run * PAGE_BYTES,
+                            fault);
+        if (r < 0)
+            return r;
+        i += run;
+    }
+    return 0;
+}
+
+static int place_group(struct page_place *place, const struct region *region,
+                       const struct page_frame *frame, const struct page_frame_entry *const *data,
+                       unsigned pages, const uint8_t *packed, uint32_t packed_bytes,
+                       struct fault *fault)
+{
+    uint32_t raw_bytes = pages * PAGE_BYTES;
+    if (data[pages - 1]->page - data[0]->page == (int)pages - 1)
+        return page_codec_decode_group(packed, packed_bytes, page_at(region, frame, data[0]),
+                                       raw_bytes, fault);
+
+    int r = page_codec_decode_group(packed, packed_bytes, place->group, raw_bytes, fault);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < pages; i++)
+        memcpy(page_at(region, frame, data[i]), place->group + (size_t)i * PAGE_BYTES, PAGE_BYTES);
+    return 0;
+}
+
+static int place_lz4(struct page_place *place, const struct region *region,
+                     const struct page_frame *frame, const struct page_frame_entry *entries,
+                     struct stream *stream, struct fault *fault)
+{
+    int r = stream_read(stream, place->staging, frame->body_bytes, fault);
+    if (r < 0)
+        return r;
+    uint32_t sizes[PAGE_FRAME_GROUPS_MAX];
+    r = page_frame_get_sizes(frame, place->staging, sizes, fault);
+    if (r < 0)
+        return r;
+
+    const struct page_frame_entry *data[PAGE_FRAME_PAGES_MAX];
+    unsigned data_count = 0;
+    for (unsigned i = 0; i < frame->count; i++) {
+        if (entries[i].has_data)
+            data[data_count++] = &entries[i];
+    }
+    assert(data_count == frame->data_count);
+
+    unsigned groups = page_frame_groups(data_count);
+    const uint8_t *at = place->staging + (size_t)groups * 4;
+    for (unsigned i = 0; i < groups; i++) {
+        r = place_group(place, region, frame, data + (size_t)i * PAGE_FRAME_GROUP_PAGES,
+                        page_frame_group_pages(data_count, i), at, sizes[i], fault);
+        if (r < 0)
+            return r;
+        at += sizes[i];
+    }
+    return 0;
+}
+
+int page_place_frame(struct page_place *place, const struct page_frame *frame,
+                     const struct page_frame_entry *entries, struct stream *stream,
+                     struct fault *fault)
+{
+    unsigned index = find_region(place, frame->region);
+    const struct region *region = &place->regions[index];
+    struct page_digest *digest = &place->digests[index];
+
+    int r = frame->codec == PAGE_FRAME_LZ4 ? place_lz4(place, region, frame, entries, stream, fault)
+                                           : place_raw(region, frame, entries, stream, fault);
+    if (r < 0)
+        return r;
+
+    for (unsigned i = 0; i < frame->count; i++) {
+        uint64_t page = frame->first_page + entries[i].page;
+        uint8_t *bytes = page_at(region, frame, &entries[i]);
+        uint64_t hash = 0;
+        if (entries[i].has_data)
+            hash = page_digest_hash(bytes);
+        else if (page_digest_get(digest, page) != 0)
+            memset(bytes, 0, PAGE_BYTES);
+        page_digest_set(digest, page, hash, &place->sum);
+        place->running = page_digest_fold(place->running, page, hash);
+        place->zero_pages += !entries[i].has_data;
+    }
+    place->pages += frame->count;
+    return 0;
+}

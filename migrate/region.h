@@ -1,0 +1,43 @@
+/* Everything that must move is a region: pages that can be collected, cleared, read and written.
+ *
+ * Flow:   guest_memory, dirty_tracker -> [region] -> page_scan, lane
+ * Thread: start, collect, populated, stop on the scan thread; clear and the bytes on lane threads.
+ *
+ * A table that the owner fills; RAM of a vm is region_ram.c in agent/vm's reach, a plain array in
+ * the flow tests. Page numbers are flat, 0 .. pages-1.
+ */
+#ifndef GODWIT_MIGRATE_REGION_H
+#define GODWIT_MIGRATE_REGION_H
+
+#include <stdint.h>
+
+struct bitmap;
+struct fault;
+struct region;
+
+struct region_ops {
+    /* Begin to track. The first collect after it reports every page. */
+    int (*track_start)(struct region *region, struct fault *fault);
+    void (*track_stop)(struct region *region);
+    /* Add to `dirty` every page written and not cleared since. Clears nothing. */
+    int (*collect)(struct region *region, struct bitmap *dirty, struct fault *fault);
+    /* Clear the pages of the aligned 512-page block at first_page that are set in the mask. */
+    int (*clear)(struct region *region, uint64_t first_page, const uint64_t mask[static 8],
+                 struct fault *fault);
+    /* Pages with memory behind them; all others are zero and are never touched. */
+    int (*populated)(struct region *region, struct bitmap *ret_populated, struct fault *fault);
+    /* Target: give pages memory now. Several threads at once, for different pages. */
+    int (*populate)(struct region *region, uint64_t first_page, uint64_t pages,
+                    struct fault *fault);
+};
+
+struct region {
+    const struct region_ops *ops;
+    void *owner;      /* borrowed, for the ops */
+    const char *name; /* "ram" */
+    unsigned id;
+    uint64_t pages;
+    uint8_t *base; /* page n is at base + n * PAGE_BYTES */
+};
+
+#endif

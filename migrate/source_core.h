@@ -1,0 +1,128 @@
+/* What the source's end of a move decides: a pure function of (state, event).
+ *
+ * Flow:   source (shell) -> event -> [source_core] -> todo bits -> source (shell)
+ * Thread: under the shell's lock; no I/O, no clock: time arrives in the event.
+ *
+ * The commit point is SOURCE_TODO_LATCH_GAVE. Before it every trouble leads back (ABORTED, resume);
+ * after it nothing does but a word from outside that carries a newer generation.
+ */
+#ifndef GODWIT_MIGRATE_SOURCE_CORE_H
+#define GODWIT_MIGRATE_SOURCE_CORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "migrate/converge.h"
+#include "proto/migration.pb-c.h"
+#include "proto/phase.h"
+
+enum source_policy { SOURCE_POLICY_GENTLE, SOURCE_POLICY_BALANCED, SOURCE_POLICY_FINISH };
+
+enum source_event_type {
+    SOURCE_EVENT_START,
+    /* our own work */
+    SOURCE_EVENT_CONTROL_OPEN, /* the control lane's handshake is done */
+    SOURCE_EVENT_LANES_OPEN,   /* all of them */
+    SOURCE_EVENT_ROUND_DONE,   /* every lane's fence was answered */
+    SOURCE_EVENT_STOOD_BY,     /* both sides are awake for the pause */
+    SOURCE_EVENT_PAUSED,       /* vCPUs stand still, the last dirty pages are known */
+    SOURCE_EVENT_DRAINED,      /* last fences written, machine state saved */
+    SOURCE_EVENT_FAILED,       /* a lane, a save, a tracker: with the fault */
+    SOURCE_EVENT_TICK,         /* only time has passed */
+    /* the target's words, on the control lane */
+    SOURCE_EVENT_WELCOME,
+    SOURCE_EVENT_PREPARED,
+    SOURCE_EVENT_READY,
+    SOURCE_EVENT_STARTED,
+    SOURCE_EVENT_ABANDONED, /* with its fault */
+    SOURCE_EVENT_LINK_LOST, /* the control lane is gone */
+    /* verdicts from outside */
+    SOURCE_EVENT_VERDICT_CANCEL,
+    SOURCE_EVENT_VERDICT_STARTED,
+    SOURCE_EVENT_VERDICT_ABANDONED, /* generation: 0, or the new one to resume at */
+    SOURCE_EVENT_VERDICT_RESUME,    /* generation: the new one */
+    SOURCE_EVENT_VERDICT_DROP,
+    SOURCE_EVENT_COUNT
+};
+
+struct source_event {
+    uint64_t now_ns;
+    enum source_event_type type;
+    struct converge_round round; /* ROUND_DONE */
+    uint64_t activity;           /* TICK: grows whenever a page went out or a fence was answered */
+    uint64_t populated_pages;    /* WELCOME: what prepare has to give memory to */
+    uint64_t generation;         /* verdicts */
+    const struct fault *fault;   /* FAILED, ABANDONED, LINK_LOST, CANCEL; borrowed */
+};
+
+/* Carried out lowest bit first. */
+enum source_todo {
+    SOURCE_TODO_LATCH_OUT = 1 << 0,
+    SOURCE_TODO_OPEN_CONTROL = 1 << 1,
+    SOURCE_TODO_SEND_HELLO = 1 << 2,
+    SOURCE_TODO_PREPARE = 1 << 3,     /* send extents, open the lanes */
+    SOURCE_TODO_FIRST_ROUND = 1 << 4, /* begin to track, send what is populated */
+    SOURCE_TODO_ROUND = 1 << 5,       /* send what is dirty */
+    SOURCE_TODO_STAND_BY = 1 << 6,    /* wake both sides for the pause */
+    SOURCE_TODO_PAUSE = 1 << 7,       /* stop the guest, collect the last dirty pages */
+    SOURCE_TODO_DRAIN = 1 << 8,       /* send them, save the machine */
+    SOURCE_TODO_SEND_STATE = 1 << 9,
+    SOURCE_TODO_LATCH_GAVE = 1 << 10,
+    SOURCE_TODO_SEND_TRANSFER = 1 << 11,
+    SOURCE_TODO_LATCH_RELEASED = 1 << 12,
+    SOURCE_TODO_LATCH_ABORTED = 1 << 13,
+    SOURCE_TODO_RESUME = 1 << 14, /* as it was before the move */
+    SOURCE_TODO_SEND_ABORT = 1 << 15,
+    SOURCE_TODO_END = 1 << 16,
+};
+
+/* Of these nothing may happen any more once the move rolls back. */
+#define SOURCE_TODO_FORWARD                                                                        \
+    (SOURCE_TODO_OPEN_CONTROL | SOURCE_TODO_SEND_HELLO | SOURCE_TODO_PREPARE |                     \
+     SOURCE_TODO_FIRST_ROUND | SOURCE_TODO_ROUND | SOURCE_TODO_STAND_BY | SOURCE_TODO_PAUSE |      \
+     SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER)
+
+enum { SOURCE_SILENT_MS_MAX = 60 * 1000 }; /* a round in which nothing moves at all */
+
+struct source_core_config {
+    uint64_t generation; /* m */
+    uint64_t downtime_ns_max;
+    uint64_t deadline_ms; /* of the whole pre-copy, 0: by policy */
+    enum source_policy policy;
+    unsigned vcpus;
+    uint64_t memory_pages;
+    uint64_t bandwidth_bytes_per_s;
+    bool reread; /* both sides read all memory inside the pause: more time for it */
+    /* One line a phase; may be NULL. */
+    void (*trace)(void *data, const char *line);
+    void *trace_data;
+};
+
+struct source_core {
+    struct source_core_config config;
+    enum phase phase;
+    Godwit__Latch latch;
+    struct converge converge;
+    bool control_open, lanes_open, prepared, standing_by, guest_stopped, link_lost;
+    bool target_abandoned; /* it said so after GAVE */
+    bool ended;
+    uint64_t started_ns, greeted_ns;
+    uint64_t phase_deadline_ns;   /* INV-3 */
+    uint64_t activity, active_ns; /* pre-copy: last seen, and when */
+    uint64_t populated_pages;
+    uint64_t generation_granted; /* to resume at after GAVE */
+    uint64_t entered_ns[PHASE_COUNT];
+    enum phase ended_in; /* the phase in which it failed, or DONE */
+    struct fault fault;  /* why it did */
+};
+
+void source_core_init(struct source_core *core, const struct source_core_config *config);
+/* Returns 0, or ERR_STATE when this event may not be in this phase: nothing has changed then. A
+ * target's word out of turn is not refused but ends the move. *ret_todo: SOURCE_TODO_* bits. */
+int source_core_step(struct source_core *core, const struct source_event *event, unsigned *ret_todo,
+                     struct fault *fault);
+const char *source_event_name(enum source_event_type type);
+uint64_t source_core_default_deadline_ms(const struct source_core_config *config);
+
+#endif

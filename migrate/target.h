@@ -1,0 +1,48 @@
+/* The target's end of one move: greets, prepares memory, places pages, takes the guest over.
+ *
+ * Flow:   source -> lanes -> [target] -> target_core, page_place -> agent/vm
+ * Thread: target_start begins the move's own thread and one per lane; callbacks run on the move's
+ *         thread, but for accept_lane, which runs on one that does nothing else. verdict from any
+ *         thread. new, start, free on the owner's.
+ */
+#ifndef GODWIT_MIGRATE_TARGET_H
+#define GODWIT_MIGRATE_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/phase.h"
+#include "proto/vm.pb-c.h"
+
+struct fault;
+struct guest;
+struct stream;
+struct target;
+
+struct target_config {
+    struct guest *guest; /* borrowed, must outlive the target; empty, paused */
+    const char *move_id; /* copied */
+    uint64_t generation;
+    const char *incarnation; /* this host's, copied: TRANSFER must name it */
+
+    /* Wait (at most timeout_ms) for the next lane of this move: handshake done, number told. */
+    int (*accept_lane)(void *data, uint64_t timeout_ms, struct stream **ret_stream,
+                       unsigned *ret_lane, struct fault *fault);
+    /* Any thread: make a waiting accept_lane return ERR_CANCELED, now and later. */
+    void (*interrupt_accept)(void *data);
+    void (*on_latch)(void *data, Godwit__Latch latch);
+    void (*on_progress)(void *data, const Godwit__MoveProgress *progress);
+    /* Once: DONE (the guest runs here) or ROLLED_BACK (ABANDONED: discard it). */
+    void (*on_ended)(void *data, enum phase phase, const struct fault *fault);
+    void *data;
+};
+
+int target_new(struct target **ret_target, const struct target_config *config, struct fault *fault);
+int target_start(struct target *target, struct fault *fault);
+struct target *target_free(struct target *target);
+
+/* ABANDON before TOOK; TAKE (a relayed TRANSFER) when READY; else ERR_STATE. */
+int target_verdict(struct target *target, Godwit__MoveVerdictKind kind, uint64_t generation,
+                   const char *reason, struct fault *fault);
+
+#endif

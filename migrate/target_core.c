@@ -1,0 +1,419 @@
+/*  none -> greet -> prepare -> precopy -> pause, drain -> state -> handover -> done
+ *    |       |        |          |            |           |         |  READY -> TOOK, resume
+ *    +-------+--------+----------+------------+-----------+---------+
+ *                         rolled-back (ABANDONED: will never run)
+ *
+ * The target does not see the pause begin: it passes through pause and drain when the last fences
+ * and the state arrive.
+ */
+#include "migrate/target_core.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/world.h"
+#include "proto/limits.h"
+
+enum { REREAD_MS_PER_GIB = 4000, WHOLE_MS_MAX = 30000 };
+
+static const char *const names[TARGET_EVENT_COUNT] = {
+    [TARGET_EVENT_START] = "start",
+    [TARGET_EVENT_LANES_OPEN] = "lanes-open",
+    [TARGET_EVENT_POPULATED] = "populated",
+    [TARGET_EVENT_DRAINED] = "drained",
+    [TARGET_EVENT_LOADED] = "loaded",
+    [TARGET_EVENT_RESUMED] = "resumed",
+    [TARGET_EVENT_FAILED] = "failed",
+    [TARGET_EVENT_TICK] = "tick",
+    [TARGET_EVENT_HELLO] = "hello",
+    [TARGET_EVENT_EXTENTS_END] = "extents-end",
+    [TARGET_EVENT_STATE] = "state",
+    [TARGET_EVENT_TRANSFER] = "transfer",
+    [TARGET_EVENT_ABORT] = "abort",
+    [TARGET_EVENT_LINK_LOST] = "link-lost",
+    [TARGET_EVENT_VERDICT_TAKE] = "verdict-take",
+    [TARGET_EVENT_VERDICT_ABANDON] = "verdict-abandon",
+};
+
+const char *target_event_name(enum target_event_type type)
+{
+    assert(type < TARGET_EVENT_COUNT);
+    return names[type];
+}
+
+void target_core_init(struct target_core *core, const struct target_core_config *config)
+{
+    memset(core, 0, sizeof *core);
+    core->config = *config;
+    core->latch = GODWIT__LATCH__LATCH_NONE;
+}
+
+static uint64_t gib_up(uint64_t pages)
+{
+    return (pages * PAGE_BYTES + GIB(1) - 1) / GIB(1);
+}
+
+static uint64_t phase_ms_max(const struct target_core *core, enum phase phase)
+{
+    switch (phase) {
+    case PHASE_GREET:
+        return CONNECT_MS_MAX + GREET_MS_MAX;
+    case PHASE_PREPARE:
+        /* Before the extents are known, the most that they can be. */
+        return PREPARE_MS_MAX +
+               gib_up(core->extents_known ? core->populate_pages : core->config.memory_pages) *
+                   PREPARE_MS_PER_GIB;
+    case PHASE_PRECOPY:
+        return TARGET_SILENT_MS_MAX; /* pushed on by every byte, see on_tick */
+    case PHASE_PAUSE:
+    case PHASE_DRAIN:
+        return WHOLE_MS_MAX; /* the source has the tighter one; this only frees what is left */
+    case PHASE_STATE:
+        return WHOLE_MS_MAX + gib_up(core->config.memory_pages) *
+                                  (READY_MS_PER_GIB + (core->reread ? REREAD_MS_PER_GIB : 0));
+    case PHASE_HANDOVER:
+        return PARK_FENCE_MS;
+    case PHASE_NONE:
+    case PHASE_DONE:
+    case PHASE_ROLLED_BACK:
+    case PHASE_PARKED:
+    case PHASE_COUNT:
+        break;
+    }
+    return 0;
+}
+
+static void set_phase(struct target_core *core, enum phase phase, uint64_t now_ns)
+{
+    assert(phase_may_follow(core->phase, phase));
+    if (core->config.trace) {
+        char line[160];
+        (void)snprintf(line, sizeof line, "target %s -> %s latch=%d ms=%llu",
+                       phase_name(core->phase), phase_name(phase), (int)core->latch,
+                       (unsigned long long)((now_ns - core->started_ns) / NS_PER_MS));
+        core->config.trace(core->config.trace_data, line);
+    }
+    core->phase = phase;
+    core->entered_ns[phase] = now_ns;
+    uint64_t ms = phase_ms_max(core, phase);
+    core->phase_deadline_ns = ms ? now_ns + ms * NS_PER_MS : 0;
+}
+
+static void latch(struct target_core *core, Godwit__Latch to)
+{
+    assert(to > core->latch);                         /* one way only */
+    assert(core->latch != GODWIT__LATCH__LATCH_TOOK); /* TOOK and ABANDONED exclude each other */
+    core->latch = to;
+}
+
+static void keep_fault(struct target_core *core, int code, const struct fault *fault,
+                       const char *otherwise)
+{
+    if (fault && fault->code)
+        core->fault = *fault;
+    else
+        (void)fault_set(&core->fault, code, "%s", otherwise);
+}
+
+/* Latched before it is said: from here on this guest will never run here. */
+static unsigned abandon(struct target_core *core, uint64_t now_ns)
+{
+    assert(core->latch == GODWIT__LATCH__LATCH_IN || core->latch == GODWIT__LATCH__LATCH_READY);
+    assert(core->fault.code);
+
+    unsigned todo = TARGET_TODO_LATCH_ABANDONED | TARGET_TODO_END;
+    if (!core->link_lost)
+        todo |= TARGET_TODO_SEND_ABANDONED; /* where there is a control lane to say it on */
+    latch(core, GODWIT__LATCH__LATCH_ABANDONED);
+    core->ended_in = core->phase;
+    core->ended = true;
+    set_phase(core, PHASE_ROLLED_BACK, now_ns);
+    return todo;
+}
+
+static unsigned out_of_turn(struct target_core *core, const struct target_event *event)
+{
+    if (core->latch == GODWIT__LATCH__LATCH_TOOK)
+        return 0; /* a late double */
+    (void)fault_set(&core->fault, ERR_CORRUPT, "the source said '%s' in phase %s",
+                    target_event_name(event->type), phase_name(core->phase));
+    return abandon(core, event->now_ns);
+}
+
+static unsigned on_start(struct target_core *core, const struct target_event *event)
+{
+    core->started_ns = event->now_ns;
+    latch(core, GODWIT__LATCH__LATCH_IN);
+    set_phase(core, PHASE_GREET, event->now_ns);
+    return TARGET_TODO_LATCH_IN | TARGET_TODO_ACCEPT;
+}
+
+static unsigned on_hello(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase != PHASE_GREET)
+        return out_of_turn(core, event);
+    set_phase(core, PHASE_PREPARE, event->now_ns);
+    return TARGET_TODO_SEND_WELCOME;
+}
+
+static unsigned on_extents_end(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase != PHASE_PREPARE || core->extents_known)
+        return out_of_turn(core, event);
+    core->extents_known = true;
+    core->populate_pages = event->pages;
+    return TARGET_TODO_POPULATE;
+}
+
+static unsigned begin_precopy(struct target_core *core, const struct target_event *event)
+{
+    if (!core->lanes_open || !core->populated)
+        return 0;
+    set_phase(core, PHASE_PRECOPY, event->now_ns);
+    return TARGET_TODO_SEND_PREPARED;
+}
+
+static unsigned on_lanes_open(struct target_core *core, const struct target_event *event)
+{
+    core->lanes_open = true;
+    return begin_precopy(core, event);
+}
+
+static unsigned on_populated(struct target_core *core, const struct target_event *event)
+{
+    core->populated = true;
+    return begin_precopy(core, event);
+}
+
+static unsigned become_whole(struct target_core *core, uint64_t now_ns)
+{
+    if (core->phase == PHASE_PRECOPY) {
+        set_phase(core, PHASE_PAUSE, now_ns);
+        set_phase(core, PHASE_DRAIN, now_ns);
+    }
+    if (!core->drained || !core->has_state)
+        return 0;
+    set_phase(core, PHASE_STATE, now_ns);
+    return TARGET_TODO_LOAD;
+}
+
+static unsigned on_drained(struct target_core *core, const struct target_event *event)
+{
+    core->drained = true;
+    return become_whole(core, event->now_ns);
+}
+
+static unsigned on_state(struct target_core *core, const struct target_event *event)
+{
+    if ((core->phase != PHASE_PRECOPY && core->phase != PHASE_DRAIN) || core->has_state)
+        return out_of_turn(core, event);
+    core->has_state = true;
+    core->state_digest = event->state_digest;
+    core->reread = event->reread;
+    return become_whole(core, event->now_ns);
+}
+
+static unsigned on_loaded(struct target_core *core, const struct target_event *event)
+{
+    assert(core->drained && core->has_state);
+    latch(core, GODWIT__LATCH__LATCH_READY);
+    set_phase(core, PHASE_HANDOVER, event->now_ns);
+    return TARGET_TODO_LATCH_READY | TARGET_TODO_SEND_READY;
+}
+
+static unsigned take(struct target_core *core)
+{
+    latch(core, GODWIT__LATCH__LATCH_TOOK);
+    core->phase_deadline_ns = 0; /* nothing but RESUMED is awaited, and that is our own */
+    return TARGET_TODO_LATCH_TOOK | TARGET_TODO_RESUME;
+}
+
+static bool transfer_is_ours(const struct target_core *core, const struct target_transfer *transfer)
+{
+    return strcmp(transfer->vm_id, core->config.vm_id) == 0 &&
+           strcmp(transfer->move_id, core->config.move_id) == 0 &&
+           strcmp(transfer->incarnation, core->config.incarnation) == 0 &&
+           transfer->generation == core->config.generation &&
+           transfer->state_digest == core->state_digest;
+}
+
+static unsigned on_transfer(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase != PHASE_HANDOVER)
+        return out_of_turn(core, event);
+    if (core->latch == GODWIT__LATCH__LATCH_TOOK)
+        return 0; /* a double */
+    if (!transfer_is_ours(core, &event->transfer)) {
+        (void)fault_set(&core->fault, ERR_DENIED,
+                        "the transfer names VM '%s', move '%s', generation %llu: not this move",
+                        event->transfer.vm_id, event->transfer.move_id,
+                        (unsigned long long)event->transfer.generation);
+        return abandon(core, event->now_ns);
+    }
+    return take(core);
+}
+
+static unsigned on_resumed(struct target_core *core, const struct target_event *event)
+{
+    core->ended_in = PHASE_DONE;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, event->now_ns);
+    return TARGET_TODO_SEND_STARTED | TARGET_TODO_END;
+}
+
+/* TOOK is never retracted: a guest that was taken and cannot run needs somebody. */
+static unsigned on_took_failed(struct target_core *core, const struct target_event *event)
+{
+    keep_fault(core, ERR_ATTENTION, event->fault, "the guest was taken over and does not run");
+    (void)fault_wrap(&core->fault, ERR_ATTENTION, "taken over, but not running");
+    core->ended_in = core->phase;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, event->now_ns);
+    return TARGET_TODO_END;
+}
+
+static unsigned on_failed(struct target_core *core, const struct target_event *event)
+{
+    if (core->latch == GODWIT__LATCH__LATCH_TOOK)
+        return on_took_failed(core, event);
+    keep_fault(core, ERR_IO, event->fault, "the move failed at the target");
+    return abandon(core, event->now_ns);
+}
+
+static unsigned on_link_lost(struct target_core *core, const struct target_event *event)
+{
+    core->link_lost = true;
+    if (core->latch == GODWIT__LATCH__LATCH_TOOK)
+        return 0;
+    keep_fault(core, ERR_CLOSED, event->fault, "the source is gone");
+    if (core->latch != GODWIT__LATCH__LATCH_READY)
+        return abandon(core, event->now_ns);
+    /* The TRANSFER may be lost: its relay has this long to arrive before we abandon ourselves. */
+    core->phase_deadline_ns = event->now_ns + PARK_FENCE_MS * NS_PER_MS;
+    return 0;
+}
+
+static unsigned on_abort(struct target_core *core, const struct target_event *event)
+{
+    if (core->latch == GODWIT__LATCH__LATCH_TOOK)
+        return 0; /* an ABORT after its own TRANSFER cannot be: GAVE and ABORTED exclude each other
+                   */
+    keep_fault(core, ERR_ROLLED_BACK, event->fault, "the source called the move off");
+    return abandon(core, event->now_ns);
+}
+
+static unsigned on_tick(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase == PHASE_PRECOPY && event->activity != core->activity) {
+        core->activity = event->activity;
+        core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
+    }
+    if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
+        return 0;
+    if (!core->link_lost)
+        (void)fault_set(&core->fault, ERR_TIMEOUT, "phase %s took longer than %llu ms",
+                        phase_name(core->phase),
+                        (unsigned long long)phase_ms_max(core, core->phase));
+    return abandon(core, event->now_ns);
+}
+
+static unsigned on_verdict_abandon(struct target_core *core, const struct target_event *event)
+{
+    keep_fault(core, ERR_CANCELED, event->fault, "the target was told to abandon the move");
+    return abandon(core, event->now_ns);
+}
+
+/* May the shell or the world say this now? The source's words are not judged here. */
+static bool may_happen(const struct target_core *core, const struct target_event *event)
+{
+    switch (event->type) {
+    case TARGET_EVENT_START:
+        return core->phase == PHASE_NONE;
+    case TARGET_EVENT_LANES_OPEN:
+        return core->phase == PHASE_PREPARE && !core->lanes_open;
+    case TARGET_EVENT_POPULATED:
+        return core->phase == PHASE_PREPARE && core->extents_known && !core->populated;
+    case TARGET_EVENT_DRAINED:
+        return (core->phase == PHASE_PRECOPY || core->phase == PHASE_DRAIN) && !core->drained;
+    case TARGET_EVENT_LOADED:
+        return core->phase == PHASE_STATE;
+    case TARGET_EVENT_RESUMED:
+        return core->latch == GODWIT__LATCH__LATCH_TOOK;
+    case TARGET_EVENT_VERDICT_TAKE:
+        return core->latch == GODWIT__LATCH__LATCH_READY &&
+               event->generation == core->config.generation;
+    case TARGET_EVENT_VERDICT_ABANDON:
+        return core->latch == GODWIT__LATCH__LATCH_IN || core->latch == GODWIT__LATCH__LATCH_READY;
+    case TARGET_EVENT_FAILED:
+    case TARGET_EVENT_TICK:
+    case TARGET_EVENT_HELLO:
+    case TARGET_EVENT_EXTENTS_END:
+    case TARGET_EVENT_STATE:
+    case TARGET_EVENT_TRANSFER:
+    case TARGET_EVENT_ABORT:
+    case TARGET_EVENT_LINK_LOST:
+        return core->phase != PHASE_NONE;
+    case TARGET_EVENT_COUNT:
+        break;
+    }
+    return false;
+}
+
+static unsigned dispatch(struct target_core *core, const struct target_event *event)
+{
+    switch (event->type) {
+    case TARGET_EVENT_START:
+        return on_start(core, event);
+    case TARGET_EVENT_LANES_OPEN:
+        return on_lanes_open(core, event);
+    case TARGET_EVENT_POPULATED:
+        return on_populated(core, event);
+    case TARGET_EVENT_DRAINED:
+        return on_drained(core, event);
+    case TARGET_EVENT_LOADED:
+        return on_loaded(core, event);
+    case TARGET_EVENT_RESUMED:
+        return on_resumed(core, event);
+    case TARGET_EVENT_FAILED:
+        return on_failed(core, event);
+    case TARGET_EVENT_TICK:
+        return on_tick(core, event);
+    case TARGET_EVENT_HELLO:
+        return on_hello(core, event);
+    case TARGET_EVENT_EXTENTS_END:
+        return on_extents_end(core, event);
+    case TARGET_EVENT_STATE:
+        return on_state(core, event);
+    case TARGET_EVENT_TRANSFER:
+        return on_transfer(core, event);
+    case TARGET_EVENT_ABORT:
+        return on_abort(core, event);
+    case TARGET_EVENT_LINK_LOST:
+        return on_link_lost(core, event);
+    case TARGET_EVENT_VERDICT_TAKE:
+        return take(core);
+    case TARGET_EVENT_VERDICT_ABANDON:
+        return on_verdict_abandon(core, event);
+    case TARGET_EVENT_COUNT:
+        break;
+    }
+    assert(false);
+    return 0;
+}
+
+int target_core_step(struct target_core *core, const struct target_event *event, unsigned *ret_todo,
+                     struct fault *fault)
+{
+    *ret_todo = 0;
+    bool verdict =
+        event->type == TARGET_EVENT_VERDICT_TAKE || event->type == TARGET_EVENT_VERDICT_ABANDON;
+    if (core->ended && !verdict)
+        return 0; /* late news; nothing to decide any more */
+    if (core->ended || !may_happen(core, event))
+        return fault_set(fault, ERR_STATE, "'%s' may not be in phase %s",
+                         target_event_name(event->type), phase_name(core->phase));
+    *ret_todo = dispatch(core, event);
+    return 0;
+}

@@ -1,0 +1,24 @@
+# Of the room migrate.
+if(TARGET godwit_migrate)
+  add_library(migrate_support STATIC
+    ${CMAKE_SOURCE_DIR}/tests/support/pipe_stream.c
+    ${CMAKE_SOURCE_DIR}/tests/support/fake_guest.c
+    ${CMAKE_SOURCE_DIR}/tests/support/fake_move.c)
+  target_link_libraries(migrate_support PRIVATE godwit_flags PUBLIC godwit_migrate)
+  godwit_test(unit switchover_explore ROOMS migrate)
+  foreach(noun phase page_frame move_frame source_core target_core converge pacer page_codec
+          page_digest page_scan progress)
+    godwit_test(unit ${noun} ROOMS migrate)
+  endforeach()
+  godwit_test(flow move ROOMS migrate LIBS migrate_support TIMEOUT 120)
+  godwit_test(flow move_failure ROOMS migrate LIBS migrate_support TIMEOUT 180)
+  add_executable(bench_flow ${CMAKE_SOURCE_DIR}/tests/bench/bench_flow.c)
+  target_link_libraries(bench_flow PRIVATE godwit_flags migrate_support)
+  if(GODWIT_FUZZ)
+    foreach(noun page_frame move_frame)
+      add_executable(fuzz_${noun} ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_${noun}.c)
+      target_link_libraries(fuzz_${noun} PRIVATE godwit_flags godwit_migrate)
+      target_link_options(fuzz_${noun} PRIVATE -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endif()

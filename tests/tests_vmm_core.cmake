@@ -1,0 +1,32 @@
+# The verifying guest, built beside the tests that run it.
+set(vmm_guest_dir ${CMAKE_BINARY_DIR}/tests_vmm_core)
+file(GLOB vmm_guest_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/guest/*.c
+     ${CMAKE_CURRENT_LIST_DIR}/guest/*.h ${CMAKE_CURRENT_LIST_DIR}/guest/*.S
+     ${CMAKE_CURRENT_LIST_DIR}/guest/*.lds)
+add_custom_command(
+  OUTPUT ${vmm_guest_dir}/guest.elf
+  COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh ${vmm_guest_dir}
+  DEPENDS ${vmm_guest_sources} ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh
+  COMMENT "the verifying guest")
+add_custom_target(vmm_guest ALL DEPENDS ${vmm_guest_dir}/guest.elf)
+
+# A host test with the verifying guest and the console of test_vm_support.
+function(vmm_host_test name)
+  godwit_test(host ${name} ROOMS vmm-core TIMEOUT 180
+    SOURCES ${CMAKE_SOURCE_DIR}/tests/host/test_vm_support.c)
+  target_compile_definitions(test_host_${name} PRIVATE
+    GUEST_ELF="${vmm_guest_dir}/guest.elf")
+  add_dependencies(test_host_${name} vmm_guest)
+  set_tests_properties(host/${name} PROPERTIES RUN_SERIAL ON)
+endfunction()
+
+vmm_host_test(vm_move)
+
+godwit_test(unit guest_memory ROOMS vmm-core)
+godwit_test(unit dev_serial ROOMS vmm-core)
+godwit_test(unit gate ROOMS vmm-core)
+godwit_test(unit cpu_model ROOMS vmm-core)
+godwit_test(unit boot_pvh ROOMS vmm-core)
+godwit_test(unit machine_state ROOMS vmm-core)
+vmm_host_test(vm)
+vmm_host_test(vm_dirty)

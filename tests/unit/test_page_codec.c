@@ -1,0 +1,145 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "migrate/page_codec.h"
+#include "migrate/page_copy.h"
+#include "migrate/page_tuner.h"
+
+static void fill(uint8_t *page, unsigned kind, unsigned seed)
+{
+    uint32_t x = seed * 2654435761u + 1;
+    for (unsigned i = 0; i < PAGE_BYTES; i++) {
+        x = x * 1664525u + 1013904223u;
+        page[i] = kind == 0 ? (uint8_t)(x >> 24)
+                            : (uint8_t)("page "[i % 5] + (i % 97 == 0 ? x >> 30 : 0));
+    }
+}
+
+static const struct page_frame_plan plan = {.regions = {{.id = 1, .pages = 512}},
+                                            .region_count = 1};
+
+static void round_trip(enum page_tuner_policy policy, unsigned kind, enum page_frame_codec expect)
+{
+    struct page_codec codec;
+    uint8_t want[PAGE_BYTES], got[PAGE_FRAME_GROUP_PAGES * PAGE_BYTES];
+    assert_int_equal(page_codec_init(&codec, policy, NULL), 0);
+    page_codec_begin(&codec, 1, 0, 1);
+    for (unsigned i = 0; i < 50; i++) { /* a last group that is not full */
+        if (i % 10 == 9) {
+            page_codec_add_zero(&codec, i * 3);
+            continue;
+        }
+        fill(page_codec_slot(&codec), kind, i);
+        page_codec_add_data(&codec, i * 3);
+    }
+
+    const uint8_t *bytes = NULL;
+    size_t count = page_codec_encode(&codec, &bytes);
+
+    struct page_frame frame;
+    struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+    assert_int_equal(page_frame_get(bytes, &frame, NULL), 0);
+    assert_int_equal(page_frame_get_entries(&plan, bytes, &frame, entries, NULL), 0);
+    assert_int_equal(frame.codec, expect);
+    assert_int_equal(frame.data_count, 45);
+    assert_int_equal(count, PAGE_FRAME_HEADER_BYTES + 50 * 4 + frame.body_bytes);
+    const uint8_t *body = bytes + PAGE_FRAME_HEADER_BYTES + 50 * 4;
+    uint32_t sizes[PAGE_FRAME_GROUPS_MAX] = {0};
+    if (expect == PAGE_FRAME_LZ4) {
+        assert_int_equal(page_frame_get_sizes(&frame, body, sizes, NULL), 0);
+        body += page_frame_groups(45) * 4;
+    }
+    for (unsigned i = 0, data = 0; i < 50; i++) {
+        if (i % 10 == 9)
+            continue;
+        unsigned group = data / 16, in_group = data % 16;
+        if (in_group == 0) {
+            uint32_t raw = page_frame_group_pages(45, group) * PAGE_BYTES;
+            uint32_t packed = expect == PAGE_FRAME_LZ4 ? sizes[group] : raw;
+            assert_int_equal(page_codec_decode_group(body, packed, got, raw, NULL), 0);
+            body += packed;
+        }
+        fill(want, kind, i);
+        assert_memory_equal(got + in_group * PAGE_BYTES, want, PAGE_BYTES);
+        data++;
+    }
+    page_codec_deinit(&codec);
+}
+
+static void pages_come_back_by_every_codec(void **state)
+{
+    (void)state;
+    round_trip(PAGE_TUNER_OFF, 1, PAGE_FRAME_RAW);
+    round_trip(PAGE_TUNER_ALWAYS, 1, PAGE_FRAME_LZ4);
+    round_trip(PAGE_TUNER_ALWAYS, 0, PAGE_FRAME_RAW); /* nothing gained: sent as it is */
+}
+
+static void a_group_that_gives_another_length_is_refused(void **state)
+{
+    (void)state;
+    uint8_t packed[64], raw[4 * PAGE_BYTES];
+    memset(packed, 0xff, sizeof packed);
+    for (unsigned count = 1; count < 64; count++)
+        assert_int_equal(page_codec_decode_group(packed, count, raw, sizeof raw, NULL),
+                         ERR_CORRUPT);
+}
+
+static void a_copy_says_whether_a_page_is_zero(void **state)
+{
+    (void)state;
+    uint8_t *from = aligned_alloc(64, PAGE_BYTES), *to = aligned_alloc(64, PAGE_BYTES);
+    memset(from, 0, PAGE_BYTES);
+    assert_false(page_copy(to, from));
+    for (unsigned i = 0; i < PAGE_BYTES; i++) {
+        from[i] = 1;
+        assert_true(page_copy(to, from));
+        assert_memory_equal(to, from, PAGE_BYTES);
+        from[i] = 0;
+    }
+    free(from);
+    free(to);
+}
+
+/* A wire of so many bytes per ns, a CPU that compresses at so many, to so many percent. */
+static enum page_tuner_arm settle(double wire, const double *cpu, const double *ratio)
+{
+    struct page_tuner tuner;
+    page_tuner_init(&tuner, PAGE_TUNER_AUTO);
+    double now_ns = 1e9, waited_ns = 0;
+    for (unsigned i = 0; i < 20000; i++) {
+        double bytes = 262144, cpu_ns = bytes / cpu[tuner.arm];
+        double wire_ns = bytes * ratio[tuner.arm] / wire;
+        now_ns += cpu_ns + (wire_ns > cpu_ns ? wire_ns - cpu_ns : 0);
+        waited_ns += wire_ns > cpu_ns ? wire_ns - cpu_ns : 0;
+        page_tuner_step(&tuner, (uint64_t)now_ns, (uint64_t)bytes, (uint64_t)waited_ns);
+    }
+    return tuner.best;
+}
+
+static void compression_is_chosen_only_where_it_pays(void **state)
+{
+    (void)state;
+    static const double cpu[] = {2.5, 0.8, 0.5, 0.3};
+    static const double text[] = {1, 0.77, 0.64, 0.54}, random[] = {1, 1, 1, 1};
+    assert_int_equal(settle(5.0, cpu, text), PAGE_TUNER_RAW);        /* bound by the CPU */
+    assert_int_equal(settle(0.12, cpu, text), PAGE_TUNER_LZ4_TIGHT); /* 1 Gb/s */
+    assert_int_equal(settle(0.5, cpu, text), PAGE_TUNER_LZ4_FAST);
+    assert_int_equal(settle(0.12, cpu, random), PAGE_TUNER_RAW);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pages_come_back_by_every_codec),
+        cmocka_unit_test(a_group_that_gives_another_length_is_refused),
+        cmocka_unit_test(a_copy_says_whether_a_page_is_zero),
+        cmocka_unit_test(compression_is_chosen_only_where_it_pays),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,207 @@
+/* Every (phase, event) pair, deadlines, and the mistakes that others have made. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/world.h"
+#include "migrate/source_core.h"
+#include "proto/limits.h"
+
+enum { M = 7 };
+
+static char traced[16][160];
+static unsigned trace_count;
+
+static void trace(void *data, const char *line)
+{
+    (void)data;
+    (void)strncpy(traced[trace_count++ % 16], line, sizeof traced[0] - 1);
+}
+
+static uint64_t now_ns;
+
+static unsigned step(struct source_core *core, enum source_event_type type)
+{
+    unsigned todo = 0;
+    struct source_event event = {.now_ns = now_ns,
+                                 .type = type,
+                                 .generation = M + 1,
+                                 .round = {.pages = 10, .data_pages = 10, .duration_ns = 1000}};
+    (void)source_core_step(core, &event, &todo, NULL);
+    return todo;
+}
+
+/* Walk the happy path up to `phase`. */
+static void walk(struct source_core *core, enum phase phase)
+{
+    static const enum source_event_type path[] = {
+        SOURCE_EVENT_START,    SOURCE_EVENT_CONTROL_OPEN, SOURCE_EVENT_WELCOME,
+        SOURCE_EVENT_PREPARED, SOURCE_EVENT_LANES_OPEN,   SOURCE_EVENT_ROUND_DONE,
+        SOURCE_EVENT_STOOD_BY, SOURCE_EVENT_PAUSED,       SOURCE_EVENT_DRAINED,
+        SOURCE_EVENT_READY,    SOURCE_EVENT_LINK_LOST,    SOURCE_EVENT_VERDICT_STARTED};
+    const struct source_core_config config = {.generation = M,
+                                              .downtime_ns_max = NS_PER_S,
+                                              .vcpus = 1,
+                                              .memory_pages = 1 << 18,
+                                              .policy = SOURCE_POLICY_BALANCED,
+                                              .trace = trace};
+    now_ns = NS_PER_S;
+    trace_count = 0;
+    source_core_init(core, &config);
+    for (unsigned i = 0; i < sizeof path / sizeof path[0] && core->phase != phase; i++) {
+        now_ns += 1000;
+        (void)step(core, path[i]);
+    }
+    assert_int_equal(core->phase, phase);
+}
+
+static void every_pair_is_handled_or_refused_and_no_latch_goes_back(void **state)
+{
+    (void)state;
+    static const enum phase phases[] = {PHASE_NONE,   PHASE_GREET, PHASE_PREPARE, PHASE_PRECOPY,
+                                        PHASE_PAUSE,  PHASE_DRAIN, PHASE_STATE,   PHASE_HANDOVER,
+                                        PHASE_PARKED, PHASE_DONE};
+    unsigned refused = 0, handled = 0;
+    for (unsigned i = 0; i < 10; i++) {
+        for (int type = 0; type < SOURCE_EVENT_COUNT; type++) {
+            struct source_core core;
+            walk(&core, phases[i]);
+            struct source_core before = core;
+            struct source_event event = {
+                .now_ns = now_ns, .type = (enum source_event_type)type, .generation = M + 1};
+            struct fault fault = {0};
+            unsigned todo = 0;
+            int r = source_core_step(&core, &event, &todo, &fault);
+            if (r == ERR_STATE) {
+                refused++;
+                assert_true(fault.text[0]);
+                assert_memory_equal(&before, &core, sizeof core);
+                assert_int_equal(todo, 0);
+                continue;
+            }
+            handled++;
+            assert_int_equal(r, 0);
+            bool gave = before.latch == GODWIT__LATCH__LATCH_GAVE;
+            bool granted =
+                type == SOURCE_EVENT_VERDICT_RESUME || type == SOURCE_EVENT_VERDICT_ABANDONED;
+            if (gave && !granted) {
+                assert_false(todo & SOURCE_TODO_RESUME); /* INV-1 */
+                assert_int_not_equal(core.latch, GODWIT__LATCH__LATCH_ABORTED);
+            }
+            if (core.phase == PHASE_ROLLED_BACK && before.guest_stopped)
+                assert_true(todo & SOURCE_TODO_RESUME); /* INV-8 */
+        }
+    }
+    assert_true(refused > 40 && handled > 60);
+}
+
+static void resume_after_gave_on_timeout_is_impossible(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_HANDOVER);
+    for (unsigned i = 0; i < 100; i++) {
+        now_ns += 3600 * NS_PER_S;
+        assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+        assert_int_equal(core.phase, PHASE_PARKED);
+        assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+    }
+}
+
+static void a_lost_link_after_gave_is_no_failure(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_HANDOVER);
+    assert_int_equal(step(&core, SOURCE_EVENT_LINK_LOST), 0);
+    assert_int_equal(core.phase, PHASE_PARKED);
+    assert_int_equal(step(&core, SOURCE_EVENT_VERDICT_CANCEL), 0);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+    assert_true(step(&core, SOURCE_EVENT_VERDICT_STARTED) & SOURCE_TODO_LATCH_RELEASED);
+    assert_int_equal(core.phase, PHASE_DONE);
+    assert_int_equal(core.fault.code, 0);
+}
+
+static void an_abandoning_target_after_gave_still_needs_a_newer_generation(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_HANDOVER);
+    assert_int_equal(step(&core, SOURCE_EVENT_ABANDONED), 0);
+    assert_int_equal(core.phase, PHASE_PARKED);
+    unsigned todo = 0;
+    struct source_event same = {
+        .now_ns = now_ns, .type = SOURCE_EVENT_VERDICT_RESUME, .generation = M};
+    assert_int_equal(source_core_step(&core, &same, &todo, NULL), ERR_STATE);
+    assert_true(step(&core, SOURCE_EVENT_VERDICT_RESUME) & SOURCE_TODO_RESUME);
+    assert_int_equal(core.phase, PHASE_ROLLED_BACK);
+}
+
+static void every_phase_has_a_deadline_and_it_leads_back(void **state)
+{
+    (void)state;
+    static const enum phase phases[] = {PHASE_GREET, PHASE_PREPARE, PHASE_PRECOPY,
+                                        PHASE_PAUSE, PHASE_DRAIN,   PHASE_STATE};
+    for (unsigned i = 0; i < 6; i++) {
+        struct source_core core;
+        walk(&core, phases[i]);
+        assert_true(core.phase_deadline_ns > now_ns);
+        now_ns = core.phase_deadline_ns - 1;
+        if (phases[i] != PHASE_PRECOPY) /* where standing still for a minute is enough, see below */
+            assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+        now_ns++;
+        assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+        assert_int_equal(core.phase, PHASE_ROLLED_BACK);
+        assert_int_equal(core.ended_in, phases[i]);
+        assert_int_equal(core.fault.code, phases[i] == PHASE_PRECOPY ? ERR_DEADLINE : ERR_TIMEOUT);
+    }
+}
+
+static void a_precopy_that_stands_still_for_a_minute_is_given_up(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_PRECOPY);
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    now_ns += SOURCE_SILENT_MS_MAX * NS_PER_MS;
+    assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+    assert_int_equal(core.fault.code, ERR_TIMEOUT);
+}
+
+static void ready_out_of_turn_ends_the_move(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_PRECOPY);
+    assert_true(step(&core, SOURCE_EVENT_READY) & SOURCE_TODO_LATCH_ABORTED);
+    assert_string_equal(core.fault.text, "the target said 'ready' in phase precopy");
+}
+
+static void a_phase_is_one_line_of_trace(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_DONE);
+    assert_int_equal(trace_count, 9);
+    assert_string_equal(traced[0], "source none -> greet latch=1 round=0 ms=0");
+    assert_string_equal(traced[6], "source state -> handover latch=2 round=1 ms=0");
+    assert_string_equal(traced[8], "source parked -> done latch=4 round=1 ms=0");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_pair_is_handled_or_refused_and_no_latch_goes_back),
+        cmocka_unit_test(resume_after_gave_on_timeout_is_impossible),
+        cmocka_unit_test(a_lost_link_after_gave_is_no_failure),
+        cmocka_unit_test(an_abandoning_target_after_gave_still_needs_a_newer_generation),
+        cmocka_unit_test(every_phase_has_a_deadline_and_it_leads_back),
+        cmocka_unit_test(a_precopy_that_stands_still_for_a_minute_is_given_up),
+        cmocka_unit_test(ready_out_of_turn_ends_the_move),
+        cmocka_unit_test(a_phase_is_one_line_of_trace),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,442 @@
+/* Every order of events that the source's and the target's cores can live through together:
+ * messages late, doubled, lost or out of order, deadlines at any moment, links that break, verdicts
+ * as SWITCHOVER.md lets a coordinator give them. Nobody runs twice; nobody is lost.
+ *
+ * A sent message stays deliverable for ever, any number of times or never. Todo is carried out at
+ * once. Time is abstract: TICK means that the phase's deadline has passed.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <assert.h>
+
+#include "base/world.h"
+#include "migrate/source_core.h"
+#include "migrate/target_core.h"
+
+enum { M = 7, STATES_MAX = 1 << 20, TABLE = 1 << 22 };
+
+enum message {
+    HELLO,
+    EXTENTS_END,
+    STATE,
+    TRANSFER,
+    ABORT,
+    WELCOME,
+    PREPARED,
+    READY,
+    STARTED,
+    ABANDONED,
+    MESSAGE_COUNT
+};
+
+enum mutation {
+    MUTATION_NONE,
+    MUTATION_RESUME_ON_TIMEOUT,    /* the field's common hole */
+    MUTATION_TARGET_STARTS_ITSELF, /* at READY, without the right */
+    MUTATION_ABANDON_NOT_LATCHED,  /* a TRANSFER is taken after ABANDONED was said */
+    MUTATION_SILENCE_IS_ABANDON,   /* the coordinator grants RESUME because it hears nothing */
+    MUTATION_TAKE_WITHOUT_GAVE,    /* the coordinator relays TAKE although the source never gave */
+    MUTATION_COUNT
+};
+
+/* All that tells two situations apart. */
+struct node {
+    uint8_t source_phase, source_latch, target_phase, target_latch;
+    uint16_t source_flags, target_flags;
+    uint16_t sent; /* messages */
+    uint8_t source_runs, target_runs;
+    uint8_t pad[4];
+};
+
+static struct node *nodes;
+static uint32_t *table;
+static uint32_t node_count;
+static enum mutation mutation;
+static const char *broken; /* the first rule that was broken */
+
+/* Endings that must have been seen, or the exploring proves nothing. */
+enum ending {
+    ENDING_MOVED,
+    ENDING_ROLLED_BACK,
+    ENDING_RESUMED_AFTER_GAVE, /* by a newer generation */
+    ENDING_PARKED_THEN_MOVED,
+    ENDING_ALL = (1 << 4) - 1
+};
+static unsigned endings;
+
+static void pack_source(const struct source_core *core, struct node *node)
+{
+    node->source_phase = (uint8_t)core->phase;
+    node->source_latch = (uint8_t)core->latch;
+    node->source_flags =
+        (uint16_t)(core->control_open | core->lanes_open << 1 | core->prepared << 2 |
+                   core->standing_by << 3 | core->guest_stopped << 4 | core->link_lost << 5 |
+                   core->target_abandoned << 6 | core->ended << 7);
+}
+
+static void unpack_source(const struct node *node, struct source_core *core)
+{
+    const struct source_core_config config = {.generation = M,
+                                              .downtime_ns_max = NS_PER_S,
+                                              .deadline_ms = 1000,
+                                              .vcpus = 1,
+                                              .memory_pages = 512};
+    source_core_init(core, &config);
+    core->phase = (enum phase)node->source_phase;
+    core->latch = (Godwit__Latch)node->source_latch;
+    unsigned flags = node->source_flags;
+    core->control_open = flags & 1;
+    core->lanes_open = flags >> 1 & 1;
+    core->prepared = flags >> 2 & 1;
+    core->standing_by = flags >> 3 & 1;
+    core->guest_stopped = flags >> 4 & 1;
+    core->link_lost = flags >> 5 & 1;
+    core->target_abandoned = flags >> 6 & 1;
+    core->ended = flags >> 7 & 1;
+    core->started_ns = 1;
+    bool waits = core->phase != PHASE_NONE && core->phase != PHASE_PARKED && !core->ended;
+    core->phase_deadline_ns = waits ? 2 : 0;
+}
+
+static void pack_target(const struct target_core *core, struct node *node)
+{
+    node->target_phase = (uint8_t)core->phase;
+    node->target_latch = (uint8_t)core->latch;
+    node->target_flags = (uint16_t)(core->extents_known | core->lanes_open << 1 |
+                                    core->populated << 2 | core->drained << 3 |
+                                    core->has_state << 4 | core->link_lost << 5 | core->ended << 6);
+}
+
+static void unpack_target(const struct node *node, struct target_core *core)
+{
+    const struct target_core_config config = {
+        .vm_id = "v", .move_id = "m", .incarnation = "i", .generation = M, .memory_pages = 512};
+    target_core_init(core, &config);
+    core->phase = (enum phase)node->target_phase;
+    core->latch = (Godwit__Latch)node->target_latch;
+    unsigned flags = node->target_flags;
+    core->extents_known = flags & 1;
+    core->lanes_open = flags >> 1 & 1;
+    core->populated = flags >> 2 & 1;
+    core->drained = flags >> 3 & 1;
+    core->has_state = flags >> 4 & 1;
+    core->link_lost = flags >> 5 & 1;
+    core->ended = flags >> 6 & 1;
+    core->state_digest = core->has_state ? 99 : 0;
+    core->started_ns = 1;
+    bool waits =
+        core->phase != PHASE_NONE && !core->ended && core->latch != GODWIT__LATCH__LATCH_TOOK;
+    core->phase_deadline_ns = waits ? 2 : 0;
+    if (core->link_lost)
+        (void)fault_set(&core->fault, ERR_CLOSED, "gone");
+}
+
+static bool gave(const struct node *node)
+{
+    return node->source_latch == GODWIT__LATCH__LATCH_GAVE;
+}
+
+static void check(const struct node *node)
+{
+    bool source_ended = node->source_flags >> 7 & 1, target_ended = node->target_flags >> 6 & 1;
+    bool took = node->target_latch == GODWIT__LATCH__LATCH_TOOK;
+
+    if (node->source_runs && node->target_runs)
+        broken = "both run";
+    else if (node->target_runs && !took)
+        broken = "the target runs without the right";
+    else if (took && !gave(node) && node->source_latch != GODWIT__LATCH__LATCH_RELEASED)
+        broken = "taken, but never given";
+    else if (node->source_runs && gave(node))
+        broken = "the source runs after GAVE";
+    else if (source_ended && target_ended && !node->source_runs && !node->target_runs)
+        broken = "both ended and nobody runs";
+    else if (source_ended && node->source_phase == PHASE_ROLLED_BACK && !node->source_runs)
+        broken = "rolled back and not resumed";
+    else if (!source_ended && target_ended && !node->source_runs && !node->target_runs &&
+             gave(node) && node->source_phase != PHASE_HANDOVER &&
+             node->source_phase != PHASE_PARKED)
+        broken = "nobody runs and the source is not parked";
+}
+
+static void note_ending(const struct node *from, const struct node *node)
+{
+    bool both = (node->source_flags >> 7 & 1) && (node->target_flags >> 6 & 1);
+    if (both && node->target_runs)
+        endings |= 1u << ENDING_MOVED;
+    if (both && node->source_runs)
+        endings |= 1u << ENDING_ROLLED_BACK;
+    if (from && gave(from) && node->source_runs)
+        endings |= 1u << ENDING_RESUMED_AFTER_GAVE;
+    if (from && from->source_phase == PHASE_PARKED && node->source_phase == PHASE_DONE &&
+        node->target_runs)
+        endings |= 1u << ENDING_PARKED_THEN_MOVED;
+}
+
+static void add(const struct node *from, const struct node *node)
+{
+    note_ending(from, node);
+    check(node);
+    uint64_t words[2];
+    static_assert(sizeof *node == sizeof words, "a node is two words");
+    memcpy(words, node, sizeof words);
+    uint64_t hash =
+        (words[0] * UINT64_C(0x9E3779B97F4A7C15)) ^ (words[1] * UINT64_C(0xC2B2AE3D27D4EB4F));
+    uint32_t slot = (uint32_t)(hash >> 40) % TABLE;
+    while (table[slot]) {
+        if (memcmp(&nodes[table[slot] - 1], node, sizeof *node) == 0)
+            return;
+        slot = (slot + 1) % TABLE;
+    }
+    assert_true(node_count < STATES_MAX);
+    nodes[node_count++] = *node;
+    table[slot] = node_count;
+}
+
+static void send(struct node *node, enum message message)
+{
+    node->sent |= (uint16_t)(1u << message);
+}
+
+static bool was_sent(const struct node *node, enum message message)
+{
+    return node->sent >> message & 1;
+}
+
+static void source_step(const struct node *from, const struct source_event *event)
+{
+    struct node node = *from;
+    struct source_core core;
+    unpack_source(from, &core);
+    unsigned todo = 0;
+    struct source_event timed = *event;
+    timed.now_ns = 2;
+    if (source_core_step(&core, &timed, &todo, NULL) < 0)
+        return;
+    pack_source(&core, &node);
+    if (todo & SOURCE_TODO_SEND_HELLO)
+        send(&node, HELLO);
+    if (todo & SOURCE_TODO_PREPARE)
+        send(&node, EXTENTS_END);
+    if (todo & SOURCE_TODO_PAUSE)
+        node.source_runs = 0;
+    if (todo & SOURCE_TODO_SEND_STATE)
+        send(&node, STATE);
+    if (todo & SOURCE_TODO_SEND_TRANSFER)
+        send(&node, TRANSFER);
+    if (todo & SOURCE_TODO_RESUME)
+        node.source_runs = 1;
+    if (todo & SOURCE_TODO_SEND_ABORT)
+        send(&node, ABORT);
+    if (mutation == MUTATION_RESUME_ON_TIMEOUT && event->type == SOURCE_EVENT_TICK &&
+        from->source_phase == PHASE_HANDOVER)
+        node.source_runs = 1;
+    add(from, &node);
+}
+
+static void target_step(const struct node *from, const struct target_event *event)
+{
+    struct node node = *from;
+    struct target_core core;
+    unpack_target(from, &core);
+    unsigned todo = 0;
+    struct target_event timed = *event;
+    timed.now_ns = event->type == TARGET_EVENT_TICK ? UINT64_C(1) << 60 : 2;
+    if (mutation == MUTATION_ABANDON_NOT_LATCHED && event->type == TARGET_EVENT_TRANSFER &&
+        from->target_latch == GODWIT__LATCH__LATCH_ABANDONED && core.drained && core.has_state) {
+        node.target_runs = 1;
+        node.target_latch = GODWIT__LATCH__LATCH_TOOK;
+        send(&node, STARTED);
+        add(from, &node);
+        return;
+    }
+    if (target_core_step(&core, &timed, &todo, NULL) < 0)
+        return;
+    pack_target(&core, &node);
+    if (todo & TARGET_TODO_SEND_WELCOME)
+        send(&node, WELCOME);
+    if (todo & TARGET_TODO_SEND_PREPARED)
+        send(&node, PREPARED);
+    if (todo & TARGET_TODO_SEND_READY)
+        send(&node, READY);
+    if (todo & TARGET_TODO_RESUME)
+        node.target_runs = 1;
+    if (todo & TARGET_TODO_SEND_STARTED)
+        send(&node, STARTED);
+    if (todo & TARGET_TODO_SEND_ABANDONED)
+        send(&node, ABANDONED);
+    if (mutation == MUTATION_TARGET_STARTS_ITSELF && (todo & TARGET_TODO_SEND_READY))
+        node.target_runs = 1;
+    add(from, &node);
+}
+
+static void source_events(const struct node *node)
+{
+    static const struct {
+        enum message message;
+        enum source_event_type type;
+    } words[] = {{WELCOME, SOURCE_EVENT_WELCOME},
+                 {PREPARED, SOURCE_EVENT_PREPARED},
+                 {READY, SOURCE_EVENT_READY},
+                 {STARTED, SOURCE_EVENT_STARTED},
+                 {ABANDONED, SOURCE_EVENT_ABANDONED}};
+    for (unsigned i = 0; i < 5; i++) {
+        if (was_sent(node, words[i].message))
+            source_step(node, &(struct source_event){.type = words[i].type});
+    }
+    static const enum source_event_type own[] = {
+        SOURCE_EVENT_START,         SOURCE_EVENT_CONTROL_OPEN, SOURCE_EVENT_LANES_OPEN,
+        SOURCE_EVENT_STOOD_BY,      SOURCE_EVENT_PAUSED,       SOURCE_EVENT_DRAINED,
+        SOURCE_EVENT_FAILED,        SOURCE_EVENT_TICK,         SOURCE_EVENT_LINK_LOST,
+        SOURCE_EVENT_VERDICT_CANCEL};
+    for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
+        source_step(node, &(struct source_event){.type = own[i]});
+    for (unsigned dirty = 0; dirty <= 100000; dirty += 100000)
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_ROUND_DONE,
+                                                 .round = {.pages = 1000,
+                                                           .data_pages = 1000,
+                                                           .duration_ns = 1000000,
+                                                           .dirty_pages = dirty}});
+
+    bool abandoned = node->target_latch == GODWIT__LATCH__LATCH_ABANDONED;
+    bool took = node->target_latch == GODWIT__LATCH__LATCH_TOOK;
+    source_step(node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_RESUME, .generation = M});
+    if (took) {
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_STARTED});
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_DROP});
+    }
+    if (abandoned || mutation == MUTATION_SILENCE_IS_ABANDON) {
+        source_step(
+            node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_RESUME, .generation = M + 1});
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_ABANDONED});
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_VERDICT_ABANDONED,
+                                                 .generation = M + 1});
+    }
+}
+
+static void target_events(const struct node *node)
+{
+    static const struct {
+        enum message message;
+        enum target_event_type type;
+    } words[] = {{HELLO, TARGET_EVENT_HELLO},
+                 {EXTENTS_END, TARGET_EVENT_EXTENTS_END},
+                 {STATE, TARGET_EVENT_STATE},
+                 {TRANSFER, TARGET_EVENT_TRANSFER},
+                 {ABORT, TARGET_EVENT_ABORT}};
+    for (unsigned i = 0; i < 5; i++) {
+        if (was_sent(node, words[i].message))
+            target_step(node, &(struct target_event){.type = words[i].type,
+                                                     .state_digest = 99,
+                                                     .transfer = {.vm_id = "v",
+                                                                  .move_id = "m",
+                                                                  .incarnation = "i",
+                                                                  .generation = M,
+                                                                  .state_digest = 99}});
+    }
+    static const enum target_event_type own[] = {
+        TARGET_EVENT_START,          TARGET_EVENT_LANES_OPEN, TARGET_EVENT_POPULATED,
+        TARGET_EVENT_LOADED,         TARGET_EVENT_TICK,       TARGET_EVENT_LINK_LOST,
+        TARGET_EVENT_VERDICT_ABANDON};
+    for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
+        target_step(node, &(struct target_event){.type = own[i], .generation = M});
+    /* The last fences come after the source has paused. A failure after TOOK is a broken host, not
+     * a decision: it ends with ERR_ATTENTION and is left to HA. */
+    if (!node->source_runs)
+        target_step(node, &(struct target_event){.type = TARGET_EVENT_DRAINED});
+    if (node->target_latch != GODWIT__LATCH__LATCH_TOOK)
+        target_step(node, &(struct target_event){.type = TARGET_EVENT_FAILED});
+    if (node->target_runs)
+        target_step(node, &(struct target_event){.type = TARGET_EVENT_RESUMED});
+    if (gave(node) || mutation == MUTATION_TAKE_WITHOUT_GAVE)
+        target_step(node,
+                    &(struct target_event){.type = TARGET_EVENT_VERDICT_TAKE, .generation = M});
+}
+
+static uint32_t explore(enum mutation what)
+{
+    mutation = what;
+    broken = NULL;
+    endings = 0;
+    node_count = 0;
+    nodes = calloc(STATES_MAX, sizeof *nodes);
+    table = calloc(TABLE, sizeof *table);
+    assert_non_null(nodes);
+    assert_non_null(table);
+    struct node first = {.source_runs = 1};
+    add(NULL, &first);
+    for (uint32_t i = 0; i < node_count && !broken; i++) {
+        struct node node = nodes[i];
+        source_events(&node);
+        target_events(&node);
+    }
+    uint32_t count = node_count;
+    free(nodes);
+    free(table);
+    return count;
+}
+
+static void nobody_runs_twice_and_nobody_is_lost(void **state)
+{
+    (void)state;
+    uint32_t count = explore(MUTATION_NONE);
+    print_message("%u states\n", count);
+    if (broken)
+        print_message("broken: %s\n", broken);
+    assert_null(broken);
+    assert_int_equal(endings, ENDING_ALL);
+}
+
+static void every_seeded_mistake_is_caught(void **state)
+{
+    (void)state;
+    for (int what = MUTATION_NONE + 1; what < MUTATION_COUNT; what++) {
+        uint32_t count = explore((enum mutation)what);
+        print_message("mutation %d: %s after %u states\n", what, broken ? broken : "NOT CAUGHT",
+                      count);
+        assert_non_null(broken);
+    }
+}
+
+/* From a parked source every outcome can still be reached by a word from outside. */
+static void a_parked_source_can_always_be_resolved(void **state)
+{
+    (void)state;
+    struct node node = {.source_phase = PHASE_PARKED,
+                        .source_latch = GODWIT__LATCH__LATCH_GAVE,
+                        .source_flags = 1 << 4};
+    static const struct {
+        enum source_event_type type;
+        uint64_t generation;
+        enum phase ends_in;
+    } verdicts[] = {{SOURCE_EVENT_VERDICT_STARTED, 0, PHASE_DONE},
+                    {SOURCE_EVENT_VERDICT_RESUME, M + 1, PHASE_ROLLED_BACK},
+                    {SOURCE_EVENT_VERDICT_ABANDONED, M + 1, PHASE_ROLLED_BACK},
+                    {SOURCE_EVENT_VERDICT_DROP, 0, PHASE_DONE}};
+    for (unsigned i = 0; i < 4; i++) {
+        struct source_core core;
+        unsigned todo = 0;
+        unpack_source(&node, &core);
+        struct source_event event = {
+            .now_ns = 5, .type = verdicts[i].type, .generation = verdicts[i].generation};
+        assert_int_equal(source_core_step(&core, &event, &todo, NULL), 0);
+        assert_int_equal(core.phase, verdicts[i].ends_in);
+        assert_true(todo & SOURCE_TODO_END);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nobody_runs_twice_and_nobody_is_lost),
+        cmocka_unit_test(every_seeded_mistake_is_caught),
+        cmocka_unit_test(a_parked_source_can_always_be_resolved),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,47 @@
+/* All guest halves of a machine, and the one message they travel in.
+ *
+ * Flow:   device rows -> [machine_state] -> migrate -> [machine_state] -> device rows
+ * Thread: whoever holds the paused vm. No KVM here: bytes in, guest halves out, or a refusal.
+ */
+#ifndef GODWIT_VMM_CORE_MACHINE_STATE_H
+#define GODWIT_VMM_CORE_MACHINE_STATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/limits.h"
+#include "vmm-core/clock.h"
+#include "vmm-core/dev_serial.h"
+#include "vmm-core/irqchip.h"
+#include "vmm-core/pit.h"
+#include "vmm-core/vcpu_state.h"
+
+#define MACHINE_STATE_NAME "godwit-1" /* fixes what a guest sees; a new name is a new machine */
+
+struct fault;
+
+struct machine_guest {
+    struct vcpu_guest vcpus[VCPUS_MAX];
+    struct irqchip_guest irqchip;
+    struct pit_guest pit;
+    struct clock_guest clock;
+    struct serial_guest serial;
+};
+
+/* What both ends must agree on. */
+struct machine_shape {
+    unsigned vcpus;
+    uint64_t memory_bytes;
+    const char *baseline; /* borrowed */
+};
+
+/* Gives one packed MachineStateV1 with a section for every row that travels. */
+int machine_state_save(const struct machine_shape *shape, const struct machine_guest *machine,
+                       uint8_t **ret_bytes, size_t *ret_count, struct fault *fault);
+
+/* Judge everything, then fill `machine`. Sections must be those of the table, each once, in its
+ * order, nothing else. Not a ret_ argument: when it fails `machine` holds what was read so far. */
+int machine_state_load(const struct machine_shape *shape, struct machine_guest *machine,
+                       const uint8_t *bytes, size_t count, struct fault *fault);
+
+#endif

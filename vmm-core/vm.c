@@ -1,0 +1,493 @@
+/* The machine: who exists, in which order, and who runs.
+ *
+ *   vm_new -> vm_boot -> vm_start -> vm_resume <-> vm_pause -> vm_save
+ *   vm_new ------------> vm_start -> vm_load -> vm_resume        (the other end)
+ *
+ * The gate holds the truth about running; `ended` outlives it, for a guest that switched itself off
+ * is never let in again.
+ */
+#include "vmm-core/vm.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "proto/limits.h"
+#include "vmm-core/boot_pvh.h"
+#include "vmm-core/cpu_model.h"
+#include "vmm-core/device.h"
+#include "vmm-core/device_table.h"
+#include "vmm-core/guest_memory.h"
+#include "vmm-core/machine_state.h"
+#include "vmm-core/vm_inside.h"
+
+static_assert((int)VM_VCPUS_MAX == (int)VCPUS_MAX, "the door and the limits agree");
+static_assert((int)VM_CMDLINE_MAX == (int)CMDLINE_MAX, "the door and the limits agree");
+static_assert(VM_MEMORY_MIN == GUEST_MEMORY_BYTES_MIN, "the door and the limits agree");
+static_assert(VM_MEMORY_MAX == GUEST_MEMORY_BYTES_MAX, "the door and the limits agree");
+
+/* Where KVM keeps a page and three more for guests in real mode on older processors: in the hole,
+ * below the IOAPIC's and APICs' neighbourhood. */
+#define IDENTITY_MAP_ADDRESS UINT64_C(0xfffbc000)
+#define TSS_ADDRESS UINT64_C(0xfffbd000)
+
+#define KICK_AGAIN_NS (10 * NS_PER_MS)
+/* Guests call it a lock-up after 10 s and more; KVM_KVMCLOCK_CTRL costs every resume. */
+#define LONG_PAUSE_NS (2 * NS_PER_S)
+/* No pause is longer; sums of guest time stay far from wrapping. */
+#define PAUSED_NS_MAX (UINT64_C(366) * 24 * 3600 * NS_PER_S)
+
+static void vm_freep(struct vm **vm)
+{
+    *vm = vm_free(*vm);
+}
+
+static int check_config(const struct vm_config *config, struct fault *fault)
+{
+    if (config->vcpus < 1 || config->vcpus > VM_VCPUS_MAX)
+        return fault_set(fault, ERR_INVALID, "%u vCPUs: a VM has 1 to %d", config->vcpus,
+                         VM_VCPUS_MAX);
+    assert(config->cpu_model);
+    int version = ioctl(config->kvm_fd, KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION)
+        return fault_set(fault, ERR_UNSUPPORTED, "this is no KVM of version %d", KVM_API_VERSION);
+    return cpu_model_check_host(config->cpu_model, config->kvm_fd, NULL, 0, fault);
+}
+
+struct requirement {
+    int cap;
+    const char *name;
+};
+
+static int check_kvm(const struct vm *vm, struct fault *fault)
+{
+    static const struct requirement requirements[] = {
+        {KVM_CAP_IRQCHIP, "in-kernel interrupt controllers"},
+        {KVM_CAP_PIT2, "an in-kernel timer chip"},
+        {KVM_CAP_PIT_STATE2, "the timer chip's state"},
+        {KVM_CAP_IMMEDIATE_EXIT, "immediate exit"},
+        {KVM_CAP_MP_STATE, "run states"},
+        {KVM_CAP_VCPU_EVENTS, "pending events"},
+        {KVM_CAP_SREGS2, "system registers with PDPTRs (Linux 5.14)"},
+        {KVM_CAP_DEBUGREGS, "debug registers"},
+        {KVM_CAP_XSAVE, "vector registers"},
+        {KVM_CAP_XCRS, "extended control registers"},
+        {KVM_CAP_ADJUST_CLOCK, "the guest's clock"},
+        {KVM_CAP_ENFORCE_PV_FEATURE_CPUID, "limits on paravirtual features (Linux 5.10)"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(requirements); i++) {
+        if (ioctl(vm->fd, KVM_CHECK_EXTENSION, requirements[i].cap) <= 0)
+            return fault_set(fault, ERR_UNSUPPORTED, "this host's KVM has no %s",
+                             requirements[i].name);
+    }
+    int dirty_log = ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+    int wanted = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+    if ((dirty_log & wanted) != wanted)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "this host's KVM has no manual dirty log that starts full (Linux 5.7)");
+    return 0;
+}
+
+static int enable_cap(struct vm *vm, uint32_t cap, uint64_t argument, const char *what,
+                      struct fault *fault)
+{
+    struct kvm_enable_cap enable = {.cap = cap, .args = {argument}};
+    if (ioctl(vm->fd, KVM_ENABLE_CAP, &enable) < 0)
+        return fault_set_errno(fault, ERR_UNSUPPORTED, errno, "enabling KVM's %s", what);
+    return 0;
+}
+
+/* Before any vCPU exists. */
+static int set_up_machine(struct vm *vm, struct fault *fault)
+{
+    int r = enable_cap(vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                       KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET,
+                       "manual dirty log", fault);
+    if (r == 0)
+        r = enable_cap(vm, KVM_CAP_EXCEPTION_PAYLOAD, 1, "exception payloads", fault);
+    if (r < 0)
+        return r;
+    vm->events_flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW |
+                       KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD;
+    if (ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0 &&
+        enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1, "triple fault event", fault) == 0)
+        vm->events_flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+
+    uint64_t identity_map = IDENTITY_MAP_ADDRESS;
+    if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
+        ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDRESS) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "placing KVM's own pages");
+    if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "creating the interrupt controllers");
+    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+    if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "creating the timer chip");
+    return 0;
+}
+
+int vm_set_dirty_log(struct vm *vm, bool enable, struct fault *fault)
+{
+    struct guest_memory_part parts[GUEST_MEMORY_PARTS_MAX];
+    unsigned count = guest_memory_parts(vm->memory, parts);
+    for (unsigned i = 0; i < count; i++) {
+        struct kvm_userspace_memory_region slot = {
+            .slot = i,
+            .flags = enable ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+            .guest_phys_addr = parts[i].guest_address,
+            .memory_size = parts[i].pages << 12,
+            .userspace_addr =
+                (uintptr_t)guest_memory_page(guest_memory_base(vm->memory), parts[i].first_page),
+        };
+        if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
+            return fault_set_errno(fault, err_from_errno(errno), errno,
+                                   "giving the guest its memory (slot %u)", i);
+    }
+    return 0;
+}
+
+static int create_vcpus(struct vm *vm, int kvm_fd, struct fault *fault)
+{
+    int run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (run_bytes < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "asking for the size of a vCPU");
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        int r = vcpu_init(&vm->vcpus[i], vm, i, kvm_fd, (size_t)run_bytes, fault);
+        if (r < 0)
+            return r;
+    }
+    struct kvm_device_attr attr = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET};
+    vm->has_tsc_offset = ioctl(vm->vcpus[0].fd, KVM_HAS_DEVICE_ATTR, &attr) == 0;
+    return vcpu_msr_list_init(&vm->msrs, kvm_fd, vm->vcpus[0].fd, fault);
+}
+
+int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fault)
+{
+    int r = check_config(config, fault);
+    if (r < 0)
+        return r;
+
+    AUTO(vm_freep) struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm)
+        return fault_set(fault, ERR_NOMEM, "no memory for a VM");
+    (void)pthread_mutex_init(&vm->device_lock, NULL); /* cannot fail on Linux */
+    vm->fd = -1;
+    vm->vcpu_count = config->vcpus;
+    vm->cpu_model = config->cpu_model;
+    vm->has_xsave = cpu_model_has_xsave(config->cpu_model);
+    vm->on_serial = config->on_serial;
+    vm->on_event = config->on_event;
+    vm->callback_data = config->data;
+    gate_init(&vm->gate, config->vcpus);
+    serial_reset(&vm->serial);
+    vm->guest = calloc(1, sizeof *vm->guest);
+    if (!vm->guest)
+        return fault_set(fault, ERR_NOMEM, "no memory for a VM");
+
+    vm->fd = ioctl(config->kvm_fd, KVM_CREATE_VM, 0);
+    if (vm->fd < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "creating a VM");
+    if ((r = cpu_model_host_vendor(config->kvm_fd, vm->vendor, fault)) < 0 ||
+        (r = check_kvm(vm, fault)) < 0 || (r = set_up_machine(vm, fault)) < 0 ||
+        (r = guest_memory_new(&vm->memory, config->memory_bytes, config->huge_pages, fault)) < 0 ||
+        (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
+        (r = create_vcpus(vm, config->kvm_fd, fault)) < 0)
+        return r;
+
+    *ret_vm = TAKE(vm);
+    return 0;
+}
+
+struct vm *vm_free(struct vm *vm)
+{
+    if (!vm)
+        return NULL;
+    gate_quit(&vm->gate);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (vm->vcpus[i].run)
+            vcpu_set_leave(&vm->vcpus[i], true);
+        vcpu_kick(&vm->vcpus[i]);
+    }
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        vcpu_join(&vm->vcpus[i]);
+        vcpu_deinit(&vm->vcpus[i]);
+    }
+    close_p(&vm->fd);
+    vm->memory = guest_memory_free(vm->memory);
+    free(vm->guest);
+    (void)pthread_mutex_destroy(&vm->device_lock); /* nobody is left to hold it */
+    free(vm);
+    return NULL;
+}
+
+struct guest_memory *vm_memory(struct vm *vm)
+{
+    return vm->memory;
+}
+
+unsigned vm_vcpus(const struct vm *vm)
+{
+    return vm->vcpu_count;
+}
+
+/* As the PVH convention wants it: flat 32-bit segments, no paging, EBX at the start info. */
+static int set_entry(struct vcpu *vcpu, uint32_t entry, uint32_t start_info, struct fault *fault)
+{
+    struct kvm_sregs sregs;
+    if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "reading vCPU 0");
+    const struct kvm_segment code = {
+        .limit = UINT32_MAX, .selector = 0x08, .type = 0xb, .present = 1, .db = 1, .s = 1, .g = 1};
+    const struct kvm_segment data = {
+        .limit = UINT32_MAX, .selector = 0x10, .type = 0x3, .present = 1, .db = 1, .s = 1, .g = 1};
+    const struct kvm_segment task = {.limit = 0x67, .selector = 0x18, .type = 0xb, .present = 1};
+    sregs.cs = code;
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+    sregs.tr = task;
+    sregs.cr0 = 0x11; /* protection on; ET is always one */
+    sregs.cr4 = 0;
+    sregs.efer = 0;
+    const struct kvm_regs regs = {.rip = entry, .rbx = start_info, .rflags = 2};
+    if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu->fd, KVM_SET_REGS, &regs) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "setting vCPU 0");
+    return 0;
+}
+
+int vm_boot(struct vm *vm, int kernel_fd, int initrd_fd, const char *cmdline, struct fault *fault)
+{
+    assert(!vm->started);
+    uint32_t entry = 0, start_info = 0;
+    int r = boot_pvh_load(vm->memory, kernel_fd, initrd_fd, cmdline, &entry, &start_info, fault);
+    if (r < 0)
+        return r;
+    return set_entry(&vm->vcpus[0], entry, start_info, fault);
+}
+
+static void kick_all(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vcpu_set_leave(&vm->vcpus[i], true);
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vcpu_kick(&vm->vcpus[i]);
+}
+
+static void hurry_all(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vcpu_hurry(&vm->vcpus[i]);
+}
+
+int vm_start(struct vm *vm, struct fault *fault)
+{
+    assert(!vm->started);
+    gate_close(&vm->gate);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        int r = vcpu_start(&vm->vcpus[i], fault);
+        if (r < 0)
+            return r; /* vm_free ends those that started */
+    }
+    (void)gate_wait_parked(&vm->gate, UINT64_MAX); /* no timeout: they parked */
+    vm->started = true;
+    return clock_read(vm, &vm->stopped, fault);
+}
+
+bool vm_is_running(const struct vm *vm)
+{
+    return gate_order(&vm->gate) == GATE_OPEN;
+}
+
+void vm_pause(struct vm *vm)
+{
+    enum gate_order order = gate_order(&vm->gate);
+    if (!vm->started || order == GATE_CLOSED)
+        return;
+
+    gate_close(&vm->gate);
+    do {
+        kick_all(vm);
+        hurry_all(vm); /* kicked first: a guest never runs in a hurry */
+    } while (!gate_wait_parked(&vm->gate, KICK_AGAIN_NS));
+
+    struct clock_instant stopped;
+    int r = clock_read(vm, &stopped, NULL);
+    assert(r == 0); /* KVM_GET_CLOCK has no way to fail */
+    vm->stopped = stopped;
+}
+
+int vm_resume(struct vm *vm, struct fault *fault)
+{
+    if (!vm->started)
+        return fault_set(fault, ERR_STATE, "the VM is not started");
+    if (__atomic_load_n(&vm->ended, __ATOMIC_ACQUIRE))
+        return fault_set(fault, ERR_STATE, "the guest has ended and cannot run again");
+    if (vm_is_running(vm))
+        return 0;
+
+    uint64_t now_ns = world_now_ns();
+    uint64_t stood_ns =
+        vm->time_due ? vm->paused_ns + (now_ns - vm->loaded.now_ns) : now_ns - vm->stopped.now_ns;
+    vm->resume_was_long = stood_ns >= LONG_PAUSE_NS;
+    vm->time_due = false;
+    vm->resume_turn++;
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        vcpu_set_leave(&vm->vcpus[i], false);
+    hurry_all(vm);
+    gate_open(&vm->gate);
+    return 0;
+}
+
+void vm_end(struct vm *vm, enum vm_event event, const struct fault *fault)
+{
+    if (__atomic_exchange_n(&vm->ended, true, __ATOMIC_ACQ_REL))
+        return;
+    gate_end(&vm->gate);
+    kick_all(vm);
+    if (vm->on_event)
+        vm->on_event(vm->callback_data, event, fault);
+}
+
+uint64_t vm_tsc_in_guest_ticks(const struct vm *vm, uint64_t host_tsc)
+{
+    if (!vm->tsc_scaled)
+        return host_tsc;
+    return (uint64_t)((unsigned __int128)host_tsc * vm->tsc_khz / vm->host_tsc_khz);
+}
+
+static int scale_tsc(struct vm *vm, uint32_t tsc_khz, struct fault *fault)
+{
+    if (ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) <= 0)
+        return fault_set(
+            fault, ERR_CPU_COMPAT,
+            "the guest's TSC runs at %u kHz, this host's at %u kHz and cannot be scaled", tsc_khz,
+            vm->host_tsc_khz);
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        if (ioctl(vm->vcpus[i].fd, KVM_SET_TSC_KHZ, (unsigned long)tsc_khz) < 0)
+            return fault_set_errno(fault, ERR_CPU_COMPAT, errno,
+                                   "scaling the guest's TSC from %u to %u kHz", vm->host_tsc_khz,
+                                   tsc_khz);
+    }
+    vm->tsc_scaled = true;
+    return 0;
+}
+
+int vm_set_tsc_khz(struct vm *vm, uint32_t tsc_khz, struct fault *fault)
+{
+    if (tsc_khz == vm->tsc_khz)
+        return 0;
+    uint32_t host = vm->host_tsc_khz;
+    uint64_t apart = tsc_khz > host ? tsc_khz - host : host - tsc_khz;
+    int r = 0;
+    /* Below the tolerance it is two hosts' calibrations of one frequency. */
+    if (apart * 1000000 > (uint64_t)host * CLOCK_TSC_TOLERANCE_PPM)
+        r = scale_tsc(vm, tsc_khz, fault);
+    for (unsigned i = 0; r == 0 && i < vm->vcpu_count; i++)
+        r = vcpu_tell_tsc_khz(&vm->vcpus[i], tsc_khz, fault);
+    if (r == 0)
+        vm->tsc_khz = tsc_khz;
+    return r;
+}
+
+void vm_set_irq(struct vm *vm, unsigned irq, bool level)
+{
+    struct kvm_irq_level line = {.irq = irq, .level = level};
+    int r = ioctl(vm->fd, KVM_IRQ_LINE, &line);
+    assert(r == 0); /* an interrupt line of the chips that we created */
+}
+
+static struct machine_shape vm_shape(const struct vm *vm)
+{
+    return (struct machine_shape){
+        .vcpus = vm->vcpu_count,
+        .memory_bytes = guest_memory_pages(vm->memory) << 12,
+        .baseline = cpu_model_name(vm->cpu_model),
+    };
+}
+
+static unsigned row_instances(const struct vm *vm, const struct device *device)
+{
+    if (device->travel != DEVICE_TRAVELS)
+        return 0;
+    return device->per_vcpu ? vm->vcpu_count : 1;
+}
+
+/* Backwards: from where an interrupt begins to where it ends, so that one which is on its way may
+ * be saved twice but never not at all. */
+static int capture_all(struct vm *vm, struct fault *fault)
+{
+    for (size_t i = device_table_count(); i-- > 0;) {
+        const struct device *device = device_table_at(i);
+        for (unsigned k = 0; k < row_instances(vm, device); k++) {
+            int r = device->capture(vm, k, fault);
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+int vm_save(struct vm *vm, uint8_t **ret_bytes, size_t *ret_count, struct fault *fault)
+{
+    if (!vm->started || gate_order(&vm->gate) != GATE_CLOSED)
+        return fault_set(fault, ERR_STATE, "only a paused VM can be saved");
+    if (__atomic_load_n(&vm->ended, __ATOMIC_ACQUIRE))
+        return fault_set(fault, ERR_STATE, "the guest has ended: there is nothing to save");
+    int r = capture_all(vm, fault);
+    if (r < 0)
+        return r;
+    struct machine_shape shape = vm_shape(vm);
+    return machine_state_save(&shape, vm->guest, ret_bytes, ret_count, fault);
+}
+
+int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_ns,
+            struct fault *fault)
+{
+    uint64_t begin_ns = world_now_ns();
+    if (!vm->started || gate_order(&vm->gate) != GATE_CLOSED || vm->resume_turn)
+        return fault_set(fault, ERR_STATE, "state is loaded into a VM that never ran");
+    if (paused_ns > PAUSED_NS_MAX)
+        return fault_set(fault, ERR_INVALID, "a pause of %llu s is none",
+                         (unsigned long long)(paused_ns / NS_PER_S));
+    struct machine_shape shape = vm_shape(vm);
+    int r = machine_state_load(&shape, vm->guest, bytes, count, fault);
+    if (r < 0)
+        return r;
+    if ((r = vm_set_tsc_khz(vm, vm->guest->clock.tsc_khz, fault)) < 0 ||
+        (r = clock_read(vm, &vm->loaded, fault)) < 0)
+        return r;
+    vm->paused_ns = paused_ns + (vm->loaded.now_ns - begin_ns);
+    for (size_t i = 0; i < device_table_count(); i++) { /* INV-6: all are loaded by now */
+        const struct device *device = device_table_at(i);
+        for (unsigned k = 0; k < row_instances(vm, device); k++) {
+            r = device->revive(vm, vm->guest, k, fault);
+            if (r < 0)
+                return r;
+        }
+    }
+    vm->time_due = true;
+    return 0;
+}
+
+size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)
+{
+    return serial_input(vm, bytes, count);
+}
+
+uint64_t vm_vcpu_cpu_ns(const struct vm *vm)
+{
+    uint64_t sum_ns = 0;
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        clockid_t clock;
+        struct timespec time;
+        if (vm->vcpus[i].started && pthread_getcpuclockid(vm->vcpus[i].thread, &clock) == 0 &&
+            clock_gettime(clock, &time) == 0)
+            sum_ns += (uint64_t)time.tv_sec * NS_PER_S + (uint64_t)time.tv_nsec;
+    }
+    return sum_ns;
+}
