@@ -420,7 +420,8 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
     bool released = core->source.latch == GODWIT__LATCH__LATCH_RELEASED || core->source.gone;
     if (released && core->released_ns == 0)
         core->released_ns = now_ns;
-    bool told = core->has_receipt || core->source.gone ||
+    /* The receipt may come a moment after the word that the source's process is gone. */
+    bool told = core->has_receipt ||
                 (released && now_ns - core->released_ns > RECEIPT_MS * NS_PER_MS);
     /* A source that is away is told by its next HELLO: a GAVE of a superseded generation. */
     if ((released && told) || is_away(&core->source, now_ns)) {

@@ -362,10 +362,14 @@ static unsigned on_tick(struct source_core *core, const struct source_event *eve
     }
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
         return 0;
-    if (core->phase == PHASE_PRECOPY)
+    if (core->phase == PHASE_PRECOPY && core->converge.rounds == 0)
         (void)fault_set(&core->fault, ERR_DEADLINE,
-                        "the pause would be %llu ms and the goal is %llu ms: not reached in the "
-                        "%llu s that were given",
+                        "its deadline of %llu s came before all memory had been sent once",
+                        (unsigned long long)(core->config.deadline_ms / 1000));
+    else if (core->phase == PHASE_PRECOPY)
+        (void)fault_set(&core->fault, ERR_DEADLINE,
+                        "its deadline came: the pause would be %llu ms, the goal is %llu ms, and "
+                        "the %llu s that were given did not bring it down",
                         (unsigned long long)(core->converge.predicted_ns / NS_PER_MS),
                         (unsigned long long)(core->config.downtime_ns_max / NS_PER_MS),
                         (unsigned long long)(core->config.deadline_ms / 1000));

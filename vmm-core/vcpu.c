@@ -11,7 +11,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <linux/kvm.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -145,27 +144,6 @@ void vcpu_kick(struct vcpu *vcpu)
         (void)pthread_kill(vcpu->thread, VCPU_SIGNAL); /* the thread is there until joined */
 }
 
-/* On a busy host a vCPU thread that was just preempted stops only when its turn comes, some ticks
- * later, and the whole machine stands still for it. What it does in a hurry is bounded: leave
- * KVM_RUN and go to the gate, or leave the gate and calm down. */
-void vcpu_hurry(struct vcpu *vcpu)
-{
-    static const struct sched_param lowest = {.sched_priority = 1};
-    if (!vcpu->started)
-        return;
-    if (pthread_setschedparam(vcpu->thread, SCHED_RR, &lowest) == 0)
-        __atomic_store_n(&vcpu->urgent, true, __ATOMIC_RELEASE);
-}
-
-static void calm_down(struct vcpu *vcpu)
-{
-    static const struct sched_param none = {0};
-    if (__atomic_exchange_n(&vcpu->urgent, false, __ATOMIC_ACQ_REL)) {
-        int r = pthread_setschedparam(vcpu->thread, SCHED_OTHER, &none);
-        assert(r == 0); /* down is always allowed */
-    }
-}
-
 /* The guest cannot go on. Says which exit and where, for whoever reads the event. */
 static void crash(struct vcpu *vcpu, const char *what, unsigned long long detail)
 {
@@ -262,10 +240,8 @@ static void *vcpu_main(void *data)
 
     uint32_t seen = GATE_NOT_SEEN;
     while (gate_pass(&vcpu->vm->gate, &seen)) {
-        calm_down(vcpu); /* whoever hurried us has returned: none comes behind this */
         answer_resume(vcpu);
         run_until_interrupted(vcpu);
-        calm_down(vcpu);
     }
     return NULL;
 }

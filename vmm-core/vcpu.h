@@ -25,7 +25,6 @@ struct vcpu {
     bool started;
     pthread_t thread;
     uint64_t resume_turn; /* its own thread: the last opening it has answered */
-    bool urgent;          /* atomic: real-time until its thread calms itself */
 };
 
 extern const struct device vcpu_device;
@@ -46,8 +45,5 @@ void vcpu_join(struct vcpu *vcpu);
 /* Let KVM_RUN return soon (`leave`), or enter again (not `leave`, only while it stands). */
 void vcpu_set_leave(struct vcpu *vcpu, bool leave);
 void vcpu_kick(struct vcpu *vcpu);
-/* Put its thread before all ordinary threads of the host until it stands at the gate, or has
- * passed it. Without the right to (RLIMIT_RTPRIO of 1) nothing changes. */
-void vcpu_hurry(struct vcpu *vcpu);
 
 #endif

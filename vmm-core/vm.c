@@ -278,12 +278,6 @@ static void kick_all(struct vm *vm)
         vcpu_kick(&vm->vcpus[i]);
 }
 
-static void hurry_all(struct vm *vm)
-{
-    for (unsigned i = 0; i < vm->vcpu_count; i++)
-        vcpu_hurry(&vm->vcpus[i]);
-}
-
 int vm_start(struct vm *vm, struct fault *fault)
 {
     assert(!vm->started);
@@ -312,7 +306,6 @@ void vm_pause(struct vm *vm)
     gate_close(&vm->gate);
     do {
         kick_all(vm);
-        hurry_all(vm); /* kicked first: a guest never runs in a hurry */
     } while (!gate_wait_parked(&vm->gate, KICK_AGAIN_NS));
 
     struct clock_instant stopped;
@@ -338,7 +331,6 @@ int vm_resume(struct vm *vm, struct fault *fault)
     vm->resume_turn++;
     for (unsigned i = 0; i < vm->vcpu_count; i++)
         vcpu_set_leave(&vm->vcpus[i], false);
-    hurry_all(vm);
     gate_open(&vm->gate);
     return 0;
 }
