@@ -258,10 +258,11 @@ int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret
     return 0;
 }
 
-/* Back every whole 2 MiB block of the range with one huge page, where the kernel can. A memfd gets none
- * by itself when shmem_enabled is "never"; MADV_COLLAPSE does not ask that setting, only for one page
- * that is there already. Measured: a third of the CPU time of populating 4 KiB pages, and the guest
- * faults 512 times less often afterwards. Whatever fails here is populated in small pages. */
+/* Back every whole 2 MiB block of the range with one huge page, where the kernel can. A memfd gets
+ * none by itself when shmem_enabled is "never"; MADV_COLLAPSE does not ask that setting, only for
+ * one page that is there already. Measured: a third of the CPU time of populating 4 KiB pages, and
+ * the guest faults 512 times less often afterwards. Whatever fails here is populated in small
+ * pages. */
 static void populate_huge(struct guest_memory *memory, uint64_t first, uint64_t count)
 {
     uint64_t begin = (first + HUGE_PAGES - 1) / HUGE_PAGES * HUGE_PAGES;
