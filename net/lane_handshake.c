@@ -1,13 +1,12 @@
-/* OpenSSL does what it is best at and leaves: it speaks the handshake over the lane's socket and
- * derives the secrets, which we take from it by its key log call-back, as kTLS users do. It never
- * reads ahead, so not a byte of the first record stays behind in it.
+/* OpenSSL speaks over the bare socket here. It never reads ahead, so that not a byte of what
+ * follows the handshake stays behind in it, and the lane may put its own buffers in between
+ * afterwards.
  *
  * Nobody gets in without the key: there is no certificate, no ticket, no early data, and a source
  * trusts no certificate a target might show.
  */
 #include "net/lane_handshake.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -30,8 +29,6 @@ struct handshake {
     char identity[IDENTITY_SIZE]; /* as source: ours; as target: what was asked for */
     unsigned lane;
     bool is_known; /* as target: the peer named this move and a lane of it */
-    bool has_client_secret, has_server_secret;
-    uint8_t client_secret[TLS_RECORD_SECRET_BYTES], server_secret[TLS_RECORD_SECRET_BYTES];
 };
 
 static void free_ssl(SSL **ssl)
@@ -47,11 +44,6 @@ static void free_bio_method(BIO_METHOD **method)
 static void free_ssl_ctx(SSL_CTX **ssl_ctx)
 {
     SSL_CTX_free(*ssl_ctx);
-}
-
-static void cleanse_handshake(struct handshake *handshake)
-{
-    OPENSSL_cleanse(handshake, sizeof *handshake);
 }
 
 static SSL_SESSION *session_of(SSL *ssl, const uint8_t *psk)
@@ -114,36 +106,6 @@ static int find_psk(SSL *ssl, const unsigned char *identity, size_t count,
     return *ret_session != NULL;
 }
 
-static bool read_hex(const char *hex, uint8_t *ret_bytes, size_t count)
-{
-    static const char digits[] = "0123456789abcdef";
-    for (size_t i = 0; i < 2 * count; i++) {
-        const char *digit = hex[i] ? strchr(digits, hex[i] | 0x20) : NULL;
-        if (!digit)
-            return false;
-        ret_bytes[i / 2] = (uint8_t)(ret_bytes[i / 2] << 4 | (digit - digits));
-    }
-    return true;
-}
-
-/* A line is "LABEL <client random, 64 digits> <secret, 64 digits>". */
-static bool read_secret(const char *line, const char *label, uint8_t *ret_secret)
-{
-    size_t length = strlen(label);
-    if (strncmp(line, label, length) != 0 || strlen(line) != length + 1 + 64 + 1 + 64)
-        return false;
-    return read_hex(line + length + 1 + 64 + 1, ret_secret, TLS_RECORD_SECRET_BYTES);
-}
-
-static void keep_secret(const SSL *ssl, const char *line)
-{
-    struct handshake *handshake = SSL_get_app_data(ssl);
-    if (read_secret(line, "CLIENT_TRAFFIC_SECRET_0", handshake->client_secret))
-        handshake->has_client_secret = true;
-    else if (read_secret(line, "SERVER_TRAFFIC_SECRET_0", handshake->server_secret))
-        handshake->has_server_secret = true;
-}
-
 static SSL_CTX *context_new(bool is_source)
 {
     SSL_CTX *ssl_ctx = SSL_CTX_new(is_source ? TLS_client_method() : TLS_server_method());
@@ -159,14 +121,13 @@ static SSL_CTX *context_new(bool is_source)
     }
     (void)SSL_CTX_set_session_cache_mode(ssl_ctx, SSL_SESS_CACHE_OFF); /* the old mode */
     (void)SSL_CTX_set_options(ssl_ctx, SSL_OP_NO_TICKET);              /* the new options */
-    SSL_CTX_set_read_ahead(ssl_ctx, 0); /* what follows the handshake is ours to read */
+    SSL_CTX_set_read_ahead(ssl_ctx, 0); /* a lane has a buffer of its own */
     /* No certificate is ever good: a target has none to show, and a source trusts none. */
     SSL_CTX_set_verify(ssl_ctx, is_source ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     if (is_source)
         SSL_CTX_set_psk_use_session_callback(ssl_ctx, offer_psk);
     else
         SSL_CTX_set_psk_find_session_callback(ssl_ctx, find_psk);
-    SSL_CTX_set_keylog_callback(ssl_ctx, keep_secret);
     return ssl_ctx;
 }
 
@@ -260,35 +221,26 @@ static int shake_hands(SSL *ssl, const struct handshake *handshake, struct fault
 }
 
 /* What must be true before a byte of the guest goes this way. */
-static int take_keys(SSL *ssl, const struct handshake *handshake, struct lane_keys *ret_keys,
-                     struct fault *fault)
+static int check_peer(SSL *ssl, struct fault *fault)
 {
     if (SSL_session_reused(ssl) != 1) /* that is how OpenSSL says: the pre-shared key was used */
         return fault_set(fault, ERR_DENIED, "the peer does not have the key of this move");
-    if (!handshake->has_client_secret || !handshake->has_server_secret || SSL_has_pending(ssl))
-        return fault_set(fault, ERR_UNSUPPORTED, "this OpenSSL does not hand over its keys");
-    bool is_source = handshake->config->is_source;
-    const uint8_t *out = is_source ? handshake->client_secret : handshake->server_secret;
-    const uint8_t *in = is_source ? handshake->server_secret : handshake->client_secret;
-    memcpy(ret_keys->out_secret, out, TLS_RECORD_SECRET_BYTES);
-    memcpy(ret_keys->in_secret, in, TLS_RECORD_SECRET_BYTES);
-    ret_keys->lane = handshake->lane;
-    ret_keys->wire_bytes_out = BIO_number_written(SSL_get_wbio(ssl));
-    ret_keys->wire_bytes_in = BIO_number_read(SSL_get_rbio(ssl));
+    if (SSL_has_pending(ssl)) /* it would be lost with the BIO */
+        return fault_set(fault, ERR_DENIED, "what the peer sends is no handshake of ours");
     return 0;
 }
 
-int lane_handshake(const struct tls_lane_config *config, struct lane_keys *ret_keys,
+int lane_handshake(const struct tls_lane_config *config, struct lane_session *ret_session,
                    struct fault *fault)
 {
-    AUTO(cleanse_handshake) struct handshake handshake = {.config = config, .lane = config->lane};
+    struct handshake handshake = {.config = config, .lane = config->lane};
     if (config->is_source)
         (void)snprintf(handshake.identity, sizeof handshake.identity, "%s/%u", config->move_id,
                        config->lane);
     ERR_clear_error();
     AUTO(free_ssl_ctx) SSL_CTX *ssl_ctx = context_new(config->is_source);
-    AUTO(free_bio_method) BIO_METHOD *method = bio_method_new(); /* outlives its BIO */
     AUTO(free_ssl) SSL *ssl = ssl_ctx ? SSL_new(ssl_ctx) : NULL;
+    AUTO(free_bio_method) BIO_METHOD *method = bio_method_new(); /* outlives its BIO */
     BIO *bio = ssl && method ? BIO_new(method) : NULL;
     if (!bio)
         return fault_set(fault, ERR_NOMEM, "no memory for the TLS handshake");
@@ -296,11 +248,18 @@ int lane_handshake(const struct tls_lane_config *config, struct lane_keys *ret_k
     SSL_set_bio(ssl, bio, bio);                     /* takes it */
     if (SSL_set_app_data(ssl, &handshake) != 1)
         return fault_set(fault, ERR_NOMEM, "no memory for the TLS handshake");
-    SSL_set_quiet_shutdown(ssl, 1);
 
     int r = shake_hands(ssl, &handshake, fault);
     if (r == 0)
-        r = take_keys(ssl, &handshake, ret_keys, fault);
+        r = check_peer(ssl, fault);
     ERR_clear_error();
-    return r;
+    if (r < 0)
+        return r;
+    (void)SSL_set_app_data(ssl, NULL);
+    *ret_session = (struct lane_session){.lane = handshake.lane,
+                                         .wire_bytes_out = BIO_number_written(bio),
+                                         .wire_bytes_in = BIO_number_read(bio)};
+    SSL_set_bio(ssl, NULL, NULL); /* its method ends here */
+    ret_session->ssl = TAKE(ssl);
+    return 0;
 }

@@ -1,6 +1,6 @@
-/* The handshake of a lane: TLS 1.3 with the move's pre-shared key, by OpenSSL; keys come out.
+/* The handshake of a lane: TLS 1.3 with the move's pre-shared key.
  *
- * Flow:   tls_lane_new -> [lane_handshake] -> tls_record
+ * Flow:   tls_lane_new -> [lane_handshake] -> tls_lane
  * Thread: the lane's own; blocks until handshake_ms_max.
  */
 #ifndef GODWIT_NET_LANE_HANDSHAKE_H
@@ -8,20 +8,20 @@
 
 #include <stdint.h>
 
-#include "net/tls_record.h"
-
 struct fault;
+struct ssl_st;
 struct tls_lane_config;
 
-struct lane_keys { /* secrets: cleanse after use */
+struct lane_session {
+    struct ssl_st *ssl; /* owned by whoever holds the lane_session */
     unsigned lane;
-    uint8_t out_secret[TLS_RECORD_SECRET_BYTES], in_secret[TLS_RECORD_SECRET_BYTES];
     uint64_t wire_bytes_out, wire_bytes_in; /* that the handshake took */
 };
 
 /* config->fd does not block and stays the caller's. When this returns 0 the peer has proved that it
- * has the key and means this move, and the next byte on the socket is that of a record. */
-int lane_handshake(const struct tls_lane_config *config, struct lane_keys *ret_keys,
+ * has the key and means this move, and OpenSSL holds no byte of what follows. Gives
+ * ret_session->ssl, which has no BIO any more. */
+int lane_handshake(const struct tls_lane_config *config, struct lane_session *ret_session,
                    struct fault *fault);
 
 #endif

@@ -1,6 +1,6 @@
 /* OpenSSL's headers beside ours: both know an ERR_STATE, and ours is the one that is used here.
  *
- * Flow:   libssl, libcrypto -> [openssl] -> pki, tls, lane_handshake, tls_record
+ * Flow:   libssl, libcrypto -> [openssl] -> pki, tls, lane_handshake, tls_lane
  * Thread: none; names only.
  */
 #ifndef GODWIT_NET_OPENSSL_H

@@ -5,8 +5,9 @@
  *
  * PSK with (EC)DHE only (RFC 8446 section 2.2), AES-128-GCM first, full 16 KiB records. The
  * identity sent is the move's id and the lane's number, so a lane that authenticates belongs to
- * this move and to no other. After the handshake the two directions share nothing: one thread may read while
- * another writes. What a failing stream_read wrote to its buffer is not to be used.
+ * this move and to no other. One thread may read while another writes; they share a lock that is
+ * held for one record at a time and never across a wait. What a failing stream_read wrote to its
+ * buffer is not to be used.
  */
 #ifndef GODWIT_NET_TLS_LANE_H
 #define GODWIT_NET_TLS_LANE_H

@@ -24,10 +24,14 @@
 #include "base/world.h"
 #include "net/stream.h"
 #include "net/tls_lane.h"
-#include "net/tls_record.h"
 #include "proto/limits.h"
 
 enum { SOURCE, TARGET, HANDSHAKE_MS = 5000, BULK = 8 << 20 };
+enum { /* of TLS 1.3 with AES-GCM */
+       RECORD_HEADER_BYTES = 5,
+       RECORD_TAIL_BYTES = 1 + 16, /* inner type, tag */
+       RECORD_WIRE_MAX = RECORD_HEADER_BYTES + 16384 + RECORD_TAIL_BYTES,
+};
 
 static const uint8_t psk[TLS_LANE_PSK_BYTES] = {1, 2, 3, 4};
 static const uint8_t other_psk[TLS_LANE_PSK_BYTES] = {1, 2, 3, 5};
@@ -256,8 +260,8 @@ static void small_writes_fill_whole_records_and_all_is_counted(void **state)
     assert_int_equal(stream_flush(ends[SOURCE].stream, NULL), 0);
     join_well(&reader);
 
-    assert_int_equal(ends[SOURCE].stream->wire_bytes_out - out_before, 8 * TLS_RECORD_WIRE_MAX);
-    assert_int_equal(ends[TARGET].stream->wire_bytes_in - in_before, 8 * TLS_RECORD_WIRE_MAX);
+    assert_int_equal(ends[SOURCE].stream->wire_bytes_out - out_before, 8 * RECORD_WIRE_MAX);
+    assert_int_equal(ends[TARGET].stream->wire_bytes_in - in_before, 8 * RECORD_WIRE_MAX);
     assert_true(out_before > 100); /* the handshake counts */
     free_pair(ends);
 }
@@ -298,8 +302,7 @@ static void the_key_changes_after_so_many_records(void **state)
     join_well(&writer);
     join_well(&reader);
     assert_int_equal(ends[SOURCE].stream->wire_bytes_out - before,
-                     30 * TLS_RECORD_WIRE_MAX +
-                         9 * (TLS_RECORD_HEADER_BYTES + 5 + TLS_RECORD_TAIL_BYTES));
+                     30 * RECORD_WIRE_MAX + 9 * (RECORD_HEADER_BYTES + 5 + RECORD_TAIL_BYTES));
     free_pair(ends);
 }
 
@@ -710,6 +713,25 @@ static void a_single_changed_bit_is_found(void **state)
     }
 }
 
+static void the_peer_is_told_of_changed_bytes(void **state)
+{
+    (void)state;
+    static const uint8_t forged[RECORD_HEADER_BYTES + 32] = {23, 3, 3, 0, 32};
+    struct end ends[2];
+    struct fault fault = {0};
+    uint8_t byte;
+    open_pair(ends);
+    assert_int_equal(write(ends[SOURCE].config.fd, forged, sizeof forged), sizeof forged);
+
+    assert_int_equal(stream_read(ends[TARGET].stream, &byte, 1, &fault), ERR_CORRUPT);
+    ends[TARGET].stream = stream_free(ends[TARGET].stream);
+
+    assert_int_equal(stream_read(ends[SOURCE].stream, &byte, 1, &fault), ERR_CORRUPT);
+    assert_string_equal(fault.text,
+                        "the peer says that the bytes of lane 2 were changed on the way");
+    free_pair(ends);
+}
+
 static void bytes_sent_twice_or_left_out_are_found(void **state)
 {
     (void)state;
@@ -726,7 +748,7 @@ static void bytes_sent_twice_or_left_out_are_found(void **state)
 static void truncation_is_a_failure_within_a_record_and_between_two(void **state)
 {
     (void)state;
-    static const size_t places[] = {0, 2, 5000, 2 * TLS_RECORD_WIRE_MAX};
+    static const size_t places[] = {0, 2, 5000, 2 * RECORD_WIRE_MAX};
     for (size_t i = 0; i < ARRAY_COUNT(places); i++) {
         struct job reader = {0};
 
@@ -906,6 +928,7 @@ int main(void)
         cmocka_unit_test(a_reset_in_the_handshake_kills_nobody),
         cmocka_unit_test(what_is_no_tls_is_refused),
         cmocka_unit_test(a_single_changed_bit_is_found),
+        cmocka_unit_test(the_peer_is_told_of_changed_bytes),
         cmocka_unit_test(bytes_sent_twice_or_left_out_are_found),
         cmocka_unit_test(truncation_is_a_failure_within_a_record_and_between_two),
         cmocka_unit_test(a_clean_end_within_a_read_is_told_as_closed),
