@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "net/stream.h"
 #include "proto/move_frame.h"
@@ -72,6 +73,7 @@ static void *control_lane_run(void *data)
     struct control_lane *lane = data;
     struct fault fault = {0};
     int r = 0;
+    thread_take_short_turns();
 
     while (r == 0)
         r = read_frame(lane, &fault);

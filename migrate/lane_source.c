@@ -11,6 +11,7 @@
 
 #include "base/handoff.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "migrate/pacer.h"
 #include "migrate/page_batch.h"
@@ -224,6 +225,7 @@ static void *lane_source_run(void *data)
     struct page_batch *batch;
     struct fault fault = {0};
     int r = 0;
+    thread_take_short_turns();
 
     begin_round(lane, 1);
     while (r == 0 && !lane->ended && (batch = next_batch(lane)))

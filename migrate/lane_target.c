@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "migrate/page_place.h"
 #include "migrate/progress.h"
@@ -117,6 +118,7 @@ static void *lane_target_run(void *data)
     struct lane_target *lane = data;
     struct fault fault = {0};
     int r = 0;
+    thread_take_short_turns();
 
     while (r == 0 && !lane->ended)
         r = read_frame(lane, &fault);

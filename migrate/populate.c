@@ -8,6 +8,7 @@
 #include "base/bitmap.h"
 #include "base/err.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "migrate/region.h"
 #include "proto/limits.h"
@@ -88,6 +89,7 @@ static void *populate_run(void *data)
     struct fault fault = {0};
     struct chunk chunk;
     int r = 0;
+    thread_take_short_turns();
     while (r == 0 && next_chunk(populate, &chunk))
         r = populate_chunk(populate, &chunk, &fault);
 

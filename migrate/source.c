@@ -22,6 +22,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
@@ -259,8 +260,8 @@ static void on_hot(void *data)
 
 static bool may_spin(void *data)
 {
-    const struct source *source = data;
-    return hot_streams(source->lanes_wanted);
+    (void)data;
+    return hot_streams();
 }
 
 static void on_lost(void *data, const struct fault *fault)
@@ -610,7 +611,7 @@ static int start_lanes(struct source *source, struct fault *fault)
             .digests = source->digests,
             .region_count = source->config.guest->region_count,
             .pacer = source->pacer,
-            .may_spin = hot_streams(source->lanes_wanted),
+            .may_spin = hot_streams(),
             .progress = &source->progress,
             .compress = source->compress,
             .batches_max = source->batches_max + 4,
@@ -1210,6 +1211,7 @@ static void finish(struct source *source)
 static void *source_run(void *data)
 {
     struct source *source = data;
+    thread_take_short_turns();
     do_todo(source);
     while (!source->finished) {
         turn(source);

@@ -20,6 +20,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/thread.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
@@ -210,8 +211,8 @@ static void on_hot(void *data)
 
 static bool may_spin(void *data)
 {
-    const struct target *target = data;
-    return hot_streams(target->lanes_wanted);
+    (void)data;
+    return hot_streams();
 }
 
 static void on_lost(void *data, const struct fault *fault)
@@ -526,7 +527,7 @@ static int take_lane(struct target *target, struct target_mail *mail, struct fau
         .region_count = target->config.guest->region_count,
         .plan = &target->plan,
         .frames_allowed = &target->frames_allowed,
-        .may_spin = hot_streams(target->lanes_wanted),
+        .may_spin = hot_streams(),
         .progress = &target->progress,
         .report = on_report,
         .data = target,
@@ -872,6 +873,7 @@ static void stop_threads(struct target *target)
 static void *target_run(void *data)
 {
     struct target *target = data;
+    thread_take_short_turns();
     do_todo(target);
     while (!target->finished) {
         turn(target);

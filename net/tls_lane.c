@@ -25,6 +25,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,8 +51,7 @@ enum {
     GATHER_BYTES = 128 << 10,
     ARRIVED_BYTES = 128 << 10,
     SOCKET_BUFFER_BYTES = 1 << 20, /* to start with; the kernel makes it larger for long ways */
-    SPIN_MS_MAX = 20,
-    SPIN_PAUSES = 16,
+    SPIN_MS_MAX = 2, /* a wake-up costs 0.1 ms; longer waits are not worth a core */
 };
 static_assert(GATHER_BYTES >= ROOM_BYTES, "there is room for a record once all was sent");
 
@@ -129,10 +129,8 @@ static int wait_for(struct tls_lane *lane, struct wait *wait, short events, stru
         wait->since_ns = wait->spun_since_ns = wait->silent_since_ns = now_ns;
     if (atomic_load_explicit(&lane->is_hot, memory_order_relaxed) &&
         now_ns - wait->spun_since_ns < SPIN_MS_MAX * NS_PER_MS) {
-        /* A microsecond between two looks: recv on an empty socket takes its lock from the kernel
-         * that wants to fill it. */
-        for (int i = 0; i < SPIN_PAUSES; i++)
-            __builtin_ia32_pause();
+        /* Between two looks somebody else may run: the peer itself, when it shares our cores. */
+        (void)sched_yield();
         return 0;
     }
     int silent_ms = -1;

@@ -101,7 +101,7 @@ class Qemu:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gwq-"))
         self.processes = []
         common = [
-            program, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-nodefaults", "-display", "none",
+            program, "-name", "bench,debug-threads=on", "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-nodefaults", "-display", "none",
             "-no-user-config", "-m", str(workload.memory_mib), "-smp", str(workload.vcpus),
             "-kernel", str(elf), "-append", workload.cmdline,
         ]
@@ -155,12 +155,12 @@ class Qemu:
                 parameters["tls-creds"] = "tls0"
             qmp.call("migrate-set-parameters", **parameters)
         self.target_qmp.call("migrate-incoming", uri=f"tcp:127.0.0.1:{port}")
-        before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         self.serial.ask("stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = fields(self.serial.ask("stats", "gw stats"))
         warm()  # as for Godwit, whose target's memory is populated inside the clock
         self.serial.ask("mark", "gw ok")
+        before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         started = time.monotonic()
         self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")
         while True:

@@ -881,7 +881,7 @@ static void a_hot_reader_goes_to_sleep_when_nothing_comes(void **state)
     assert_int_equal(stream_flush(ends[SOURCE].stream, NULL), 0);
 
     join_well(&reader);
-    assert_true(ends[TARGET].stream->wait_in_ns >= 20 * NS_PER_MS);
+    assert_true(ends[TARGET].stream->wait_in_ns >= 2 * NS_PER_MS); /* it spun first */
     free_pair(ends);
 }
 
@@ -896,7 +896,7 @@ static void a_peer_that_takes_nothing_is_given_up(void **state)
     pthread_join(writer.thread, NULL); /* PEER_SILENT_MS */
 
     assert_int_equal(writer.result, ERR_TIMEOUT);
-    assert_true(ends[SOURCE].stream->wait_out_ns >= (PEER_SILENT_MS - 100) * NS_PER_MS);
+    assert_true(ends[SOURCE].stream->wait_out_ns >= (PEER_SILENT_MS / 2) * NS_PER_MS);
     free_pair(ends);
 }
 
