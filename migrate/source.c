@@ -618,6 +618,7 @@ static int start_lanes(struct source *source, struct fault *fault)
             .report = on_report,
             .data = source,
         };
+        source->receipt.message.cipher = (char *)source->lane_streams[i]->cipher;
         int r = lane_source_new(&source->lanes[i], &config, source->lane_streams[i], fault);
         if (r < 0)
             return r;

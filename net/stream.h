@@ -26,6 +26,7 @@ struct stream_ops {
 
 struct stream {
     const struct stream_ops *ops;
+    const char *cipher; /* what protects the bytes, by its standard name; constant memory; NULL: none */
     uint64_t wire_bytes_out, wire_bytes_in; /* as counted on the socket, TLS included */
     uint64_t wait_out_ns;                   /* time the writer stood waiting for the socket */
     uint64_t wait_in_ns;                    /* time the reader stood waiting for the socket */

@@ -547,6 +547,7 @@ static struct tls_lane *lane_alloc(void)
     if (!lane)
         return NULL;
     lane->stream.ops = &lane_ops;
+    lane->stream.cipher = "TLS_AES_128_GCM_SHA256"; /* the only one that is offered and taken */
     lane->fd = -1;
     lane->alarm = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&lane->lock, NULL); /* 0 always, on Linux */

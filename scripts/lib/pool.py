@@ -62,10 +62,11 @@ class Host:
     def enter(self):
         return ["ip", "netns", "exec", self.namespace] if self.namespace else []
 
-    def start_agent(self):
+    def start_agent(self, prefix=()):
+        """`prefix` runs the agent, and so its VMs, under another command (prlimit, nice)."""
         self.agent = self.pool.spawn(
             f"agent-{self.name}", self,
-            [self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir])
+            [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir])
 
     def kill_agent(self, number=signal.SIGKILL):
         self.pool.end(self.agent, number)

@@ -25,7 +25,7 @@ def run(cases, hosts=2):
     skip_unless_possible()
     pools.end_on_signals()
     wanted = sys.argv[1:]
-    failed = []
+    failed, ran = [], 0
     pool = pools.Pool(hosts=hosts, log_level=os.environ.get("GODWIT_LOG", "info"))
     with pool:
         for case in cases:
@@ -33,6 +33,7 @@ def run(cases, hosts=2):
             if wanted and not any(w in name for w in wanted):
                 continue
             started = time.monotonic()
+            ran += 1
             try:
                 case(pool)
                 print(f"ok      {name} ({time.monotonic() - started:.1f} s)", flush=True)
@@ -43,11 +44,13 @@ def run(cases, hosts=2):
                 for log in sorted(pool.dir.glob("*.log")):
                     print(f"--- {log.name}")
                     print("".join(log.read_text(errors="replace").splitlines(True)[-40:]))
+    if ran == 0:
+        failed.append("no_case_has_this_name")
     left = pools.leftovers(pool.tag)
     if left:
         failed.append("nothing_is_left_behind")
         print("FAILED  nothing_is_left_behind:\n  " + "\n  ".join(left))
-    print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    print(f"{max(0, ran - len(failed))} passed, {len(failed)} failed")
     sys.exit(1 if failed else 0)
 
 

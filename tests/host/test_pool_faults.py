@@ -149,6 +149,23 @@ def a_cut_link_rolls_back_before_the_commit_point(pool):
     one_guest_runs(pool, "steady")
 
 
+def a_target_without_memory_refuses_and_the_guest_runs_on(pool):
+    need_steady(pool)
+    source, target = pool.vm("steady")["host"], other(pool, "steady")
+    host = host_of(pool, target)
+    host.kill_agent()
+    host.start_agent(["prlimit", f"--as={200 << 20}"])  # less than the guest's 256 MiB
+    pool.wait_hosts_up()
+    refused = pool.godwit("migrate", "steady", "--to", target, check=False)
+    expect(refused.returncode in (5, 6), f"exit {refused.returncode}: {refused.stderr}")
+    expect(f"running on {source}" in refused.stderr, refused.stderr)
+    host.kill_agent()
+    host.start_agent()
+    pool.wait_hosts_up()
+    expect_host(pool, "steady", source)
+    one_guest_runs(pool, "steady")
+
+
 def a_guest_whose_process_is_killed_is_told_as_crashed(pool):
     need_steady(pool)
     host = host_of(pool, pool.vm("steady")["host"])
@@ -168,5 +185,6 @@ run([
     a_coordinator_killed_during_a_move_finds_the_truth_when_it_is_back,
     a_move_ends_by_itself_while_the_coordinator_is_away,
     a_cut_link_rolls_back_before_the_commit_point,
+    a_target_without_memory_refuses_and_the_guest_runs_on,
     a_guest_whose_process_is_killed_is_told_as_crashed,
 ])
