@@ -28,7 +28,8 @@ static int own_folder(char *ret_path, size_t size, struct fault *fault)
 
 int cmd_demo(struct context *context)
 {
-    static const char *const beside[] = {"../scripts/demo", "../../scripts/demo"};
+    static const char *const beside[] = {"../scripts/demo", "../../scripts/demo",
+                                         "../../../scripts/demo"}; /* build/PRESET/bin */
     char folder[PATH_MAX], path[PATH_MAX];
     struct fault fault = {0};
     int r = own_folder(folder, sizeof folder, &fault);
@@ -38,8 +39,6 @@ int cmd_demo(struct context *context)
                 : path_join(path, sizeof path, &fault, "/usr/share/godwit/scripts/demo");
         if (r < 0 || access(path, X_OK) != 0)
             continue;
-        /* The script finds its programs there. */
-        (void)setenv("GODWIT_BIN", folder, 1);
         char *const words[] = {path, NULL};
         (void)fflush(context->out);
         (void)execv(path, words);
@@ -47,10 +46,9 @@ int cmd_demo(struct context *context)
     }
     if (r == 0) {
         (void)fault_set(&fault, ERR_NOT_FOUND,
-                        "the demo is not beside this command: looked in %s/../scripts/demo, "
-                        "%s/../../scripts/demo and /usr/share/godwit/scripts/demo; it is "
-                        "scripts/demo of the source tree",
-                        folder, folder);
+                        "the demo is not beside this command: looked for scripts/demo up to three "
+                        "folders above %s and in /usr/share/godwit; it is part of the source tree",
+                        folder);
     }
     return error_print_fault(context, &fault);
 }

@@ -54,8 +54,8 @@ def main():
     pool = pools.Pool(hosts=3)
     try:
         with pool:
-            where = "network namespaces" if pool.namespaces else "loopback addresses"
-            say(f"a pool of three hosts on this machine, in {where}: "
+            where = "in network namespaces" if pool.namespaces else "on loopback addresses"
+            say(f"a pool of three hosts on this machine, {where}: "
                 f"{', '.join(f'{h.name} {h.address}' for h in pool.hosts)}\n")
             show(pool, "host", "ls")
             say(f"{DIM}one guest: {options.memory}, 2 vCPUs, 256 MiB random data, "
