@@ -1,0 +1,94 @@
+/* The end of the source's move: threads are stopped, tracking ends, the receipt is filled and the
+ * owner told. The core has ended before.
+ */
+#include "migrate/source_inside.h"
+
+#include "base/world.h"
+#include "migrate/control_lane.h"
+#include "migrate/guest.h"
+#include "migrate/lane_opener.h"
+#include "migrate/lane_source.h"
+#include "migrate/mailbox.h"
+#include "migrate/pacer.h"
+#include "migrate/progress.h"
+#include "migrate/receipt.h"
+#include "migrate/watch.h"
+#include "net/stream.h"
+#include "proto/limits.h"
+
+static void stop_threads(struct source *source)
+{
+    mailbox_close(source->mailbox);
+    if (source->pacer)
+        pacer_close(source->pacer);
+    if (source->config.interrupt_open && source->opener)
+        source->config.interrupt_open(source->config.data);
+    for (unsigned i = 0; i < LANES_MAX; i++) {
+        if (source->lanes[i])
+            lane_source_interrupt(source->lanes[i]);
+    }
+    source->opener = lane_opener_free(source->opener);
+    source->watch = watch_free(source->watch);
+    for (unsigned i = 0; i < LANES_MAX; i++) {
+        source->lanes[i] = lane_source_free(source->lanes[i]);
+        source->lane_streams[i] = stream_free(source->lane_streams[i]);
+    }
+    struct source_mail mail;
+    while (mailbox_try_take(source->mailbox, &mail))
+        source_mail_discard(&mail);
+}
+
+static void stop_tracking(struct source *source)
+{
+    struct guest *guest = source->config.guest;
+    for (unsigned i = 0; i < guest->region_count; i++) {
+        if (source->regions[i].tracking)
+            guest->regions[i].ops->track_stop(&guest->regions[i]);
+        source->regions[i].tracking = false;
+    }
+}
+
+static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
+                           uint64_t control_wire_bytes, uint64_t now_ns)
+{
+    struct receipt *receipt = &source->receipt;
+    Godwit__MoveReceipt *to = &receipt->message;
+    uint64_t cpu_ns = control_cpu_ns + world_thread_cpu_ns(), digest = source->memory_digest;
+    for (unsigned i = 0; i < LANES_MAX; i++)
+        cpu_ns += source->lane_cpu_ns[i];
+
+    receipt_finish(receipt, &source->core, now_ns);
+    to->move_id = source->move_id;
+    to->vm_id = (char *)source->config.guest->vm_id;
+#define FILL(field, value) (to->has_##field = 1, to->field = (value))
+    FILL(wire_bytes, progress_wire_bytes(&source->progress) + control_wire_bytes);
+    FILL(lanes, source->lanes_open);
+    FILL(source_cpu_ns, cpu_ns);
+    FILL(target_cpu_ns, source->target_cpu_ns);
+    FILL(populate_ns, source->populate_ns);
+    FILL(predicted_total_ns, source->predicted_total_ns);
+    if (to->moved) {
+        FILL(digest_pages, source_total_pages(source->config.guest));
+        FILL(memory_digest, digest);
+        FILL(reread_verified, source->reread);
+    }
+#undef FILL
+}
+
+void source_end_finish(struct source *source)
+{
+    uint64_t ended_ns = world_now_ns();
+    uint64_t control_cpu_ns = 0, control_wire_bytes = 0;
+    if (source->control) {
+        control_cpu_ns = control_lane_cpu_ns(source->control);
+        control_wire_bytes = control_lane_wire_bytes(source->control);
+    }
+    stop_threads(source);
+    source->control = control_lane_free(source->control);
+    stop_tracking(source);
+    /* No step can change the core any more: it has ended. */
+    finish_receipt(source, control_cpu_ns, control_wire_bytes, ended_ns);
+    source_tell_progress(source, world_now_ns());
+    source->config.on_ended(source->config.data, source->core.phase, &source->receipt.message,
+                            source->core.fault.code ? &source->core.fault : NULL);
+}

@@ -1,0 +1,212 @@
+/* What the files of the source share: its struct, and what they ask of each other.
+ *
+ * Flow:   source.h -> [source_inside] -> source, source_mail, source_words, source_rounds,
+ * source_end Thread: the move's own, but for what a section of the struct says.
+ */
+#ifndef GODWIT_MIGRATE_SOURCE_INSIDE_H
+#define GODWIT_MIGRATE_SOURCE_INSIDE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bitmap.h"
+#include "base/err.h"
+#include "migrate/lane_source.h"
+#include "migrate/page_batch.h"
+#include "migrate/page_tuner.h"
+#include "migrate/progress.h"
+#include "migrate/receipt.h"
+#include "migrate/source.h"
+#include "migrate/source_core.h"
+#include "proto/limits.h"
+#include "proto/migration.pb-c.h"
+#include "proto/phase.h"
+
+struct control_lane;
+struct guest;
+struct lane_opener;
+struct lane_source;
+struct mailbox;
+struct pacer;
+struct page_digest;
+struct stream;
+struct watch;
+
+enum source_mail_type {
+    MAIL_STREAM,
+    MAIL_OPEN_FAILED,
+    MAIL_MESSAGE,
+    MAIL_HOT,
+    MAIL_LINK_LOST,
+    MAIL_LANE,
+};
+
+struct source_mail {
+    enum source_mail_type type;
+    unsigned lane;
+    struct stream *stream;        /* given */
+    Godwit__MoveMessage *message; /* given */
+    struct fault fault;
+    struct lane_report report;
+};
+
+/* The scan thread's view of one region. */
+struct source_region {
+    struct bitmap dirty;     /* to be sent next */
+    struct bitmap populated; /* seen to have memory at any time */
+    struct bitmap scratch;
+    bool tracking;
+    bool exact; /* the log holds only pages that were written: no need to ask for populated */
+};
+
+struct source {
+    /* set before start, read by all */
+    struct source_config config;
+    char *move_id, *target_incarnation;
+    uint64_t downtime_ns_max, bandwidth_bytes_per_s;
+    enum page_tuner_policy compress;
+    bool reread;
+    unsigned lanes_wanted;
+    pthread_t thread;
+    bool started;
+    struct mailbox *mailbox;
+    struct watch *watch;
+
+    pthread_mutex_t mutex; /* guards core and todo */
+    struct source_core core;
+    unsigned todo;
+
+    /* the move's own thread's */
+    struct lane_opener *opener;
+    struct control_lane *control;
+    struct stream *lane_streams[LANES_MAX];
+    struct lane_source *lanes[LANES_MAX];
+    struct pacer *pacer;
+    unsigned lanes_open;
+    struct source_region *regions;
+    struct page_digest *digests;
+    struct page_batch *batches;
+    uint64_t batches_max;
+    struct page_batch fences[LANES_MAX];
+    struct progress progress;
+    struct receipt receipt;
+
+    unsigned round;
+    uint64_t round_begun_ns, round_pages;
+    unsigned lanes_reported;
+    struct lane_report sum; /* of this round's reports */
+    uint64_t digest_sums[LANES_MAX];
+    uint64_t lane_wire_bytes[LANES_MAX]; /* before this round */
+    uint64_t lane_cpu_ns[LANES_MAX];
+    bool standing_by, control_hot, saved, drained_told;
+    enum phase told_phase;
+    uint64_t hot_until_ns, next_progress_ns;
+
+    uint8_t *machine; /* owned, packed */
+    size_t machine_bytes;
+    uint64_t state_digest, memory_digest;
+    uint64_t paused_at_ns;
+    uint64_t populated_pages;
+    uint64_t predicted_total_ns, populate_ns, target_cpu_ns;
+    bool forecast_refined;
+    bool finished;
+};
+
+/* ---- source.c ------------------------------------------------------------------------------- */
+
+/* Of all regions, populated or not. */
+uint64_t source_total_pages(const struct guest *guest);
+
+/* Step the core with what happened now, and keep what it wants done. */
+void source_feed(struct source *source, struct source_event *event);
+
+/* An event that has nothing to say but its type. */
+void source_feed_type(struct source *source, enum source_event_type type);
+
+/* An event with a fault, borrowed for the call. */
+void source_feed_fault(struct source *source, enum source_event_type type,
+                       const struct fault *fault);
+
+/* Tell the core what time it is and how much has moved. */
+void source_tick(struct source *source);
+
+/* The core's phase, read under the lock. */
+enum phase source_current_phase(struct source *source);
+
+/* The end of the core's phase, 0 for none; read under the lock. */
+uint64_t source_current_deadline(struct source *source);
+
+/* Tell the owner how far the move is. */
+void source_tell_progress(struct source *source, uint64_t now_ns);
+
+/* ---- source_mail.c -------------------------------------------------------------------------- */
+
+/* Begin to open streams, the control lane first. */
+int source_mail_open_control(struct source *source, struct fault *fault);
+
+/* One thread a stream; takes the streams as far as it gets. */
+int source_mail_start_lanes(struct source *source, struct fault *fault);
+
+/* Free what the mail still holds. */
+void source_mail_discard(struct source_mail *mail);
+
+/* Act on one piece of mail; takes what it holds. */
+void source_mail_take(struct source *source, struct source_mail *mail);
+
+/* ---- source_words.c ------------------------------------------------------------------------- */
+
+/* Greet: which move, which guest, which regions. */
+void source_words_send_hello(struct source *source);
+
+/* The packed machine and the digests. */
+void source_words_send_state(struct source *source);
+
+/* Give the right to run. */
+void source_words_send_transfer(struct source *source);
+
+/* Call the move off, when there is somebody to tell. */
+void source_words_send_abort(struct source *source);
+
+/* Let the lanes be opened, and name the populated extents. */
+int source_words_prepare(struct source *source, struct fault *fault);
+
+/* Judge the target's message and feed it. */
+void source_words_take(struct source *source, const Godwit__MoveMessage *message);
+
+/* ---- source_rounds.c ------------------------------------------------------------------------ */
+
+/* Learn which pages of region i have memory by now; what once had stays known. */
+int source_rounds_learn_populated(struct source *source, unsigned i, struct fault *fault);
+
+/* Begin a round: hand all dirty pages to the lanes, and a fence behind them. */
+void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_batch_type fence);
+
+/* Start the lanes and the tracking, then send all that is populated. */
+int source_rounds_first_round(struct source *source, struct fault *fault);
+
+/* Pages that are collected and not yet handed out. */
+uint64_t source_rounds_dirty_count(const struct source *source);
+
+/* The pause is near: wake every thread of both ends. */
+int source_rounds_stand_by(struct source *source, struct fault *fault);
+
+/* Pause the guest and collect what it wrote last. */
+int source_rounds_pause_guest(struct source *source, struct fault *fault);
+
+/* Send the last pages, and save the machine while the lanes work. */
+int source_rounds_drain(struct source *source, struct fault *fault);
+
+/* Every lane and the control lane may be awake: tell the core when all are. */
+void source_rounds_stood_by(struct source *source);
+
+/* A lane reached a fence or failed. */
+void source_rounds_take_report(struct source *source, const struct lane_report *report);
+
+/* ---- source_end.c --------------------------------------------------------------------------- */
+
+/* Stop every thread, fill the receipt, tell the owner. The core has ended. */
+void source_end_finish(struct source *source);
+
+#endif

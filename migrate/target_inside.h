@@ -1,0 +1,140 @@
+/* What the files of the target share: its struct, and what they ask of each other.
+ *
+ * Flow:   target.h -> [target_inside] -> target, target_mail, target_words
+ * Thread: the move's own, but for what a section of the struct says.
+ */
+#ifndef GODWIT_MIGRATE_TARGET_INSIDE_H
+#define GODWIT_MIGRATE_TARGET_INSIDE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "migrate/lane_source.h"
+#include "migrate/progress.h"
+#include "migrate/target.h"
+#include "migrate/target_core.h"
+#include "proto/limits.h"
+#include "proto/migration.pb-c.h"
+#include "proto/page_frame.h"
+#include "proto/phase.h"
+
+struct bitmap;
+struct control_lane;
+struct lane_opener;
+struct lane_target;
+struct mailbox;
+struct page_digest;
+struct populate;
+struct stream;
+struct watch;
+
+enum target_mail_type {
+    MAIL_STREAM,
+    MAIL_OPEN_FAILED,
+    MAIL_MESSAGE,
+    MAIL_HOT,
+    MAIL_LINK_LOST,
+    MAIL_LANE,
+    MAIL_POPULATED,
+};
+
+struct target_mail {
+    enum target_mail_type type;
+    unsigned lane;
+    struct stream *stream;        /* given */
+    Godwit__MoveMessage *message; /* given */
+    uint64_t populate_ns, cpu_ns;
+    struct fault fault;
+    struct lane_report report;
+};
+
+struct target {
+    /* set before start, read by all */
+    struct target_config config;
+    char *move_id, *incarnation;
+    struct page_frame_plan plan;
+    struct mailbox *mailbox;
+    struct watch *watch;
+    pthread_t thread;
+    bool started;
+
+    bool frames_allowed; /* atomic; INV-4 */
+
+    pthread_mutex_t mutex; /* guards core and todo */
+    struct target_core core;
+    unsigned todo;
+
+    /* the move's own thread's */
+    struct lane_opener *opener;
+    struct control_lane *control;
+    struct lane_target *lanes[LANES_MAX];
+    struct populate *populate;
+    struct page_digest *digests;
+    struct bitmap *wanted; /* pages to populate, one bitmap a region */
+    struct progress progress;
+    unsigned lanes_wanted, lanes_open, lanes_last;
+    uint64_t digest_sums[LANES_MAX], lane_cpu_ns[LANES_MAX];
+    uint64_t activity;
+    bool hot_answered;
+    Godwit__MoveMessage *state; /* owned */
+    uint64_t populate_ns, populate_cpu_ns, load_ns, resume_ns, memory_digest;
+    enum phase told_phase;
+    uint64_t hot_until_ns, next_progress_ns;
+    bool finished;
+};
+
+/* ---- target.c ------------------------------------------------------------------------------- */
+
+/* Step the core with what happened now, and keep what it wants done. */
+void target_feed(struct target *target, struct target_event *event);
+
+/* An event that has nothing to say but its type. */
+void target_feed_type(struct target *target, enum target_event_type type);
+
+/* An event with a fault, borrowed for the call. */
+void target_feed_fault(struct target *target, enum target_event_type type,
+                       const struct fault *fault);
+
+/* The core's phase, read under the lock. */
+enum phase target_current_phase(struct target *target);
+
+/* The end of the core's phase, 0 for none; read under the lock. */
+uint64_t target_current_deadline(struct target *target);
+
+/* ---- target_mail.c -------------------------------------------------------------------------- */
+
+/* Begin to await streams, the control lane first. */
+int target_mail_accept_lanes(struct target *target, struct fault *fault);
+
+/* Begin to give memory to the pages that the extents named. */
+int target_mail_populate(struct target *target, struct fault *fault);
+
+/* Free what the mail still holds. */
+void target_mail_discard(struct target_mail *mail);
+
+/* Act on one piece of mail; takes what it holds. */
+void target_mail_take(struct target *target, struct target_mail *mail);
+
+/* ---- target_words.c ------------------------------------------------------------------------- */
+
+/* Answer the greeting, and let the lanes come. */
+void target_words_send_welcome(struct target *target);
+
+/* Memory is there: allow page frames, and say so. */
+void target_words_send_prepared(struct target *target);
+
+/* All is loaded and compared. */
+void target_words_send_ready(struct target *target);
+
+/* The guest runs here. */
+void target_words_send_started(struct target *target);
+
+/* The move is off, when there is somebody to tell. */
+void target_words_send_abandoned(struct target *target);
+
+/* Judge the source's message and feed it; a STATE is kept, taken out of the mail. */
+void target_words_take(struct target *target, struct target_mail *mail);
+
+#endif
