@@ -36,7 +36,7 @@
 #include "migrate/watch.h"
 #include "proto/limits.h"
 
-enum { MAIL_SLOTS = 64 };
+enum { MAIL_SLOTS = 64, LAST_WORD_MS = 200 };
 
 static uint64_t total_pages(const struct guest *guest)
 {
@@ -309,6 +309,23 @@ static void stop_threads(struct target *target)
         target_mail_discard(&mail);
 }
 
+/* ABANDONED says why; a lane that closes says nothing. So the lanes stay until the source has heard it and
+ * hung up, or LAST_WORD_MS have passed. */
+static void let_the_last_word_arrive(struct target *target)
+{
+    if (target->core.phase != PHASE_ROLLED_BACK || target->core.link_lost || !target->control)
+        return;
+    uint64_t until_ns = world_now_ns() + LAST_WORD_MS * NS_PER_MS;
+    struct target_mail mail;
+    bool hung_up = false;
+    while (!hung_up && world_now_ns() < until_ns) {
+        if (!mailbox_take(target->mailbox, &mail, until_ns, 0))
+            continue;
+        hung_up = mail.type == MAIL_LINK_LOST;
+        target_mail_discard(&mail);
+    }
+}
+
 static void *target_run(void *data)
 {
     struct target *target = data;
@@ -318,6 +335,7 @@ static void *target_run(void *data)
         turn(target);
         do_todo(target);
     }
+    let_the_last_word_arrive(target);
     stop_threads(target);
     tell_progress(target, world_now_ns());
     /* No step can change the core any more: it has ended. */

@@ -258,7 +258,7 @@ static void a_source_that_resumes_goes_on_as_if_nothing_was(void **state)
         assert_int_equal(vm_resume(source->vm, &fault), 0);
     }
 
-    expect_time_is_true(source, 0);
+    expect_time_is_true(source, 0, 0);
     expect_whole(source);
     source = test_vm_free(source);
 }
