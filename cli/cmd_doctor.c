@@ -18,10 +18,10 @@
 #include "base/paths.h"
 #include "base/units.h"
 #include "base/world.h"
-#include "cli/certificate_dates.h"
 #include "cli/client.h"
 #include "cli/cmd_version.h"
 #include "cli/context.h"
+#include "net/pki.h"
 #include "proto/gw_code.h"
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
@@ -149,7 +149,7 @@ static void check_certificate(struct doctor *doctor, const char *folder, const c
     if (path_join(path, sizeof path, NULL, "%s/%s", folder, name) < 0 || access(path, R_OK) != 0)
         return;
     if (file_read(path, &pem, NULL, &fault) < 0 ||
-        certificate_dates(pem, &begin, &end, &fault) < 0) {
+        pki_dates(pem, &begin, &end, &fault) < 0) {
         say(doctor, BAD, "certificate", NULL, "%s: %s", path, fault.text);
         return;
     }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/err.h"
 #include "base/id.h"
@@ -384,6 +385,31 @@ int pki_identity_of(const char *certificate, struct pki_identity *ret_identity, 
     if (found != 1) /* SPIFFE: exactly one URI */
         return fault_set(fault, ERR_DENIED, "a certificate without an identity of a pool");
     *ret_identity = identity;
+    return 0;
+}
+
+static bool unix_seconds(const ASN1_TIME *time, uint64_t *ret_seconds)
+{
+    struct tm utc;
+    if (ASN1_TIME_to_tm(time, &utc) != 1)
+        return false;
+    time_t seconds = timegm(&utc);
+    *ret_seconds = seconds > 0 ? (uint64_t)seconds : 0;
+    return true;
+}
+
+int pki_dates(const char *certificate, uint64_t *ret_begin, uint64_t *ret_end, struct fault *fault)
+{
+    AUTO_CERTIFICATE X509 *x509 = NULL;
+    int r = read_certificate(certificate, &x509, fault);
+    if (r < 0)
+        return r;
+    uint64_t begin, end;
+    if (!unix_seconds(X509_get0_notBefore(x509), &begin) ||
+        !unix_seconds(X509_get0_notAfter(x509), &end))
+        return openssl_fault(fault, ERR_CORRUPT, "reading a certificate's dates");
+    *ret_begin = begin;
+    *ret_end = end;
     return 0;
 }
 

@@ -37,6 +37,8 @@ int pki_pin(const char *certificate, char ret_pin[static PKI_PIN_SIZE], struct f
 /* Parse spiffe://pool/role/name out of a certificate. */
 int pki_identity_of(const char *certificate, struct pki_identity *ret_identity,
                     struct fault *fault);
+/* From when to when a certificate is good, in Unix seconds (0: before 1970). */
+int pki_dates(const char *certificate, uint64_t *ret_begin, uint64_t *ret_end, struct fault *fault);
 /* SHA-256 of bytes as lower-case hex (secrets at rest, chains). */
 void pki_sha256_hex(const void *bytes, size_t count, char ret_hex[static PKI_PIN_SIZE]);
 

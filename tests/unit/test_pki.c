@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -175,6 +176,17 @@ static void garbage_is_refused_everywhere(void **state)
     assert_int_equal(ERR_peek_error(), 0); /* OpenSSL's queue is left clean */
 }
 
+static void a_certificate_tells_from_when_to_when_it_is_good(void **state)
+{
+    const struct office *office = *state;
+    uint64_t begin = 0, end = 0, now = (uint64_t)time(NULL);
+
+    assert_int_equal(pki_dates(office->ca, &begin, &end, NULL), 0);
+
+    assert_true(begin <= now && now < end);
+    assert_int_equal(pki_dates("no certificate", &begin, &end, NULL), ERR_INVALID);
+}
+
 static void a_ca_has_no_identity(void **state)
 {
     const struct office *office = *state;
@@ -217,6 +229,7 @@ int main(void)
         test(a_request_whose_signature_is_wrong_is_refused),
         test(a_request_with_a_key_of_another_kind_is_refused),
         test(garbage_is_refused_everywhere),
+        test(a_certificate_tells_from_when_to_when_it_is_good),
         test(a_ca_has_no_identity),
         test(a_pin_is_of_one_certificate),
         test(sha256_is_sha256),
