@@ -16,6 +16,7 @@
 
 struct fault;
 struct machine_guest;
+struct machine_shape;
 struct vm;
 
 enum { DEVICE_PORT_RANGES_MAX = 3 };
@@ -44,6 +45,8 @@ struct device {
     enum device_travel travel;
     uint32_t version; /* of <Name>StateV<version> */
     bool per_vcpu;    /* one section for each vCPU */
+    /* How many of it a machine has, each with its section; NULL: one, or one for each vCPU. */
+    unsigned (*instances)(const struct machine_shape *shape);
 
     int (*capture)(struct vm *vm, unsigned instance, struct fault *fault);
     int (*save)(const struct machine_guest *machine, unsigned instance, uint8_t **ret_bytes,

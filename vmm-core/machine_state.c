@@ -28,8 +28,12 @@ static void section_list_freep(struct section_list **list)
     free(*list);
 }
 
-static unsigned device_instances(const struct device *device, const struct machine_shape *shape)
+unsigned machine_state_instances(const struct device *device, const struct machine_shape *shape)
 {
+    if (device->travel != DEVICE_TRAVELS)
+        return 0;
+    if (device->instances)
+        return device->instances(shape);
     return device->per_vcpu ? shape->vcpus : 1;
 }
 
@@ -63,9 +67,8 @@ int machine_state_save(const struct machine_shape *shape, const struct machine_g
         const struct device *device = device_table_at(i);
         if (device->travel == DEVICE_NOT_MIGRATABLE)
             return fault_set(fault, ERR_UNSUPPORTED, "device '%s' cannot be moved", device->name);
-        if (device->travel == DEVICE_STATELESS)
-            continue;
-        for (unsigned k = 0; k < device_instances(device, shape); k++) {
+        unsigned instances = machine_state_instances(device, shape);
+        for (unsigned k = 0; k < instances; k++) {
             int r = add_section(list, device, k, machine, fault);
             if (r < 0)
                 return r;
@@ -144,9 +147,8 @@ static int load_sections(const struct machine_shape *shape, struct machine_guest
     size_t next = 0;
     for (size_t i = 0; i < device_table_count(); i++) {
         const struct device *device = device_table_at(i);
-        if (device->travel != DEVICE_TRAVELS)
-            continue;
-        for (unsigned k = 0; k < device_instances(device, shape); k++, next++) {
+        unsigned instances = machine_state_instances(device, shape);
+        for (unsigned k = 0; k < instances; k++, next++) {
             const Godwit__MachineSection *section =
                 next < state->n_sections ? state->sections[next] : NULL;
             int r = load_section(machine, device, k, section, fault);

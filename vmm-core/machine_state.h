@@ -6,6 +6,7 @@
 #ifndef GODWIT_VMM_CORE_MACHINE_STATE_H
 #define GODWIT_VMM_CORE_MACHINE_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@
 
 #define MACHINE_STATE_NAME "godwit-1" /* fixes what a guest sees; a new name is a new machine */
 
+struct device;
 struct fault;
 
 struct machine_guest {
@@ -33,7 +35,12 @@ struct machine_shape {
     unsigned vcpus;
     uint64_t memory_bytes;
     const char *baseline; /* borrowed */
+    unsigned disks, nics;
+    bool console, rng, balloon, vsock;
 };
+
+/* How many sections a row has; 0 when it does not travel. */
+unsigned machine_state_instances(const struct device *device, const struct machine_shape *shape);
 
 /* Gives one packed MachineStateV1 with a section for every row that travels. */
 int machine_state_save(const struct machine_shape *shape, const struct machine_guest *machine,

@@ -170,6 +170,19 @@ static void port_exit(struct vcpu *vcpu)
         device_table_port_out(vcpu->vm, &access);
 }
 
+static void memory_exit(struct vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+    struct vm *vm = vcpu->vm;
+    unsigned count = run->mmio.len; /* KVM's: 1 to 8 */
+    (void)pthread_mutex_lock(&vm->device_lock);
+    if (run->mmio.is_write)
+        mmio_write(&vm->mmio, run->mmio.phys_addr, run->mmio.data, count);
+    else
+        mmio_read(&vm->mmio, run->mmio.phys_addr, run->mmio.data, count);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+}
+
 /* True to go on in the guest. */
 static bool handle_exit(struct vcpu *vcpu)
 {
@@ -178,9 +191,8 @@ static bool handle_exit(struct vcpu *vcpu)
     case KVM_EXIT_IO:
         port_exit(vcpu);
         break;
-    case KVM_EXIT_MMIO: /* nothing is there */
-        if (!run->mmio.is_write)
-            memset(run->mmio.data, 0xff, sizeof run->mmio.data);
+    case KVM_EXIT_MMIO:
+        memory_exit(vcpu);
         break;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:

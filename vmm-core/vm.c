@@ -26,6 +26,7 @@
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
 #include "vmm-core/guest_memory.h"
+#include "vmm-core/layout.h"
 #include "vmm-core/machine_state.h"
 #include "vmm-core/vm_inside.h"
 
@@ -33,11 +34,6 @@ static_assert((int)VM_VCPUS_MAX == (int)VCPUS_MAX, "the door and the limits agre
 static_assert((int)VM_CMDLINE_MAX == (int)CMDLINE_MAX, "the door and the limits agree");
 static_assert(VM_MEMORY_MIN == GUEST_MEMORY_BYTES_MIN, "the door and the limits agree");
 static_assert(VM_MEMORY_MAX == GUEST_MEMORY_BYTES_MAX, "the door and the limits agree");
-
-/* Where KVM keeps a page and three more for guests in real mode on older processors: in the hole,
- * below the IOAPIC's and APICs' neighbourhood. */
-#define IDENTITY_MAP_ADDRESS UINT64_C(0xfffbc000)
-#define TSS_ADDRESS UINT64_C(0xfffbd000)
 
 #define KICK_AGAIN_NS (10 * NS_PER_MS)
 /* Guests call it a lock-up after 10 s and more; KVM_KVMCLOCK_CTRL costs every resume. */
@@ -121,9 +117,9 @@ static int set_up_machine(struct vm *vm, struct fault *fault)
         enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1, "triple fault event", fault) == 0)
         vm->events_flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 
-    uint64_t identity_map = IDENTITY_MAP_ADDRESS;
+    uint64_t identity_map = LAYOUT_KVM_IDENTITY_MAP;
     if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
-        ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)TSS_ADDRESS) < 0)
+        ioctl(vm->fd, KVM_SET_TSS_ADDR, (unsigned long)LAYOUT_KVM_TSS) < 0)
         return fault_set_errno(fault, ERR_IO, errno, "placing KVM's own pages");
     if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
         return fault_set_errno(fault, ERR_IO, errno, "creating the interrupt controllers");
@@ -404,20 +400,14 @@ static struct machine_shape vm_shape(const struct vm *vm)
     };
 }
 
-static unsigned row_instances(const struct vm *vm, const struct device *device)
-{
-    if (device->travel != DEVICE_TRAVELS)
-        return 0;
-    return device->per_vcpu ? vm->vcpu_count : 1;
-}
-
 /* Backwards: from where an interrupt begins to where it ends, so that one which is on its way may
  * be saved twice but never not at all. */
-static int capture_all(struct vm *vm, struct fault *fault)
+static int capture_all(struct vm *vm, const struct machine_shape *shape, struct fault *fault)
 {
     for (size_t i = device_table_count(); i-- > 0;) {
         const struct device *device = device_table_at(i);
-        for (unsigned k = 0; k < row_instances(vm, device); k++) {
+        unsigned instances = machine_state_instances(device, shape);
+        for (unsigned k = 0; k < instances; k++) {
             int r = device->capture(vm, k, fault);
             if (r < 0)
                 return r;
@@ -432,10 +422,10 @@ int vm_save(struct vm *vm, uint8_t **ret_bytes, size_t *ret_count, struct fault 
         return fault_set(fault, ERR_STATE, "only a paused VM can be saved");
     if (__atomic_load_n(&vm->ended, __ATOMIC_ACQUIRE))
         return fault_set(fault, ERR_STATE, "the guest has ended: there is nothing to save");
-    int r = capture_all(vm, fault);
+    struct machine_shape shape = vm_shape(vm);
+    int r = capture_all(vm, &shape, fault);
     if (r < 0)
         return r;
-    struct machine_shape shape = vm_shape(vm);
     return machine_state_save(&shape, vm->guest, ret_bytes, ret_count, fault);
 }
 
@@ -458,7 +448,8 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
     vm->paused_ns = paused_ns + (vm->loaded.now_ns - begin_ns);
     for (size_t i = 0; i < device_table_count(); i++) { /* INV-6: all are loaded by now */
         const struct device *device = device_table_at(i);
-        for (unsigned k = 0; k < row_instances(vm, device); k++) {
+        unsigned instances = machine_state_instances(device, &shape);
+        for (unsigned k = 0; k < instances; k++) {
             r = device->revive(vm, vm->guest, k, fault);
             if (r < 0)
                 return r;

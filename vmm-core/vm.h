@@ -16,10 +16,37 @@ struct fault;
 struct guest_memory;
 struct vm;
 
-enum { VM_VCPUS_MAX = 16, VM_CMDLINE_MAX = 4095 };
+enum {
+    VM_VCPUS_MAX = 16,
+    VM_CMDLINE_MAX = 4095,
+    VM_DISKS_MAX = 16,
+    VM_NICS_MAX = 8,
+    VM_DISK_QUEUES_MAX = 16,
+    VM_NIC_QUEUE_PAIRS_MAX = 8,
+    VM_DISK_SERIAL_MAX = 20,
+    VM_MAC_BYTES = 6,
+};
 
 /* What a guest can do to itself. Called on a vCPU thread; must not block or call back into vm. */
 enum vm_event { VM_EVENT_POWER_OFF, VM_EVENT_RESET, VM_EVENT_CRASH };
+
+/* One disk. Everything but the descriptor is part of what the guest sees and equal at both ends of
+ * a move. */
+struct vm_disk_config {
+    int fd;             /* taken by vm_new when it returns 0; -1: comes by vm_attach_disk */
+    uint64_t bytes;     /* a multiple of 512; 0: as big as what is behind fd, which is there */
+    bool read_only;
+    unsigned queues;    /* 1 to VM_DISK_QUEUES_MAX; 0: one for each vCPU, at most 4 */
+    const char *serial; /* borrowed during vm_new; up to VM_DISK_SERIAL_MAX characters */
+};
+
+/* One network card. A tap of several queues has one descriptor for each queue pair. */
+struct vm_nic_config {
+    int fds[VM_NIC_QUEUE_PAIRS_MAX]; /* as above: all there or all -1 */
+    unsigned queue_pairs;            /* 1 to VM_NIC_QUEUE_PAIRS_MAX */
+    uint8_t mac[VM_MAC_BYTES];
+    uint16_t mtu; /* told to the guest; 0: not */
+};
 
 struct vm_config {
     int kvm_fd; /* borrowed during vm_new only; an open /dev/kvm */
@@ -27,6 +54,14 @@ struct vm_config {
     uint64_t memory_bytes;
     bool huge_pages;
     const struct cpu_model *cpu_model;
+
+    /* Devices, borrowed during vm_new; in the order of their PCI slots. */
+    bool console, rng, balloon;
+    uint64_t vsock_cid; /* 0: no vsock */
+    const struct vm_disk_config *disks;
+    unsigned disk_count;
+    const struct vm_nic_config *nics;
+    unsigned nic_count;
 
     /* The guest's serial port wrote. vCPU thread; the bytes are borrowed. */
     void (*on_serial)(void *data, const uint8_t *bytes, size_t count);
@@ -42,6 +77,14 @@ struct vm *vm_free(struct vm *vm);
 
 struct guest_memory *vm_memory(struct vm *vm); /* borrowed, lives as long as the vm */
 unsigned vm_vcpus(const struct vm *vm);
+
+/* Give disk or nic `index`, of which vm_new got no descriptor, its backend. Until then the guest's
+ * requests wait in their queues. Takes the descriptors when it returns 0. Any thread but a vCPU's,
+ * running or paused. A disk that is smaller than the guest believes, or cannot be written though
+ * the guest may, is refused. */
+int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
+int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
+                  struct fault *fault);
 
 /* Load a PVH ELF kernel, initrd (fd or -1; becomes module 0) and command line; set up vCPU 0.
  * Bad files give ERR_INVALID with the reason. The fds are borrowed. */

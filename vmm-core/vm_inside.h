@@ -13,8 +13,12 @@
 #include "vmm-core/clock.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/gate.h"
+#include "vmm-core/io_loop.h"
+#include "vmm-core/mmio.h"
+#include "vmm-core/pci.h"
 #include "vmm-core/vcpu.h"
 #include "vmm-core/vcpu_state.h"
+#include "vmm-core/virtio.h"
 #include "vmm-core/vm.h"
 
 struct guest_memory;
@@ -56,7 +60,8 @@ struct vm {
     struct gate gate;
     struct vcpu vcpus[VM_VCPUS_MAX];
 
-    pthread_mutex_t device_lock; /* guards the next two; never held while calling out */
+    pthread_mutex_t device_lock; /* guards what follows; never held while calling out */
+    struct mmio mmio;
     struct serial_guest serial;
     struct serial_host serial_host;
 };
