@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "net/gcm_provider.h"
 #include "net/openssl.h"
 #include "net/tls_lane.h"
 #include "proto/limits.h"
@@ -108,7 +109,8 @@ static int find_psk(SSL *ssl, const unsigned char *identity, size_t count,
 
 static SSL_CTX *context_new(bool is_source)
 {
-    SSL_CTX *ssl_ctx = SSL_CTX_new(is_source ? TLS_client_method() : TLS_server_method());
+    SSL_CTX *ssl_ctx = SSL_CTX_new_ex(gcm_provider_libctx(), gcm_provider_query(),
+                                      is_source ? TLS_client_method() : TLS_server_method());
     if (!ssl_ctx)
         return NULL;
     if (SSL_CTX_set_min_proto_version(ssl_ctx, TLS1_3_VERSION) != 1 ||

@@ -3,6 +3,7 @@ foreach(noun err bitmap handoff id log world bytes loop)
 endforeach()
 godwit_test(unit pki ROOMS net LIBS PkgConfig::OPENSSL)
 godwit_test(unit rpc ROOMS net TIMEOUT 120)
+godwit_test(unit gcm_provider ROOMS net LIBS PkgConfig::OPENSSL)
 godwit_test(unit tls_lane ROOMS net LIBS PkgConfig::OPENSSL TIMEOUT 120)
 
 add_executable(bench_tls_lane ${CMAKE_SOURCE_DIR}/tests/bench/bench_tls_lane.c)
