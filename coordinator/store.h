@@ -1,6 +1,6 @@
 /* The pool's state on disk: rows by key, changed by transactions that compare revisions.
  *
- * Flow:   coordinator -> [store] -> SQLite
+ * Flow:   coordinator -> [store] -> store_driver -> SQLite or etcd
  * Thread: load and commit_now on any one thread; with a loop, commit on the loop's: transactions
  * run on a worker in the order they were handed in, and `done` comes back on the loop.
  *
@@ -76,10 +76,21 @@ struct store_cell {
     size_t count;
 };
 
-/* Opens or makes the file. Refuses one that another process has open for writing (ERR_BUSY), one
+/* `where` is a file for SQLite, or "etcd://HOST:PORT,HOST:PORT/PREFIX".
+ * Opens or makes the file. Refuses one that another process has open for writing (ERR_BUSY), one
  * of a newer schema (ERR_UNSUPPORTED) and one that is damaged (ERR_CORRUPT). `loop` may be NULL:
  * then only store_commit_now may be used. */
 int store_open(struct store **ret_store, const char *path, struct loop *loop, struct fault *fault);
+/* The same, telling a later opener who we are: its ERR_BUSY carries `who` as hint (etcd only). */
+int store_open_as(struct store **ret_store, const char *where, const char *who, struct loop *loop,
+                  struct fault *fault);
+/* Can several coordinators stand by for this one? */
+bool store_is_shared(const char *where);
+/* Opening etcd makes us the one writer for as long as a lease is renewed; every transaction rests
+ * on it. From now on it is renewed, and `lost` comes at most once, on the loop, when it is gone:
+ * then nothing may be decided here any more. SQLite's lock cannot be lost. */
+int store_watch_lost(struct store *store, void (*lost)(void *data, const struct fault *fault),
+                     void *data, struct fault *fault);
 /* Waits for the transactions that were handed in; their `done` are not called any more. */
 struct store *store_close(struct store *store);
 

@@ -3,8 +3,10 @@
 
 GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
   libuv1-dev libprotobuf-c-dev protobuf-c-compiler libssl-dev liblz4-dev libxxhash-dev
-  libsqlite3-dev libfyaml-dev libsmartcols-dev libjansson-dev libcmocka-dev libipsec-mb-dev iproute2"
-GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 openssl"
+  libsqlite3-dev libfyaml-dev libsmartcols-dev libjansson-dev libcmocka-dev libipsec-mb-dev
+  libcurl4-openssl-dev iproute2"
+GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 openssl
+  etcd-server"
 
 godwit_deps() {
     local missing="" package
