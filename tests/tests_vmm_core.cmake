@@ -31,3 +31,5 @@ godwit_test(unit machine_state ROOMS vmm-core)
 vmm_host_test(vm)
 vmm_host_test(vm_dirty)
 godwit_test(unit mmio ROOMS vmm-core)
+
+godwit_test(unit virtqueue ROOMS vmm-core SOURCES ${CMAKE_SOURCE_DIR}/tests/support/ring_driver.c)

@@ -218,6 +218,14 @@ void guest_memory_mark_written(struct guest_memory *memory, uint64_t address, ui
     uint64_t offset = 0;
     bool is_ram = find_offset(memory, address, count, &offset);
     assert(is_ram); /* the writer got its pointer from guest_memory_at */
+    guest_memory_mark_host_written(memory, memory->base + offset, count);
+}
+
+void guest_memory_mark_host_written(struct guest_memory *memory, const uint8_t *at, uint64_t count)
+{
+    assert(at >= memory->base);
+    uint64_t offset = (uint64_t)(at - memory->base);
+    assert(range_fits(offset, count, memory->bytes));
     if (count == 0)
         return;
     uint64_t last = (offset + count - 1) >> PAGE_SHIFT;

@@ -55,6 +55,9 @@ uint8_t *guest_memory_at(const struct guest_memory *memory, uint64_t address, ui
 /* The VMM itself wrote guest-physical [address, address + count): KVM's log does not see it.
  * Any thread; call after the write. */
 void guest_memory_mark_written(struct guest_memory *memory, uint64_t address, uint64_t count);
+/* The same by host address, for who holds what guest_memory_at gave. */
+void guest_memory_mark_host_written(struct guest_memory *memory, const uint8_t *at,
+                                    uint64_t count);
 /* Take the marks made since the last take and add them to `dirty`. */
 void guest_memory_take_written(struct guest_memory *memory, struct bitmap *dirty);
 
