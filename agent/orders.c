@@ -26,6 +26,7 @@
 #include "proto/agent.pb-c.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "proto/vm_spec.h"
 
 enum {
     CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
@@ -216,6 +217,9 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
 {
     char path[VM_PATH_SIZE];
 
+    if (spec->n_disks || spec->n_nics || spec->cloud_init || vm_spec_boots_from_disk(spec))
+        return fault_set(fault, ERR_UNSUPPORTED, "%s: this agent gives no disks and nics yet",
+                         spec->name);
     int r = host_facts_check(step->orders->facts, spec, &step->fds[FD_KVM], fault);
     if (r == 0)
         r = vm_entry_state_path(entry, "console.log", path, fault);

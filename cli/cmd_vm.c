@@ -15,6 +15,7 @@
 #include "cli/listing.h"
 #include "cli/render.h"
 #include "cli/vm_spec_file.h"
+#include "cli/vm_spec_schema.h"
 #include "proto/gw_code.h"
 #include "proto/limits.h"
 #include "proto/method.h"
@@ -396,5 +397,15 @@ int cmd_vm_logs(struct context *context)
     if (data->len > start && data->data[data->len - 1] != '\n')
         (void)fputc('\n', context->out);
     godwit__logs_reply__free_unpacked(reply, NULL);
+    return EXIT_CODE_DONE;
+}
+
+int cmd_vm_schema(struct context *context)
+{
+    AUTO_FREE char *text = NULL;
+    struct fault fault = {0};
+    if (vm_spec_schema_print(&text, &fault) < 0)
+        return error_print_fault(context, &fault);
+    (void)fputs(text, context->out);
     return EXIT_CODE_DONE;
 }

@@ -17,5 +17,6 @@ int cmd_vm_pause(struct context *context);
 int cmd_vm_resume(struct context *context);
 int cmd_vm_rm(struct context *context);
 int cmd_vm_logs(struct context *context);
+int cmd_vm_schema(struct context *context);
 
 #endif

@@ -278,9 +278,9 @@ static const struct command commands[] = {
      .operands = "[NAME]",
      .summary = "define a VM and start it",
      .more = "From flags, from a YAML file, or both. A file has the same words as -o yaml prints: "
-             "name, kernel, initrd, cmdline, host, cpu: {vcpus, baseline}, memory: {size, "
-             "hugepages}, migration: {policy, max_downtime_ms}. Paths are made absolute from the "
-             "current folder and opened on the host that starts the VM.",
+             "name, cpu, memory, kernel, disks, nics, cloud_init ... (docs/vm-spec.md, godwit vm "
+             "schema). Paths are made absolute from the current folder and opened on the host "
+             "that starts the VM.",
      .options = vm_create_options,
      .run = cmd_vm_create,
      .examples = {{"godwit vm create web-01 --kernel /srv/guest.elf --memory 1GiB --vcpus 2",
@@ -341,6 +341,14 @@ static const struct command commands[] = {
      .run = cmd_vm_logs,
      .examples = {{"godwit vm logs web-01", "the last MiB of it"},
                   {"godwit vm logs web-01 --tail 20", "the last lines"}}},
+    {.words = "vm schema",
+     .operands = "",
+     .summary = "the form of a VM's file, as JSON Schema",
+     .more = "For editors and checks: what it allows is what vm create -f reads. docs/vm-spec.md "
+             "tells the same in words.",
+     .run = cmd_vm_schema,
+     .examples = {{"godwit vm schema >vm.schema.json", "for an editor"},
+                  {"godwit vm schema | jq .properties.disks", "one part of it"}}},
     {.words = "vm rm",
      .operands = "VM...",
      .summary = "remove VMs for good",

@@ -17,36 +17,11 @@
 #include "base/own.h"
 #include "base/units.h"
 #include "base/world.h"
+#include "cli/vm_spec_rules.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 
-enum { KEYS_MAX = 32, SCALAR_MAX = 64 << 10 };
-
-/* What a field takes beyond its protobuf type; found by the field's path. */
-enum rule_kind { RULE_PLAIN, RULE_BYTES, RULE_MS, RULE_NAME, RULE_CHOICE };
-
-static const struct rule {
-    const char *path;
-    enum rule_kind kind;
-    uint64_t min, max; /* of numbers; max 0: what the type takes */
-    const char *choices[4];
-} rules[] = {
-    {"version", RULE_PLAIN, 1, 1, {0}},
-    {"name", RULE_NAME, 0, 0, {0}},
-    {"host", RULE_NAME, 0, 0, {0}},
-    {"cpu.vcpus", RULE_PLAIN, 1, VCPUS_MAX, {0}},
-    {"memory.size", RULE_BYTES, VM_MEMORY_MIN, VM_MEMORY_MAX, {0}},
-    {"migration.max_downtime_ms", RULE_MS, 1, 3600000, {0}},
-    {"migration.policy", RULE_CHOICE, 0, 0, {"gentle", "balanced", "finish"}},
-};
-
-static const struct rule *find_rule(const char *path)
-{
-    for (size_t i = 0; i < ARRAY_COUNT(rules); i++) {
-        if (strcmp(rules[i].path, path) == 0)
-            return &rules[i];
-    }
-    return NULL;
-}
+enum { KEYS_MAX = 32, SCALAR_MAX = CLOUD_INIT_TEXT_MAX, PATH_MAX_BYTES = 128, LIST_MAX = 32 };
 
 struct binder {
     const char *name; /* of the file */
@@ -138,17 +113,30 @@ static int take_text(struct binder *binder, struct fy_node *at, struct fy_node *
 
 /* ---- values ---- */
 
-static const char *fits_of(const ProtobufCFieldDescriptor *field, const struct rule *rule,
+/* "disks[2].size" -> "disks.size", as the rules name it. */
+static const char *without_numbers(const char *path, char ret_bare[static PATH_MAX_BYTES])
+{
+    size_t used = 0;
+    for (const char *at = path; *at && used < PATH_MAX_BYTES - 1; at++) {
+        if (*at == '[')
+            at = strchr(at, ']');
+        else
+            ret_bare[used++] = *at;
+    }
+    ret_bare[used] = '\0';
+    return ret_bare;
+}
+
+static const char *fits_of(const ProtobufCFieldDescriptor *field, const struct vm_spec_rule *rule,
                            char *words, size_t size)
 {
-    enum rule_kind kind = rule ? rule->kind : RULE_PLAIN;
-    if (kind == RULE_BYTES)
+    enum vm_spec_rule_kind kind = rule ? rule->kind : VM_SPEC_PLAIN;
+    if (kind == VM_SPEC_BYTES)
         return "a size like 1GiB";
-    if (kind == RULE_MS)
+    if (kind == VM_SPEC_MS)
         return "a time like 100ms";
-    if (kind == RULE_CHOICE) {
-        (void)snprintf(words, size, "%s, %s or %s", rule->choices[0], rule->choices[1],
-                       rule->choices[2]);
+    if (kind == VM_SPEC_CHOICE) {
+        vm_spec_rule_words(rule, words, size);
         return words;
     }
     if (field->type == PROTOBUF_C_TYPE_BOOL)
@@ -166,18 +154,18 @@ static const char *fits_of(const ProtobufCFieldDescriptor *field, const struct r
 }
 
 /* The number that `text` means for this field, or a reason in `reason`. */
-static int read_number(const ProtobufCFieldDescriptor *field, const struct rule *rule,
+static int read_number(const ProtobufCFieldDescriptor *field, const struct vm_spec_rule *rule,
                        const char *text, uint64_t *ret_number, struct fault *reason)
 {
-    enum rule_kind kind = rule ? rule->kind : RULE_PLAIN;
+    enum vm_spec_rule_kind kind = rule ? rule->kind : VM_SPEC_PLAIN;
     uint64_t most = field->type == PROTOBUF_C_TYPE_UINT32 ? UINT32_MAX : UINT64_MAX;
     uint64_t min = rule ? rule->min : 0, max = rule && rule->max ? rule->max : most;
     uint64_t number;
     char low[UNITS_TEXT_SIZE], high[UNITS_TEXT_SIZE];
     int r;
-    if (kind == RULE_PLAIN)
+    if (kind == VM_SPEC_PLAIN)
         return units_parse_count(text, min, max, ret_number, reason);
-    if (kind == RULE_BYTES) {
+    if (kind == VM_SPEC_BYTES) {
         r = units_parse_bytes(text, &number, reason);
         units_print_bytes(min, low);
         units_print_bytes(max, high);
@@ -198,16 +186,16 @@ static int read_number(const ProtobufCFieldDescriptor *field, const struct rule 
     return 0;
 }
 
-static int check_text(const struct rule *rule, const char *text, struct fault *reason)
+static int check_text(const struct vm_spec_rule *rule, const char *text, struct fault *reason)
 {
     if (!rule)
         return 0;
-    if (rule->kind == RULE_NAME && !id_name_is_valid(text))
+    if (rule->kind == VM_SPEC_NAME && !id_name_is_valid(text))
         return fault_set(reason, ERR_INVALID,
                          "found '%.70s'; letters, digits, '.', '_' and '-' would fit, %d at most, "
                          "first a letter or digit",
                          text, ID_NAME_MAX);
-    if (rule->kind != RULE_CHOICE)
+    if (rule->kind != VM_SPEC_CHOICE)
         return 0;
     size_t count = 0;
     for (; count < ARRAY_COUNT(rule->choices) && rule->choices[count]; count++) {
@@ -215,8 +203,9 @@ static int check_text(const struct rule *rule, const char *text, struct fault *r
             return 0;
     }
     const char *nearest = id_nearest(text, rule->choices, count);
-    return fault_set(reason, ERR_INVALID, "found '%.40s'; %s, %s or %s would fit%s%s%s", text,
-                     rule->choices[0], rule->choices[1], rule->choices[2],
+    char words[120];
+    vm_spec_rule_words(rule, words, sizeof words);
+    return fault_set(reason, ERR_INVALID, "found '%.40s'; %s would fit%s%s%s", text, words,
                      nearest ? "; did you mean '" : "", nearest ? nearest : "",
                      nearest ? "'?" : "");
 }
@@ -231,8 +220,8 @@ static int bind_scalar(struct binder *binder, struct fy_node *key, struct fy_nod
                        const char *path)
 {
     AUTO_FREE char *text = NULL;
-    char words[80];
-    const struct rule *rule = find_rule(path);
+    char words[120], bare[PATH_MAX_BYTES];
+    const struct vm_spec_rule *rule = vm_spec_rule_find(without_numbers(path, bare));
     const char *fits = fits_of(field, rule, words, sizeof words);
     void *value = (char *)message + field->offset;
     struct fault reason = {0};
@@ -299,12 +288,11 @@ static ProtobufCMessage *new_message(const ProtobufCMessageDescriptor *type)
     return message;
 }
 
-static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node *value,
-                      ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
-                      const char *path)
+/* One message from a mapping; `key` stands for it where the file has nothing. */
+static int bind_message(struct binder *binder, struct fy_node *key, struct fy_node *value,
+                        const ProtobufCMessageDescriptor *type, const char *path,
+                        ProtobufCMessage **ret_message)
 {
-    if (field->type != PROTOBUF_C_TYPE_MESSAGE)
-        return bind_scalar(binder, key, value, message, field, path);
     if (!value || !fy_node_is_mapping(value)) {
         char found[80];
         describe(value, found, sizeof found);
@@ -312,11 +300,60 @@ static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node
         return refuse(binder, empty ? key : value, "%s: found %s; a mapping (key: value) would fit",
                       path, found);
     }
-    ProtobufCMessage *inner = new_message(field->descriptor);
+    ProtobufCMessage *inner = new_message(type);
     if (!inner)
         return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
-    *(ProtobufCMessage **)((char *)message + field->offset) = inner;
+    *ret_message = inner; /* in the tree from here on, so it is freed with it */
     return bind_mapping(binder, value, inner, path);
+}
+
+static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node *value,
+                     ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
+                     const char *path)
+{
+    size_t *count = (size_t *)((char *)message + field->quantifier_offset);
+    ProtobufCMessage ***list = (ProtobufCMessage ***)((char *)message + field->offset);
+    struct fy_node *item;
+    void *state = NULL;
+    if (!value || !fy_node_is_sequence(value)) {
+        char found[80];
+        describe(value, found, sizeof found);
+        bool empty = !value || (fy_node_is_scalar(value) && strcmp(found, "nothing") == 0);
+        return refuse(binder, empty ? key : value,
+                      "%s: found %s; a list (lines that begin with '- ') would fit", path, found);
+    }
+    *list = calloc(LIST_MAX, sizeof **list);
+    if (!*list)
+        return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
+    while ((item = fy_node_sequence_iterate(value, &state)) != NULL) {
+        char inner[PATH_MAX_BYTES];
+        int r = path_join(inner, sizeof inner, binder->fault, "%s[%zu]", path, *count);
+        if (r < 0)
+            return r;
+        if (*count == LIST_MAX)
+            return refuse(binder, item, "%s: found more than %d", path, LIST_MAX);
+        if (fy_node_get_tag(item, NULL))
+            return refuse(binder, item, "%s: found a tag (!...); a spec takes none", inner);
+        ProtobufCMessage *bound = NULL;
+        r = bind_message(binder, item, item, field->descriptor, inner, &bound);
+        if (bound)
+            (*list)[(*count)++] = bound;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node *value,
+                      ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
+                      const char *path)
+{
+    if (field->type != PROTOBUF_C_TYPE_MESSAGE)
+        return bind_scalar(binder, key, value, message, field, path);
+    if (field->label == PROTOBUF_C_LABEL_REPEATED)
+        return bind_list(binder, key, value, message, field, path);
+    return bind_message(binder, key, value, field->descriptor, path,
+                        (ProtobufCMessage **)((char *)message + field->offset));
 }
 
 static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMessage *message,
@@ -348,7 +385,7 @@ static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMe
             return refuse(binder, key, "%s%s%s: stands here for the second time; first on line %d",
                           path, path[0] ? "." : "", word, mark_of(seen[index]).line + 1);
         seen[index] = key;
-        char inner[128];
+        char inner[PATH_MAX_BYTES];
         (void)snprintf(inner, sizeof inner, "%s%s%s", path, path[0] ? "." : "", word);
         r = bind_field(binder, key, value, message, field, inner);
         if (r < 0)
@@ -372,6 +409,30 @@ static int refuse_syntax(struct binder *binder, struct fy_diag *diag)
                      error->line, error->column, words);
 }
 
+/* The node that "disks[1].store: found ..." speaks of, or the nearest above it that is there. */
+static struct fy_node *find_place(struct fy_node *root, const char *words)
+{
+    size_t count = strcspn(words, ": ");
+    struct fy_node *node = root;
+    for (size_t i = 0; i < count && node;) {
+        struct fy_node *next;
+        size_t length = strcspn(words + i, ".[]: ");
+        if (length == 0) {
+            i++;
+            continue;
+        }
+        if (i > 0 && words[i - 1] == '[')
+            next = fy_node_sequence_get_by_index(node, (int)strtol(words + i, NULL, 10));
+        else
+            next = fy_node_mapping_lookup_value_by_simple_key(node, words + i, length);
+        if (!next)
+            break;
+        node = next;
+        i += length;
+    }
+    return node;
+}
+
 static int bind_document(struct binder *binder, struct fy_document *document,
                          Godwit__VmSpec **ret_spec)
 {
@@ -388,6 +449,9 @@ static int bind_document(struct binder *binder, struct fy_document *document,
     if (!spec)
         return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
     int r = bind_mapping(binder, root, spec, "");
+    struct fault reason = {0};
+    if (r == 0 && vm_spec_judge((const Godwit__VmSpec *)spec, &reason) < 0)
+        r = refuse(binder, find_place(root, reason.text), "%s", reason.text);
     if (r < 0) {
         protobuf_c_message_free_unpacked(spec, NULL);
         return r;
@@ -538,8 +602,8 @@ int vm_spec_check(const Godwit__VmSpec *spec, struct fault *fault)
                          "name: found '%.70s'; letters, digits, '.', '_' and '-' would fit, %d at "
                          "most, first a letter or digit",
                          spec->name, ID_NAME_MAX);
-    if (!spec->kernel || !spec->kernel[0])
-        return lacks("kernel", "--kernel FILE or 'kernel:' in the file", fault);
+    if (!vm_spec_boots_from_disk(spec) && (!spec->kernel || !spec->kernel[0]))
+        return lacks("kernel", "--kernel FILE, 'kernel:' or 'boot: disk' in the file", fault);
     if (!spec->memory || !spec->memory->has_size)
         return lacks("memory", "--memory 1GiB or 'memory: {size: 1GiB}' in the file", fault);
     if (!spec->cpu || !spec->cpu->has_vcpus)
@@ -556,5 +620,5 @@ int vm_spec_check(const Godwit__VmSpec *spec, struct fault *fault)
     if (spec->cmdline && strlen(spec->cmdline) > CMDLINE_MAX)
         return fault_set(fault, ERR_INVALID, "cmdline: found %zu bytes, more than %d",
                          strlen(spec->cmdline), CMDLINE_MAX);
-    return 0;
+    return vm_spec_judge(spec, fault);
 }

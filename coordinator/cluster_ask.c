@@ -12,6 +12,7 @@
 #include "coordinator/planner.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 
 static void add_place(const struct cluster *cluster, const struct cluster_vm *vm,
                       struct cluster_now now, struct problem *problem)
@@ -49,7 +50,7 @@ static int judge_spec(const Godwit__VmSpec *spec, struct problem *problem)
                            "%s: %llu bytes of memory, possible are 16 MiB to 64 GiB in steps of "
                            "2 MiB",
                            name, (unsigned long long)size);
-    if (!spec->kernel || spec->kernel[0] != '/')
+    if (!vm_spec_boots_from_disk(spec) && (!spec->kernel || spec->kernel[0] != '/'))
         return problem_set(problem, GW_SPEC_INVALID,
                            "%s: the kernel must be an absolute path on the host, found '%.120s'",
                            name, spec->kernel ? spec->kernel : "");
@@ -61,6 +62,51 @@ static int judge_spec(const Godwit__VmSpec *spec, struct problem *problem)
         return problem_set(problem, GW_SPEC_INVALID,
                            "%s: the kernel's command line has %zu bytes, possible are %d", name,
                            strlen(spec->cmdline), CMDLINE_MAX);
+    struct fault fault = {0};
+    if (vm_spec_judge(spec, &fault) < 0)
+        return problem_set(problem, GW_SPEC_INVALID, "%s: %s", name, fault.text);
+    return 0;
+}
+
+static bool is_same_disk(const Godwit__DiskSpec *a, const Godwit__DiskSpec *b)
+{
+    return vm_spec_disk_is_shared(a) && vm_spec_disk_is_shared(b) &&
+           strcmp(a->store, b->store) == 0 && strcmp(a->file, b->file) == 0;
+}
+
+/* What only one VM of the pool may have: a disk that it writes beneath a shared store, a nic's
+ * address. */
+static int judge_beside(const Godwit__VmSpec *spec, const Godwit__VmSpec *other,
+                        struct problem *problem)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        for (size_t n = 0; n < other->n_disks; n++) {
+            const Godwit__DiskSpec *disk = spec->disks[i], *theirs = other->disks[n];
+            if (is_same_disk(disk, theirs) && !(disk->read_only && theirs->read_only))
+                return problem_set(problem, GW_SPEC_INVALID,
+                                   "%s: disk %s is disk %s of %s already (%.120s in %.120s)",
+                                   spec->name, disk->name, theirs->name, other->name, disk->file,
+                                   disk->store);
+        }
+    }
+    for (size_t i = 0; i < spec->n_nics; i++) {
+        for (size_t n = 0; n < other->n_nics; n++) {
+            if (spec->nics[i]->mac && other->nics[n]->mac &&
+                strcmp(spec->nics[i]->mac, other->nics[n]->mac) == 0)
+                return problem_set(problem, GW_SPEC_INVALID, "%s: %s has a nic with %s already",
+                                   spec->name, other->name, spec->nics[i]->mac);
+        }
+    }
+    return 0;
+}
+
+static int judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec,
+                       struct problem *problem)
+{
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (judge_beside(spec, cluster->vms[i]->spec, problem) != 0)
+            return -1;
+    }
     return 0;
 }
 
@@ -97,8 +143,29 @@ static bool baseline_is_known(const struct cluster *cluster, const char *name)
     return heard_of == 0; /* no host has told yet: the planner will say so */
 }
 
+/* Addresses in one spelling; those that were not given are made of the VM's id and kept. */
+static bool complete_nics(Godwit__VmSpec *spec, const char *vm_id)
+{
+    for (unsigned i = 0; i < spec->n_nics; i++) {
+        Godwit__NicSpec *nic = spec->nics[i];
+        uint8_t mac[VM_SPEC_MAC_BYTES];
+        char text[VM_SPEC_MAC_SIZE];
+        if (!nic->mac || !vm_spec_mac_parse(nic->mac, mac))
+            vm_spec_mac_make(vm_id, i, mac);
+        vm_spec_mac_print(mac, text);
+        char *copy = strdup(text);
+        if (!copy)
+            return false;
+        if (nic->mac && nic->mac != protobuf_c_empty_string)
+            free(nic->mac);
+        nic->mac = copy;
+    }
+    return true;
+}
+
 /* A copy with every part present, so that the rest of the coordinator need not ask. */
-static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *baseline)
+static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *baseline,
+                                     const char *vm_id)
 {
     Godwit__CpuSpec cpu = GODWIT__CPU_SPEC__INIT;
     Godwit__VmSpec spec = *given;
@@ -110,7 +177,12 @@ static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *ba
     spec.cpu = &cpu;
     spec.has_version = true;
     spec.version = 1;
-    return cluster_message_copy(&spec.base);
+    Godwit__VmSpec *whole = cluster_message_copy(&spec.base);
+    if (whole && !complete_nics(whole, vm_id)) {
+        godwit__vm_spec__free_unpacked(whole, NULL);
+        return NULL;
+    }
+    return whole;
 }
 
 /* ---- create -----------------------------------------------------------------------------------
@@ -211,7 +283,11 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
     if (!no_start && choose_host(cluster, &ask, now, &host, problem) != 0)
         return -1;
 
-    Godwit__VmSpec *whole = complete_spec(spec, baseline);
+    Godwit__VmSpec *whole = complete_spec(spec, baseline, vm_id);
+    if (whole && judge_alone(cluster, whole, problem) != 0) {
+        godwit__vm_spec__free_unpacked(whole, NULL);
+        return -1;
+    }
     struct cluster_vm *vm = whole ? cluster_add_vm(cluster, vm_id) : NULL;
     if (!vm) {
         if (whole)
@@ -296,7 +372,15 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     const char *home = vm->own.owner[0] ? vm->own.owner : given;
     if (home && cluster_host(cluster, home)) {
         ask.only_on = home; /* it knows the kernel's path; another only when it cannot */
-        (void)choose_host(cluster, &ask, now, &host, NULL);
+        const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
+        int r = choose_host(cluster, &ask, now, &host, tying ? problem : NULL);
+        if (r != 0 && tying) { /* its disk is there and nowhere else */
+            if (problem)
+                problem_detail(problem, "disk %s of %s is on %s only", tying->name, vm->spec->name,
+                               home);
+            add_place(cluster, vm, now, problem);
+            return -1;
+        }
         ask.only_on = NULL;
     }
     if (!host && choose_host(cluster, &ask, now, &host, problem) != 0) {

@@ -17,7 +17,7 @@ enum {
     RPC_HEADER_BYTES = 16,
     RPC_BODY_MAX = 8 << 20,     /* one control message */
     RPC_CALLS_MAX = 256,        /* unanswered calls a connection may have */
-    RPC_FDS_MAX = 24,           /* file descriptors with one message on a Unix socket */
+    RPC_FDS_MAX = 64,           /* file descriptors with one message on a Unix socket */
     RPC_SEND_QUEUE_MAX = 64 << 20,
 
     LANES_MAX = 16,
@@ -34,6 +34,12 @@ enum {
     MACHINE_STATE_MAX = 2 << 20,
 
     VCPUS_MAX = 16,
+    DISKS_MAX = 12,             /* of a VM's spec; one more is its cloud-init seed */
+    NICS_MAX = 8,
+    NIC_QUEUES_MAX = 8,         /* pairs of one nic */
+    NIC_QUEUES_ALL_MAX = 16,    /* pairs of all nics of a VM */
+    DISK_SERIAL_MAX = 20,       /* virtio-blk's */
+    CLOUD_INIT_TEXT_MAX = 64 << 10,
     TOKEN_TEXT_MAX = 512,
     SPEC_TEXT_MAX = 256 << 10,
     CMDLINE_MAX = 4095,
@@ -43,6 +49,8 @@ enum {
     LOG_TAIL_MAX = 1 << 20,
 };
 
+#define DISK_BYTES_MIN MIB(1)
+#define DISK_BYTES_MAX (UINT64_C(64) << 40)
 #define VM_MEMORY_MIN MIB(16)
 #define VM_MEMORY_MAX GIB(64)
 
@@ -64,6 +72,8 @@ enum {
     TOKEN_MS_MAX = 15 * 60 * 1000,
 };
 
+static_assert(8 + DISKS_MAX + 1 + NIC_QUEUES_ALL_MAX <= RPC_FDS_MAX,
+              "all descriptors of a VM fit one message");
 static_assert(PAGE_FRAME_PAGES_MAX <= BLOCK_PAGES, "a frame never leaves its block");
 static_assert(BLOCK_PAGES % 64 == 0, "a block's dirty bits are whole words");
 static_assert(MACHINE_STATE_MAX < MOVE_MESSAGE_MAX, "a machine's state must fit one message");

@@ -1,5 +1,6 @@
 godwit_test(unit token ROOMS proto base)
 godwit_test(unit gw_code ROOMS proto base)
+godwit_test(unit vm_spec ROOMS proto base)
 godwit_test(unit planner ROOMS coordinator)
 godwit_test(unit job_core ROOMS coordinator)
 godwit_test(unit cluster_core ROOMS coordinator)

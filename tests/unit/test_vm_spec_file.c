@@ -50,6 +50,49 @@ static void binds_a_whole_vm(void **state)
     godwit__vm_spec__free_unpacked(spec, NULL);
 }
 
+static void binds_disks_nics_and_the_rest(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    Godwit__VmSpec *spec = NULL;
+
+    int r = parse("name: db\n"
+                  "boot: disk\n"
+                  "disks:\n"
+                  "  - {name: root, store: /srv/shared, file: db/root.raw, size: 8GiB, shared: true}\n"
+                  "  - name: tools\n"
+                  "    path: /srv/tools.iso\n"
+                  "    read_only: true\n"
+                  "    cache: host\n"
+                  "nics:\n"
+                  "  - {bridge: br0, mac: \"52:54:00:12:34:56\", queues: 2, mtu: 9000}\n"
+                  "  - bridge: br1\n"
+                  "rng: true\n"
+                  "vsock: {cid: 7}\n"
+                  "console: virtio\n"
+                  "cloud_init:\n"
+                  "  user_data: |\n"
+                  "    #cloud-config\n"
+                  "    ssh_pwauth: false\n"
+                  "ha: {restart: true, priority: 50}\n",
+                  &spec, &fault);
+
+    assert_string_equal(fault.text, "");
+    assert_int_equal(r, 0);
+    assert_int_equal(spec->n_disks, 2);
+    assert_string_equal(spec->disks[0]->file, "db/root.raw");
+    assert_int_equal(spec->disks[0]->size, GIB(8));
+    assert_true(spec->disks[0]->shared);
+    assert_true(spec->disks[1]->read_only);
+    assert_int_equal(spec->n_nics, 2);
+    assert_int_equal(spec->nics[0]->queues, 2);
+    assert_string_equal(spec->nics[1]->bridge, "br1");
+    assert_int_equal(spec->vsock->cid, 7);
+    assert_string_equal(spec->cloud_init->user_data, "#cloud-config\nssh_pwauth: false\n");
+    assert_int_equal(spec->ha->priority, 50);
+    godwit__vm_spec__free_unpacked(spec, NULL);
+}
+
 static void says_where_what_and_what_would_fit(void **state)
 {
     (void)state;
@@ -58,7 +101,29 @@ static void says_where_what_and_what_would_fit(void **state)
     } cases[] = {
         {"name: web\nkernal: /k\n",
          "web.yaml:2:1: kernal: unknown key; did you mean 'kernel'?; there are version, name, cpu, "
-         "memory, kernel, initrd, cmdline, host, migration"},
+         "memory, kernel, initrd, cmdline, host, migration, disks, nics, rng, balloon, vsock, "
+         "console, cloud_init, ha, boot"},
+        {"disks: {name: a}\n",
+         "web.yaml:1:9: disks: found a mapping (key: value); a list (lines that begin with '- ') "
+         "would fit"},
+        {"disks:\n  - name: a\n    siez: 1GiB\n",
+         "web.yaml:3:5: disks[0].siez: unknown key; did you mean 'size'?; there are name, path, "
+         "store, file, size, read_only, serial, cache, shared"},
+        {"disks:\n  - {name: a, path: /d}\n  - {name: b, path: d}\n",
+         "web.yaml:3:21: disks[1].path: found 'd'; an absolute path would fit"},
+        {"disks:\n  - {name: a, store: /s, file: a/../../b}\n",
+         "web.yaml:2:32: disks[0].file: found 'a/../../b'; a path beneath the store, without "
+         "'..', would fit"},
+        {"disks:\n  - {name: a, path: /d, size: 1KiB}\n",
+         "web.yaml:2:31: disks[0].size: found '1KiB'; 1.0 MiB to 64.0 TiB would fit"},
+        {"disks:\n  - {name: a, path: /d, shared: true}\n",
+         "web.yaml:2:6: disks[0]: shared needs a store and a file: the folder is what the hosts "
+         "share"},
+        {"nics:\n  - {bridge: br0, mac: \"53:54:00:12:34:56\"}\n",
+         "web.yaml:2:25: nics[0].mac: found '53:54:00:12:34:56'; one station's address like "
+         "52:54:00:12:34:56 would fit"},
+        {"console: vga\n", "web.yaml:1:10: console: found 'vga'; serial or virtio would fit"},
+        {"boot: disk\n", "web.yaml:1:7: boot: disk, but the VM has no disks"},
         {"memory:\n  sise: 1GiB\n",
          "web.yaml:2:3: memory.sise: unknown key; did you mean 'size'?; there are size, hugepages"},
         {"memory:\n  size: 1GB\n",
@@ -138,7 +203,8 @@ static void says_what_a_vm_lacks(void **state)
         const char *text, *words;
     } cases[] = {
         {"kernel: /k\n", "the VM lacks its name: give NAME or 'name:' in the file"},
-        {"name: a\n", "the VM lacks its kernel: give --kernel FILE or 'kernel:' in the file"},
+        {"name: a\n", "the VM lacks its kernel: give --kernel FILE, 'kernel:' or 'boot: "
+         "disk' in the file"},
         {"name: a\nkernel: /k\n",
          "the VM lacks its memory: give --memory 1GiB or 'memory: {size: 1GiB}' in the file"},
         {"name: a\nkernel: /k\nmemory: {size: 1GiB}\n",
@@ -159,6 +225,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(binds_a_whole_vm),
+        cmocka_unit_test(binds_disks_nics_and_the_rest),
         cmocka_unit_test(says_where_what_and_what_would_fit),
         cmocka_unit_test(tells_the_place_of_bad_yaml),
         cmocka_unit_test(takes_no_number_for_octal),

@@ -1,0 +1,81 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "base/own.h"
+#include "proto/vm_spec.h"
+
+static void knows_one_stations_address_from_anything_else(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",
+                                      "52:54:00:12:34",
+                                      "52:54:00:12:34:5",
+                                      "52-54-00-12-34-56",
+                                      "53:54:00:12:34:56",
+                                      "00:00:00:00:00:00",
+                                      "52:54:00:12:34:g6",
+                                      "52:54:00:12:34:567"};
+    uint8_t mac[VM_SPEC_MAC_BYTES];
+    char text[VM_SPEC_MAC_SIZE];
+
+    assert_true(vm_spec_mac_parse("52:54:00:Ab:cD:56", mac));
+    vm_spec_mac_print(mac, text);
+
+    assert_string_equal(text, "52:54:00:ab:cd:56");
+    for (size_t i = 0; i < ARRAY_COUNT(bad); i++)
+        assert_false(vm_spec_mac_parse(bad[i], mac));
+}
+
+static void makes_an_address_that_is_local_and_always_the_same(void **state)
+{
+    (void)state;
+    uint8_t first[VM_SPEC_MAC_BYTES], again[VM_SPEC_MAC_BYTES], other[VM_SPEC_MAC_BYTES];
+
+    vm_spec_mac_make("0123456789abcdef", 0, first);
+    vm_spec_mac_make("0123456789abcdef", 0, again);
+    vm_spec_mac_make("0123456789abcdef", 1, other);
+
+    assert_memory_equal(first, again, sizeof first);
+    assert_memory_not_equal(first, other, sizeof first);
+    assert_int_equal(first[0] & 3, 2);
+}
+
+static void keeps_the_stamp_with_the_first_shared_disk_that_is_written(void **state)
+{
+    (void)state;
+    Godwit__DiskSpec local = GODWIT__DISK_SPEC__INIT, reads = GODWIT__DISK_SPEC__INIT,
+                     writes = GODWIT__DISK_SPEC__INIT;
+    Godwit__DiskSpec *disks[] = {&local, &reads, &writes};
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    local.name = (char *)"local";
+    local.path = (char *)"/dev/vg/disk";
+    reads.store = (char *)"/srv/a";
+    reads.shared = reads.read_only = true;
+    writes.store = (char *)"/srv/b";
+    writes.shared = true;
+    spec.disks = disks;
+    spec.n_disks = 3;
+
+    assert_string_equal(vm_spec_stamp_store(&spec), "/srv/b");
+    assert_ptr_equal(vm_spec_tying_disk(&spec), &local);
+    local.read_only = true;
+    assert_null(vm_spec_tying_disk(&spec));
+    spec.n_disks = 2;
+    assert_null(vm_spec_stamp_store(&spec));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(knows_one_stations_address_from_anything_else),
+        cmocka_unit_test(makes_an_address_that_is_local_and_always_the_same),
+        cmocka_unit_test(keeps_the_stamp_with_the_first_shared_disk_that_is_written),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
