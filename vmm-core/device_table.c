@@ -13,11 +13,14 @@
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/device.h"
 #include "vmm-core/irqchip.h"
+#include "vmm-core/pci.h"
 #include "vmm-core/pit.h"
 #include "vmm-core/vcpu.h"
+#include "vmm-core/virtio_pci.h"
 
 static const struct device *const device_table[] = {
-    &vcpu_device, &irqchip_device, &pit_device, &clock_device, &serial_device, &reset_device,
+    &vcpu_device,   &irqchip_device, &pit_device,        &clock_device,
+    &serial_device, &pci_device,     &virtio_pci_device, &reset_device,
 };
 
 size_t device_table_count(void)

@@ -55,16 +55,16 @@ struct io_loop_config {
 /* The thread starts parked: io_loop_resume lets it go. */
 int io_loop_new(struct io_loop **ret_loop, const struct io_loop_config *config,
                 struct fault *fault);
-/* Drains, ends the thread, frees. No device may be watched any more afterwards. */
-struct io_loop *io_loop_free(struct io_loop *loop);
+/* Drains and ends the thread. Watches and jobs can still be taken away. Accepts NULL. */
+void io_loop_stop(struct io_loop *loop);
+struct io_loop *io_loop_free(struct io_loop *loop); /* stops first */
 
 /* Waits until the devices are quiet and the thread stands. Idempotent. */
 void io_loop_pause(struct io_loop *loop);
 void io_loop_resume(struct io_loop *loop);
 
 /* `events`: EPOLLIN, EPOLLOUT or both, level-triggered; 0 watches for errors only. */
-int io_loop_add(struct io_loop *loop, struct io_watch *watch, uint32_t events,
-                struct fault *fault);
+int io_loop_add(struct io_loop *loop, struct io_watch *watch, uint32_t events, struct fault *fault);
 void io_loop_modify(struct io_loop *loop, struct io_watch *watch, uint32_t events);
 /* After it returns `ready` is not called any more. Nothing happens when it is not watched. */
 void io_loop_remove(struct io_loop *loop, struct io_watch *watch);

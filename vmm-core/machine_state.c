@@ -17,7 +17,8 @@ struct section_list {
     size_t count;
 };
 
-static_assert(VCPUS_MAX + 16 <= MACHINE_SECTIONS_MAX, "every vCPU and device has its section");
+static_assert(VCPUS_MAX + 2 * VIRTIO_FUNCTIONS_MAX + 16 <= MACHINE_SECTIONS_MAX,
+              "every vCPU and device has its section");
 
 static void section_list_freep(struct section_list **list)
 {

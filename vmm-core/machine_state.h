@@ -14,8 +14,11 @@
 #include "vmm-core/clock.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/irqchip.h"
+#include "vmm-core/pci.h"
 #include "vmm-core/pit.h"
 #include "vmm-core/vcpu_state.h"
+#include "vmm-core/virtio.h"
+#include "vmm-core/virtio_pci.h"
 
 #define MACHINE_STATE_NAME "godwit-1" /* fixes what a guest sees; a new name is a new machine */
 
@@ -28,6 +31,8 @@ struct machine_guest {
     struct pit_guest pit;
     struct clock_guest clock;
     struct serial_guest serial;
+    struct pci_bus_guest pci;
+    struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];
 };
 
 /* What both ends must agree on. */

@@ -42,8 +42,7 @@ bool mmio_add(struct mmio *mmio, struct mmio_range *range)
     if (behind && behind->address - range->address < range->bytes)
         return false;
 
-    memmove(&mmio->ranges[at + 1], &mmio->ranges[at],
-            (mmio->count - at) * sizeof mmio->ranges[0]);
+    memmove(&mmio->ranges[at + 1], &mmio->ranges[at], (mmio->count - at) * sizeof mmio->ranges[0]);
     mmio->ranges[at] = range;
     mmio->count++;
     return true;
@@ -55,8 +54,7 @@ void mmio_remove(struct mmio *mmio, struct mmio_range *range)
         if (mmio->ranges[i] != range)
             continue;
         mmio->count--;
-        memmove(&mmio->ranges[i], &mmio->ranges[i + 1],
-                (mmio->count - i) * sizeof mmio->ranges[0]);
+        memmove(&mmio->ranges[i], &mmio->ranges[i + 1], (mmio->count - i) * sizeof mmio->ranges[0]);
         return;
     }
 }

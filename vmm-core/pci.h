@@ -14,15 +14,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/device_state.pb-c.h"
 #include "vmm-core/layout.h"
 #include "vmm-core/mmio.h"
 
 struct device;
-struct vm;
+struct fault;
+struct pci_bus;
+struct state_reader;
 
 enum {
     PCI_CONFIG_BYTES = 256,
     PCI_BARS_MAX = 2, /* BAR 0 and 1, 32-bit memory each */
+    PCI_MSIX_BAR = 1,
     PCI_MSIX_VECTORS_MAX = 32,
     PCI_MSIX_ENTRY_BYTES = 16,
     PCI_MSIX_PBA_OFFSET = 0x800, /* in its BAR; the table is at 0 */
@@ -49,34 +53,32 @@ struct pci_guest { /* travels */
     struct pci_msix_entry msix[PCI_MSIX_VECTORS_MAX];
 };
 
-struct pci_function;
-
 struct pci_function_ops {
-    /* A register of the device's own in configuration space (a capability's window). NULL: none. */
-    void (*config_read)(void *data, unsigned offset, uint8_t *bytes, unsigned count);
+    /* Registers of the device's own in configuration space: its window. */
+    void (*config_read)(void *data, unsigned offset, uint8_t *ret_bytes, unsigned count);
     void (*config_write)(void *data, unsigned offset, const uint8_t *bytes, unsigned count);
-    /* Command or BARs were written, or loaded: addresses may have changed. */
+    /* BARs may answer elsewhere now (`mapped`, `ranges`). NULL: does not care. */
     void (*moved)(void *data);
-    /* Tell the processor: an MSI. */
+    /* An MSI, to a local APIC. */
     void (*message)(void *data, uint64_t address, uint32_t value);
 };
 
-struct pci_function { /* lives in its device */
+struct pci_function { /* lives in its device, zeroed before init */
     /* set before it is added, read by all */
-    unsigned slot;
-    const struct pci_function_ops *ops;
+    const struct pci_function_ops *ops; /* borrowed */
     void *data;
-    uint32_t bar_bytes[PCI_BARS_MAX]; /* powers of two, 0: no such BAR */
-    unsigned msix_vectors;            /* 0: no MSI-X; else BAR 1 is table and PBA */
-    unsigned window_offset, window_bytes; /* config_read/write's registers */
-    uint8_t fixed[PCI_CONFIG_BYTES];  /* what the guest cannot write */
+    uint32_t bar_bytes[PCI_BARS_MAX];     /* powers of two, 0: no such BAR */
+    unsigned window_offset, window_bytes; /* of registers of the device's own */
+    uint8_t fixed[PCI_CONFIG_BYTES];      /* what the guest cannot write */
+    unsigned msix_vectors, msix_offset;   /* 0: no MSI-X */
+    unsigned last_capability, capability_end;
+    struct pci_bus *bus;               /* borrowed */
+    uint32_t bar_places[PCI_BARS_MAX]; /* after power on */
 
     /* under the device lock */
     struct pci_guest guest;
-    struct mmio_range ranges[PCI_BARS_MAX]; /* ops and data by the device; BAR 1: by pci */
+    struct mmio_range ranges[PCI_BARS_MAX]; /* BAR 0: ops and data are the device's */
     bool mapped[PCI_BARS_MAX];
-    unsigned capability_end; /* where the next capability goes */
-    struct mmio *mmio;       /* borrowed */
 };
 
 struct pci_ids {
@@ -85,44 +87,71 @@ struct pci_ids {
 };
 
 struct pci_bus_guest { /* travels */
-    uint32_t address; /* port 0xCF8 */
+    uint32_t address;  /* port 0xCF8 */
     uint16_t host_command;
+    uint8_t host_cache_line, host_interrupt_line;
 };
 
 struct pci_bus {
-    struct pci_bus_guest guest;
+    struct mmio *mmio;                                /* borrowed */
     struct pci_function *functions[LAYOUT_PCI_SLOTS]; /* borrowed */
+    struct pci_function host;
     struct mmio_range ecam;
     uint32_t next_bar; /* where the next function's BARs go */
+    uint32_t address;  /* port 0xCF8 */
 };
 
 extern const struct device pci_device;
 
 void pci_bus_init(struct pci_bus *bus, struct mmio *mmio);
+/* Put a finished function into its slot and give its BARs their places; both outlive their use. */
+void pci_bus_add(struct pci_bus *bus, struct pci_function *function, unsigned slot);
+/* The bus and its bridge, not the functions. */
+void pci_bus_reset(struct pci_bus *bus);
+/* Make every BAR answer where its function's registers say. */
+void pci_bus_place_bars(struct pci_bus *bus);
 
-/* Before it is added: ids, then capabilities in order, then BARs. */
+/* Before a function is added: ids, then capabilities. */
 void pci_function_init(struct pci_function *function, const struct pci_ids *ids);
-/* `body` stands behind id and next pointer. Returns its offset. */
-unsigned pci_function_add_capability(struct pci_function *function, uint8_t id,
-                                     const uint8_t *body, unsigned body_bytes);
+/* `body` stands behind id and next pointer. Returns the capability's offset. */
+unsigned pci_function_add_capability(struct pci_function *function, uint8_t id, const uint8_t *body,
+                                     unsigned body_bytes);
 void pci_function_add_msix(struct pci_function *function, unsigned vectors);
 
-/* Put it into its slot and give its BARs their places. */
-void pci_bus_add(struct pci_bus *bus, struct pci_function *function, struct mmio *mmio);
-/* As after power on, but for the places of BARs. */
+/* As after power on. */
 void pci_function_reset(struct pci_function *function);
-/* The guest half was set as a whole. */
-void pci_function_loaded(struct pci_function *function);
-/* Is this a guest half that this function can have? */
+/* Is this a guest half that the function can have? Then it can be set. */
 bool pci_function_takes(const struct pci_function *function, const struct pci_guest *guest);
+void pci_function_set(struct pci_function *function, const struct pci_guest *guest);
 
 /* Raise a vector: a message now, or a pending bit while it is masked; lost while MSI-X is off. */
 void pci_function_raise(struct pci_function *function, unsigned vector);
 
-/* One access to configuration space, 1 to 4 bytes, inside a double word. */
+/* One access to configuration space, inside a double word. */
 void pci_bus_config_read(struct pci_bus *bus, unsigned slot, unsigned offset, uint8_t *ret_bytes,
                          unsigned count);
-void pci_bus_config_write(struct pci_bus *bus, unsigned slot, unsigned offset,
-                          const uint8_t *bytes, unsigned count);
+void pci_bus_config_write(struct pci_bus *bus, unsigned slot, unsigned offset, const uint8_t *bytes,
+                          unsigned count);
+/* One access to ports 0xCF8 to 0xCFF. */
+void pci_bus_port_read(struct pci_bus *bus, uint16_t port, uint8_t *ret_bytes, unsigned count);
+void pci_bus_port_write(struct pci_bus *bus, uint16_t port, const uint8_t *bytes, unsigned count);
+
+/* Guest half <-> PciFunctionV1, a part of a device's message; the arrays live in `message`. */
+struct pci_function_message {
+    Godwit__PciFunctionV1 out;
+    uint32_t bars[PCI_BARS_MAX];
+    uint64_t addresses[PCI_MSIX_VECTORS_MAX];
+    uint32_t data[PCI_MSIX_VECTORS_MAX], controls[PCI_MSIX_VECTORS_MAX];
+};
+void pci_function_save(const struct pci_guest *guest, struct pci_function_message *message);
+void pci_function_load(struct state_reader *reader, const Godwit__PciFunctionV1 *in,
+                       struct pci_guest *ret_guest);
+
+/* The bus's guest half <-> packed PciStateV1. */
+void pci_bus_capture(const struct pci_bus *bus, struct pci_bus_guest *ret_guest);
+void pci_bus_revive(struct pci_bus *bus, const struct pci_bus_guest *guest);
+int pci_bus_save(const struct pci_bus_guest *guest, uint8_t **ret_bytes, size_t *ret_count);
+int pci_bus_load(struct pci_bus_guest *ret_guest, const uint8_t *bytes, size_t count,
+                 struct fault *fault);
 
 #endif

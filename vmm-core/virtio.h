@@ -22,6 +22,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
 struct fault;
 struct guest_memory;
 struct io_loop;
@@ -31,8 +34,8 @@ struct virtqueue;
 struct vm_config;
 
 enum {
-    VIRTIO_QUEUES_MAX = 17,      /* a nic of 8 queue pairs and its control queue */
-    VIRTIO_FUNCTIONS_MAX = 31,   /* slots 1 to 31 */
+    VIRTIO_QUEUES_MAX = 17,    /* a nic of 8 queue pairs and its control queue */
+    VIRTIO_FUNCTIONS_MAX = 31, /* slots 1 to 31 */
     VIRTIO_NO_VECTOR = 0xffff,
 
     VIRTIO_STATUS_ACKNOWLEDGE = 1,
@@ -43,27 +46,16 @@ enum {
     VIRTIO_STATUS_FAILED = 128,
 };
 
-/* Device types. */
-enum {
-    VIRTIO_ID_NET = 1,
-    VIRTIO_ID_BLOCK = 2,
-    VIRTIO_ID_CONSOLE = 3,
-    VIRTIO_ID_RNG = 4,
-    VIRTIO_ID_BALLOON = 5,
-    VIRTIO_ID_VSOCK = 19,
-};
-
-/* Feature bits that the transport itself offers or forwards. */
-#define VIRTIO_F_INDIRECT_DESC (UINT64_C(1) << 28)
-#define VIRTIO_F_EVENT_IDX (UINT64_C(1) << 29)
-#define VIRTIO_F_VERSION_1 (UINT64_C(1) << 32)
-#define VIRTIO_F_RING_PACKED (UINT64_C(1) << 34)
+/* Feature bits are numbers, as in <linux/virtio_*.h>. */
+#define VIRTIO_FEATURE(bit) (UINT64_C(1) << (bit))
+/* What the transport offers by itself for every kind. */
 #define VIRTIO_FEATURES_OF_TRANSPORT                                                               \
-    (VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1 | VIRTIO_F_RING_PACKED)
+    (VIRTIO_FEATURE(VIRTIO_RING_F_INDIRECT_DESC) | VIRTIO_FEATURE(VIRTIO_RING_F_EVENT_IDX) |       \
+     VIRTIO_FEATURE(VIRTIO_F_VERSION_1) | VIRTIO_FEATURE(VIRTIO_F_RING_PACKED))
 
 struct virtio_kind {
     const char *name; /* "virtio-blk", for an operator's eyes */
-    uint16_t id;
+    uint16_t id;      /* VIRTIO_ID_* */
     uint8_t pci_class, pci_subclass;
     unsigned (*instances)(const struct machine_shape *shape);
 
@@ -133,9 +125,10 @@ static inline bool virtio_device_is_live(const struct virtio_device *device)
            !(device->status & VIRTIO_STATUS_NEEDS_RESET) && !device->resetting;
 }
 
-static inline bool virtio_device_has(const struct virtio_device *device, uint64_t feature)
+/* Was feature `bit` agreed on? */
+static inline bool virtio_device_has(const struct virtio_device *device, unsigned bit)
 {
-    return (device->driver_features & feature) == feature;
+    return device->driver_features & VIRTIO_FEATURE(bit);
 }
 
 /* NULL when the driver did not set it up. */
@@ -148,9 +141,5 @@ void virtio_device_config_changed(struct virtio_device *device);
 void virtio_device_needs_reset(struct virtio_device *device);
 /* is_quiet has just become true. */
 void virtio_device_quiet(struct virtio_device *device);
-
-/* Every kind, in the order of their slots. */
-size_t virtio_table_count(void);
-const struct virtio_kind *virtio_table_at(size_t index);
 
 #endif

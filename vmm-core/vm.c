@@ -32,6 +32,7 @@
 
 static_assert((int)VM_VCPUS_MAX == (int)VCPUS_MAX, "the door and the limits agree");
 static_assert((int)VM_CMDLINE_MAX == (int)CMDLINE_MAX, "the door and the limits agree");
+static_assert(VM_DISKS_MAX + VM_NICS_MAX + 4 <= VIRTIO_FUNCTIONS_MAX, "every device has a slot");
 static_assert(VM_MEMORY_MIN == GUEST_MEMORY_BYTES_MIN, "the door and the limits agree");
 static_assert(VM_MEMORY_MAX == GUEST_MEMORY_BYTES_MAX, "the door and the limits agree");
 
@@ -52,6 +53,9 @@ static int check_config(const struct vm_config *config, struct fault *fault)
         return fault_set(fault, ERR_INVALID, "%u vCPUs: a VM has 1 to %d", config->vcpus,
                          VM_VCPUS_MAX);
     assert(config->cpu_model);
+    if (config->disk_count > VM_DISKS_MAX || config->nic_count > VM_NICS_MAX)
+        return fault_set(fault, ERR_INVALID, "%u disks and %u nics: a VM has at most %d and %d",
+                         config->disk_count, config->nic_count, VM_DISKS_MAX, VM_NICS_MAX);
     int version = ioctl(config->kvm_fd, KVM_GET_API_VERSION, 0);
     if (version != KVM_API_VERSION)
         return fault_set(fault, ERR_UNSUPPORTED, "this is no KVM of version %d", KVM_API_VERSION);
@@ -149,6 +153,62 @@ int vm_set_dirty_log(struct vm *vm, bool enable, struct fault *fault)
     return 0;
 }
 
+static void send_message(void *data, uint64_t address, uint32_t value)
+{
+    const struct vm *vm = data;
+    struct kvm_msi msi = {
+        .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = value};
+    /* Nobody there, or masked away: the guest's own choice. */
+    (void)ioctl(vm->fd, KVM_SIGNAL_MSI, &msi);
+}
+
+static bool bind_doorbell(void *data, uint64_t address, int fd, bool bind)
+{
+    const struct vm *vm = data;
+    struct kvm_ioeventfd doorbell = {
+        .addr = address, .len = 2, .fd = fd, .flags = bind ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+    return ioctl(vm->fd, KVM_IOEVENTFD, &doorbell) == 0;
+}
+
+static const struct virtio_pci_host_ops virtio_host_ops = {
+    .message = send_message,
+    .doorbell = bind_doorbell,
+};
+
+static void drain_devices(void *data)
+{
+    struct vm *vm = data;
+    virtio_bus_drain(&vm->virtio);
+}
+
+static bool devices_are_quiet(void *data)
+{
+    struct vm *vm = data;
+    return virtio_bus_is_quiet(&vm->virtio);
+}
+
+static void devices_go_on(void *data)
+{
+    struct vm *vm = data;
+    virtio_bus_go_on(&vm->virtio);
+}
+
+static int create_devices(struct vm *vm, const struct vm_config *config, struct fault *fault)
+{
+    const struct io_loop_config loop = {.lock = &vm->device_lock,
+                                        .data = vm,
+                                        .drain = drain_devices,
+                                        .is_quiet = devices_are_quiet,
+                                        .go_on = devices_go_on};
+    pci_bus_init(&vm->pci, &vm->mmio);
+    int r = io_loop_new(&vm->io_loop, &loop, fault);
+    if (r < 0)
+        return r;
+    const struct virtio_pci_host host = {
+        .ops = &virtio_host_ops, .data = vm, .memory = vm->memory, .loop = vm->io_loop};
+    return virtio_bus_init(&vm->virtio, &vm->shape, &host, config, &vm->pci, fault);
+}
+
 static int create_vcpus(struct vm *vm, int kvm_fd, struct fault *fault)
 {
     int run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -181,6 +241,17 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
     vm->on_serial = config->on_serial;
     vm->on_event = config->on_event;
     vm->callback_data = config->data;
+    vm->shape = (struct machine_shape){
+        .vcpus = config->vcpus,
+        .memory_bytes = config->memory_bytes,
+        .baseline = cpu_model_name(config->cpu_model),
+        .console = config->console,
+        .rng = config->rng,
+        .balloon = config->balloon,
+        .vsock = config->vsock_cid != 0,
+        .disks = config->disk_count,
+        .nics = config->nic_count,
+    };
     gate_init(&vm->gate, config->vcpus);
     serial_reset(&vm->serial);
     vm->guest = calloc(1, sizeof *vm->guest);
@@ -194,6 +265,7 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         (r = check_kvm(vm, fault)) < 0 || (r = set_up_machine(vm, fault)) < 0 ||
         (r = guest_memory_new(&vm->memory, config->memory_bytes, config->huge_pages, fault)) < 0 ||
         (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
+        (r = create_devices(vm, config, fault)) < 0 ||
         (r = create_vcpus(vm, config->kvm_fd, fault)) < 0)
         return r;
 
@@ -215,6 +287,9 @@ struct vm *vm_free(struct vm *vm)
         vcpu_join(&vm->vcpus[i]);
         vcpu_deinit(&vm->vcpus[i]);
     }
+    io_loop_stop(vm->io_loop);
+    virtio_bus_deinit(&vm->virtio);
+    vm->io_loop = io_loop_free(vm->io_loop);
     close_p(&vm->fd);
     vm->memory = guest_memory_free(vm->memory);
     free(vm->guest);
@@ -310,6 +385,7 @@ void vm_pause(struct vm *vm)
     int r = clock_read(vm, &stopped, NULL);
     assert(r == 0); /* KVM_GET_CLOCK has no way to fail */
     vm->stopped = stopped;
+    io_loop_pause(vm->io_loop); /* what vCPUs began, devices finish */
 }
 
 int vm_resume(struct vm *vm, struct fault *fault)
@@ -329,6 +405,7 @@ int vm_resume(struct vm *vm, struct fault *fault)
     vm->resume_turn++;
     for (unsigned i = 0; i < vm->vcpu_count; i++)
         vcpu_set_leave(&vm->vcpus[i], false);
+    io_loop_resume(vm->io_loop);
     gate_open(&vm->gate);
     return 0;
 }
@@ -391,22 +468,13 @@ void vm_set_irq(struct vm *vm, unsigned irq, bool level)
     assert(r == 0); /* an interrupt line of the chips that we created */
 }
 
-static struct machine_shape vm_shape(const struct vm *vm)
-{
-    return (struct machine_shape){
-        .vcpus = vm->vcpu_count,
-        .memory_bytes = guest_memory_pages(vm->memory) << 12,
-        .baseline = cpu_model_name(vm->cpu_model),
-    };
-}
-
 /* Backwards: from where an interrupt begins to where it ends, so that one which is on its way may
  * be saved twice but never not at all. */
-static int capture_all(struct vm *vm, const struct machine_shape *shape, struct fault *fault)
+static int capture_all(struct vm *vm, struct fault *fault)
 {
     for (size_t i = device_table_count(); i-- > 0;) {
         const struct device *device = device_table_at(i);
-        unsigned instances = machine_state_instances(device, shape);
+        unsigned instances = machine_state_instances(device, &vm->shape);
         for (unsigned k = 0; k < instances; k++) {
             int r = device->capture(vm, k, fault);
             if (r < 0)
@@ -422,11 +490,10 @@ int vm_save(struct vm *vm, uint8_t **ret_bytes, size_t *ret_count, struct fault 
         return fault_set(fault, ERR_STATE, "only a paused VM can be saved");
     if (__atomic_load_n(&vm->ended, __ATOMIC_ACQUIRE))
         return fault_set(fault, ERR_STATE, "the guest has ended: there is nothing to save");
-    struct machine_shape shape = vm_shape(vm);
-    int r = capture_all(vm, &shape, fault);
+    int r = capture_all(vm, fault);
     if (r < 0)
         return r;
-    return machine_state_save(&shape, vm->guest, ret_bytes, ret_count, fault);
+    return machine_state_save(&vm->shape, vm->guest, ret_bytes, ret_count, fault);
 }
 
 int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_ns,
@@ -438,8 +505,7 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
     if (paused_ns > PAUSED_NS_MAX)
         return fault_set(fault, ERR_INVALID, "a pause of %llu s is none",
                          (unsigned long long)(paused_ns / NS_PER_S));
-    struct machine_shape shape = vm_shape(vm);
-    int r = machine_state_load(&shape, vm->guest, bytes, count, fault);
+    int r = machine_state_load(&vm->shape, vm->guest, bytes, count, fault);
     if (r < 0)
         return r;
     if ((r = vm_set_tsc_khz(vm, vm->guest->clock.tsc_khz, fault)) < 0 ||
@@ -448,7 +514,7 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
     vm->paused_ns = paused_ns + (vm->loaded.now_ns - begin_ns);
     for (size_t i = 0; i < device_table_count(); i++) { /* INV-6: all are loaded by now */
         const struct device *device = device_table_at(i);
-        unsigned instances = machine_state_instances(device, &shape);
+        unsigned instances = machine_state_instances(device, &vm->shape);
         for (unsigned k = 0; k < instances; k++) {
             r = device->revive(vm, vm->guest, k, fault);
             if (r < 0)

@@ -18,7 +18,8 @@
 #include "vmm-core/pci.h"
 #include "vmm-core/vcpu.h"
 #include "vmm-core/vcpu_state.h"
-#include "vmm-core/virtio.h"
+#include "vmm-core/machine_state.h"
+#include "vmm-core/virtio_bus.h"
 #include "vmm-core/vm.h"
 
 struct guest_memory;
@@ -36,6 +37,8 @@ struct vm {
     uint32_t host_tsc_khz;
     struct vcpu_msr_list msrs;
     struct guest_memory *memory; /* owned */
+    struct io_loop *io_loop;     /* owned */
+    struct machine_shape shape;
     void (*on_serial)(void *data, const uint8_t *bytes, size_t count);
     void (*on_event)(void *data, enum vm_event event, const struct fault *fault);
     void *callback_data;
@@ -62,6 +65,8 @@ struct vm {
 
     pthread_mutex_t device_lock; /* guards what follows; never held while calling out */
     struct mmio mmio;
+    struct pci_bus pci;
+    struct virtio_bus virtio;
     struct serial_guest serial;
     struct serial_host serial_host;
 };

@@ -48,6 +48,46 @@ static void fill_vcpu(struct vcpu_guest *guest, uint8_t seed)
     guest->tsc_deadline = 0xfedcba987654321;
 }
 
+static void fill_virtio(struct virtio_pci_guest *guest, uint8_t seed)
+{
+    guest->id = 2;
+    guest->features = 0x206;
+    guest->registers = (struct virtio_pci_registers){.driver_features = 0x530000206,
+                                                     .device_feature_select = 1,
+                                                     .driver_feature_select = 2,
+                                                     .config_vector = 0,
+                                                     .queue_select = 1,
+                                                     .status = 15,
+                                                     .isr = 1,
+                                                     .config_generation = seed,
+                                                     .window_bar = 3,
+                                                     .window_offset = 0x3000,
+                                                     .window_bytes = 2};
+    memset(guest->registers.queue_vectors, 0xff, sizeof guest->registers.queue_vectors);
+    guest->queue_count = 2;
+    for (unsigned i = 0; i < guest->queue_count; i++) {
+        guest->registers.queue_vectors[i] = (uint16_t)(i + 1);
+        guest->queues[i] = (struct virtqueue_guest){.descriptors = 0x10000 + seed,
+                                                    .driver = 0x20000 + seed,
+                                                    .device = 0x30000 + seed,
+                                                    .size = 256,
+                                                    .next_avail = 77,
+                                                    .next_used = 78,
+                                                    .avail_wrap = 1,
+                                                    .enabled = 1};
+    }
+    guest->pci.command = 6;
+    guest->pci.cache_line = 16;
+    guest->pci.interrupt_line = 11;
+    guest->pci.bars[0] = 0xc0000000;
+    guest->pci.bars[1] = 0xc0004000;
+    guest->pci.msix_control = 0x8000;
+    guest->pci.msix_pending = 4;
+    for (unsigned i = 0; i < PCI_MSIX_VECTORS_MAX; i++)
+        guest->pci.msix[i] = (struct pci_msix_entry){
+            .address = 0xfee00000 + i * 0x1000, .data = 0x40 + i, .control = i % 2};
+}
+
 static void fill_machine(struct machine_guest *machine)
 {
     memset(machine, 0, sizeof *machine);
@@ -76,6 +116,12 @@ static void fill_machine(struct machine_guest *machine)
                                             .thr_empty_pending = 1,
                                             .rx_count = 5,
                                             .rx = "hello"};
+    machine->pci = (struct pci_bus_guest){.address = 0x80001010,
+                                          .host_command = 6,
+                                          .host_cache_line = 16,
+                                          .host_interrupt_line = 255};
+    for (unsigned i = 0; i < VIRTIO_FUNCTIONS_MAX; i++)
+        fill_virtio(&machine->virtio[i], (uint8_t)(40 + i));
 }
 
 static const struct device *row(const char *name)
@@ -88,7 +134,7 @@ static const struct device *row(const char *name)
     return NULL;
 }
 
-static const char *const travellers[] = {"vcpu", "irqchip", "pit", "clock", "serial"};
+static const char *const travellers[] = {"vcpu", "irqchip", "pit", "clock", "serial", "pci", "virtio_pci"};
 
 static void golden_compare(const char *name, const uint8_t *bytes, size_t count)
 {
@@ -231,7 +277,9 @@ static void no_field_may_be_missing(void **state)
     static const ProtobufCMessageDescriptor *const types[] = {
         &godwit__vcpu_state_v1__descriptor, &godwit__irqchip_state_v1__descriptor,
         &godwit__pit_state_v1__descriptor, &godwit__clock_state_v1__descriptor,
-        &godwit__serial_state_v1__descriptor};
+        &godwit__serial_state_v1__descriptor, &godwit__pci_state_v1__descriptor,
+        &godwit__virtio_pci_state_v1__descriptor};
+    static_assert(ARRAY_COUNT(types) == ARRAY_COUNT(travellers), "a message for each row");
     AUTO_FREE struct machine_guest *machine = malloc(sizeof *machine);
     AUTO_FREE struct machine_guest *scratch = malloc(sizeof *scratch);
     fill_machine(machine);
@@ -350,11 +398,11 @@ static void refuses_a_machine_that_is_not_this_one(void **state)
         {spoil_vcpus, "3 vCPUs, this VM has 2"},
         {spoil_memory, "bytes of memory"},
         {spoil_unknown, "'flux' 0 where 'irqchip' 0 belongs"},
-        {spoil_missing, "ends before section 'serial'"},
+        {spoil_missing, "ends before section 'pci'"},
         {spoil_none, "ends before section 'vcpu'"},
         {spoil_doubled, "'vcpu' 0 where 'vcpu' 1 belongs"},
         {spoil_order, "'pit' 0 where 'irqchip' 0 belongs"},
-        {spoil_left_over, "1 sections left over, first 'serial'"},
+        {spoil_left_over, "1 sections left over, first 'pci'"},
         {spoil_version, "version 2, this host reads version 1"},
         {spoil_no_version, "this host reads version 1"},
         {spoil_instance, "'vcpu' 1 where 'vcpu' 0 belongs"},
@@ -370,8 +418,8 @@ static void refuses_a_machine_that_is_not_this_one(void **state)
         assert_non_null(whole);
         /* A shallow copy is spoilt, so that the whole can be freed as it was. */
         Godwit__MachineStateV1 spoilt = *whole;
-        Godwit__MachineSection sections[8];
-        Godwit__MachineSection *pointers[9];
+        Godwit__MachineSection sections[16];
+        Godwit__MachineSection *pointers[17];
         for (size_t k = 0; k < whole->n_sections; k++) {
             sections[k] = *whole->sections[k];
             pointers[k] = &sections[k];

@@ -1,0 +1,23 @@
+/* Console, rng, balloon, vsock, disks, nics: a new kind goes to the end, or it is another machine.
+ */
+#include "vmm-core/virtio_table.h"
+
+#include <assert.h>
+
+#include "base/own.h"
+#include "vmm-core/virtio.h"
+
+static const struct virtio_kind *const virtio_table[] = {
+    NULL, /* ends it */
+};
+
+size_t virtio_table_count(void)
+{
+    return ARRAY_COUNT(virtio_table) - 1;
+}
+
+const struct virtio_kind *virtio_table_at(size_t index)
+{
+    assert(index < virtio_table_count());
+    return virtio_table[index];
+}
