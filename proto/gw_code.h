@@ -71,6 +71,10 @@ enum exit_code {
       "The pool holds as many hosts or VMs as this version is tested for.")                        \
     X(GW_AMBIGUOUS, 2115, "ambiguous", EXIT_CODE_USAGE, false,                                     \
       "More than one name or id begins with the word; write one more letter or the whole name.")   \
+    X(GW_HOST_CORDONED, 2116, "host-cordoned", EXIT_CODE_REFUSED, false,                           \
+      "The host takes no more VMs until it is uncordoned; those that it runs are not touched.")    \
+    X(GW_RULE_FORBIDS, 2117, "rule-forbids", EXIT_CODE_REFUSED, false,                             \
+      "A hard placement rule forbids the VM that host.")                                           \
     X(GW_MOVE_ROLLED_BACK, 2201, "move-rolled-back", EXIT_CODE_ROLLED_BACK, true,                  \
       "The move failed before the target took the guest; the VM runs on its source as before.")    \
     X(GW_MOVE_CANCELED, 2202, "move-canceled", EXIT_CODE_ROLLED_BACK, false,                       \
