@@ -7,6 +7,7 @@
 #include "cli/cmd_doctor.h"
 #include "cli/cmd_explain.h"
 #include "cli/cmd_host.h"
+#include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
 #include "cli/cmd_migrate.h"
 #include "cli/cmd_pool.h"
@@ -135,6 +136,19 @@ static const struct command_option vm_create_options[] = {
      .help = "CPU model like x86-64-v2; else the best that every host gives"},
     {.name = "hugepages", .type = COMMAND_FLAG, .help = "back its memory by huge pages"},
     {.name = "no-start", .type = COMMAND_FLAG, .help = "define it, but do not start it"},
+    {0}};
+
+static const struct command_option vm_import_options[] = {
+    {.name = "form",
+     .type = COMMAND_CHOICE,
+     .value = "FORM",
+     .choices = "auto|libvirt|xl",
+     .preset = "auto",
+     .help = "what the file is; auto: XML is libvirt's"},
+    {.name = "bridge",
+     .type = COMMAND_TEXT,
+     .value = "NETWORK=BRIDGE,...",
+     .help = "the bridge of the hosts that stands for a network of the file"},
     {0}};
 
 static const struct command_option vm_rm_options[] = {
@@ -349,6 +363,26 @@ static const struct command commands[] = {
      .run = cmd_vm_schema,
      .examples = {{"godwit vm schema >vm.schema.json", "for an editor"},
                   {"godwit vm schema | jq .properties.disks", "one part of it"}}},
+    {.words = "vm import",
+     .operands = "FILE",
+     .summary = "turn a libvirt or Xen definition into a VM's file",
+     .more =
+         "Prints what `vm create -f` reads; says what changes on the way, and refuses with every "
+         "reason what the embedded VMM cannot run. Nothing in the pool is touched, no disk is "
+         "read or converted.",
+     .options = vm_import_options,
+     .run = cmd_vm_import,
+     .examples = {{"godwit vm import web-01.xml --bridge default=br0 >web-01.yaml",
+                   "from virsh dumpxml"},
+                  {"godwit vm import /etc/xen/db.cfg", "a Xen domain, to look at"}}},
+    {.words = "vm export",
+     .operands = "VM",
+     .summary = "a VM as a libvirt domain, for virsh define",
+     .more = "Prints XML that QEMU can run the same disks with. Stop the VM here first: two that "
+             "write one disk destroy it.",
+     .run = cmd_vm_export,
+     .examples = {{"godwit vm export web-01 >web-01.xml", "to a file"},
+                  {"godwit vm export web-01 | virsh define /dev/stdin", "straight on"}}},
     {.words = "vm rm",
      .operands = "VM...",
      .summary = "remove VMs for good",
