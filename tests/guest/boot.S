@@ -135,7 +135,7 @@ ap_gdt_pointer:
     .globl boot_ap_page_end
 boot_ap_page_end:
 
-/* Exceptions only: interrupts are never enabled. Each stub leaves vector and error code for
+/* Exceptions, and interrupts where ring 3 asked for them (interrupt.c). Each stub leaves vector and error code for
  * trap_entry. */
     .code64
     .macro TRAP vector, has_error
@@ -171,7 +171,9 @@ boot_trap_stubs:
     .endr
     TRAP 29, 1
     TRAP 30, 1
-    TRAP 31, 0
+    .irp vector, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47
+    TRAP \vector, 0
+    .endr
 
 trap_common:
     pushq %rax
@@ -201,6 +203,14 @@ trap_common:
 /* Called in ring 3; trap_entry() answers the ud2 by boot_enable_avx() and goes on behind it. */
     .globl boot_ask_avx
 boot_ask_avx:
+    ud2
+    ret
+
+/* The same, answered by the interrupt flag. */
+    .globl boot_ask_interrupts
+    .globl boot_ask_interrupts_trap
+boot_ask_interrupts:
+boot_ask_interrupts_trap:
     ud2
     ret
 

@@ -8,7 +8,7 @@
 
 #define BOOT_VCPUS_MAX 64
 #define BOOT_AP_PAGE 0x8000
-#define BOOT_TRAPS 32
+#define BOOT_TRAPS 48 /* exceptions, then devices' interrupts */
 #define BOOT_TSS_SELECTOR 0x40
 #define BOOT_TSS_BYTES 104
 #define BOOT_IO_PORTS 0x1000
@@ -36,6 +36,8 @@ extern volatile uint32_t boot_vcpu_index;
 extern const uint8_t guest_image_start[], guest_constant_end[], guest_image_end[];
 
 void boot_ask_avx(void);    /* ring 3: afterwards XCR0 permits AVX, if there is any */
+void boot_ask_interrupts(void); /* ring 3: afterwards this vCPU takes interrupts */
+extern const uint8_t boot_ask_interrupts_trap[];
 void boot_enable_avx(void); /* ring 0 only */
 __attribute__((noreturn)) void boot_stop_forever(void); /* ring 0 only */
 __attribute__((noreturn)) void boot_triple_fault(void); /* ring 0 only */

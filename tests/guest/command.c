@@ -1,8 +1,10 @@
 #include "command.h"
 
 #include "clock.h"
+#include "disk.h"
 #include "heartbeat.h"
 #include "machine.h"
+#include "nic.h"
 #include "option.h"
 #include "power.h"
 #include "record.h"
@@ -92,8 +94,8 @@ static void on_verify(const char *argument)
     struct sweep_report report = sweep_verify(all);
     uint64_t ms = clock_ns(machine_tsc() - begin) / 1000000;
     bool registers = vcpu_registers_hold(vcpu_count());
-    bool ok = report.complete && !report.bad_pages && report.sum_holds && report.guest_holds &&
-              registers;
+    bool ok =
+        report.complete && !report.bad_pages && report.sum_holds && report.guest_holds && registers;
     struct record record;
 
     record_begin(&record, "verify");
@@ -378,15 +380,128 @@ static void on_reset(const char *argument)
     power_reset();
 }
 
+static void report_disk(void)
+{
+    struct record record;
+    struct disk_numbers numbers;
+
+    disk_numbers(&numbers);
+    record_begin(&record, "disk");
+    record_number(&record, "written", numbers.written);
+    record_number(&record, "flushes", numbers.flushes);
+    record_number(&record, "read", numbers.read);
+    record_number(&record, "errors", numbers.errors);
+    record_number(&record, "interrupts", numbers.interrupts);
+    record_number(&record, "blocks", numbers.blocks);
+    record_number(&record, "busy", numbers.on_their_way);
+    record_text(&record, "device", numbers.is_well ? "ok" : "BAD");
+    record_end(&record);
+}
+
+static void verify_disk(void)
+{
+    struct record record;
+    struct disk_verdict verdict;
+    uint64_t begin = machine_tsc();
+    bool answered = disk_verify(&verdict);
+
+    record_begin(&record, "diskverify");
+    record_word(&record, answered && !verdict.bad ? "ok" : "BAD");
+    record_number(&record, "blocks", verdict.blocks);
+    record_number(&record, "bad", verdict.bad);
+    if (verdict.bad) {
+        record_number(&record, "first", verdict.first);
+        record_text(&record, "why", verdict.why);
+        record_number(&record, "want", verdict.want);
+        record_number(&record, "found", verdict.found);
+    }
+    if (!answered)
+        record_word(&record, "no_answer");
+    record_number(&record, "ms", clock_ns(machine_tsc() - begin) / 1000000);
+    record_end(&record);
+}
+
+static void on_disk(const char *argument)
+{
+    uint64_t rate;
+
+    if (!disk_is_there()) {
+        answer_error("disk", "none");
+    } else if (!*argument) {
+        report_disk();
+    } else if (option_equal(argument, "verify")) {
+        verify_disk();
+    } else if (option_equal(argument, "flush")) {
+        answer(disk_flush() ? "ok" : "error");
+    } else if (option_equal(argument, "on") || option_equal(argument, "off")) {
+        disk_set_on(option_equal(argument, "on"));
+        answer("ok");
+    } else if (option_number(argument, &rate)) {
+        disk_set_rate(rate);
+        answer("ok");
+    } else {
+        answer_error("argument", argument);
+    }
+}
+
+static void report_nic(void)
+{
+    struct record record;
+    struct nic_numbers numbers;
+
+    nic_numbers(&numbers);
+    record_begin(&record, "nic");
+    record_number(&record, "sent", numbers.sent);
+    record_number(&record, "echoed", numbers.echoed);
+    record_number(&record, "lost", numbers.lost);
+    record_number(&record, "corrupt", numbers.corrupt);
+    record_number(&record, "doubled", numbers.doubled);
+    record_number(&record, "reordered", numbers.reordered);
+    record_number(&record, "foreign", numbers.foreign);
+    record_number(&record, "gap_ns", numbers.gap_ns);
+    record_number(&record, "announces", numbers.announces);
+    record_number(&record, "interrupts", numbers.interrupts);
+    record_number(&record, "busy", numbers.on_their_way);
+    record_text(&record, "link", numbers.link_up ? "up" : "down");
+    record_text(&record, "device", numbers.is_well ? "ok" : "BAD");
+    record_end(&record);
+}
+
+static void on_nic(const char *argument)
+{
+    uint64_t rate;
+
+    if (!nic_is_there()) {
+        answer_error("nic", "none");
+    } else if (!*argument) {
+        report_nic();
+    } else if (option_equal(argument, "drain")) {
+        nic_drain();
+        report_nic();
+    } else if (option_equal(argument, "gap")) {
+        nic_forget_gap();
+        answer("ok");
+    } else if (option_equal(argument, "on") || option_equal(argument, "off")) {
+        nic_set_on(option_equal(argument, "on"));
+        answer("ok");
+    } else if (option_number(argument, &rate)) {
+        nic_set_rate(rate);
+        answer("ok");
+    } else {
+        answer_error("argument", argument);
+    }
+}
+
 static const struct {
     const char *name;
     void (*run)(const char *argument);
 } commands[] = {
-    {"ping", on_ping},         {"verify", on_verify},   {"stats", on_stats}, {"vcpus", on_vcpus},
-    {"mark", on_mark},         {"gap", on_gap},         {"rate", on_rate},   {"ws", on_ws},
-    {"timeline", on_timeline}, {"writers", on_writers}, {"flip", on_flip},   {"tick", on_tick},
-    {"pattern", on_pattern},   {"poweroff", on_poweroff}, {"spin", on_spin}, {"idle", on_idle},
-    {"reset", on_reset},       {"stale", on_stale},   {"trap", on_trap},
+    {"ping", on_ping},         {"verify", on_verify},     {"stats", on_stats}, {"vcpus", on_vcpus},
+    {"mark", on_mark},         {"gap", on_gap},           {"rate", on_rate},   {"ws", on_ws},
+    {"timeline", on_timeline}, {"writers", on_writers},   {"flip", on_flip},   {"tick", on_tick},
+    {"pattern", on_pattern},   {"poweroff", on_poweroff}, {"spin", on_spin},   {"idle", on_idle},
+    {"reset", on_reset},       {"stale", on_stale},       {"trap", on_trap},   {"disk", on_disk},
+    {"nic", on_nic},
 };
 
 static void run_line(char *line)

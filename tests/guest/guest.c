@@ -4,7 +4,9 @@
 #include "boot_info.h"
 #include "clock.h"
 #include "command.h"
+#include "disk.h"
 #include "machine.h"
+#include "nic.h"
 #include "option.h"
 #include "page_content.h"
 #include "record.h"
@@ -87,8 +89,8 @@ void guest_init(const struct clock_page *page)
     options.fill_mib = options.fill == PAGE_UNTOUCHED ? 0 : clamp_mib("fillmb", options.fill_mib);
     options.working_set_mib = clamp_mib("ws", options.working_set_mib);
 
-    uint32_t vcpus = vcpu_start_all((uint32_t)options.vcpus, (enum vcpu_pin)options.fpu,
-                                    options.seed);
+    uint32_t vcpus =
+        vcpu_start_all((uint32_t)options.vcpus, (enum vcpu_pin)options.fpu, options.seed);
 
     writer_init(&options);
 
@@ -99,6 +101,8 @@ void guest_init(const struct clock_page *page)
     uint64_t fill_ms = clock_ns(machine_tsc() - begin) / 1000000;
     uint64_t boot_ms = clock_ns(begin - entered) / 1000000;
 
+    disk_init(&options);
+    nic_init(&options);
     report_ready(vcpus, cleaned, fill_ms, boot_ms, clock_read(page, &ns, &tsc));
     command_init(&options);
     writer_set_on(options.writers > 0);

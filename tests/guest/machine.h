@@ -35,6 +35,19 @@ static inline uint8_t machine_in8(uint16_t port)
     return value;
 }
 
+static inline uint32_t machine_in32(uint16_t port)
+{
+    uint32_t value;
+
+    __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port) : "memory");
+    return value;
+}
+
+static inline void machine_fence(void)
+{
+    __asm__ volatile("mfence" ::: "memory");
+}
+
 static inline void machine_pause(void)
 {
     __asm__ volatile("pause" ::: "memory");

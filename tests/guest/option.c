@@ -4,6 +4,7 @@
 
 #include "boot.h"
 #include "record.h"
+#include "virtio.h"
 
 struct number_key {
     const char *name;
@@ -22,6 +23,9 @@ static const struct number_key number_keys[] = {
     {"tick", offsetof(struct options, tick_ms), 1 << 30},
     {"poll_us", offsetof(struct options, poll_us), 1 << 30},
     {"lag_us", offsetof(struct options, lag_us), 1 << 30},
+    {"disk", offsetof(struct options, disk_mib), 1 << 20},
+    {"diskrate", offsetof(struct options, disk_rate), 1 << 30},
+    {"nicrate", offsetof(struct options, nic_rate), 1 << 30},
 };
 
 static const char *const pattern_names[] = {"random", "seq", "hotcold", "sparse"};
@@ -80,6 +84,27 @@ static bool option_fill(const char *text, enum page_kind *ret_kind)
     return false;
 }
 
+static bool option_ring(const char *text, uint64_t *ret_features)
+{
+    static const struct {
+        const char *name;
+        uint64_t features;
+    } rings[] = {
+        {"split", 0},
+        {"packed", VIRTIO_F_RING_PACKED},
+        {"split+event", VIRTIO_F_EVENT_IDX},
+        {"packed+event", VIRTIO_F_RING_PACKED | VIRTIO_F_EVENT_IDX},
+    };
+
+    for (uint32_t i = 0; i < sizeof(rings) / sizeof(rings[0]); i++) {
+        if (option_equal(text, rings[i].name)) {
+            *ret_features = rings[i].features;
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool parse_pair(struct options *options, const char *key, const char *value)
 {
     uint64_t number;
@@ -88,10 +113,20 @@ static bool parse_pair(struct options *options, const char *key, const char *val
         return option_pattern(value, &options->pattern);
     if (option_equal(key, "fill"))
         return option_fill(value, &options->fill);
+    if (option_equal(key, "ring"))
+        return option_ring(value, &options->ring_features);
     if (!option_number(value, &number))
         return false;
     if (option_equal(key, "idle")) {
         options->idle = number != 0;
+        return true;
+    }
+    if (option_equal(key, "nic")) {
+        options->nic = number != 0;
+        return true;
+    }
+    if (option_equal(key, "irq")) {
+        options->use_interrupts = number != 0;
         return true;
     }
     for (uint32_t i = 0; i < sizeof(number_keys) / sizeof(number_keys[0]); i++) {
@@ -106,7 +141,12 @@ static bool parse_pair(struct options *options, const char *key, const char *val
 void option_parse(struct options *ret_options, char *cmdline)
 {
     *ret_options = (struct options){
-        .vcpus = 1, .working_set_mib = 64, .seed = 1, .fpu = 1, .poll_us = 1000, .lag_us = 1000,
+        .vcpus = 1,
+        .working_set_mib = 64,
+        .seed = 1,
+        .fpu = 1,
+        .poll_us = 1000,
+        .lag_us = 1000,
     };
     for (char *word = cmdline; *word;) {
         while (*word == ' ')

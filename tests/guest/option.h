@@ -18,6 +18,10 @@ struct options {
     enum writer_pattern pattern;
     enum page_kind fill; /* PAGE_UNTOUCHED: none */
     bool idle;
+    uint64_t disk_mib, disk_rate; /* 0 MiB: no disk */
+    uint64_t nic_rate;
+    uint64_t ring_features; /* VIRTIO_F_* beyond the least */
+    bool nic, use_interrupts;
 };
 
 /* Unknown keys and values are reported as records and skipped. */

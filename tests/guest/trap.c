@@ -1,11 +1,17 @@
 #include "trap.h"
 
 #include "boot.h"
+#include "interrupt.h"
 #include "power.h"
 #include "record.h"
 #include "serial.h"
 
-enum { STUB_BYTES = 16, GATE_KERNEL_INTERRUPT = 0x8e00, CODE_SELECTOR = 0x10 };
+enum {
+    STUB_BYTES = 16,
+    GATE_KERNEL_INTERRUPT = 0x8e00,
+    CODE_SELECTOR = 0x10,
+    FLAGS_INTERRUPTS = 0x200
+};
 
 void trap_init(void)
 {
@@ -42,6 +48,13 @@ void trap_entry(struct trap_frame *frame)
         frame->rip += 2;
         return;
     }
+    if (frame->rip == (uint64_t)boot_ask_interrupts_trap) {
+        frame->flags |= FLAGS_INTERRUPTS;
+        frame->rip += 2;
+        return;
+    }
+    if (interrupt_take(frame->vector))
+        return;
     if (power_wants_triple_fault())
         boot_triple_fault();
 

@@ -1,7 +1,8 @@
-/* Exceptions: but for boot_ask_avx() none is expected, so each is reported and ends its vCPU.
+/* Exceptions: but for what boot.S asks by them none is expected, so each is reported and ends its
+ * vCPU. Interrupts of devices go to `interrupt`.
  *
- * Flow:   boot.S stubs -> [trap] -> serial
- * Thread: the vCPU that faulted, in ring 0, after which it runs no more.
+ * Flow:   boot.S stubs -> [trap] -> serial, interrupt
+ * Thread: the vCPU that was interrupted, in ring 0.
  */
 #ifndef GUEST_TRAP_H
 #define GUEST_TRAP_H

@@ -3,8 +3,10 @@
 #include "boot.h"
 #include "clock.h"
 #include "command.h"
+#include "disk.h"
 #include "guest.h"
 #include "machine.h"
+#include "nic.h"
 #include "record.h"
 #include "sweep.h"
 #include "writer.h"
@@ -113,8 +115,11 @@ void vcpu_enter(uint32_t index)
         sweep_help(vcpu);
         if (writer_step_all(vcpu, vcpu_count(), now) == 0)
             pause_many(index == 0 && command_is_idle() ? IDLE_PAUSES : 1);
-        if (index == 0)
+        if (index == 0) {
+            disk_step(now);
+            nic_step(now);
             command_step(now);
+        }
     }
 }
 

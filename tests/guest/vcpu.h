@@ -1,7 +1,8 @@
 /* One virtual processor: starting it, and the loop it stays in for ever.
  *
  * Flow:   boot.S -> vcpu_enter -> [vcpu] loop: heartbeat, registers, sweep, writer, and on vCPU 0
- * command Thread: each vCPU its own struct; vCPU 0 reads the others' numbers.
+ *         disk, nic, command
+ * Thread: each vCPU its own struct; vCPU 0 reads the others' numbers.
  */
 #ifndef GUEST_VCPU_H
 #define GUEST_VCPU_H

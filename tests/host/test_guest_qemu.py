@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -85,20 +86,22 @@ class Guest:
 
     count = 0
 
-    def __init__(self, mem_mib, vcpus, append="", machine="pc", incoming=None):
+    def __init__(self, mem_mib, vcpus, append="", machine="pc", incoming=None, devices=(),
+                 fds=()):
         Guest.count += 1
         base = os.path.join(work_dir, "q%d" % Guest.count)
         self.vcpus = vcpus
-        command = [QEMU, "-accel", "kvm", "-cpu", "host", "-M", machine, "-m", str(mem_mib),
+        command = [QEMU, "-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-M", machine, "-m", str(mem_mib),
                    "-smp", str(vcpus), "-kernel", elf, "-append",
                    "vcpus=%d %s" % (vcpus, append), "-display", "none", "-nodefaults",
                    "-no-reboot", "-serial", "unix:%s.serial,server=on,wait=on" % base,
                    "-qmp", "unix:%s.qmp,server=on,wait=off" % base]
         if incoming:
             command += ["-incoming", incoming]
+        command += devices
         self.log = open(base + ".log", "w+")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log)
+                                        stderr=self.log, pass_fds=fds)
         try:
             self.serial = connect(base + ".serial", self.process)
             self.lines = Lines(self.serial)
@@ -405,6 +408,99 @@ def moves_live_between_two_qemus():
                      stats["cross_kvmclock_ns"], stats["mark_work"], stats["mark_ms"]))
 
 
+class Echo:
+    """The far end of a QEMU nic: every frame goes back with its MACs swapped."""
+
+    def __init__(self):
+        self.qemu, self.ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ours.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.ours.close()
+        self.qemu.close()
+
+    def run(self):
+        while True:
+            try:
+                frame = self.ours.recv(65536)
+                if not frame:
+                    return
+                self.ours.send(frame[6:12] + frame[0:6] + frame[12:])
+            except OSError:
+                return  # shut down, or QEMU is gone
+
+
+def reach(guest, command, key, value):
+    """Ask until that number has been reached."""
+    deadline = time.monotonic() + RECORD_TIMEOUT_S
+    while True:
+        record = guest.ask(command, command)
+        if record[key] >= value:
+            return record
+        assert time.monotonic() < deadline, "too slow: " + record.line
+
+
+def drives_virtio_disk_and_nic_by_each_ring():
+    """Our own driver against a second implementation of the devices."""
+    disk = os.path.join(work_dir, "disk.raw")
+    for ring, irq in (("split", 1), ("packed", 0), ("split+event", 0), ("packed+event", 1)):
+        with open(disk, "wb") as file:
+            file.truncate(16 << 20)
+        packed = ",packed=on" if ring.startswith("packed") else ""
+        with Echo() as echo, Guest(
+                256, 1, "disk=16 nic=1 ring=%s irq=%d" % (ring, irq), machine="q35",
+                fds=(echo.qemu.fileno(),), devices=[
+                    "-drive", "if=none,id=d,format=raw,file=" + disk,
+                    "-device", "virtio-blk-pci,drive=d,disable-legacy=on" + packed,
+                    "-netdev", "dgram,id=n,local.type=fd,local.str=%d" % echo.qemu.fileno(),
+                    "-device", "virtio-net-pci,netdev=n,disable-legacy=on,romfile=" + packed,
+                ]) as guest:
+            guest.ready()
+            reach(guest, "disk", "written", 1000)
+            reach(guest, "nic", "echoed", 1000)
+            guest.ask("disk off")
+            guest.ask("disk flush")
+            verified = guest.ask("disk verify", "diskverify")
+            assert verified.words == ["ok"] and verified["blocks"] > 500, verified.line
+            numbers = guest.ask("disk", "disk")
+            assert numbers["errors"] == 0 and numbers["device"] == "ok", numbers.line
+            assert (numbers["interrupts"] > 0) == (irq == 1), numbers.line
+            numbers = guest.ask("nic drain", "nic")
+            for key in ("lost", "corrupt", "doubled", "foreign", "busy"):
+                assert numbers[key] == 0, numbers.line
+            assert numbers["device"] == "ok" and numbers["link"] == "up", numbers.line
+            assert (numbers["interrupts"] > 0) == (irq == 1), numbers.line
+            assert_ok(guest.verify("verify all"))
+
+
+def a_torn_block_is_told():
+    disk = os.path.join(work_dir, "disk.raw")
+    with open(disk, "wb") as file:
+        file.truncate(1 << 20)
+    with Guest(256, 1, "disk=1", machine="q35", devices=[
+            "-drive", "if=none,id=d,format=raw,file=%s,file.locking=off" % disk,
+            "-device", "virtio-blk-pci,drive=d,disable-legacy=on"]) as guest:
+        guest.ready()
+        reach(guest, "disk", "written", 5000)
+        guest.ask("disk off")
+        guest.ask("disk flush")
+        assert guest.ask("disk verify", "diskverify").words == ["ok"]
+        with open(disk, "r+b") as file:
+            file.seek(7 * 4096 + 300)
+            byte = file.read(1)
+            file.seek(7 * 4096 + 300)
+            file.write(bytes([byte[0] ^ 1]))
+        verified = guest.ask("disk verify", "diskverify")
+        found = (verified.words, verified["bad"], verified["first"], verified["why"])
+        assert found == (["BAD"], 1, 7, "torn"), verified.line
+
+
 TESTS = [
     boots_on_each_machine_with_one_and_four_vcpus,
     each_fill_verifies,
@@ -418,6 +514,8 @@ TESTS = [
     commands_change_the_load,
     reset_leaves_the_guest,
     moves_live_between_two_qemus,
+    drives_virtio_disk_and_nic_by_each_ring,
+    a_torn_block_is_told,
 ]
 
 
