@@ -6,7 +6,8 @@
  *    guest is never moved to the other vendor (vcpu_state checks).
  *  - its TSC frequency, in the hypervisor's timing leaf 0x40000010, filled in by vcpu.
  *
- * Left out on purpose: invariant TSC (kvmclock survives a change of frequency, a guest that trusts
+ * Left out on purpose: virtual-8086 extensions (no 64-bit guest needs them, and emulated processors
+ * that hosts are tested on lack them), invariant TSC (kvmclock survives a change of frequency, a guest that trusts
  * the TSC does not), features whose state lives in the kernel's head (steal time, async page
  * faults, PV EOI), the PMU, and every speculation control: they come with later baselines.
  */
@@ -68,7 +69,6 @@ enum {
 
 static const struct feature features[] = {
     {"fpu", LEAF_FEATURES, 0, EDX, 0, 1},
-    {"vme", LEAF_FEATURES, 0, EDX, 1, 1},
     {"de", LEAF_FEATURES, 0, EDX, 2, 1},
     {"pse", LEAF_FEATURES, 0, EDX, 3, 1},
     {"tsc", LEAF_FEATURES, 0, EDX, 4, 1},
@@ -218,7 +218,9 @@ static bool host_has(const struct kvm_cpuid2 *host, int kvm_fd, const struct fea
     /* KVM's own timers, which some kernels tell elsewhere than in CPUID or not at all. */
     if (feature->leaf == LEAF_FEATURES && feature->reg == ECX && feature->bit == 24)
         return ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    return feature->leaf == LEAF_POWER;
+    /* These two say what KVM is, whatever the host's processor is. Some kernels do not list them. */
+    bool is_hypervisor = feature->leaf == LEAF_FEATURES && feature->reg == ECX && feature->bit == 31;
+    return is_hypervisor || feature->leaf == LEAF_POWER;
 }
 
 static void append_word(char *text, size_t size, const char *word)
