@@ -38,10 +38,14 @@ enum {
     MSR_MCG_STATUS = 0x17a,
     MSR_MTRR_PHYS_FIRST = 0x200,
     MSR_MTRR_PHYS_LAST = 0x20f,
+    MSR_SYSENTER_ESP = 0x175,
+    MSR_SYSENTER_EIP = 0x176,
     MSR_PERF_CAPABILITIES = 0x345,
     MSR_MCI_FIRST = 0x400,
     MSR_MCI_LAST = 0x403,
     MSR_TSC_DEADLINE = 0x6e0,
+    MSR_HYPER_V_FIRST = 0x40000000,
+    MSR_HYPER_V_LAST = 0x400000ff,
     MSR_WALL_CLOCK = 0x4b564d00,
 };
 
@@ -81,8 +85,12 @@ static int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *argument, 
     return fault_set_errno(fault, code, errno, "vCPU %u: %s", vcpu->index, what);
 }
 
+/* KVM keeps the Hyper-V registers for every guest, though no baseline shows them; some of them run
+ * with time. */
 static bool msr_stays(uint32_t index)
 {
+    if (index >= MSR_HYPER_V_FIRST && index <= MSR_HYPER_V_LAST)
+        return true;
     for (size_t i = 0; i < ARRAY_COUNT(msrs_that_stay); i++) {
         if (msrs_that_stay[i] == index)
             return true;
@@ -147,6 +155,14 @@ int vcpu_msr_list_init(struct vcpu_msr_list *list, int kvm_fd, int vcpu_fd, stru
     return 0;
 }
 
+/* AMD's processors keep 32 bits of these two (SYSENTER is not for long mode there), and KVM cuts
+ * them when they are set; what it tells may be longer. */
+static void cut_sysenter(struct kvm_msr_entry *msr)
+{
+    if (msr->index == MSR_SYSENTER_ESP || msr->index == MSR_SYSENTER_EIP)
+        msr->data &= UINT32_MAX;
+}
+
 static int capture_msrs(struct vcpu *vcpu, struct vcpu_guest *guest, struct fault *fault)
 {
     const struct vcpu_msr_list *list = &vcpu->vm->msrs;
@@ -165,6 +181,8 @@ static int capture_msrs(struct vcpu *vcpu, struct vcpu_guest *guest, struct faul
     guest->msr_count = list->count;
     memcpy(guest->msrs, batch.entries, list->count * sizeof guest->msrs[0]);
     guest->tsc_deadline = batch.entries[list->count].data;
+    for (uint32_t i = 0; i < guest->msr_count && strcmp(guest->vendor, "GenuineIntel") != 0; i++)
+        cut_sysenter(&guest->msrs[i]);
     return 0;
 }
 
