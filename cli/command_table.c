@@ -113,7 +113,7 @@ static const struct command_option vm_create_options[] = {
     {.name = "kernel",
      .type = COMMAND_FILE,
      .value = "FILE",
-     .help = "kernel (ELF with a PVH entry), on the host that starts the VM"},
+     .help = "kernel (vmlinuz, or ELF with a PVH entry), on the host that starts the VM"},
     {.name = "initrd", .type = COMMAND_FILE, .value = "FILE", .help = "initial ramdisk"},
     {.name = "cmdline", .type = COMMAND_TEXT, .value = "WORDS", .help = "kernel command line"},
     {.name = "memory",

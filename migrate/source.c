@@ -299,7 +299,7 @@ static void turn(struct source *source)
 static void *source_run(void *data)
 {
     struct source *source = data;
-    thread_begin("move out");
+    thread_take_short_turns();
     do_todo(source);
     while (!source->finished) {
         turn(source);

@@ -27,9 +27,17 @@ godwit_test(unit dev_serial ROOMS vmm-core)
 godwit_test(unit gate ROOMS vmm-core)
 godwit_test(unit cpu_model ROOMS vmm-core)
 godwit_test(unit boot_pvh ROOMS vmm-core)
+godwit_test(unit boot_bzimage ROOMS vmm-core)
+godwit_test(unit acpi_tables ROOMS vmm-core)
+godwit_test(unit dev_pm ROOMS vmm-core)
+godwit_test(unit dev_rtc ROOMS vmm-core)
 godwit_test(unit machine_state ROOMS vmm-core)
 vmm_host_test(vm)
 vmm_host_test(vm_dirty)
 godwit_test(unit mmio ROOMS vmm-core)
 
 godwit_test(unit virtqueue ROOMS vmm-core SOURCES ${CMAKE_SOURCE_DIR}/tests/support/ring_driver.c)
+
+# The compiled DSDT is that of its source; skipped where there is no iasl.
+add_test(NAME unit/acpi_dsdt COMMAND ${CMAKE_SOURCE_DIR}/scripts/acpi --check)
+set_tests_properties(unit/acpi_dsdt PROPERTIES LABELS unit SKIP_RETURN_CODE 77)

@@ -1,48 +1,31 @@
-/* What the guest finds in low memory:
- *
- *   0x90000 start_info   0x90100 module list   0x90200 memory map   0x91000 command line
- *
- * High in the first 640 KiB, where kernels seldom put the trampolines of their other processors.
- */
 #include "vmm-core/boot_pvh.h"
 
 #include <assert.h>
 #include <elf.h>
-#include <errno.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
 #include "proto/limits.h"
+#include "vmm-core/acpi_tables.h"
+#include "vmm-core/boot_area.h"
+#include "vmm-core/boot_file.h"
 #include "vmm-core/guest_memory.h"
 
 enum {
-    AREA_FIRST = 0x90000,
-    START_INFO = AREA_FIRST,
     START_INFO_BYTES = 56,
-    MODULE_LIST = 0x90100,
     MODULE_BYTES = 32,
-    MEMORY_MAP = 0x90200,
     MEMORY_MAP_ENTRY_BYTES = 24,
-    COMMAND_LINE = 0x91000,
-    AREA_END = COMMAND_LINE + CMDLINE_MAX + 1,
 
     START_INFO_MAGIC = 0x336ec578,
     START_INFO_VERSION = 1,
     NOTE_PHYS32_ENTRY = 18,
-
-    LOW_RAM_END = 0x9fc00,
-    HIGH_RAM_START = 0x100000,
-    MAP_RAM = 1,
-    MAP_RESERVED = 2,
 };
 
-static_assert(AREA_END <= LOW_RAM_END, "boot data lies in what the map calls RAM");
-static_assert(GUEST_MEMORY_BYTES_MIN > AREA_END, "the smallest guest has the boot area");
+static_assert(BOOT_AREA_MAP + BOOT_AREA_MAP_MAX * MEMORY_MAP_ENTRY_BYTES <= BOOT_AREA_CMDLINE,
+              "the memory map ends before the command line");
 
 /* A program header of either class, widened. */
 struct program_header {
@@ -58,42 +41,10 @@ struct elf_file {
     unsigned header_count;
 };
 
-/* The whole range must lie in the file: a short read is a file that shrank meanwhile. */
-static int read_exactly(int fd, void *at, uint64_t count, uint64_t offset, const char *what,
-                        struct fault *fault)
-{
-    uint8_t *next = at;
-    while (count > 0) {
-        size_t chunk = count < MIB(64) ? (size_t)count : (size_t)MIB(64);
-        ssize_t got = pread(fd, next, chunk, (off_t)offset);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return fault_set_errno(fault, ERR_IO, errno, "reading %s", what);
-        if (got == 0)
-            return fault_set(fault, ERR_INVALID, "%s ends before its time", what);
-        next += got;
-        offset += (uint64_t)got;
-        count -= (uint64_t)got;
-    }
-    return 0;
-}
-
-static int file_size(int fd, const char *what, uint64_t *ret_bytes, struct fault *fault)
-{
-    struct stat stat;
-    if (fstat(fd, &stat) < 0)
-        return fault_set_errno(fault, ERR_IO, errno, "asking for the size of %s", what);
-    if (!S_ISREG(stat.st_mode))
-        return fault_set(fault, ERR_INVALID, "%s is not a regular file", what);
-    *ret_bytes = (uint64_t)stat.st_size;
-    return 0;
-}
-
 static int read_header(struct elf_file *ret_file, int fd, struct fault *fault)
 {
     struct elf_file file = {.fd = fd};
-    int r = file_size(fd, "the kernel", &file.bytes, fault);
+    int r = boot_file_size(fd, "the kernel", &file.bytes, fault);
     if (r < 0)
         return r;
 
@@ -106,12 +57,11 @@ static int read_header(struct elf_file *ret_file, int fd, struct fault *fault)
         return fault_set(fault, ERR_INVALID, "the kernel is no ELF file: %llu bytes are too few",
                          (unsigned long long)file.bytes);
     size_t count = file.bytes < sizeof header ? (size_t)file.bytes : sizeof header;
-    r = read_exactly(fd, &header, count, 0, "the kernel's ELF header", fault);
+    r = boot_file_read(fd, &header, count, 0, "the kernel's ELF header", fault);
     if (r < 0)
         return r;
     if (memcmp(header.ident, ELFMAG, SELFMAG) != 0)
-        return fault_set(fault, ERR_INVALID,
-                         "the kernel is no ELF file (a bzImage must be unpacked to its vmlinux)");
+        return fault_set(fault, ERR_INVALID, "the kernel is no ELF file");
     if (header.ident[EI_DATA] != ELFDATA2LSB)
         return fault_set(fault, ERR_INVALID, "the kernel is not little-endian");
 
@@ -155,25 +105,21 @@ static int read_program_header(const struct elf_file *file, unsigned index,
     int r;
     if (file->is_64) {
         Elf64_Phdr wide;
-        r = read_exactly(file->fd, &wide, sizeof wide, file->headers_offset + index * sizeof wide,
-                         "the kernel's program headers", fault);
+        r = boot_file_read(file->fd, &wide, sizeof wide, file->headers_offset + index * sizeof wide,
+                           "the kernel's program headers", fault);
         if (r == 0)
             *ret_header = (struct program_header){wide.p_type,   wide.p_offset, wide.p_paddr,
                                                   wide.p_filesz, wide.p_memsz,  wide.p_align};
         return r;
     }
     Elf32_Phdr narrow;
-    r = read_exactly(file->fd, &narrow, sizeof narrow, file->headers_offset + index * sizeof narrow,
-                     "the kernel's program headers", fault);
+    r = boot_file_read(file->fd, &narrow, sizeof narrow,
+                       file->headers_offset + index * sizeof narrow, "the kernel's program headers",
+                       fault);
     if (r == 0)
         *ret_header = (struct program_header){narrow.p_type,   narrow.p_offset, narrow.p_paddr,
                                               narrow.p_filesz, narrow.p_memsz,  narrow.p_align};
     return r;
-}
-
-static bool ranges_overlap(uint64_t first_a, uint64_t count_a, uint64_t first_b, uint64_t count_b)
-{
-    return first_a < first_b ? first_b - first_a < count_a : first_a - first_b < count_b;
 }
 
 static int take_segment(struct boot_pvh_image *image, const struct elf_file *file,
@@ -196,14 +142,19 @@ static int take_segment(struct boot_pvh_image *image, const struct elf_file *fil
                          "the kernel's segment at %#llx (%llu bytes) does not "
                          "fit the guest's memory",
                          address, (unsigned long long)header->memory_bytes);
-    if (ranges_overlap(header->address, header->memory_bytes, AREA_FIRST, AREA_END - AREA_FIRST))
+    if (boot_area_ranges_overlap(header->address, header->memory_bytes, BOOT_AREA_START_INFO,
+                                 BOOT_AREA_END - BOOT_AREA_START_INFO))
         return fault_set(fault, ERR_INVALID,
-                         "the kernel's segment at %#llx covers the boot data at "
-                         "%#x",
-                         address, AREA_FIRST);
+                         "the kernel's segment at %#llx covers the boot data at %#x", address,
+                         BOOT_AREA_START_INFO);
+    if (boot_area_ranges_overlap(header->address, header->memory_bytes, ACPI_TABLES_FIRST,
+                                 ACPI_TABLES_BYTES))
+        return fault_set(fault, ERR_INVALID,
+                         "the kernel's segment at %#llx covers the ACPI tables at %#x", address,
+                         ACPI_TABLES_FIRST);
     for (unsigned i = 0; i < image->segment_count; i++) {
-        if (ranges_overlap(header->address, header->memory_bytes, image->segments[i].address,
-                           image->segments[i].memory_bytes))
+        if (boot_area_ranges_overlap(header->address, header->memory_bytes,
+                                     image->segments[i].address, image->segments[i].memory_bytes))
             return fault_set(fault, ERR_INVALID, "the kernel's segments at %#llx and %#llx overlap",
                              (unsigned long long)image->segments[i].address, address);
     }
@@ -272,8 +223,8 @@ static int read_notes(const struct elf_file *file, const struct program_header *
     AUTO_FREE uint8_t *notes = malloc((size_t)header->file_bytes);
     if (!notes)
         return fault_set(fault, ERR_NOMEM, "no memory for the kernel's notes");
-    int r = read_exactly(file->fd, notes, header->file_bytes, header->offset, "the kernel's notes",
-                         fault);
+    int r = boot_file_read(file->fd, notes, header->file_bytes, header->offset,
+                           "the kernel's notes", fault);
     if (r < 0)
         return r;
     return scan_notes(notes, header->file_bytes, header->align == 8 ? 8 : 4, ret_entry, fault);
@@ -334,7 +285,7 @@ static int load_segments(struct guest_memory *memory, const struct boot_pvh_imag
         const struct boot_pvh_segment *segment = &image->segments[i];
         uint8_t *at = guest_memory_at(memory, segment->address, segment->file_bytes);
         int r =
-            read_exactly(fd, at, segment->file_bytes, segment->file_offset, "the kernel", fault);
+            boot_file_read(fd, at, segment->file_bytes, segment->file_offset, "the kernel", fault);
         if (r < 0)
             return r;
         guest_memory_mark_written(memory, segment->address, segment->file_bytes);
@@ -342,107 +293,67 @@ static int load_segments(struct guest_memory *memory, const struct boot_pvh_imag
     return 0;
 }
 
-/* As high as it goes below 4 GiB: kernels unpack downwards from there without touching it. */
-static int load_initrd(struct guest_memory *memory, const struct boot_pvh_image *image, int fd,
-                       uint64_t *ret_address, uint64_t *ret_bytes, struct fault *fault)
+/* Eight bytes of flags and attributes behind what E820 has. */
+static uint32_t put_memory_map(struct guest_memory *memory)
 {
-    uint64_t bytes = 0;
-    int r = file_size(fd, "the initrd", &bytes, fault);
-    if (r < 0)
-        return r;
-    struct guest_memory_part parts[GUEST_MEMORY_PARTS_MAX];
-    (void)guest_memory_parts(memory, parts); /* part 0 is always there */
-    uint64_t low_bytes = parts[0].pages << PAGE_SHIFT;
-    if (bytes == 0 || bytes > low_bytes - HIGH_RAM_START)
-        return fault_set(fault, ERR_INVALID,
-                         "an initrd of %llu bytes does not fit the guest's memory",
-                         (unsigned long long)bytes);
-    uint64_t address = (low_bytes - bytes) & ~(uint64_t)(PAGE_BYTES - 1);
-    for (unsigned i = 0; i < image->segment_count; i++) {
-        if (ranges_overlap(address, bytes, image->segments[i].address,
-                           image->segments[i].memory_bytes))
-            return fault_set(
-                fault, ERR_INVALID,
-                "kernel and initrd (%llu bytes) do not fit the guest's memory together",
-                (unsigned long long)bytes);
+    struct boot_area_entry map[BOOT_AREA_MAP_MAX];
+    uint32_t count = boot_area_map(memory, map);
+    uint8_t *at = guest_memory_at(memory, BOOT_AREA_MAP, sizeof map);
+    for (uint32_t i = 0; i < count; i++, at += MEMORY_MAP_ENTRY_BYTES) {
+        bytes_put_u64(at, map[i].address);
+        bytes_put_u64(at + 8, map[i].end - map[i].address);
+        bytes_put_u32(at + 16, map[i].type);
+        bytes_put_u32(at + 20, 0);
     }
-    r = read_exactly(fd, guest_memory_at(memory, address, bytes), bytes, 0, "the initrd", fault);
-    if (r < 0)
-        return r;
-    guest_memory_mark_written(memory, address, bytes);
-    *ret_address = address;
-    *ret_bytes = bytes;
-    return 0;
-}
-
-static uint32_t put_map_entry(uint8_t *map, uint32_t index, uint64_t address, uint64_t end,
-                              uint32_t type)
-{
-    uint8_t *entry = map + (size_t)index * MEMORY_MAP_ENTRY_BYTES;
-    bytes_put_u64(entry, address);
-    bytes_put_u64(entry + 8, end - address);
-    bytes_put_u32(entry + 16, type);
-    bytes_put_u32(entry + 20, 0);
-    return index + 1;
-}
-
-static uint32_t put_memory_map(const struct guest_memory *memory, uint8_t *map)
-{
-    struct guest_memory_part parts[GUEST_MEMORY_PARTS_MAX];
-    unsigned part_count = guest_memory_parts(memory, parts);
-    uint32_t count = put_map_entry(map, 0, 0, LOW_RAM_END, MAP_RAM);
-    count = put_map_entry(map, count, LOW_RAM_END, HIGH_RAM_START, MAP_RESERVED);
-    count = put_map_entry(map, count, HIGH_RAM_START, parts[0].pages << PAGE_SHIFT, MAP_RAM);
-    for (unsigned i = 1; i < part_count; i++)
-        count = put_map_entry(map, count, parts[i].guest_address,
-                              parts[i].guest_address + (parts[i].pages << PAGE_SHIFT), MAP_RAM);
     return count;
 }
 
-static void put_start_info(uint8_t *info, bool has_module, uint32_t map_entries)
+static void put_start_info(struct guest_memory *memory, const struct boot_area_initrd *initrd)
 {
+    uint32_t map_entries = put_memory_map(memory);
+    uint8_t *module = guest_memory_at(memory, BOOT_AREA_MODULES, MODULE_BYTES);
+    bytes_put_u64(module, initrd->address);
+    bytes_put_u64(module + 8, initrd->bytes);
+
+    uint8_t *info = guest_memory_at(memory, BOOT_AREA_START_INFO, START_INFO_BYTES);
     bytes_put_u32(info, START_INFO_MAGIC);
     bytes_put_u32(info + 4, START_INFO_VERSION);
     bytes_put_u32(info + 8, 0); /* flags */
-    bytes_put_u32(info + 12, has_module ? 1 : 0);
-    bytes_put_u64(info + 16, has_module ? MODULE_LIST : 0);
-    bytes_put_u64(info + 24, COMMAND_LINE);
-    bytes_put_u64(info + 32, 0); /* no ACPI tables */
-    bytes_put_u64(info + 40, MEMORY_MAP);
+    bytes_put_u32(info + 12, initrd->bytes ? 1 : 0);
+    bytes_put_u64(info + 16, initrd->bytes ? BOOT_AREA_MODULES : 0);
+    bytes_put_u64(info + 24, BOOT_AREA_CMDLINE);
+    bytes_put_u64(info + 32, ACPI_TABLES_FIRST); /* the RSDP */
+    bytes_put_u64(info + 40, BOOT_AREA_MAP);
     bytes_put_u32(info + 48, map_entries);
     bytes_put_u32(info + 52, 0);
+    guest_memory_mark_written(memory, BOOT_AREA_START_INFO,
+                              BOOT_AREA_CMDLINE - BOOT_AREA_START_INFO);
 }
 
 int boot_pvh_load(struct guest_memory *memory, int kernel_fd, int initrd_fd, const char *cmdline,
                   uint32_t *ret_entry, uint32_t *ret_start_info, struct fault *fault)
 {
-    size_t cmdline_bytes = strlen(cmdline) + 1;
-    if (cmdline_bytes > CMDLINE_MAX + 1)
-        return fault_set(fault, ERR_INVALID, "the command line has %zu bytes, at most %d fit",
-                         cmdline_bytes - 1, CMDLINE_MAX);
-    struct boot_pvh_image image;
-    int r = boot_pvh_parse(&image, kernel_fd, memory, fault);
+    int r = boot_area_check_cmdline(cmdline, CMDLINE_MAX, fault);
     if (r < 0)
         return r;
-    uint64_t initrd_address = 0, initrd_bytes = 0;
-    if (initrd_fd >= 0)
-        r = load_initrd(memory, &image, initrd_fd, &initrd_address, &initrd_bytes, fault);
+    struct boot_pvh_image image;
+    struct boot_area_initrd initrd;
+    r = boot_pvh_parse(&image, kernel_fd, memory, fault);
+    if (r == 0)
+        r = boot_area_place_initrd(memory, initrd_fd, GUEST_MEMORY_HOLE_START, &initrd, fault);
+    for (unsigned i = 0; r == 0 && i < image.segment_count; i++)
+        r = boot_area_check_initrd(&initrd, image.segments[i].address,
+                                   image.segments[i].memory_bytes, fault);
+    if (r == 0)
+        r = boot_area_load_initrd(memory, initrd_fd, &initrd, fault);
     if (r == 0)
         r = load_segments(memory, &image, kernel_fd, fault);
     if (r < 0)
         return r;
 
-    uint8_t *area = guest_memory_at(memory, AREA_FIRST, AREA_END - AREA_FIRST);
-    assert(area);
-    memcpy(area + (COMMAND_LINE - AREA_FIRST), cmdline, cmdline_bytes);
-    uint8_t *module = area + (MODULE_LIST - AREA_FIRST);
-    bytes_put_u64(module, initrd_address);
-    bytes_put_u64(module + 8, initrd_bytes);
-    uint32_t map_entries = put_memory_map(memory, area + (MEMORY_MAP - AREA_FIRST));
-    put_start_info(area, initrd_fd >= 0, map_entries);
-    guest_memory_mark_written(memory, AREA_FIRST, AREA_END - AREA_FIRST);
-
+    boot_area_put_cmdline(memory, cmdline);
+    put_start_info(memory, &initrd);
     *ret_entry = image.entry;
-    *ret_start_info = START_INFO;
+    *ret_start_info = BOOT_AREA_START_INFO;
     return 0;
 }

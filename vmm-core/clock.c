@@ -16,9 +16,6 @@
 #include "vmm-core/state_reader.h"
 #include "vmm-core/vm_inside.h"
 
-/* A century in ns: an older guest is a broken clock or a hostile peer, and sums stay far from
- * wrapping. */
-#define CLOCK_NS_MAX (UINT64_C(100) * 366 * 24 * 3600 * NS_PER_S)
 
 uint64_t clock_ticks(uint64_t ns, uint32_t tsc_khz)
 {

@@ -13,9 +13,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/world.h"
+
 struct device;
 struct fault;
 struct vm;
+
+/* A century: an older guest is a broken clock or a hostile peer, and sums stay far from wrapping. */
+#define CLOCK_NS_MAX (UINT64_C(100) * 366 * 24 * 3600 * NS_PER_S)
 
 enum { CLOCK_TSC_TOLERANCE_PPM = 250 }; /* KVM's own: below it no scaling is attempted */
 

@@ -9,7 +9,9 @@
 
 #include "base/own.h"
 #include "vmm-core/clock.h"
+#include "vmm-core/dev_pm.h"
 #include "vmm-core/dev_reset.h"
+#include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/device.h"
 #include "vmm-core/irqchip.h"
@@ -19,8 +21,8 @@
 #include "vmm-core/virtio_pci.h"
 
 static const struct device *const device_table[] = {
-    &vcpu_device,   &irqchip_device, &pit_device,        &clock_device,
-    &serial_device, &pci_device,     &virtio_pci_device, &reset_device,
+    &vcpu_device, &irqchip_device, &pit_device, &clock_device,      &rtc_device,
+    &pm_device,   &serial_device,  &pci_device, &virtio_pci_device, &reset_device,
 };
 
 size_t device_table_count(void)

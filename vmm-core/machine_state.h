@@ -12,6 +12,8 @@
 
 #include "proto/limits.h"
 #include "vmm-core/clock.h"
+#include "vmm-core/dev_pm.h"
+#include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
@@ -30,6 +32,8 @@ struct machine_guest {
     struct irqchip_guest irqchip;
     struct pit_guest pit;
     struct clock_guest clock;
+    struct rtc_guest rtc;
+    struct pm_guest pm;
     struct serial_guest serial;
     struct pci_bus_guest pci;
     struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];

@@ -21,7 +21,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "proto/limits.h"
-#include "vmm-core/boot_pvh.h"
+#include "vmm-core/boot.h"
 #include "vmm-core/cpu_model.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
@@ -202,6 +202,8 @@ static int create_devices(struct vm *vm, const struct vm_config *config, struct 
                                         .go_on = devices_go_on};
     pci_bus_init(&vm->pci, &vm->mmio);
     int r = io_loop_new(&vm->io_loop, &loop, fault);
+    if (r == 0)
+        r = rtc_init(vm, fault);
     if (r < 0)
         return r;
     const struct virtio_pci_host host = {
@@ -254,6 +256,9 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
     };
     gate_init(&vm->gate, config->vcpus);
     serial_reset(&vm->serial);
+    pm_reset(&vm->pm);
+    vm->pm_host.timer_zero_ns = world_now_ns();
+    vm->rtc_host.timer_fd = -1;
     vm->guest = calloc(1, sizeof *vm->guest);
     if (!vm->guest)
         return fault_set(fault, ERR_NOMEM, "no memory for a VM");
@@ -289,6 +294,7 @@ struct vm *vm_free(struct vm *vm)
     }
     io_loop_stop(vm->io_loop);
     virtio_bus_deinit(&vm->virtio);
+    rtc_deinit(vm);
     vm->io_loop = io_loop_free(vm->io_loop);
     close_p(&vm->fd);
     vm->memory = guest_memory_free(vm->memory);
@@ -308,37 +314,22 @@ unsigned vm_vcpus(const struct vm *vm)
     return vm->vcpu_count;
 }
 
-/* As the PVH convention wants it: flat 32-bit segments, no paging, EBX at the start info. */
-static int set_entry(struct vcpu *vcpu, uint32_t entry, uint32_t start_info, struct fault *fault)
-{
-    struct kvm_sregs sregs;
-    if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
-        return fault_set_errno(fault, ERR_IO, errno, "reading vCPU 0");
-    const struct kvm_segment code = {
-        .limit = UINT32_MAX, .selector = 0x08, .type = 0xb, .present = 1, .db = 1, .s = 1, .g = 1};
-    const struct kvm_segment data = {
-        .limit = UINT32_MAX, .selector = 0x10, .type = 0x3, .present = 1, .db = 1, .s = 1, .g = 1};
-    const struct kvm_segment task = {.limit = 0x67, .selector = 0x18, .type = 0xb, .present = 1};
-    sregs.cs = code;
-    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-    sregs.tr = task;
-    sregs.cr0 = 0x11; /* protection on; ET is always one */
-    sregs.cr4 = 0;
-    sregs.efer = 0;
-    const struct kvm_regs regs = {.rip = entry, .rbx = start_info, .rflags = 2};
-    if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu->fd, KVM_SET_REGS, &regs) < 0)
-        return fault_set_errno(fault, ERR_IO, errno, "setting vCPU 0");
-    return 0;
-}
-
 int vm_boot(struct vm *vm, int kernel_fd, int initrd_fd, const char *cmdline, struct fault *fault)
 {
     assert(!vm->started);
-    uint32_t entry = 0, start_info = 0;
-    int r = boot_pvh_load(vm->memory, kernel_fd, initrd_fd, cmdline, &entry, &start_info, fault);
+    struct boot_entry entry;
+    int r = boot_load(vm->memory, vm->vcpu_count, kernel_fd, initrd_fd, cmdline, &entry, fault);
     if (r < 0)
         return r;
-    return set_entry(&vm->vcpus[0], entry, start_info, fault);
+    int first = vm->vcpus[0].fd;
+    struct kvm_sregs sregs;
+    struct kvm_regs regs;
+    if (ioctl(first, KVM_GET_SREGS, &sregs) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "reading vCPU 0");
+    boot_registers(&entry, &sregs, &regs);
+    if (ioctl(first, KVM_SET_SREGS, &sregs) < 0 || ioctl(first, KVM_SET_REGS, &regs) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "setting vCPU 0");
+    return 0;
 }
 
 static void kick_all(struct vm *vm)
@@ -523,6 +514,11 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
     }
     vm->time_due = true;
     return 0;
+}
+
+void vm_power_button(struct vm *vm)
+{
+    pm_press_button(vm);
 }
 
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)

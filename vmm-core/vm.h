@@ -33,8 +33,8 @@ enum vm_event { VM_EVENT_POWER_OFF, VM_EVENT_RESET, VM_EVENT_CRASH };
 /* One disk. Everything but the descriptor is part of what the guest sees and equal at both ends of
  * a move. */
 struct vm_disk_config {
-    int fd;             /* taken by vm_new when it returns 0; -1: comes by vm_attach_disk */
-    uint64_t bytes;     /* a multiple of 512; 0: as big as what is behind fd, which is there */
+    int fd;         /* taken by vm_new when it returns 0; -1: comes by vm_attach_disk */
+    uint64_t bytes; /* a multiple of 512; 0: as big as what is behind fd, which is there */
     bool read_only;
     unsigned queues;    /* 1 to VM_DISK_QUEUES_MAX; 0: one for each vCPU, at most 4 */
     const char *serial; /* borrowed during vm_new; up to VM_DISK_SERIAL_MAX characters */
@@ -86,8 +86,9 @@ int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);
 
-/* Load a PVH ELF kernel, initrd (fd or -1; becomes module 0) and command line; set up vCPU 0.
- * Bad files give ERR_INVALID with the reason. The fds are borrowed. */
+/* Load a kernel (a Linux bzImage, or an ELF file with a PVH entry), initrd (fd or -1), command line
+ * and the ACPI tables; set up vCPU 0. Bad files give ERR_INVALID with the reason. The fds are
+ * borrowed. */
 int vm_boot(struct vm *vm, int kernel_fd, int initrd_fd, const char *cmdline, struct fault *fault);
 
 /* Start vCPU threads, in the paused state. Call once, after vm_boot or before vm_load. */
@@ -109,6 +110,10 @@ int vm_save(struct vm *vm, uint8_t **ret_bytes, size_t *ret_count, struct fault 
  * arrived; the time until vm_resume is added to it. */
 int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_ns,
             struct fault *fault);
+
+/* Press the power button: a guest that listens switches itself off (VM_EVENT_POWER_OFF), in its own
+ * time or never. Any thread. */
+void vm_power_button(struct vm *vm);
 
 /* Bytes for the guest's serial port; returns how many fitted the receive queue. Any thread. */
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count);

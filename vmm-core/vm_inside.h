@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 #include "vmm-core/clock.h"
+#include "vmm-core/dev_pm.h"
+#include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/gate.h"
 #include "vmm-core/io_loop.h"
@@ -67,6 +69,10 @@ struct vm {
     struct mmio mmio;
     struct pci_bus pci;
     struct virtio_bus virtio;
+    struct rtc_guest rtc;
+    struct rtc_host rtc_host;
+    struct pm_guest pm;
+    struct pm_host pm_host;
     struct serial_guest serial;
     struct serial_host serial_host;
 };

@@ -135,12 +135,11 @@ static int ram_track_start(struct region *region, struct fault *fault)
     return dirty_tracker_new(&port->tracker, port->vm, fault);
 }
 
-static void ram_track_stop(struct region *region, bool goes_on)
+static void ram_track_stop(struct region *region)
 {
     struct guest_port *port = region->owner;
 
-    port->tracker =
-        goes_on ? dirty_tracker_free(port->tracker) : dirty_tracker_leave(port->tracker);
+    port->tracker = dirty_tracker_free(port->tracker);
 }
 
 static int ram_collect(struct region *region, struct bitmap *dirty, struct fault *fault)

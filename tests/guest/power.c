@@ -20,8 +20,8 @@ bool power_wants_triple_fault(void)
 
 void power_off(void)
 {
-    machine_out8(0x600, 0x34);    /* Godwit and Cloud Hypervisor: ACPI S5 */
-    machine_out16(0x604, 0x2000); /* QEMU pc, q35: PM1 control, SLP_EN */
+    machine_out16(0x604, 0x2000); /* Godwit, QEMU pc, q35: PM1 control, SLP_EN */
+    machine_out8(0x600, 0x34);    /* Cloud Hypervisor: sleep control */
     wait_ms(20);                  /* QEMU leaves a moment later, not at once */
     *(volatile uint8_t *)UINT64_C(0xfea00200) = 0x34; /* QEMU microvm: the GED's sleep control */
     wait_ms(20);

@@ -23,7 +23,7 @@
             ".popsection\n");                                                                      \
     extern const uint8_t name[], name##_end[]
 
-CODE(code_power_off, "mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: hlt; jmp 1b");
+CODE(code_power_off, "mov $0x605, %dx; mov $0x20, %al; out %al, %dx; 1: hlt; jmp 1b");
 CODE(code_reset_keyboard, "in $0x64, %al; test $2, %al; jnz code_reset_keyboard;"
                           "mov $0xfe, %al; out %al, $0x64; 1: hlt; jmp 1b");
 CODE(code_reset_control, "mov $0xcf9, %dx; mov $6, %al; out %al, %dx; 1: hlt; jmp 1b");
@@ -35,11 +35,11 @@ CODE(code_nothing_there,
      "mov $0x1234, %dx; in %dx, %eax; inc %eax; jnz 2f;"
      "in %dx, %al; inc %al; jnz 2f; out %al, %dx;"
      "mov $0x3f8, %dx; mov $'o', %al; out %al, %dx; mov $'k', %al; out %al, %dx;"
-     "2: mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: hlt; jmp 1b");
+     "2: mov $0x605, %dx; mov $0x20, %al; out %al, %dx; 1: hlt; jmp 1b");
 /* All bytes of one instruction arrive in one call. */
 CODE(code_string,
      "mov $0x100000 + 3f - code_string, %esi; mov $12, %ecx; mov $0x3f8, %dx; rep outsb;"
-     "mov $0x600, %dx; mov $0x34, %al; out %al, %dx; 1: hlt; jmp 1b; 3: .ascii \"hello world\\n\"");
+     "mov $0x605, %dx; mov $0x20, %al; out %al, %dx; 1: hlt; jmp 1b; 3: .ascii \"hello world\\n\"");
 /* Counts in memory at 2 MiB, for ever. */
 CODE(code_count, "1: incl 0x200000; jmp 1b");
 /* Every byte received, told apart by polling, comes back. */

@@ -234,6 +234,10 @@ static void spoil_boot_area(struct kernel *k)
 {
     k->segments[1].p_paddr = 0x8f900;
 }
+static void spoil_acpi_area(struct kernel *k)
+{
+    k->segments[1].p_paddr = 0xdfc00;
+}
 static void spoil_no_note(struct kernel *k)
 {
     k->segments[2].p_type = PT_NULL;
@@ -304,6 +308,7 @@ static void refuses_hostile_kernels_by_reason(void **state)
         {spoil_memory_end, "does not fit the guest's memory"},
         {spoil_overlap, "overlap"},
         {spoil_boot_area, "boot data"},
+        {spoil_acpi_area, "ACPI tables"},
         {spoil_no_note, "no PVH entry"},
         {spoil_other_note, "no PVH entry"},
         {spoil_other_name, "no PVH entry"},
@@ -370,8 +375,9 @@ static void a_loaded_guest_finds_its_start_info(void **state)
     assert_memory_equal(guest_memory_at(memory, bytes_get_u64(module), 7), "initrd!", 7);
     assert_string_equal((const char *)guest_memory_at(memory, bytes_get_u64(info + 24), 6),
                         "a=1 b");
-    assert_int_equal(bytes_get_u32(info + 48), 3);
-    const uint8_t *map = guest_memory_at(memory, bytes_get_u64(info + 40), 72);
+    assert_int_equal(bytes_get_u64(info + 32), 0xe0000);
+    assert_int_equal(bytes_get_u32(info + 48), 4);
+    const uint8_t *map = guest_memory_at(memory, bytes_get_u64(info + 40), 96);
     assert_int_equal(bytes_get_u64(map + 48), 0x100000);
     assert_int_equal(bytes_get_u64(map + 56), MIB(31));
     assert_int_equal(*guest_memory_at(memory, KERNEL_ADDRESS, 1), 0x90);

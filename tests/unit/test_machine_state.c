@@ -105,6 +105,13 @@ static void fill_machine(struct machine_guest *machine)
     }
     machine->pit.flags = KVM_PIT_FLAGS_SPEAKER_DATA_ON;
     machine->clock = (struct clock_guest){.clock_ns = 987654321987, .tsc_khz = 2300000};
+    rtc_reset(&machine->rtc, UINT64_C(1795640398123456789));
+    machine->rtc.index = 0x32;
+    machine->rtc.ram[11] = 0x72; /* every interrupt */
+    machine->rtc.ram[12] = 0x30; /* alarm and update wait to be read */
+    fill(machine->rtc.ram + 14, sizeof machine->rtc.ram - 14, 15);
+    machine->pm = (struct pm_guest){
+        .status = PM_POWER_BUTTON, .enable = 0x0120, .control = 0x1401, .timer_ns = 123456789123};
     machine->serial = (struct serial_guest){.ier = 5,
                                             .fcr = 0x81,
                                             .lcr = 0x83,
@@ -134,7 +141,8 @@ static const struct device *row(const char *name)
     return NULL;
 }
 
-static const char *const travellers[] = {"vcpu", "irqchip", "pit", "clock", "serial", "pci", "virtio_pci"};
+static const char *const travellers[] = {"vcpu", "irqchip", "pit", "clock",     "rtc",
+                                         "pm",   "serial",  "pci", "virtio_pci"};
 
 static void golden_compare(const char *name, const uint8_t *bytes, size_t count)
 {
@@ -275,9 +283,10 @@ static void no_field_may_be_missing(void **state)
 {
     (void)state;
     static const ProtobufCMessageDescriptor *const types[] = {
-        &godwit__vcpu_state_v1__descriptor, &godwit__irqchip_state_v1__descriptor,
-        &godwit__pit_state_v1__descriptor, &godwit__clock_state_v1__descriptor,
-        &godwit__serial_state_v1__descriptor, &godwit__pci_state_v1__descriptor,
+        &godwit__vcpu_state_v1__descriptor,      &godwit__irqchip_state_v1__descriptor,
+        &godwit__pit_state_v1__descriptor,       &godwit__clock_state_v1__descriptor,
+        &godwit__rtc_state_v1__descriptor,       &godwit__pm_state_v1__descriptor,
+        &godwit__serial_state_v1__descriptor,    &godwit__pci_state_v1__descriptor,
         &godwit__virtio_pci_state_v1__descriptor};
     static_assert(ARRAY_COUNT(types) == ARRAY_COUNT(travellers), "a message for each row");
     AUTO_FREE struct machine_guest *machine = malloc(sizeof *machine);
