@@ -1,0 +1,297 @@
+/* How a disk is made, so that a crash anywhere leaves nothing that is taken for an operator's:
+ *
+ *      made/<disk>.new   created, sized, synced
+ *           | link              --name is taken--> theirs: used as it is, .new goes
+ *      <file>            the same inode
+ *           | rename .new -> <disk>
+ *      made/<disk>       the proof
+ */
+#include "storage/share.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "base/id.h"
+#include "base/own.h"
+#include "storage/stamp.h"
+
+enum { SHARE_PATH_SIZE = 512 };
+
+static const char own_folder[] = ".godwit";
+
+static int open_beneath(int folder_fd, const char *path, int flags)
+{
+    const struct open_how how = {
+        .flags = (uint64_t)(unsigned)(flags | O_CLOEXEC),
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    };
+
+    return (int)syscall(SYS_openat2, folder_fd, path, &how, sizeof how);
+}
+
+static int refuse_open(const char *path, struct fault *fault)
+{
+    int error = errno;
+
+    if (error == ELOOP || error == EXDEV)
+        return fault_set(fault, ERR_DENIED,
+                         "%s: a link stands in it or it leads out of the store; a plain path would "
+                         "fit",
+                         path);
+    return fault_set_errno(fault, error == ENOENT ? ERR_NOT_FOUND : err_from_errno(error), error,
+                           "opening %s", path);
+}
+
+int share_open(const char *store, int *ret_fd, struct fault *fault)
+{
+    int fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return fault_set_errno(fault, errno == ENOENT ? ERR_NOT_FOUND : err_from_errno(errno),
+                               errno, "opening the store %s", store);
+    *ret_fd = fd;
+    return 0;
+}
+
+/* `names` one beneath the other; missing ones are made when `make`. */
+static int walk(int share_fd, const char *const *names, bool make, int *ret_fd, struct fault *fault)
+{
+    AUTO_FD int fd = open_beneath(share_fd, ".", O_RDONLY | O_DIRECTORY);
+
+    for (; fd >= 0 && *names; names++) {
+        int next = open_beneath(fd, *names, O_RDONLY | O_DIRECTORY);
+        if (next < 0 && errno == ENOENT && make) {
+            if (mkdirat(fd, *names, 0700) == 0)
+                (void)fsync(fd); /* a crash makes it again */
+            next = open_beneath(fd, *names, O_RDONLY | O_DIRECTORY);
+        }
+        if (next < 0)
+            return refuse_open(*names, fault);
+        (void)close(fd);
+        fd = next;
+    }
+    if (fd < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "opening a store");
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+static int open_part(int share_fd, const char *vm_id, const char *part, bool make, int *ret_fd,
+                     struct fault *fault)
+{
+    const char *const names[] = {own_folder, vm_id, part, NULL};
+
+    if (!id_name_is_valid(vm_id))
+        return fault_set(fault, ERR_INVALID, "'%s' is no VM id", vm_id);
+    return walk(share_fd, names, make, ret_fd, fault);
+}
+
+int share_open_stamp(int share_fd, const char *vm_id, bool make, int *ret_fd, struct fault *fault)
+{
+    return open_part(share_fd, vm_id, "stamp", make, ret_fd, fault);
+}
+
+int share_open_file(int share_fd, const char *file, int flags, int *ret_fd, struct fault *fault)
+{
+    int fd = open_beneath(share_fd, file, flags | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0)
+        return refuse_open(file, fault);
+    *ret_fd = fd;
+    return 0;
+}
+
+/* ---- making and removing ---- */
+/* The folder that `file` lies in, and its own name there. */
+static int open_parent(int share_fd, const char *file, int *ret_fd, const char **ret_name,
+                       struct fault *fault)
+{
+    char folder[SHARE_PATH_SIZE] = ".";
+    const char *slash = strrchr(file, '/');
+
+    if (slash) {
+        int r = path_join(folder, sizeof folder, fault, "%.*s", (int)(slash - file), file);
+        if (r < 0)
+            return r;
+    }
+    int fd = open_beneath(share_fd, folder, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return refuse_open(folder, fault);
+    *ret_fd = fd;
+    *ret_name = slash ? slash + 1 : file;
+    return 0;
+}
+
+static bool is_same_file(int fd_a, const char *a, int fd_b, const char *b)
+{
+    struct stat left, right;
+
+    return fstatat(fd_a, a, &left, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(fd_b, b, &right, AT_SYMLINK_NOFOLLOW) == 0 && left.st_dev == right.st_dev &&
+           left.st_ino == right.st_ino;
+}
+
+static int make_draft(int made_fd, const char *draft, uint64_t bytes, struct fault *fault)
+{
+    (void)unlinkat(made_fd, draft, 0); /* of a crash: it has no second name */
+    AUTO_FD int fd = openat(made_fd, draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "making a disk");
+    if (ftruncate(fd, (off_t)bytes) < 0 || fsync(fd) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "making a disk of %llu bytes",
+                               (unsigned long long)bytes);
+    return 0;
+}
+
+int share_make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    uint64_t bytes, bool *ret_made, struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    char draft[SHARE_PATH_SIZE];
+    const char *base;
+
+    *ret_made = false;
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", true, &made_fd, fault);
+    if (r == 0)
+        r = path_join(draft, sizeof draft, fault, "%s.new", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (is_same_file(parent_fd, base, made_fd, draft)) /* a crash came before the last step */
+        return renameat(made_fd, draft, made_fd, name) == 0
+                   ? 0
+                   : fault_set_errno(fault, ERR_IO, errno, "making disk %s", name);
+    if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        return 0; /* somebody's, or ours of an earlier start: used as it is */
+    r = make_draft(made_fd, draft, bytes, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (linkat(made_fd, draft, parent_fd, base, 0) < 0) {
+        int error = errno;
+        (void)unlinkat(made_fd, draft, 0); /* nobody used it */
+        if (error == EEXIST)
+            return 0; /* somebody was faster: theirs */
+        return fault_set_errno(fault, err_from_errno(error), error, "making disk %s as %s", name,
+                               file);
+    }
+    if (renameat(made_fd, draft, made_fd, name) < 0 || fsync(made_fd) < 0 || fsync(parent_fd) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "making disk %s as %s", name, file);
+    *ret_made = true;
+    return 0;
+}
+
+int share_remove_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                      bool *ret_removed, struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    const char *base;
+
+    *ret_removed = false;
+    int r = open_part(share_fd, vm_id, "made", false, &made_fd, NULL);
+    if (r == ERR_NOT_FOUND)
+        return 0; /* nothing was made for it */
+    if (r == 0)
+        r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r < 0)
+        return r == ERR_NOT_FOUND ? 0 : fault_wrap(fault, r, "removing disk %s", name);
+    if (is_same_file(parent_fd, base, made_fd, name)) {
+        if (unlinkat(parent_fd, base, 0) < 0)
+            return fault_set_errno(fault, err_from_errno(errno), errno, "removing disk %s", name);
+        (void)fsync(parent_fd);
+        *ret_removed = true;
+    }
+    (void)unlinkat(made_fd, name, 0); /* the second name: of what we deleted, or alone */
+    return 0;
+}
+
+int share_forget_vm(int share_fd, const char *vm_id, struct fault *fault)
+{
+    const char *const names[] = {own_folder, vm_id, NULL};
+    AUTO_FD int vm_fd = -1;
+    AUTO_FD int stamp_fd = -1;
+
+    if (!id_name_is_valid(vm_id))
+        return fault_set(fault, ERR_INVALID, "'%s' is no VM id", vm_id);
+    if (walk(share_fd, names, false, &vm_fd, NULL) < 0)
+        return 0; /* it has nothing here */
+    if (share_open_stamp(share_fd, vm_id, false, &stamp_fd, NULL) == 0) {
+        int r = stamp_remove(stamp_fd, fault);
+        if (r < 0)
+            return r;
+    }
+    (void)unlinkat(vm_fd, "stamp", AT_REMOVEDIR); /* each keeps what is not ours */
+    (void)unlinkat(vm_fd, "made", AT_REMOVEDIR);
+    AUTO_FD int own_fd = open_beneath(share_fd, own_folder, O_RDONLY | O_DIRECTORY);
+    if (own_fd >= 0)
+        (void)unlinkat(own_fd, vm_id, AT_REMOVEDIR);
+    (void)unlinkat(share_fd, own_folder, AT_REMOVEDIR);
+    return 0;
+}
+
+/* ---- is it the same folder? ---- */
+static bool word_name(const char *word, char ret_name[static SHARE_PATH_SIZE])
+{
+    if (strnlen(word, SHARE_WORD_SIZE) != SHARE_WORD_SIZE - 1 || !id_name_is_valid(word))
+        return false;
+    (void)snprintf(ret_name, SHARE_PATH_SIZE, "seen-%s", word);
+    return true;
+}
+
+int share_word_write(int share_fd, const char word[static SHARE_WORD_SIZE], struct fault *fault)
+{
+    const char *const names[] = {own_folder, NULL};
+    char name[SHARE_PATH_SIZE];
+    AUTO_FD int own_fd = -1;
+
+    if (!word_name(word, name))
+        return fault_set(fault, ERR_INVALID, "a word for a store of a wrong form");
+    int r = walk(share_fd, names, true, &own_fd, fault);
+    if (r < 0)
+        return r;
+    AUTO_FD int fd = openat(own_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || write(fd, word, SHARE_WORD_SIZE - 1) != SHARE_WORD_SIZE - 1 || fsync(fd) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "writing into the store");
+    (void)fsync(own_fd);
+    return 0;
+}
+
+int share_word_read(int share_fd, const char word[static SHARE_WORD_SIZE], struct fault *fault)
+{
+    const char *const names[] = {own_folder, NULL};
+    char name[SHARE_PATH_SIZE], found[SHARE_WORD_SIZE];
+    AUTO_FD int own_fd = -1;
+
+    if (!word_name(word, name))
+        return fault_set(fault, ERR_INVALID, "a word for a store of a wrong form");
+    int r = walk(share_fd, names, false, &own_fd, fault);
+    if (r < 0)
+        return r;
+    AUTO_FD int fd = open_beneath(own_fd, name, O_RDONLY);
+    if (fd < 0)
+        return refuse_open(name, fault);
+    if (read(fd, found, sizeof found) != SHARE_WORD_SIZE - 1 ||
+        memcmp(found, word, SHARE_WORD_SIZE - 1) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "the word in the store is another one");
+    return 0;
+}
+
+void share_word_wipe(int share_fd, const char word[static SHARE_WORD_SIZE])
+{
+    const char *const names[] = {own_folder, NULL};
+    char name[SHARE_PATH_SIZE];
+    AUTO_FD int own_fd = -1;
+
+    if (!word_name(word, name) || walk(share_fd, names, false, &own_fd, NULL) < 0)
+        return;
+    (void)unlinkat(own_fd, name, 0); /* absent is as good */
+    (void)unlinkat(share_fd, own_folder, AT_REMOVEDIR); /* keeps what is there */
+}

@@ -1,0 +1,48 @@
+/* A folder of disks ("store"): opening and making files strictly beneath it, and asking whether two
+ * hosts see the same one.
+ *
+ * Flow:   agent -> [share] -> the store
+ * Thread: any; blocking, for a worker.
+ *
+ *   STORE/<file>                        disks
+ *   STORE/.godwit/<vm>/stamp/           who may write them (stamp.h)
+ *   STORE/.godwit/<vm>/made/<disk>      a second name of each disk that was made for this VM
+ *   STORE/.godwit/seen-<word>           for a moment: does the other host see it?
+ *
+ * Whoever writes the store is hostile too: no link is followed and nothing is opened outside
+ * (openat2). A disk is deleted only when it is the very file that was made for this VM, which is
+ * proven by its second name: the same inode (INV-13 of RELIABILITY).
+ */
+#ifndef GODWIT_STORAGE_SHARE_H
+#define GODWIT_STORAGE_SHARE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fault;
+
+enum { SHARE_WORD_SIZE = 33 };
+
+/* The folder itself; ERR_NOT_FOUND, ERR_INVALID (no folder) with its path in the words. */
+int share_open(const char *store, int *ret_fd, struct fault *fault);
+/* The folder of a VM's stamp; made when `make`, else ERR_NOT_FOUND. */
+int share_open_stamp(int share_fd, const char *vm_id, bool make, int *ret_fd, struct fault *fault);
+
+/* A file beneath the folder; `flags` as open(2)'s. ERR_NOT_FOUND when it is not there. */
+int share_open_file(int share_fd, const char *file, int flags, int *ret_fd, struct fault *fault);
+/* Make `file` with `bytes` for disk `name` of this VM unless there is one. */
+int share_make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    uint64_t bytes, bool *ret_made, struct fault *fault);
+/* Delete `file` if it was made for this disk of this VM. */
+int share_remove_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                      bool *ret_removed, struct fault *fault);
+/* Forget the VM: its stamp and its empty folders. */
+int share_forget_vm(int share_fd, const char *vm_id, struct fault *fault);
+
+/* One host writes a word, the other reads it, the first one wipes it. */
+int share_word_write(int share_fd, const char word[static SHARE_WORD_SIZE], struct fault *fault);
+/* ERR_NOT_FOUND: it is not seen here. */
+int share_word_read(int share_fd, const char word[static SHARE_WORD_SIZE], struct fault *fault);
+void share_word_wipe(int share_fd, const char word[static SHARE_WORD_SIZE]);
+
+#endif

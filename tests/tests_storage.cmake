@@ -1,0 +1,3 @@
+foreach(noun stamp share)
+  godwit_test(unit ${noun} ROOMS storage)
+endforeach()

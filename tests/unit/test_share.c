@@ -1,0 +1,200 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/own.h"
+#include "storage/share.h"
+#include "storage/stamp.h"
+
+static const char word[SHARE_WORD_SIZE] = "0123456789abcdef0123456789abcdef";
+
+struct folder {
+    char path[64];
+    int fd;
+    struct fault fault;
+};
+
+static int set_up(void **state)
+{
+    struct folder *folder = calloc(1, sizeof *folder);
+    assert_non_null(folder);
+    (void)snprintf(folder->path, sizeof folder->path, "/tmp/godwit-share-XXXXXX");
+    assert_non_null(mkdtemp(folder->path));
+    assert_int_equal(share_open(folder->path, &folder->fd, &folder->fault), 0);
+    *state = folder;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct folder *folder = *state;
+    (void)unlinkat(folder->fd, "root.raw", 0);
+    (void)unlinkat(folder->fd, "link", 0);
+    (void)close(folder->fd);
+    int r = rmdir(folder->path); /* fails when .godwit or a disk is left */
+    free(folder);
+    return r;
+}
+
+static bool is_there(struct folder *folder, const char *name)
+{
+    return faccessat(folder->fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void write_file(struct folder *folder, const char *name, const char *text)
+{
+    int fd = openat(folder->fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+    (void)close(fd);
+}
+
+static bool make(struct folder *folder)
+{
+    bool made;
+    int r = share_make_disk(folder->fd, "vm1", "root", "root.raw", MIB(4), &made, &folder->fault);
+    assert_string_equal(folder->fault.text, "");
+    assert_int_equal(r, 0);
+    return made;
+}
+
+static bool remove_it(struct folder *folder)
+{
+    bool removed;
+    assert_int_equal(share_remove_disk(folder->fd, "vm1", "root", "root.raw", &removed,
+                                       &folder->fault),
+                     0);
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+    return removed;
+}
+
+static void makes_a_disk_once_and_removes_what_it_made(void **state)
+{
+    struct folder *folder = *state;
+    struct stat info;
+
+    assert_true(make(folder));
+    assert_int_equal(fstatat(folder->fd, "root.raw", &info, 0), 0);
+    assert_int_equal(info.st_size, MIB(4));
+    assert_false(make(folder));
+
+    assert_true(remove_it(folder));
+    assert_false(is_there(folder, "root.raw"));
+    assert_false(is_there(folder, ".godwit"));
+}
+
+static void never_removes_a_disk_that_was_there_before(void **state)
+{
+    struct folder *folder = *state;
+    write_file(folder, "root.raw", "precious");
+
+    assert_false(make(folder));
+    assert_false(remove_it(folder));
+
+    assert_true(is_there(folder, "root.raw"));
+}
+
+static void never_removes_a_file_that_took_the_place_of_what_it_made(void **state)
+{
+    struct folder *folder = *state;
+    assert_true(make(folder));
+    assert_int_equal(unlinkat(folder->fd, "root.raw", 0), 0);
+    write_file(folder, "root.raw", "somebody else's");
+
+    assert_false(remove_it(folder));
+
+    assert_true(is_there(folder, "root.raw"));
+}
+
+static void goes_on_where_a_crash_came_before_the_last_step(void **state)
+{
+    struct folder *folder = *state;
+    assert_true(make(folder));
+    assert_int_equal(
+        renameat(folder->fd, ".godwit/vm1/made/root", folder->fd, ".godwit/vm1/made/root.new"), 0);
+
+    (void)make(folder);
+
+    assert_true(remove_it(folder));
+    assert_false(is_there(folder, "root.raw"));
+}
+
+static void follows_no_link_out_of_the_store(void **state)
+{
+    struct folder *folder = *state;
+    int fd = -1;
+    assert_int_equal(symlinkat("/etc/passwd", folder->fd, "link"), 0);
+
+    assert_int_equal(share_open_file(folder->fd, "link", O_RDONLY, &fd, &folder->fault),
+                     ERR_DENIED);
+    assert_int_equal(share_open_file(folder->fd, "../../etc/passwd", O_RDONLY, &fd, &folder->fault),
+                     ERR_DENIED);
+    assert_int_equal(share_open_file(folder->fd, "/etc/passwd", O_RDONLY, &fd, &folder->fault),
+                     ERR_DENIED);
+    assert_int_equal(share_open_file(folder->fd, "nothing", O_RDONLY, &fd, &folder->fault),
+                     ERR_NOT_FOUND);
+    assert_int_equal(fd, -1);
+}
+
+static void a_word_is_seen_only_where_it_was_written(void **state)
+{
+    struct folder *folder = *state;
+    static const char other[SHARE_WORD_SIZE] = "fedcba9876543210fedcba9876543210";
+
+    assert_int_equal(share_word_read(folder->fd, word, &folder->fault), ERR_NOT_FOUND);
+    assert_int_equal(share_word_write(folder->fd, word, &folder->fault), 0);
+    assert_int_equal(share_word_read(folder->fd, word, &folder->fault), 0);
+    assert_int_equal(share_word_read(folder->fd, other, &folder->fault), ERR_NOT_FOUND);
+    share_word_wipe(folder->fd, word);
+
+    assert_int_equal(share_word_read(folder->fd, word, &folder->fault), ERR_NOT_FOUND);
+    assert_false(is_there(folder, ".godwit"));
+}
+
+static void forgets_a_vm_with_its_stamp(void **state)
+{
+    struct folder *folder = *state;
+    struct stamp none = {0}, found,
+                 first = {.generation = 1, .owner = "node1", .incarnation = "boot"};
+    int stamp_fd = -1;
+    assert_int_equal(share_open_stamp(folder->fd, "vm1", false, &stamp_fd, &folder->fault),
+                     ERR_NOT_FOUND);
+    assert_int_equal(share_open_stamp(folder->fd, "vm1", true, &stamp_fd, &folder->fault), 0);
+    assert_int_equal(stamp_swap(stamp_fd, "vm1", &none, &first, &found, &folder->fault), 0);
+    (void)close(stamp_fd);
+
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+
+    assert_false(is_there(folder, ".godwit"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(makes_a_disk_once_and_removes_what_it_made, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(never_removes_a_disk_that_was_there_before, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(never_removes_a_file_that_took_the_place_of_what_it_made,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(goes_on_where_a_crash_came_before_the_last_step, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(follows_no_link_out_of_the_store, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_word_is_seen_only_where_it_was_written, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(forgets_a_vm_with_its_stamp, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
