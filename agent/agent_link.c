@@ -1,6 +1,7 @@
 #include "agent/agent_link.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +13,17 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "net/rpc.h"
+#include "proto/address_list.h"
 #include "proto/agent.pb-c.h"
 #include "proto/limits.h"
 #include "proto/method.h"
 
-enum { BACKOFF_MS_MIN = 100, BACKOFF_MS_MAX = 2000, HELLO_MS_MAX = 10000 };
+enum {
+    BACKOFF_MS_MIN = 100,
+    BACKOFF_MS_MAX = 2000,
+    BACKOFF_SEVERAL_MS_MAX = 400,
+    HELLO_MS_MAX = 10000
+};
 
 struct agent_link {
     struct agent_link_config config;
@@ -25,6 +32,9 @@ struct agent_link {
     bool welcome;  /* it knows us: events may go */
     bool was_told; /* that the coordinator is away */
     uint64_t backoff_ms;
+    size_t next;                /* of the coordinators' addresses */
+    char leader[ADDRESS_SIZE];  /* the one that another coordinator named; "" */
+    char address[ADDRESS_SIZE]; /* the one that is tried or spoken to */
     struct loop_timer *retry_timer, *heartbeat_timer;
 };
 
@@ -39,8 +49,9 @@ static void retry_later(struct agent_link *link, const char *why)
     link->was_told = true;
     world_random(&chance, sizeof chance); /* so that many hosts do not come at once */
     loop_timer_start(link->retry_timer, link->backoff_ms + link->backoff_ms * chance / 1024, 0);
-    link->backoff_ms =
-        link->backoff_ms * 2 < BACKOFF_MS_MAX ? link->backoff_ms * 2 : BACKOFF_MS_MAX;
+    uint64_t most_ms =
+        address_list_count(link->config.address) > 1 ? BACKOFF_SEVERAL_MS_MAX : BACKOFF_MS_MAX;
+    link->backoff_ms = link->backoff_ms * 2 < most_ms ? link->backoff_ms * 2 : most_ms;
 }
 
 static void link_lost(struct agent_link *link, const char *why)
@@ -64,12 +75,23 @@ static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
 }
 
 /* ---- hello ---- */
+/* A coordinator that stands by says who leads: it is believed, for it has shown the pool's
+ * certificate. */
+static void follow_leader(struct agent_link *link, const struct fault *fault)
+{
+    if (!fault->hint[0] || strcmp(fault->hint, link->address) == 0)
+        return;
+    (void)snprintf(link->leader, sizeof link->leader, "%s", fault->hint);
+}
+
 static void on_welcome(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
     struct agent_link *link = data;
     const Godwit__AgentWelcome *welcome = (const Godwit__AgentWelcome *)reply;
 
     if (!welcome) {
+        if (fault && fault->code == ERR_NOT_LEADER)
+            follow_leader(link, fault);
         link_lost(link, fault ? fault->text : "no welcome");
         return;
     }
@@ -88,7 +110,7 @@ static void on_welcome(void *data, const ProtobufCMessage *reply, const struct f
             ? welcome->heartbeat_ms
             : HEARTBEAT_MS;
     loop_timer_start(link->heartbeat_timer, every_ms, every_ms);
-    log_info("agent_link", "the coordinator at %s knows this host", link->config.address);
+    log_info("agent_link", "the coordinator at %s knows this host", link->address);
 }
 
 static void say_hello(struct agent_link *link)
@@ -130,13 +152,26 @@ static void on_opened(void *data, struct rpc *rpc, const struct fault *fault)
         say_hello(link);
 }
 
+static void choose_address(struct agent_link *link)
+{
+    size_t count = address_list_count(link->config.address);
+
+    if (link->leader[0])
+        memcpy(link->address, link->leader, sizeof link->address);
+    else if (!address_list_get(link->config.address, link->next++ % (count ? count : 1),
+                               link->address, sizeof link->address))
+        link->address[0] = '\0'; /* connecting says that it is none */
+    link->leader[0] = '\0';
+}
+
 static void connect_now(void *data)
 {
     struct agent_link *link = data;
     struct fault fault = {0};
 
     assert(!link->rpc);
-    if (rpc_connect(&link->rpc, link->config.loop, link->config.address, link->config.context,
+    choose_address(link);
+    if (rpc_connect(&link->rpc, link->config.loop, link->address, link->config.context,
                     "coordinator", &link->service, link, on_opened, &fault) < 0)
         retry_later(link, fault.text);
 }

@@ -3,7 +3,7 @@
  * Flow:   vm_table -> [agent_link] -> coordinator -> [agent_link] -> orders
  * Thread: the loop's.
  *
- * It is tried for ever, 0.1 to 2 s apart. Nothing is queued while it is down: progress is stale by
+ * Of several coordinators one leads; the others name it. It is tried for ever, 0.1 to 2 s apart (0.4 s when there are several). Nothing is queued while it is down: progress is stale by
  * then, and whatever lasts (states, latches, generations) is told again by the hello.
  */
 #ifndef GODWIT_AGENT_AGENT_LINK_H
@@ -24,7 +24,7 @@ struct vm_table;
 
 struct agent_link_config {
     struct loop *loop;
-    const char *address; /* of the coordinator; must outlive the link, as all below */
+    const char *address; /* of the coordinators; must outlive the link, as all below */
     struct tls_context *context;
     struct host_facts *facts;
     struct vm_table *table;

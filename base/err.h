@@ -34,7 +34,8 @@
     X(ERR_ROLLED_BACK, 17, "rolled-back", true)                                                    \
     X(ERR_ATTENTION, 18, "needs-attention", false)                                                 \
     X(ERR_LIMIT, 19, "limit", false)                                                               \
-    X(ERR_STATE, 20, "wrong-state", false)
+    X(ERR_STATE, 20, "wrong-state", false)                                                         \
+    X(ERR_NOT_LEADER, 21, "not-leader", true)
 
 enum err {
 #define ERR_ENUM(name, number, text, retry) name = -(number),

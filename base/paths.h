@@ -8,7 +8,7 @@
  *   STATE/agent/        agent.json ca.crt host.crt host.key journal  vms/<vm id>/{vm.bin,console.log}
  *   RUN/                vms/<vm id>/{control.sock,latch}   (on tmpfs: gone with a boot, as the RAM is)
  *
- * pool.json      pool_id, name, listen, address
+ * pool.json      pool_id, name, listen, address (of all coordinators), self (of this one)
  * operator.json  pool_id, address
  * agent.json     pool_id, name, coordinator, move_address
  */

@@ -12,8 +12,10 @@
 #include "base/loop.h"
 #include "base/own.h"
 #include "base/paths.h"
+#include "base/world.h"
 #include "cli/context.h"
 #include "net/rpc.h"
+#include "proto/address_list.h"
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
@@ -23,7 +25,8 @@ struct client {
     struct rpc *rpc;
     bool connected;
     struct client_listener listener;
-    char address[256];
+    char addresses[1024];       /* of all coordinators */
+    char address[ADDRESS_SIZE]; /* the one spoken to */
     char folder[PATH_MAX];
 };
 
@@ -144,7 +147,7 @@ static int read_config(struct client *client, const char *dir, struct fault *fau
     const char *address = NULL;
     r = config_need(config, "address", &address, fault);
     if (r == 0)
-        (void)snprintf(client->address, sizeof client->address, "%s", address);
+        (void)snprintf(client->addresses, sizeof client->addresses, "%s", address);
     config_free(config);
     return r;
 }
@@ -176,8 +179,9 @@ static int explain_unreachable(const struct client *client, struct fault *fault)
     return r;
 }
 
-int client_reconnect(struct client *client, struct fault *fault)
+static int connect_to(struct client *client, const char *address, struct fault *fault)
 {
+    (void)snprintf(client->address, sizeof client->address, "%s", address);
     struct client_listener listener = client->listener;
     struct opening opening = {.client = client};
     client->rpc = rpc_close(client->rpc);
@@ -199,6 +203,25 @@ int client_reconnect(struct client *client, struct fault *fault)
         return fault ? explain_unreachable(client, fault) : ERR_UNREACHABLE;
     client->connected = true;
     return 0;
+}
+
+int client_reconnect(struct client *client, struct fault *fault)
+{
+    char address[ADDRESS_SIZE];
+    struct fault first = {0};
+    int r = 0;
+    for (size_t i = 0; address_list_get(client->addresses, i, address, sizeof address); i++) {
+        struct fault why = {0};
+        r = connect_to(client, address, &why);
+        if (r == 0)
+            return 0;
+        if (!first.code)
+            first = why;
+    }
+    if (fault && first.code)
+        *fault = first;
+    return first.code ? r
+                      : fault_set(fault, ERR_INVALID, "%s names no coordinator", client->folder);
 }
 
 int client_of(struct context *context, struct client **ret_client, struct fault *fault)
@@ -268,9 +291,9 @@ static void on_reply(void *data, const ProtobufCMessage *reply, const struct fau
         (void)fault_set(&call->fault, ERR_NOMEM, "no memory for the coordinator's answer");
 }
 
-int client_call(struct client *client, uint16_t method, const ProtobufCMessage *request,
-                const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms, void *ret_reply,
-                struct fault *fault)
+static int call_once(struct client *client, uint16_t method, const ProtobufCMessage *request,
+                     const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms, void *ret_reply,
+                     struct fault *fault)
 {
     if (!client->connected)
         return fault_set(fault, ERR_CLOSED, "the connection to the coordinator at %s is gone",
@@ -289,6 +312,57 @@ int client_call(struct client *client, uint16_t method, const ProtobufCMessage *
     assert(call.reply->descriptor == reply);
     *(ProtobufCMessage **)ret_reply = call.reply;
     return 0;
+}
+
+static void on_waited(void *data)
+{
+    *(bool *)data = true;
+}
+
+/* Between two leaders there may be none for some seconds. */
+static void wait_a_moment(struct client *client)
+{
+    struct loop_timer *timer = NULL;
+    bool is_over = false;
+    if (loop_timer_new(&timer, client->loop, on_waited, &is_over, NULL) < 0)
+        return;
+    loop_timer_start(timer, 200, 0);
+    while (!is_over)
+        loop_turn(client->loop, true);
+    (void)loop_timer_free(timer);
+}
+
+/* To whom a coordinator that stands by points, else to any of them. */
+static int find_leader(struct client *client, const char *named, struct fault *fault)
+{
+    if (named[0] && strcmp(named, client->address) != 0 && connect_to(client, named, NULL) == 0)
+        return 0;
+    wait_a_moment(client);
+    return client_reconnect(client, fault);
+}
+
+int client_call(struct client *client, uint16_t method, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms, void *ret_reply,
+                struct fault *fault)
+{
+    uint64_t end_ms = world_now_ms() + CLIENT_LEADER_MS;
+    struct fault found;
+    for (;;) {
+        found = (struct fault){0};
+        int r = call_once(client, method, request, reply, timeout_ms, ret_reply, &found);
+        if (r == 0)
+            return 0;
+        /* Refused unheard: it may be said again, elsewhere. */
+        if (r != ERR_NOT_LEADER || world_now_ms() > end_ms ||
+            find_leader(client, found.hint, &found) < 0)
+            break;
+    }
+    if (fault) {
+        *fault = found;
+        if (found.code == ERR_NOT_LEADER)
+            fault->hint[0] = '\0'; /* an address, no command */
+    }
+    return found.code;
 }
 
 int client_send_event(struct client *client, uint16_t method, const ProtobufCMessage *event,

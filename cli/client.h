@@ -16,7 +16,7 @@ struct context;
 struct fault;
 struct loop;
 
-enum { CLIENT_CALL_MS = 30000 };
+enum { CLIENT_CALL_MS = 30000, CLIENT_LEADER_MS = 15000 };
 
 /* Where operator.json lies: --dir or GODWIT_DIR (the folder itself, or one that holds operator/),
  * else ~/.config/godwit, else the state folder of this host. */

@@ -58,6 +58,24 @@ int cmd_pool_init(struct context *context)
     return EXIT_CODE_DONE;
 }
 
+int cmd_pool_add_coordinator(struct context *context)
+{
+    const struct command_line *line = context->line;
+    struct fault fault = {0};
+    const char *address = command_text(line, "address"), *listen = command_text(line, "listen");
+    int r = address ? pool_files_add(command_text(line, "dir"), line->operands[0], listen, address,
+                                     &fault)
+                    : fault_set(&fault, ERR_INVALID, "--address says which coordinator it is");
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    (void)fprintf(context->out, "a coordinator for %s is made in %s\n", address, line->operands[0]);
+    (void)fprintf(
+        context->talk,
+        "It holds the pool's keys: copy it over a safe way, then run there\n\n"
+        "  godwit-coordinator --dir FOLDER --store etcd://HOST:2379,HOST:2379,HOST:2379\n");
+    return EXIT_CODE_DONE;
+}
+
 int cmd_pool_join(struct context *context)
 {
     const struct command_line *line = context->line;

@@ -72,7 +72,20 @@ static const struct command_option pool_init_options[] = {
      .type = COMMAND_TEXT,
      .value = "HOST:PORT",
      .help = "where hosts and operators reach it; else what it listens on, or this machine's first "
-             "address"},
+             "address. Several with commas when several coordinators will share an etcd, this "
+             "machine's first"},
+    {0}};
+
+static const struct command_option pool_add_coordinator_options[] = {
+    {.name = "listen",
+     .type = COMMAND_TEXT,
+     .value = "ADDR:PORT",
+     .preset = "0.0.0.0:7411",
+     .help = "where it listens"},
+    {.name = "address",
+     .type = COMMAND_TEXT,
+     .value = "HOST:PORT",
+     .help = "which of the pool's addresses it answers at"},
     {0}};
 
 static const struct command_option pool_join_options[] = {
@@ -249,6 +262,19 @@ static const struct command commands[] = {
      .examples = {{"godwit pool init", "with the defaults, as root on the first host"},
                   {"godwit pool init --dir ~/godwit --name lab --listen 127.0.0.1:7411",
                    "a pool to play with, without root"}}},
+    {.words = "pool add-coordinator",
+     .operands = "FOLDER",
+     .summary = "make the folder of another coordinator of this pool",
+     .more = "Several coordinators share an etcd; one leads, the others stand by and take over within "
+             "seconds. Name all their addresses at pool init, then make a folder for each of the "
+             "others and copy it to its machine.",
+     .options = pool_add_coordinator_options,
+     .run = cmd_pool_add_coordinator,
+     .examples = {{"godwit pool add-coordinator ./second --address 10.0.0.2:7411",
+                   "the second one's folder, to be copied there"},
+                  {"godwit pool add-coordinator ./third --address 10.0.0.3:7411 --listen "
+                   "10.0.0.3:7411",
+                   "one that listens on one address only"}}},
     {.words = "pool join",
      .operands = "TOKEN",
      .summary = "make this machine a host of a pool",

@@ -37,6 +37,7 @@ static int exit_code_of_err(int code)
     case ERR_TIMEOUT:
     case ERR_CLOSED:
     case ERR_UNREACHABLE:
+    case ERR_NOT_LEADER:
         return EXIT_CODE_UNREACHABLE;
     case ERR_ATTENTION:
         return EXIT_CODE_ATTENTION;

@@ -15,6 +15,7 @@
 #include "cli/pool_files.h"
 #include "net/pki.h"
 #include "net/rpc.h"
+#include "proto/address_list.h"
 #include "proto/method.h"
 #include "proto/token.h"
 
@@ -114,15 +115,12 @@ static int refuse_existing(const char *folder, struct fault *fault)
     return r;
 }
 
-static int connect_pinned(struct joining *joining, struct fault *fault)
+static int connect_to(struct joining *joining, const char *address, struct fault *fault)
 {
-    const Godwit__JoinToken *token = joining->token;
-    const struct tls_identity identity = {.pin = token->pin};
-    int r = loop_new(&joining->loop, fault);
-    if (r == 0)
-        r = tls_context_new(&joining->tls, &identity, fault);
-    if (r == 0)
-        r = rpc_connect(&joining->rpc, joining->loop, token->address, joining->tls, "coordinator",
+    joining->rpc = rpc_close(joining->rpc);
+    joining->opened = joining->answered = false;
+    joining->fault = (struct fault){0};
+    int r = rpc_connect(&joining->rpc, joining->loop, address, joining->tls, "coordinator",
                         &service, joining, on_opened, fault);
     if (r < 0)
         return r;
@@ -131,7 +129,7 @@ static int connect_pinned(struct joining *joining, struct fault *fault)
     if (joining->fault.code == 0)
         return 0;
     r = joining->fault.code;
-    (void)fault_set(fault, r, "the coordinator at %s, named by the token: %.300s", token->address,
+    (void)fault_set(fault, r, "the coordinator at %s, named by the token: %.300s", address,
                     joining->fault.text);
     if (joining->fault.hint[0])
         fault_hint(fault, "%s", joining->fault.hint);
@@ -141,18 +139,13 @@ static int connect_pinned(struct joining *joining, struct fault *fault)
 static int enrol(struct joining *joining, struct fault *fault)
 {
     Godwit__EnrolRequest request = GODWIT__ENROL_REQUEST__INIT;
-    int r = pki_new_key(&joining->key, fault);
-    if (r == 0)
-        r = pki_new_request(joining->key, &joining->request, fault);
-    if (r < 0)
-        return r;
     request.token_id = joining->token->id;
     request.has_secret = true;
     request.secret = joining->token->secret;
     request.host_name = joining->result.name;
     request.certificate_request = joining->request;
-    r = rpc_call(joining->rpc, METHOD_ENROL, &request.base, &godwit__enrol_reply__descriptor,
-                 HOST_JOIN_MS, on_enrolled, joining, fault);
+    int r = rpc_call(joining->rpc, METHOD_ENROL, &request.base, &godwit__enrol_reply__descriptor,
+                     HOST_JOIN_MS, on_enrolled, joining, fault);
     if (r < 0)
         return r;
     while (!joining->answered)
@@ -162,6 +155,32 @@ static int enrol(struct joining *joining, struct fault *fault)
         return fault->code;
     }
     return 0;
+}
+
+/* The token names all coordinators; one of them leads. */
+static int connect_and_enrol(struct joining *joining, struct fault *fault)
+{
+    const char *list = joining->token->address;
+    const struct tls_identity identity = {.pin = joining->token->pin};
+    char address[ADDRESS_SIZE];
+    int r = loop_new(&joining->loop, fault);
+    if (r == 0)
+        r = tls_context_new(&joining->tls, &identity, fault);
+    if (r == 0)
+        r = pki_new_key(&joining->key, fault);
+    if (r == 0)
+        r = pki_new_request(joining->key, &joining->request, fault);
+    if (r < 0)
+        return r;
+    r = fault_set(fault, ERR_INVALID, "the token names no coordinator; make a new one");
+    for (size_t i = 0; address_list_get(list, i, address, sizeof address); i++) {
+        r = connect_to(joining, address, fault);
+        if (r == 0)
+            r = enrol(joining, fault);
+        if (r != ERR_NOT_LEADER && r != ERR_UNREACHABLE && r != ERR_TIMEOUT && r != ERR_CLOSED)
+            return r;
+    }
+    return r;
 }
 
 static int check_answer(const struct joining *joining, struct fault *fault)
@@ -234,9 +253,7 @@ static int join(struct joining *joining, struct fault *fault)
                    !joining->token->has_secret))
         r = fault_set(fault, ERR_INVALID, "the token lacks a part; make a new one");
     if (r == 0)
-        r = connect_pinned(joining, fault);
-    if (r == 0)
-        r = enrol(joining, fault);
+        r = connect_and_enrol(joining, fault);
     if (r == 0)
         r = check_answer(joining, fault);
     if (r < 0)

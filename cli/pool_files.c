@@ -16,6 +16,7 @@
 #include "base/paths.h"
 #include "base/units.h"
 #include "net/pki.h"
+#include "proto/address_list.h"
 
 int pool_state_path(const char *state, char *ret_path, size_t size, struct fault *fault)
 {
@@ -27,6 +28,23 @@ int pool_state_path(const char *state, char *ret_path, size_t size, struct fault
     if (!getcwd(here, sizeof here))
         return fault_set_errno(fault, ERR_IO, errno, "cannot tell the current folder");
     return path_join(ret_path, size, fault, "%s/%s", here, state);
+}
+
+int pool_check_addresses(const char *list, const char *what, struct fault *fault)
+{
+    char address[ADDRESS_SIZE];
+    size_t count = address_list_count(list);
+    if (count == 0 || count > ADDRESSES_MAX)
+        return fault_set(fault, ERR_INVALID, "%s: found %zu addresses, possible are 1 to %d", what,
+                         count, ADDRESSES_MAX);
+    for (size_t i = 0; i < count; i++) {
+        if (!address_list_get(list, i, address, sizeof address))
+            address[0] = '\0';
+        int r = pool_check_address(address, what, fault);
+        if (r < 0)
+            return r;
+    }
+    return 0;
 }
 
 int pool_check_address(const char *address, const char *what, struct fault *fault)
@@ -75,7 +93,7 @@ static int choose_addresses(const struct pool_wish *wish, struct pool_files *poo
         return r;
     if (wish->address) {
         (void)snprintf(pool->address, sizeof pool->address, "%.250s", wish->address);
-        return pool_check_address(pool->address, "--address", fault);
+        return pool_check_addresses(pool->address, "--address", fault);
     }
     /* Listening everywhere is no address to give away: take one that others can reach. */
     bool everywhere =
@@ -219,4 +237,94 @@ int pool_files_make(const struct pool_wish *wish, struct pool_files *ret_pool, s
         return r;
     *ret_pool = pool;
     return 0;
+}
+
+/* ---- another coordinator ----------------------------------------------------------------------
+ */
+
+struct first_pool { /* what the first coordinator's folder tells */
+    struct config *config;
+    char *ca_certificate, *ca_key;
+    const char *id, *name, *address;
+};
+
+static int read_first(const char *coordinator, struct first_pool *pool, struct fault *fault)
+{
+    char path[PATH_MAX];
+    int r = path_join(path, sizeof path, fault, "%s/%s", coordinator, PATHS_POOL_CONFIG);
+    if (r == 0)
+        r = config_read(&pool->config, path, fault);
+    if (r == 0)
+        r = config_need(pool->config, "pool_id", &pool->id, fault);
+    if (r == 0)
+        r = config_need(pool->config, "name", &pool->name, fault);
+    if (r == 0)
+        r = config_need(pool->config, "address", &pool->address, fault);
+    if (r == 0)
+        r = path_join(path, sizeof path, fault, "%s/%s", coordinator, PATHS_CA_CERTIFICATE);
+    if (r == 0)
+        r = file_read(path, &pool->ca_certificate, NULL, fault);
+    if (r == 0)
+        r = path_join(path, sizeof path, fault, "%s/%s", coordinator, PATHS_CA_KEY);
+    return r == 0 ? file_read(path, &pool->ca_key, NULL, fault) : r;
+}
+
+static bool is_among(const char *list, const char *address)
+{
+    char one[ADDRESS_SIZE];
+    for (size_t i = 0; address_list_get(list, i, one, sizeof one); i++) {
+        if (strcmp(one, address) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int write_another(const struct first_pool *first, const char *folder, const char *listen,
+                         const char *address, struct fault *fault)
+{
+    const struct authority ca = {.certificate = first->ca_certificate, .key = first->ca_key};
+    struct pool_files pool = {0};
+    char path[PATH_MAX];
+    (void)snprintf(pool.id, sizeof pool.id, "%s", first->id);
+    int r = refuse_existing(folder, fault);
+    if (r == 0)
+        r = make_identity(&pool, &ca, folder, "coordinator", fault);
+    if (r == 0)
+        r = write_text(folder, PATHS_CA_KEY, 0600, first->ca_key, fault);
+    if (r == 0)
+        r = path_join(path, sizeof path, fault, "%s/%s", folder, PATHS_POOL_CONFIG);
+    const char *const keys[] = {"pool_id", "name", "listen", "address", "self"};
+    const char *const values[] = {first->id, first->name, listen, first->address, address};
+    return r == 0 ? config_write(path, 0600, keys, values, ARRAY_COUNT(keys), fault) : r;
+}
+
+int pool_files_add(const char *state, const char *folder, const char *listen, const char *address,
+                   struct fault *fault)
+{
+    char root[PATH_MAX], coordinator[PATH_MAX];
+    struct first_pool first = {0};
+    int r = pool_check_address(address, "--address", fault);
+    if (r == 0)
+        r = pool_check_address(listen, "--listen", fault);
+    if (r == 0)
+        r = pool_state_path(state, root, sizeof root, fault);
+    if (r == 0)
+        r = path_join(coordinator, sizeof coordinator, fault, "%s/%s", root, PATHS_COORDINATOR_DIR);
+    if (r == 0)
+        r = read_first(coordinator, &first, fault);
+    if (r == 0 && !is_among(first.address, address)) {
+        r = fault_set(fault, ERR_INVALID,
+                      "--address: %s is none of the pool's addresses (%.200s), so no host would "
+                      "look for it there",
+                      address, first.address);
+        fault_hint(fault, "godwit pool init --help");
+    }
+    if (r == 0)
+        r = write_another(&first, folder, listen, address, fault);
+    first.config = config_free(first.config);
+    free(first.ca_certificate);
+    if (first.ca_key)
+        explicit_bzero(first.ca_key, strlen(first.ca_key));
+    free(first.ca_key);
+    return r;
 }

@@ -31,6 +31,13 @@ struct pool_files {
  * can be repeated. */
 int pool_files_make(const struct pool_wish *wish, struct pool_files *ret_pool, struct fault *fault);
 
+/* Makes a folder for another coordinator of the pool in `state`, which shares its authority; it goes
+ * to the machine that listens at `address`, one of the pool's addresses. */
+int pool_files_add(const char *state, const char *folder, const char *listen, const char *address,
+                   struct fault *fault);
+
+/* Several, with commas between them. */
+int pool_check_addresses(const char *list, const char *what, struct fault *fault);
 /* "HOST:PORT" or "[V6]:PORT", PORT 1 to 65535; words of failure name `what`. */
 int pool_check_address(const char *address, const char *what, struct fault *fault);
 /* An absolute path of the state folder. */

@@ -471,6 +471,15 @@ static void dispatch(struct peer *peer, uint16_t method, const char *role,
                      struct rpc_request *request, const ProtobufCMessage *message)
 {
     struct fault fault = {0};
+    if (!peer->coordinator->is_active) {
+        const char *leader = peer->coordinator->leader;
+        fault_set(&fault, ERR_NOT_LEADER, "this coordinator stands by; %s%s",
+                  leader[0] ? "the pool is led by " : "nobody leads the pool just now", leader);
+        fault_hint(&fault, "%s", leader);
+        if (request)
+            (void)rpc_reply_fault(request, &fault);
+        return;
+    }
     if (judge_peer(peer, method, role, &fault) < 0) {
         log_debug("api", "denied method=%u: %s", method, fault.text);
         if (request)

@@ -23,7 +23,7 @@
 #include "coordinator/store.h"
 #include "coordinator/watch.h"
 
-enum { TICK_MS = 100 };
+enum { TICK_MS = 100, CAMPAIGN_MS = 500 };
 
 struct ticket { /* an operator that waits for what becomes of an order */
     struct ticket *next;
@@ -100,7 +100,7 @@ static void on_stored(void *data, const struct fault *fault)
     assert(coordinator->commits > 0);
     coordinator->commits--;
     if (fault && !coordinator->is_failed) {
-        log_error("coordinator", "the pool's state cannot be kept, ending; VMs are not touched: %s",
+        log_error("coordinator", "the pool's state cannot be kept; VMs are not touched: %s",
                   fault->text);
         coordinator->is_failed = true;
         loop_stop(coordinator->loop);
@@ -243,6 +243,15 @@ static int read_pool(struct coordinator *coordinator, const char *directory, cha
         r = copy_value(config, "address", &coordinator->address, fault);
     if (r == 0)
         r = copy_value(config, "listen", ret_listen, fault);
+    char first[ADDRESS_SIZE] = "";
+    if (r == 0 && !config_get(config, "self") &&
+        !address_list_get(coordinator->address, 0, first, sizeof first))
+        r = fault_set(fault, ERR_INVALID, "%s names no address of this coordinator", path);
+    if (r == 0) {
+        coordinator->self = strdup(first[0] ? first : config_get(config, "self"));
+        if (!coordinator->self)
+            r = fault_set(fault, ERR_NOMEM, "no memory to read the pool's settings");
+    }
     if (r == 0)
         r = read_text(directory, PATHS_CA_CERTIFICATE, &coordinator->ca_certificate, fault);
     if (r == 0)
@@ -285,47 +294,144 @@ static int listen_on(struct coordinator *coordinator, const char *directory, con
     return rpc_server_new(&coordinator->server, coordinator->loop, &config, fault);
 }
 
-static int load(struct coordinator *coordinator, const char *directory, struct fault *fault)
+/* ---- leading and standing by ------------------------------------------------------------------
+ */
+
+static void on_lost(void *data, const struct fault *fault)
+{
+    struct coordinator *coordinator = data;
+    if (coordinator->is_failed)
+        return;
+    log_error("coordinator", "standing down, VMs are not touched: %s", fault->text);
+    coordinator->is_failed = true; /* nothing is acted on any more */
+    loop_stop(coordinator->loop);
+}
+
+/* The store is open and ours: know what is in it and go on from there. */
+static int activate(struct coordinator *coordinator, struct fault *fault)
+{
+    int r = rows_load(coordinator->store, &coordinator->cluster, &coordinator->last_event, fault);
+    if (r == 0)
+        r = enrol_load(coordinator, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "loading the pool's state");
+    r = store_watch_lost(coordinator->store, on_lost, coordinator, fault);
+    if (r == 0)
+        r = loop_timer_new(&coordinator->tick, coordinator->loop, on_tick, coordinator, fault);
+    if (r < 0)
+        return r;
+    coordinator->is_active = true;
+    coordinator->leader[0] = '\0';
+    struct cluster_todo todo = {0};
+    cluster_restart(&coordinator->cluster, coordinator_now(), &todo);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    loop_timer_start(coordinator->tick, TICK_MS, TICK_MS);
+    log_info("coordinator", "ready pool=%s address=%s hosts=%zu vms=%zu jobs=%zu",
+             coordinator->name, coordinator->self, coordinator->cluster.host_count,
+             coordinator->cluster.vm_count, coordinator->cluster.job_count);
+    return 0;
+}
+
+static void campaign_work(void *data)
+{
+    struct coordinator *coordinator = data;
+    coordinator->campaign_fault = (struct fault){0};
+    (void)store_open_as(&coordinator->campaign_store, coordinator->where, coordinator->self,
+                        coordinator->loop, &coordinator->campaign_fault);
+}
+
+static void campaign_done(void *data)
+{
+    struct coordinator *coordinator = data;
+    const struct fault *told = &coordinator->campaign_fault;
+    coordinator->is_campaigning = false;
+    if (told->code) {
+        const char *leader = told->code == ERR_BUSY ? told->hint : "";
+        bool is_news = strcmp(coordinator->leader, leader) != 0 || !coordinator->is_told;
+        if (is_news)
+            log_info("coordinator", "standing by: %s", told->text);
+        coordinator->is_told = true;
+        (void)snprintf(coordinator->leader, sizeof coordinator->leader, "%s", leader);
+        return;
+    }
+    struct fault fault = {0};
+    coordinator->is_told = false;
+    coordinator->store = TAKE(coordinator->campaign_store);
+    if (!coordinator->campaign)
+        return; /* we are ending */
+    loop_timer_stop(coordinator->campaign);
+    if (activate(coordinator, &fault) < 0) {
+        log_error("coordinator", "cannot lead: %s", fault.text);
+        coordinator->is_failed = true;
+        loop_stop(coordinator->loop);
+    }
+}
+
+static void campaign(void *data)
+{
+    struct coordinator *coordinator = data;
+    if (coordinator->is_campaigning)
+        return;
+    coordinator->is_campaigning =
+        loop_work(coordinator->loop, campaign_work, campaign_done, coordinator) == 0;
+}
+
+static void stand_by(struct coordinator *coordinator)
+{
+    coordinator->is_failed = false;
+    loop_timer_start(coordinator->campaign, 1, CAMPAIGN_MS);
+}
+
+static int open_sqlite(struct coordinator *coordinator, const char *directory, struct fault *fault)
 {
     char path[PATH_MAX];
     int r = path_join(path, sizeof path, fault, "%s/%s", directory, PATHS_DATABASE);
     if (r == 0)
         r = store_open(&coordinator->store, path, coordinator->loop, fault);
-    if (r == 0)
-        r = rows_load(coordinator->store, &coordinator->cluster, &coordinator->last_event, fault);
-    if (r == 0)
-        r = enrol_load(coordinator, fault);
-    return r < 0 ? fault_wrap(fault, r, "loading the pool's state") : 0;
+    return r < 0 ? fault_wrap(fault, r, "loading the pool's state") : activate(coordinator, fault);
+}
+
+/* All coordinators of a pool share an etcd, which may serve other pools too. */
+static int name_store(struct coordinator *coordinator, const char *store, struct fault *fault)
+{
+    const char *at = store + strlen("etcd://");
+    bool has_prefix = strchr(at, '/') != NULL;
+    int n = asprintf(&coordinator->where, "%s%s/%s", store, has_prefix ? "" : "/godwit",
+                     coordinator->pool_id);
+    if (n < 0) {
+        coordinator->where = NULL;
+        return fault_set(fault, ERR_NOMEM, "no memory for the store's address");
+    }
+    return loop_timer_new(&coordinator->campaign, coordinator->loop, campaign, coordinator, fault);
 }
 
 int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
-                    struct fault *fault)
+                    const char *store, struct fault *fault)
 {
     struct coordinator *coordinator = calloc(1, sizeof *coordinator);
     if (!coordinator)
         return fault_set(fault, ERR_NOMEM, "no memory for the coordinator");
     coordinator->loop = loop;
     AUTO_FREE char *address = NULL;
-    int r = read_pool(coordinator, directory, &address, fault);
+    int r = 0;
+    if (store && !store_is_shared(store))
+        r = fault_set(fault, ERR_INVALID, "--store: found '%.120s'; etcd://HOST:PORT,... would fit",
+                      store);
     if (r == 0)
-        r = load(coordinator, directory, fault);
+        r = read_pool(coordinator, directory, &address, fault);
     if (r == 0)
-        r = loop_timer_new(&coordinator->tick, loop, on_tick, coordinator, fault);
-    if (r == 0) {
-        struct cluster_todo todo = {0};
-        cluster_restart(&coordinator->cluster, coordinator_now(), &todo);
-        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+        r = store ? name_store(coordinator, store, fault)
+                  : open_sqlite(coordinator, directory, fault);
+    if (r == 0)
         r = listen_on(coordinator, directory, address, fault);
-    }
     if (r < 0) {
         (void)coordinator_free(coordinator);
         return r;
     }
-    loop_timer_start(coordinator->tick, TICK_MS, TICK_MS);
-    log_info("coordinator", "ready pool=%s listen=%s port=%u hosts=%zu vms=%zu jobs=%zu",
-             coordinator->name, address, rpc_server_port(coordinator->server),
-             coordinator->cluster.host_count, coordinator->cluster.vm_count,
-             coordinator->cluster.job_count);
+    log_info("coordinator", "listening pool=%s listen=%s port=%u", coordinator->name, address,
+             rpc_server_port(coordinator->server));
+    if (coordinator->campaign)
+        stand_by(coordinator);
     *ret_coordinator = coordinator;
     return 0;
 }
@@ -355,11 +461,9 @@ static void refuse_waiting(struct coordinator *coordinator)
     }
 }
 
-struct coordinator *coordinator_free(struct coordinator *coordinator)
+static void deactivate(struct coordinator *coordinator)
 {
-    if (!coordinator)
-        return NULL;
-    coordinator->server = rpc_server_free(coordinator->server);
+    coordinator->is_active = false;
     coordinator->tick = loop_timer_free(coordinator->tick);
     while (coordinator->commits > 0) /* what was decided becomes durable, and is answered */
         loop_turn(coordinator->loop, true);
@@ -369,11 +473,34 @@ struct coordinator *coordinator_free(struct coordinator *coordinator)
     enrol_unload(coordinator);
     coordinator->store = store_close(coordinator->store);
     cluster_deinit(&coordinator->cluster);
+    coordinator->last_session = coordinator->last_event = 0;
+}
+
+bool coordinator_stood_down(struct coordinator *coordinator)
+{
+    if (!coordinator->campaign || !coordinator->is_failed)
+        return false;
+    deactivate(coordinator);
+    stand_by(coordinator);
+    return true;
+}
+
+struct coordinator *coordinator_free(struct coordinator *coordinator)
+{
+    if (!coordinator)
+        return NULL;
+    coordinator->server = rpc_server_free(coordinator->server);
+    coordinator->campaign = loop_timer_free(coordinator->campaign);
+    while (coordinator->is_campaigning)
+        loop_turn(coordinator->loop, true);
+    deactivate(coordinator);
     if (coordinator->ca_key)
         explicit_bzero(coordinator->ca_key, strlen(coordinator->ca_key));
     free(coordinator->pool_id);
     free(coordinator->name);
     free(coordinator->address);
+    free(coordinator->self);
+    free(coordinator->where);
     free(coordinator->ca_certificate);
     free(coordinator->ca_key);
     free(coordinator);

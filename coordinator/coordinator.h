@@ -14,9 +14,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/err.h"
 #include "coordinator/cluster.h"
 #include "net/pki.h"
 #include "net/rpc.h"
+#include "proto/address_list.h"
 
 struct agent_call;
 struct coordinator;
@@ -39,7 +41,9 @@ struct coordinator {
     struct cluster cluster;
     struct loop_timer *tick;
     struct rpc_server *server;
-    char *pool_id, *name, *address; /* owned, as are the next two */
+    char *pool_id, *name;
+    char *address; /* of all coordinators; owned, as are all texts here */
+    char *self;    /* of this one */
     char *ca_certificate, *ca_key;
     char pin[PKI_PIN_SIZE];
     struct peer *peers;
@@ -51,11 +55,26 @@ struct coordinator {
     uint64_t last_session, last_event;
     unsigned commits; /* on their way to the disk */
     bool is_failed;
+
+    /* several coordinators on one store: this one leads, or stands by */
+    bool is_active;
+    char *where;                 /* the store */
+    char leader[ADDRESS_SIZE];   /* standing by: who leads, "" for nobody known */
+    struct loop_timer *campaign; /* NULL: SQLite, always active */
+    bool is_campaigning;         /* a worker tries to open the store */
+    bool is_told;                /* the log knows why we stand by */
+    struct fault campaign_fault; /* the worker's, until it is done */
+    struct store *campaign_store;
 };
 
-/* Reads pool.json and certificates of `directory`, opens the store, listens. */
+/* Reads pool.json and certificates of `directory`, opens the store, listens. `store`: NULL for
+ * SQLite in the directory, or "etcd://..." : then it stands by, refusing all by the leader's
+ * address, until it leads. */
 int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
-                    struct fault *fault);
+                    const char *store, struct fault *fault);
+/* The loop was stopped: was it because the leadership is gone? Then it stands by again, and the
+ * loop may go on. */
+bool coordinator_stood_down(struct coordinator *coordinator);
 struct coordinator *coordinator_free(struct coordinator *coordinator);
 
 struct cluster_now coordinator_now(void);

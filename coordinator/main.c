@@ -19,23 +19,27 @@
 #include "coordinator/coordinator.h"
 #include "proto/gw_code.h"
 
+static const char *arg_store;
 static const char *arg_directory = PATHS_STATE_DEFAULT "/" PATHS_COORDINATOR_DIR;
 
 static const char help[] =
-    "usage: godwit-coordinator [--dir DIR] [--log-level LEVEL]\n"
+    "usage: godwit-coordinator [--dir DIR] [--store etcd://...] [--log-level LEVEL]\n"
     "\n"
     "The pool's coordinator: keeps who owns which VM, gives orders to the hosts' agents, serves\n"
-    "the command 'godwit'. One runs in a pool. It may be ended and started at any time: running\n"
-    "VMs are not touched by that, and moves under way go on.\n"
+    "the command 'godwit'. It may be ended and started at any time: running VMs are not touched by\n"
+    "that, and moves under way go on. One runs in a pool, keeping its state in a file; or several\n"
+    "do with an etcd that they share: one of them leads, the others stand by.\n"
     "\n"
     "  --dir DIR          its folder, made by 'godwit pool init'\n"
     "                     (default " PATHS_STATE_DEFAULT "/" PATHS_COORDINATOR_DIR ")\n"
+    "  --store URL        etcd://HOST:PORT,HOST:PORT of the etcd; else a file in DIR\n"
     "  --log-level LEVEL  error, warn, info (default) or debug; the log goes to stderr\n"
     "  --help, --version\n"
     "\n"
     "examples:\n"
     "  godwit pool init --address 10.0.0.1:7411   make a pool on this machine\n"
     "  godwit-coordinator                         run its coordinator\n"
+    "  godwit-coordinator --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379\n"
     "  godwit-coordinator --dir /tmp/pool/coordinator --log-level debug\n";
 
 static void on_signal(void *data, int signal_number)
@@ -83,9 +87,11 @@ static int run(struct fault *fault)
     if (r == 0)
         r = loop_signal_new(&interrupt, loop, SIGINT, on_signal, loop, fault);
     if (r == 0)
-        r = coordinator_new(&coordinator, loop, arg_directory, fault);
+        r = coordinator_new(&coordinator, loop, arg_directory, arg_store, fault);
     if (r == 0) {
-        loop_run(loop);
+        do {
+            loop_run(loop);
+        } while (coordinator_stood_down(coordinator));
         if (coordinator->is_failed)
             r = fault_set(fault, ERR_IO, "the pool's state cannot be kept");
     }
@@ -108,6 +114,7 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"dir", required_argument, NULL, 'd'},
+        {"store", required_argument, NULL, 's'},
         {"log-level", required_argument, NULL, 'l'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'v'},
@@ -118,6 +125,9 @@ int main(int argc, char **argv)
         switch (option) {
         case 'd':
             arg_directory = optarg;
+            break;
+        case 's':
+            arg_store = optarg;
             break;
         case 'l':
             if (log_level_from_name(optarg) < 0)

@@ -95,7 +95,8 @@ class Host:
 class Pool:
     """with Pool(hosts=3) as pool: pool.godwit("host", "ls")"""
 
-    def __init__(self, hosts=3, build=None, keep=False, log_level="info"):
+    def __init__(self, hosts=3, build=None, keep=False, log_level="info", coordinators=1):
+        """With several coordinators they share an etcd of as many members: one of each on the first hosts."""
         self.build = pathlib.Path(build or os.environ.get("GODWIT_BUILD", ROOT / "build/release"))
         self.bin = self.build / "bin"
         self.tag = f"gw{os.getpid()}"
@@ -105,7 +106,9 @@ class Pool:
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.tag}-", dir=base))
         self.processes = []
-        self.coordinator = None
+        self.coordinator = None  # the only one, or the first
+        self.coordinators, self.etcds = [], []
+        self._coordinator_count = coordinators
         self._netns = []
         self.hosts = []
         self._count = hosts
@@ -133,10 +136,18 @@ class Pool:
         self.hosts = [Host(self, f"node{i + 1}", i + 1) for i in range(self._count)]
         first = self.hosts[0]
         self.state = first.dir
-        self.address = f"{first.address}:{PORT}"
+        self.address = ",".join(f"{h.address}:{PORT}" for h in self.hosts[:self._coordinator_count])
         self.run_tool("pool", "init", "--dir", self.state, "--name", "demo",
                       "--listen", f"{first.address}:{PORT}", "--address", self.address)
-        self.start_coordinator()
+        if self._coordinator_count > 1:
+            self._start_etcds()
+            for i, host in enumerate(self.hosts[1:self._coordinator_count], 1):
+                self.run_tool("pool", "add-coordinator", host.dir / "coordinator", "--dir", self.state,
+                              "--listen", f"{host.address}:{PORT}", "--address", f"{host.address}:{PORT}")
+            self.coordinators = [self.spawn_coordinator(i) for i in range(self._coordinator_count)]
+            wait_for("a leader", 30, lambda: self.godwit("pool", "status", check=False).returncode == 0)
+        else:
+            self.start_coordinator()
         for host in self.hosts:
             token = self.json("token", "create")["token"]
             self.run_tool("pool", "join", token, "--dir", host.dir, "--name", host.name,
@@ -147,6 +158,57 @@ class Pool:
     def wait_hosts_up(self, seconds=20):
         wait_for("all hosts up", seconds, lambda: all(
             h.get("state") == "up" for h in self.ls("host")) and len(self.ls("host")) == self._count)
+
+    # -- several coordinators ----------------------------------------------------------------------
+    def etcd_command(self, i):
+        host, name = self.hosts[i], f"etcd{i}"
+        cluster = ",".join(f"etcd{n}=http://{h.address}:2380" for n, h in
+                           enumerate(self.hosts[:self._coordinator_count]))
+        return ["etcd", "--name", name, "--data-dir", host.dir / name, "--initial-cluster", cluster,
+                "--initial-cluster-state", "new", "--logger", "zap", "--log-level", "error",
+                "--listen-client-urls", f"http://{host.address}:2379",
+                "--advertise-client-urls", f"http://{host.address}:2379",
+                "--listen-peer-urls", f"http://{host.address}:2380",
+                "--initial-advertise-peer-urls", f"http://{host.address}:2380"]
+
+    def spawn_etcd(self, i):
+        return self.spawn_as_is(f"etcd{i}", self.hosts[i], self.etcd_command(i))
+
+    def _start_etcds(self):
+        self.etcds = [self.spawn_etcd(i) for i in range(self._coordinator_count)]
+        self.store = "etcd://" + ",".join(
+            f"{h.address}:2379" for h in self.hosts[:self._coordinator_count])
+
+    def etcd_leader(self):
+        """Index of the member that leads, or None. Asked from inside the pool's network."""
+        for i, host in enumerate(self.hosts[:self._coordinator_count]):
+            done = subprocess.run(
+                [*self.hosts[i].enter(), "curl", "-s", "-m", "1", "-X", "POST", "-d", "{}",
+                 f"http://{host.address}:2379/v3/maintenance/status"], capture_output=True, text=True, check=False)
+            try:
+                status = json.loads(done.stdout)
+            except ValueError:
+                continue
+            if status.get("leader") == status["header"]["member_id"]:
+                return i
+        return None
+
+    def spawn_coordinator(self, i):
+        return self.spawn(f"coordinator{i}", self.hosts[i],
+                          [self.bin / "godwit-coordinator", "--dir", self.hosts[i].dir / "coordinator",
+                           "--store", self.store])
+
+    def leader(self):
+        """Index of the coordinator that leads: the one whose store is open, by its own log."""
+        for i, process in enumerate(self.coordinators):
+            if process.poll() is None and self.coordinator_leads(i):
+                return i
+        return None
+
+    def coordinator_leads(self, i):
+        log = (self.dir / f"coordinator{i}.log").read_text(errors="replace")
+        leads, stands = log.rfind(" ready pool="), max(log.rfind("standing"), log.rfind(" listening pool="))
+        return leads > stands
 
     def start_coordinator(self):
         self.coordinator = self.spawn(
@@ -221,9 +283,12 @@ class Pool:
 
     # -- processes -------------------------------------------------------------------------------
     def spawn(self, name, host, command):
+        return self.spawn_as_is(name, host, [*command, "--log-level", self.log_level])
+
+    def spawn_as_is(self, name, host, command):
         with open(self.dir / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
-                [*host.enter(), *map(str, command), "--log-level", self.log_level],
+                [*host.enter(), *map(str, command)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.processes.append(process)
         return process
