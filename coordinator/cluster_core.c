@@ -522,6 +522,8 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
             .asked_ns = asked_ns,
         };
         job_report(cluster, job, &report, now, todo);
+        if (!is_owner && is_same(vm->own.owner, host->name))
+            show_status(vm, message); /* it has become the owner by this word */
         return;
     }
     if (is_owner && status.generation == vm->own.gen)
