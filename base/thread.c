@@ -1,7 +1,9 @@
 #include "base/thread.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -16,9 +18,17 @@ struct slice_attr {
 
 #define SHORT_TURN_NS UINT64_C(500000)
 
-void thread_take_short_turns(void)
+void thread_begin(const char *name)
 {
-    struct slice_attr attr = {
-        .size = sizeof attr, .policy = SCHED_OTHER, .runtime_ns = SHORT_TURN_NS};
+    (void)pthread_setname_np(pthread_self(), name); /* a nicety */
+    struct slice_attr attr = {.size = sizeof attr,
+                              .policy = SCHED_OTHER,
+                              .nice = getpriority(PRIO_PROCESS, 0), /* the call sets this, too */
+                              .runtime_ns = SHORT_TURN_NS};
     (void)syscall(SYS_sched_setattr, 0, &attr, 0); /* refused: turns stay as long as they were */
+}
+
+void thread_stand_back(void)
+{
+    (void)setpriority(PRIO_PROCESS, 0, 19); /* of this thread only; lowering is always allowed */
 }

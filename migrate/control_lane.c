@@ -73,7 +73,7 @@ static void *control_lane_run(void *data)
     struct control_lane *lane = data;
     struct fault fault = {0};
     int r = 0;
-    thread_take_short_turns();
+    thread_begin("control lane");
 
     while (r == 0)
         r = read_frame(lane, &fault);

@@ -225,7 +225,7 @@ static void *lane_source_run(void *data)
     struct page_batch *batch;
     struct fault fault = {0};
     int r = 0;
-    thread_take_short_turns();
+    thread_begin("lane out");
 
     begin_round(lane, 1);
     while (r == 0 && !lane->ended && (batch = next_batch(lane)))

@@ -118,7 +118,7 @@ static void *lane_target_run(void *data)
     struct lane_target *lane = data;
     struct fault fault = {0};
     int r = 0;
-    thread_take_short_turns();
+    thread_begin("lane in");
 
     while (r == 0 && !lane->ended)
         r = read_frame(lane, &fault);

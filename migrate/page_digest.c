@@ -71,7 +71,7 @@ static void *reread_run(void *data)
     struct reread *reread = data;
     const struct page_digest *digest = reread->digest;
     uint64_t sum = 0;
-    thread_take_short_turns();
+    thread_begin("reread");
 
     for (;;) {
         uint64_t first = __atomic_fetch_add(&reread->next_block, BLOCK_PAGES, __ATOMIC_RELAXED);

@@ -9,6 +9,7 @@
 #ifndef GODWIT_MIGRATE_REGION_H
 #define GODWIT_MIGRATE_REGION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct bitmap;
@@ -18,7 +19,8 @@ struct region;
 struct region_ops {
     /* Begin to track. The first collect after it reports every page. */
     int (*track_start)(struct region *region, struct fault *fault);
-    void (*track_stop)(struct region *region);
+    /* `goes_on`: the guest writes here again, so its writes must be fast again. */
+    void (*track_stop)(struct region *region, bool goes_on);
     /* Add to `dirty` every page written and not cleared since. Clears nothing. */
     int (*collect)(struct region *region, struct bitmap *dirty, struct fault *fault);
     /* Clear the pages of the aligned 512-page block at first_page that are set in the mask. */

@@ -299,7 +299,7 @@ static void turn(struct source *source)
 static void *source_run(void *data)
 {
     struct source *source = data;
-    thread_take_short_turns();
+    thread_begin("move out");
     do_todo(source);
     while (!source->finished) {
         turn(source);

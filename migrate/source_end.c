@@ -38,12 +38,12 @@ static void stop_threads(struct source *source)
         source_mail_discard(&mail);
 }
 
-static void stop_tracking(struct source *source)
+static void stop_tracking(struct source *source, bool goes_on)
 {
     struct guest *guest = source->config.guest;
     for (unsigned i = 0; i < guest->region_count; i++) {
         if (source->regions[i].tracking)
-            guest->regions[i].ops->track_stop(&guest->regions[i]);
+            guest->regions[i].ops->track_stop(&guest->regions[i], goes_on);
         source->regions[i].tracking = false;
     }
 }
@@ -85,7 +85,7 @@ void source_end_finish(struct source *source)
     }
     stop_threads(source);
     source->control = control_lane_free(source->control);
-    stop_tracking(source);
+    stop_tracking(source, source->core.phase != PHASE_DONE);
     /* No step can change the core any more: it has ended. */
     finish_receipt(source, control_cpu_ns, control_wire_bytes, ended_ns);
     source_tell_progress(source, world_now_ns());

@@ -58,7 +58,8 @@ struct source_region {
     struct bitmap populated; /* seen to have memory at any time */
     struct bitmap scratch;
     bool tracking;
-    bool exact; /* the log holds only pages that were written: no need to ask for populated */
+    uint64_t learn_ns; /* what it took to ask for populated */
+    bool exact;        /* the log holds only pages that were written: no need to ask for populated */
 };
 
 struct source {

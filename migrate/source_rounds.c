@@ -37,10 +37,12 @@ int source_rounds_learn_populated(struct source *source, unsigned i, struct faul
 {
     struct source_region *region = &source->regions[i];
     struct region *ops = &source->config.guest->regions[i];
+    uint64_t begun_ns = world_now_ns();
     bitmap_clear_all(&region->scratch);
     int r = ops->ops->populated(ops, &region->scratch, fault);
     if (r < 0)
         return fault_wrap(fault, r, "asking which pages of '%s' have memory", ops->name);
+    region->learn_ns = world_now_ns() - begun_ns;
     bitmap_or(&region->populated, &region->scratch);
     return 0;
 }
@@ -93,8 +95,8 @@ static int collect(struct source *source, uint64_t *ret_pages, struct fault *fau
     return 0;
 }
 
-/* Where asking for populated is slow, take all unpopulated pages out of the log while the bulk is
- * on its way: from then on the log names only pages that were written, and the pause need not ask.
+/* Where asking for populated is slow, take all unpopulated pages out of the log before the first
+ * round: from then on the log names only pages that were written, and nobody need ask again.
  * Cleared first, asked second: what is written before the clear is seen populated, what is written
  * after it is in the log. */
 static int make_exact(struct source *source, unsigned i, struct fault *fault)
@@ -179,11 +181,18 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
             return fault_wrap(fault, r, "tracking dirty pages of '%s'", guest->regions[i].name);
         source->regions[i].tracking = true;
     }
-    uint64_t pages = 0, begun_ns = world_now_ns();
+    for (unsigned i = 0; i < guest->region_count; i++) {
+        if (source->regions[i].learn_ns <= POPULATED_NS_MAX ||
+            bitmap_count(&source->regions[i].populated) == guest->regions[i].pages)
+            continue;
+        r = make_exact(source, i, fault);
+        if (r < 0)
+            return r;
+    }
+    uint64_t pages = 0;
     r = collect(source, &pages, fault);
     if (r < 0)
         return r;
-    uint64_t collect_ns = world_now_ns() - begun_ns;
     pthread_mutex_lock(&source->mutex);
     source->core.populated_pages = pages;
     source->predicted_total_ns =
@@ -192,14 +201,6 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
     pthread_mutex_unlock(&source->mutex);
     source->populated_pages = pages;
     source_rounds_dispatch(source, pages, PAGE_BATCH_FENCE);
-
-    for (unsigned i = 0; i < guest->region_count && collect_ns > POPULATED_NS_MAX; i++) {
-        if (bitmap_count(&source->regions[i].populated) == guest->regions[i].pages)
-            continue;
-        r = make_exact(source, i, fault);
-        if (r < 0)
-            return r;
-    }
     return 0;
 }
 

@@ -329,7 +329,7 @@ static void let_the_last_word_arrive(struct target *target)
 static void *target_run(void *data)
 {
     struct target *target = data;
-    thread_take_short_turns();
+    thread_begin("move in");
     do_todo(target);
     while (!target->finished) {
         turn(target);

@@ -67,6 +67,13 @@ struct dirty_tracker *dirty_tracker_free(struct dirty_tracker *tracker)
     return NULL;
 }
 
+struct dirty_tracker *dirty_tracker_leave(struct dirty_tracker *tracker)
+{
+    if (tracker)
+        tracker->vm = NULL;
+    return dirty_tracker_free(tracker);
+}
+
 int dirty_tracker_collect(struct dirty_tracker *tracker, struct bitmap *dirty, struct fault *fault)
 {
     assert(dirty->bits == tracker->log.bits);

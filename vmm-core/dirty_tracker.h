@@ -27,6 +27,8 @@ enum {
 int dirty_tracker_new(struct dirty_tracker **ret_tracker, struct vm *vm, struct fault *fault);
 /* Stops tracking (the guest's writes are free again). */
 struct dirty_tracker *dirty_tracker_free(struct dirty_tracker *tracker);
+/* Free without stopping: the guest will not run here again, and stopping takes KVM milliseconds. */
+struct dirty_tracker *dirty_tracker_leave(struct dirty_tracker *tracker);
 
 /* Add to `dirty` (flat page numbers) every page dirty in the log, and every page that the VMM
  * wrote. Does not clear KVM's log; takes the VMM's own marks.

@@ -135,11 +135,12 @@ static int ram_track_start(struct region *region, struct fault *fault)
     return dirty_tracker_new(&port->tracker, port->vm, fault);
 }
 
-static void ram_track_stop(struct region *region)
+static void ram_track_stop(struct region *region, bool goes_on)
 {
     struct guest_port *port = region->owner;
 
-    port->tracker = dirty_tracker_free(port->tracker);
+    port->tracker =
+        goes_on ? dirty_tracker_free(port->tracker) : dirty_tracker_leave(port->tracker);
 }
 
 static int ram_collect(struct region *region, struct bitmap *dirty, struct fault *fault)

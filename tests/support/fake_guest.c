@@ -136,10 +136,11 @@ static int fake_track_start(struct region *region, struct fault *fault)
     return 0;
 }
 
-static void fake_track_stop(struct region *region)
+static void fake_track_stop(struct region *region, bool goes_on)
 {
     struct fake_guest *fake = region->owner;
-    __atomic_store_n(&fake->tracking, false, __ATOMIC_SEQ_CST);
+    if (goes_on)
+        __atomic_store_n(&fake->tracking, false, __ATOMIC_SEQ_CST);
 }
 
 static int fake_collect(struct region *region, struct bitmap *dirty, struct fault *fault)
