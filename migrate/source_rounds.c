@@ -37,8 +37,8 @@ int source_rounds_learn_populated(struct source *source, unsigned i, struct faul
 {
     struct source_region *region = &source->regions[i];
     struct region *ops = &source->config.guest->regions[i];
+    bitmap_clear_all(&region->scratch); /* its first touch is not part of the asking */
     uint64_t begun_ns = world_now_ns();
-    bitmap_clear_all(&region->scratch);
     int r = ops->ops->populated(ops, &region->scratch, fault);
     if (r < 0)
         return fault_wrap(fault, r, "asking which pages of '%s' have memory", ops->name);
@@ -105,27 +105,18 @@ static int make_exact(struct source *source, unsigned i, struct fault *fault)
     struct region *ops = &source->config.guest->regions[i];
     size_t words = bitmap_words(&region->populated);
 
-    for (uint64_t first = 0; first < ops->pages; first += BLOCK_PAGES) {
-        uint64_t mask[PAGE_BATCH_WORDS] = {0}, any = 0;
-        for (unsigned j = 0; j < PAGE_BATCH_WORDS && first / 64 + j < words; j++)
-            any |= mask[j] = ~region->populated.words[first / 64 + j];
-        uint64_t left = ops->pages - first;
-        for (unsigned j = 0; j < PAGE_BATCH_WORDS && left < BLOCK_PAGES; j++) {
-            uint64_t end = (uint64_t)(j + 1) * 64;
-            if (left < end)
-                mask[j] &= left + 64 <= end ? 0 : UINT64_MAX >> (end - left);
-        }
-        if (!any)
-            continue;
-        int r = ops->ops->clear(ops, first, mask, fault);
-        if (r < 0)
-            return r;
-    }
+    for (size_t j = 0; j < words; j++)
+        region->scratch.words[j] = ~region->populated.words[j];
+    if (ops->pages % 64)
+        region->scratch.words[words - 1] &= UINT64_MAX >> (64 - ops->pages % 64);
+    int r = ops->ops->clear_many(ops, &region->scratch, fault);
+    if (r < 0)
+        return r;
     AUTO_FREE uint64_t *copy = calloc(words, sizeof *copy);
     if (!copy)
         return fault_set(fault, ERR_NOMEM, "no memory to compare populated pages");
     memcpy(copy, region->populated.words, words * sizeof *copy);
-    int r = source_rounds_learn_populated(source, i, fault);
+    r = source_rounds_learn_populated(source, i, fault);
     if (r < 0)
         return r;
     for (size_t j = 0; j < words; j++)

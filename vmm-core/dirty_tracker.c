@@ -26,6 +26,9 @@
 static_assert((int)DIRTY_TRACKER_BLOCK_PAGES == (int)BLOCK_PAGES,
               "a clear covers what stays on one lane");
 
+/* In one call, which holds KVM's lock meanwhile: some 0.1 ms. */
+enum { CLEAR_PAGES_MAX = 16 * DIRTY_TRACKER_BLOCK_PAGES };
+
 struct dirty_tracker {
     struct vm *vm; /* borrowed */
     unsigned part_count;
@@ -91,6 +94,20 @@ int dirty_tracker_collect(struct dirty_tracker *tracker, struct bitmap *dirty, s
     return 0;
 }
 
+static int clear_log(struct dirty_tracker *tracker, unsigned slot, uint64_t first_page,
+                     uint64_t pages, const uint64_t *words, struct fault *fault)
+{
+    struct kvm_clear_dirty_log clear = {
+        .slot = slot,
+        .num_pages = (uint32_t)pages,
+        .first_page = first_page - tracker->parts[slot].first_page,
+        .dirty_bitmap = (void *)(uintptr_t)words, /* the kernel reads only */
+    };
+    if (ioctl(tracker->vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "clearing the log of dirty pages");
+    return 0;
+}
+
 int dirty_tracker_clear(struct dirty_tracker *tracker, uint64_t first_page,
                         const uint64_t mask[static 8], struct fault *fault)
 {
@@ -99,13 +116,24 @@ int dirty_tracker_clear(struct dirty_tracker *tracker, uint64_t first_page,
     unsigned slot = 0; /* parts begin and end at multiples of a block */
     if (tracker->part_count > 1 && first_page >= tracker->parts[1].first_page)
         slot = 1;
-    struct kvm_clear_dirty_log clear = {
-        .slot = slot,
-        .num_pages = DIRTY_TRACKER_BLOCK_PAGES,
-        .first_page = first_page - tracker->parts[slot].first_page,
-        .dirty_bitmap = (void *)(uintptr_t)mask, /* the kernel reads only */
-    };
-    if (ioctl(tracker->vm->fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
-        return fault_set_errno(fault, ERR_IO, errno, "clearing the log of dirty pages");
+    return clear_log(tracker, slot, first_page, DIRTY_TRACKER_BLOCK_PAGES, mask, fault);
+}
+
+int dirty_tracker_clear_many(struct dirty_tracker *tracker, const struct bitmap *pages,
+                             struct fault *fault)
+{
+    assert(pages->bits == tracker->log.bits);
+    for (unsigned i = 0; i < tracker->part_count; i++) {
+        uint64_t end = tracker->parts[i].first_page + tracker->parts[i].pages;
+        uint64_t page = bitmap_next_set(pages, tracker->parts[i].first_page);
+        while (page < end) { /* BITMAP_NONE is not */
+            uint64_t first = page - page % DIRTY_TRACKER_BLOCK_PAGES;
+            uint64_t count = end - first < CLEAR_PAGES_MAX ? end - first : CLEAR_PAGES_MAX;
+            int r = clear_log(tracker, i, first, count, pages->words + first / 64, fault);
+            if (r < 0)
+                return r;
+            page = bitmap_next_set(pages, first + count);
+        }
+    }
     return 0;
 }

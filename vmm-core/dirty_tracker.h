@@ -41,4 +41,9 @@ int dirty_tracker_collect(struct dirty_tracker *tracker, struct bitmap *dirty, s
 int dirty_tracker_clear(struct dirty_tracker *tracker, uint64_t first_page,
                         const uint64_t mask[static 8], struct fault *fault);
 
+/* Clear all pages that are set in `pages`, of the whole guest, in few calls: each call into KVM
+ * interrupts every vCPU once. Scan thread. */
+int dirty_tracker_clear_many(struct dirty_tracker *tracker, const struct bitmap *pages,
+                             struct fault *fault);
+
 #endif

@@ -165,6 +165,14 @@ static int ram_clear(struct region *region, uint64_t first_page, const uint64_t 
     return dirty_tracker_clear(port->tracker, first_page, mask, fault);
 }
 
+static int ram_clear_many(struct region *region, const struct bitmap *pages, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    assert(port->tracker);
+    return dirty_tracker_clear_many(port->tracker, pages, fault);
+}
+
 static int ram_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
 {
     struct guest_port *port = region->owner;
@@ -185,6 +193,7 @@ static const struct region_ops port_ram_ops = {
     .track_stop = ram_track_stop,
     .collect = ram_collect,
     .clear = ram_clear,
+    .clear_many = ram_clear_many,
     .populated = ram_populated,
     .populate = ram_populate,
 };

@@ -169,6 +169,16 @@ static int fake_clear(struct region *region, uint64_t first_page, const uint64_t
     return 0;
 }
 
+static int fake_clear_many(struct region *region, const struct bitmap *pages, struct fault *fault)
+{
+    struct fake_guest *fake = region->owner;
+    if (fake->config.fail_clear)
+        return fault_set(fault, ERR_IO, "the log cannot be cleared");
+    for (size_t i = 0; i < bitmap_words(pages); i++)
+        clear_bits_atomic(&fake->dirty, i, pages->words[i]);
+    return 0;
+}
+
 static int fake_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
 {
     (void)fault;
@@ -198,6 +208,7 @@ static const struct region_ops region_ops = {
     .track_stop = fake_track_stop,
     .collect = fake_collect,
     .clear = fake_clear,
+    .clear_many = fake_clear_many,
     .populated = fake_populated,
     .populate = fake_populate,
 };
