@@ -28,7 +28,7 @@
 
 enum { EXTRA_PAGES_MAX = 4096 };
 /* Asking which pages are populated may cost this much inside the pause, not more. */
-#define POPULATED_NS_MAX (200 * NS_PER_US)
+#define POPULATED_NS_MAX (500 * NS_PER_US)
 
 /* ---- dirty pages ---------------------------------------------------------------------------- */
 
