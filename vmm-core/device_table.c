@@ -13,6 +13,7 @@
 #include "vmm-core/dev_reset.h"
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
+#include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/device.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
@@ -20,10 +21,21 @@
 #include "vmm-core/vcpu.h"
 #include "vmm-core/virtio_pci.h"
 
+/* clang-format off: one a line, the order is what counts */
 static const struct device *const device_table[] = {
-    &vcpu_device, &irqchip_device, &pit_device, &clock_device,      &rtc_device,
-    &pm_device,   &serial_device,  &pci_device, &virtio_pci_device, &reset_device,
+    &vcpu_device,
+    &irqchip_device,
+    &pit_device,
+    &clock_device,
+    &rtc_device,
+    &pm_device,
+    &serial_device,
+    &pci_device,
+    &virtio_pci_device,
+    &virtio_blk_device,
+    &reset_device,
 };
+/* clang-format on */
 
 size_t device_table_count(void)
 {

@@ -15,12 +15,14 @@
 #include "vmm-core/dev_pm.h"
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
+#include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
 #include "vmm-core/pit.h"
 #include "vmm-core/vcpu_state.h"
 #include "vmm-core/virtio.h"
 #include "vmm-core/virtio_pci.h"
+#include "vmm-core/vm.h"
 
 #define MACHINE_STATE_NAME "godwit-1" /* fixes what a guest sees; a new name is a new machine */
 
@@ -37,6 +39,7 @@ struct machine_guest {
     struct serial_guest serial;
     struct pci_bus_guest pci;
     struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];
+    struct virtio_blk_guest disks[VM_DISKS_MAX];
 };
 
 /* What both ends must agree on. */

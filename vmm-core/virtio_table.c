@@ -5,15 +5,16 @@
 #include <assert.h>
 
 #include "base/own.h"
+#include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/virtio.h"
 
 static const struct virtio_kind *const virtio_table[] = {
-    NULL, /* ends it */
+    &virtio_blk_kind,
 };
 
 size_t virtio_table_count(void)
 {
-    return ARRAY_COUNT(virtio_table) - 1;
+    return ARRAY_COUNT(virtio_table);
 }
 
 const struct virtio_kind *virtio_table_at(size_t index)

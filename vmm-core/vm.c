@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,8 +22,10 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "proto/limits.h"
+#include "storage/disk.h"
 #include "vmm-core/boot.h"
 #include "vmm-core/cpu_model.h"
+#include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
 #include "vmm-core/guest_memory.h"
@@ -211,6 +214,59 @@ static int create_devices(struct vm *vm, const struct vm_config *config, struct 
     return virtio_bus_init(&vm->virtio, &vm->shape, &host, config, &vm->pci, fault);
 }
 
+static struct virtio_device *find_disk(const struct vm *vm, unsigned index)
+{
+    return virtio_bus_find(&vm->virtio, &virtio_blk_kind, index);
+}
+
+/* Borrows `fd`. */
+static int attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault)
+{
+    struct virtio_device *device = find_disk(vm, index);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no disk %u", index);
+    const struct disk_config config = {.read_only = virtio_blk_is_read_only(device)};
+    struct disk *disk = NULL;
+    AUTO_FD int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int r = disk_new(&disk, own_fd, &config, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %u", index);
+    own_fd = -1; /* taken */
+    (void)pthread_mutex_lock(&vm->device_lock);
+    r = virtio_blk_attach(device, disk, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    if (r < 0)
+        disk = disk_free(disk);
+    return r;
+}
+
+int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault)
+{
+    int r = attach_disk(vm, index, fd, fault);
+    if (r == 0)
+        close_p(&fd);
+    return r;
+}
+
+void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats)
+{
+    struct virtio_device *device = find_disk(vm, index);
+    assert(device);
+    (void)pthread_mutex_lock(&vm->device_lock);
+    virtio_blk_stats(device, ret_stats);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+}
+
+static int attach_backends(struct vm *vm, const struct vm_config *config, struct fault *fault)
+{
+    for (unsigned i = 0; i < config->disk_count; i++) {
+        int r = config->disks[i].fd < 0 ? 0 : attach_disk(vm, i, config->disks[i].fd, fault);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 static int create_vcpus(struct vm *vm, int kvm_fd, struct fault *fault)
 {
     int run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -271,8 +327,11 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         (r = guest_memory_new(&vm->memory, config->memory_bytes, config->huge_pages, fault)) < 0 ||
         (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
         (r = create_devices(vm, config, fault)) < 0 ||
-        (r = create_vcpus(vm, config->kvm_fd, fault)) < 0)
+        (r = create_vcpus(vm, config->kvm_fd, fault)) < 0 ||
+        (r = attach_backends(vm, config, fault)) < 0)
         return r;
+    for (unsigned i = 0; i < config->disk_count; i++)
+        close_p(&config->disks[i].fd); /* taken */
 
     *ret_vm = TAKE(vm);
     return 0;

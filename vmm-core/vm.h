@@ -67,7 +67,17 @@ struct vm_config {
     void (*on_serial)(void *data, const uint8_t *bytes, size_t count);
     /* `fault` says more for VM_EVENT_CRASH (which exit, on which vCPU); else NULL. */
     void (*on_event)(void *data, enum vm_event event, const struct fault *fault);
+    /* A request of a disk failed; the guest was told. I/O thread, with the vm's devices locked:
+     * take note and return. */
+    void (*on_disk_error)(void *data, unsigned disk, const struct fault *fault);
     void *data;
+};
+
+struct vm_disk_stats {
+    uint64_t reads, read_bytes, writes, written_bytes, flushes;
+    uint64_t refused; /* requests that the disk cannot have: beyond its end, unknown */
+    uint64_t errors;  /* requests that failed below us */
+    int last_errno;
 };
 
 /* An empty machine: memory, vCPUs and devices exist, nothing runs, nothing is loaded. */
@@ -83,6 +93,7 @@ unsigned vm_vcpus(const struct vm *vm);
  * running or paused. A disk that is smaller than the guest believes, or cannot be written though
  * the guest may, is refused. */
 int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
+void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);
 

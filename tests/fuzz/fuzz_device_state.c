@@ -23,7 +23,7 @@ static void must(bool claim)
 static void fuzz_machine(const uint8_t *bytes, size_t count)
 {
     static const struct machine_shape shape = {
-        .vcpus = 2, .memory_bytes = 64 << 20, .baseline = "x86-64-v2"};
+        .vcpus = 2, .memory_bytes = 64 << 20, .baseline = "x86-64-v2", .disks = 1};
     memset(&machine, 0xa5, sizeof machine);
     if (machine_state_load(&shape, &machine, bytes, count, NULL) < 0)
         return;

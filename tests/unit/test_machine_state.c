@@ -19,7 +19,7 @@
 #include "vmm-core/machine_state.h"
 
 static const struct machine_shape shape = {
-    .vcpus = 2, .memory_bytes = 64 << 20, .baseline = "x86-64-v2"};
+    .vcpus = 2, .memory_bytes = 64 << 20, .baseline = "x86-64-v2", .disks = 2};
 
 static void fill(void *at, size_t count, uint8_t seed)
 {
@@ -129,6 +129,9 @@ static void fill_machine(struct machine_guest *machine)
                                           .host_interrupt_line = 255};
     for (unsigned i = 0; i < VIRTIO_FUNCTIONS_MAX; i++)
         fill_virtio(&machine->virtio[i], (uint8_t)(40 + i));
+    for (unsigned i = 0; i < VM_DISKS_MAX; i++)
+        machine->disks[i] = (struct virtio_blk_guest){
+            .sectors = 2048 + i, .read_only = 1, .queues = 2, .serial = "disk serial, 20 long"};
 }
 
 static const struct device *row(const char *name)
@@ -141,8 +144,20 @@ static const struct device *row(const char *name)
     return NULL;
 }
 
-static const char *const travellers[] = {"vcpu", "irqchip", "pit", "clock",     "rtc",
-                                         "pm",   "serial",  "pci", "virtio_pci"};
+/* clang-format off: one a line, as rows come and go */
+static const char *const travellers[] = {
+    "vcpu",
+    "irqchip",
+    "pit",
+    "clock",
+    "rtc",
+    "pm",
+    "serial",
+    "pci",
+    "virtio_pci",
+    "virtio_blk",
+};
+/* clang-format on */
 
 static void golden_compare(const char *name, const uint8_t *bytes, size_t count)
 {
@@ -282,12 +297,20 @@ static void refuses_without(const struct device *device, const ProtobufCMessageD
 static void no_field_may_be_missing(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const ProtobufCMessageDescriptor *const types[] = {
-        &godwit__vcpu_state_v1__descriptor,      &godwit__irqchip_state_v1__descriptor,
-        &godwit__pit_state_v1__descriptor,       &godwit__clock_state_v1__descriptor,
-        &godwit__rtc_state_v1__descriptor,       &godwit__pm_state_v1__descriptor,
-        &godwit__serial_state_v1__descriptor,    &godwit__pci_state_v1__descriptor,
-        &godwit__virtio_pci_state_v1__descriptor};
+        &godwit__vcpu_state_v1__descriptor,
+        &godwit__irqchip_state_v1__descriptor,
+        &godwit__pit_state_v1__descriptor,
+        &godwit__clock_state_v1__descriptor,
+        &godwit__rtc_state_v1__descriptor,
+        &godwit__pm_state_v1__descriptor,
+        &godwit__serial_state_v1__descriptor,
+        &godwit__pci_state_v1__descriptor,
+        &godwit__virtio_pci_state_v1__descriptor,
+        &godwit__virtio_blk_state_v1__descriptor,
+    };
+    /* clang-format on */
     static_assert(ARRAY_COUNT(types) == ARRAY_COUNT(travellers), "a message for each row");
     AUTO_FREE struct machine_guest *machine = malloc(sizeof *machine);
     AUTO_FREE struct machine_guest *scratch = malloc(sizeof *scratch);
@@ -407,11 +430,11 @@ static void refuses_a_machine_that_is_not_this_one(void **state)
         {spoil_vcpus, "3 vCPUs, this VM has 2"},
         {spoil_memory, "bytes of memory"},
         {spoil_unknown, "'flux' 0 where 'irqchip' 0 belongs"},
-        {spoil_missing, "ends before section 'pci'"},
+        {spoil_missing, "ends before section 'virtio_blk'"},
         {spoil_none, "ends before section 'vcpu'"},
         {spoil_doubled, "'vcpu' 0 where 'vcpu' 1 belongs"},
         {spoil_order, "'pit' 0 where 'irqchip' 0 belongs"},
-        {spoil_left_over, "1 sections left over, first 'pci'"},
+        {spoil_left_over, "1 sections left over, first 'virtio_blk'"},
         {spoil_version, "version 2, this host reads version 1"},
         {spoil_no_version, "this host reads version 1"},
         {spoil_instance, "'vcpu' 1 where 'vcpu' 0 belongs"},
