@@ -518,6 +518,14 @@ static void handle_resume(void *data, struct rpc *rpc, struct rpc_request *reque
           request);
 }
 
+static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    (void)rpc;
+    relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_POWER_BUTTON,
+          message, request);
+}
+
 static void handle_status(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -1037,6 +1045,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_START, &godwit__order_vm_start__descriptor, handle_start},
     {METHOD_ORDER_VM_STOP, &godwit__order_vm_stop__descriptor, handle_stop},
     {METHOD_ORDER_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
+    {METHOD_ORDER_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
     {METHOD_ORDER_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
     {METHOD_ORDER_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
     {METHOD_ORDER_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},

@@ -4,11 +4,13 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/own.h"
 #include "base/units.h"
+#include "base/world.h"
 #include "cli/client.h"
 #include "cli/context.h"
 #include "cli/error_text.h"
@@ -21,7 +23,7 @@
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
-enum { ACTION_MS = 60000 };
+enum { ACTION_MS = 60000, STOP_LOOK_MS = 250 };
 
 static const struct render_column columns[] = {
     {.field = "name", .head = "NAME"},
@@ -332,9 +334,98 @@ int cmd_vm_start(struct context *context)
     return act(context, GODWIT__VM_VERB__VM_VERB_START, false);
 }
 
+/* ---- stop: ask all guests, wait for each, force those that do not ---- */
+
+/* *ret_asked: it listens, so it may switch itself off. A guest that does not is no error. */
+static int press_button(struct context *context, const char *vm, bool *ret_asked)
+{
+    Godwit__VmActionRequest request = GODWIT__VM_ACTION_REQUEST__INIT;
+    Godwit__ActionReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)vm; /* only read */
+    request.has_verb = true;
+    request.verb = GODWIT__VM_VERB__VM_VERB_POWER_BUTTON;
+    *ret_asked = false;
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_ACTION, &request.base, &godwit__action_reply__descriptor,
+                        ACTION_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    int exit_code = EXIT_CODE_DONE;
+    const struct gw_code_row *row =
+        reply->error && reply->error->name ? gw_code_find(reply->error->name) : NULL;
+    *ret_asked = !reply->error;
+    if (reply->error && !(row && row->code == GW_GUEST_DEAF))
+        exit_code = error_print(context, reply->error);
+    godwit__action_reply__free_unpacked(reply, NULL);
+    return exit_code;
+}
+
+/* Look once; *ret_told: it has ended, and the operator knows. */
+static int tell_when_ended(struct context *context, const char *vm, bool *ret_told)
+{
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    Godwit__VmList *list = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)vm; /* only read */
+    *ret_told = false;
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
+                        CLIENT_CALL_MS, &list, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    int exit_code = EXIT_CODE_DONE;
+    const char *state = list->n_vms == 1 ? list->vms[0]->state : NULL;
+    if (state && (strcmp(state, "stopped") == 0 || strcmp(state, "crashed") == 0)) {
+        exit_code = tell_vm(context, list->vms[0], NULL);
+        *ret_told = true;
+    }
+    godwit__vm_list__free_unpacked(list, NULL);
+    return exit_code;
+}
+
+static int stop_one(struct context *context, const char *vm, bool asked, uint64_t until_ns)
+{
+    static const struct timespec pause = {.tv_nsec = STOP_LOOK_MS * (long)NS_PER_MS};
+    while (asked) {
+        bool told;
+        int exit_code = tell_when_ended(context, vm, &told);
+        if (told || exit_code != EXIT_CODE_DONE)
+            return exit_code;
+        if (world_now_ns() >= until_ns)
+            break;
+        (void)nanosleep(&pause, NULL); /* Ctrl-C ends the command here */
+    }
+    return act_on(context, vm, GODWIT__VM_VERB__VM_VERB_STOP, false);
+}
+
 int cmd_vm_stop(struct context *context)
 {
-    return act(context, GODWIT__VM_VERB__VM_VERB_STOP, false);
+    const struct command_line *line = context->line;
+    bool force = command_flag(line, "force");
+    uint64_t until_ns = world_now_ns() + command_number(line, "timeout");
+    AUTO_FREE bool *asked = calloc(line->operand_count, sizeof *asked);
+    AUTO_FREE int *exit_codes = calloc(line->operand_count, sizeof *exit_codes);
+    struct fault fault = {0};
+    if (!asked || !exit_codes)
+        return error_print_fault(context, (fault_set(&fault, ERR_NOMEM, "no memory"), &fault));
+    int failed_with = EXIT_CODE_DONE;
+    size_t failed = 0;
+    for (size_t i = 0; i < line->operand_count && !force; i++)
+        exit_codes[i] = press_button(context, line->operands[i], &asked[i]);
+    for (size_t i = 0; i < line->operand_count; i++) {
+        if (exit_codes[i] == EXIT_CODE_DONE)
+            exit_codes[i] = stop_one(context, line->operands[i], asked[i], until_ns);
+        if (exit_codes[i] != EXIT_CODE_DONE) {
+            failed_with = failed ? failed_with : exit_codes[i]; /* the first says most */
+            failed++;
+        }
+    }
+    return failed > 0 && failed < line->operand_count ? EXIT_CODE_PARTLY : failed_with;
 }
 
 int cmd_vm_pause(struct context *context)

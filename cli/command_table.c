@@ -164,6 +164,17 @@ static const struct command_option vm_import_options[] = {
      .help = "the bridge of the hosts that stands for a network of the file"},
     {0}};
 
+static const struct command_option vm_stop_options[] = {
+    {.name = "force",
+     .type = COMMAND_FLAG,
+     .help = "do not ask the guest: what it has not written is lost"},
+    {.name = "timeout",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .preset = "60s",
+     .help = "how long the guest may take; then it is stopped as with --force"},
+    {0}};
+
 static const struct command_option vm_rm_options[] = {
     {.name = "stop", .type = COMMAND_FLAG, .help = "also when it runs: stop it first"}, {0}};
 
@@ -348,9 +359,14 @@ static const struct command commands[] = {
      .examples = {{"godwit vm start web-01", "one"}, {"godwit vm start web-01 web-02", "two"}}},
     {.words = "vm stop",
      .operands = "VM...",
-     .summary = "stop VMs; what they hold in memory is lost",
+     .summary = "stop VMs: by their power button, later by force",
+     .more = "Presses the guest's power button and waits until it has switched itself off. A guest "
+             "that does not listen to the button, or takes longer than --timeout, is stopped by "
+             "force. Interrupted, the command leaves a guest to itself: nothing is forced.",
+     .options = vm_stop_options,
      .run = cmd_vm_stop,
-     .examples = {{"godwit vm stop web-01", "one"}, {"godwit vm stop web-01 web-02", "two"}}},
+     .examples = {{"godwit vm stop web-01", "one"},
+                  {"godwit vm stop --force web-01 web-02", "two, at once"}}},
     {.words = "vm pause",
      .operands = "VM...",
      .summary = "hold VMs still, in memory",

@@ -302,6 +302,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     case ORDER_RESUME:
         send_action(sent, METHOD_ORDER_VM_RESUME, QUICK_MS);
         break;
+    case ORDER_POWER_BUTTON:
+        send_action(sent, METHOD_ORDER_VM_POWER_BUTTON, QUICK_MS);
+        break;
     case ORDER_STATUS:
         send_action(sent, METHOD_ORDER_VM_STATUS, QUESTION_MS);
         break;

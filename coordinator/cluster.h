@@ -105,6 +105,7 @@ enum cluster_order_kind {
     ORDER_STOP,
     ORDER_PAUSE,
     ORDER_RESUME,
+    ORDER_POWER_BUTTON,
     ORDER_STATUS,
     ORDER_MOVE_IN,
     ORDER_MOVE_OUT,

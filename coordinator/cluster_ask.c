@@ -433,6 +433,23 @@ static int act_pause(struct cluster *cluster, struct cluster_vm *vm, bool pause,
     return 0;
 }
 
+/* What the operator wants of the VM stays as it is: the guest may refuse, or take an hour. */
+static int act_power_button(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                            struct problem *problem, struct cluster_todo *todo)
+{
+    if (vm->own.phase == OWN_STOPPED)
+        return wrong_state(cluster, vm, "is stopped already", NULL, now, problem);
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is not running", "show", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    vm->ticket = ++cluster->next_ticket;
+    struct cluster_order *order =
+        cluster_order_vm(vm, vm->own.owner, ORDER_POWER_BUTTON, now, todo);
+    order->ticket = vm->ticket;
+    return 0;
+}
+
 static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
                   struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                   struct cluster_todo *todo)
@@ -476,6 +493,9 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
     case GODWIT__VM_VERB__VM_VERB_PAUSE:
     case GODWIT__VM_VERB__VM_VERB_RESUME:
         r = act_pause(cluster, vm, verb == GODWIT__VM_VERB__VM_VERB_PAUSE, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_POWER_BUTTON:
+        r = act_power_button(cluster, vm, now, problem, todo);
         break;
     case GODWIT__VM_VERB__VM_VERB_RM:
         return act_rm(cluster, vm, and_stop, now, ret_ticket, problem, todo);

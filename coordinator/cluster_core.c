@@ -771,6 +771,26 @@ static void pause_done(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, &problem, todo);
 }
 
+/* Pressed is all that is known: whether the guest obeys shows when it has ended. */
+static void power_button_done(struct cluster *cluster, struct cluster_vm *vm,
+                              const struct cluster_order *order,
+                              const struct cluster_result *result, struct cluster_now now,
+                              struct cluster_todo *todo)
+{
+    if (!result->fault) {
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    struct problem problem;
+    enum gw_code code = !result->definite                        ? GW_HOST_DOWN
+                        : result->fault->code == ERR_UNSUPPORTED ? GW_GUEST_DEAF
+                                                                 : GW_ORDER_FAILED;
+    (void)problem_set(&problem, code, "%s could not be asked on %s to switch itself off: %s",
+                      vm->spec->name, order->host, result->fault->text);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
 static void question_done(struct cluster *cluster, struct cluster_vm *vm,
                           const struct cluster_order *order, const struct cluster_result *result,
                           struct cluster_now now, struct cluster_todo *todo)
@@ -836,6 +856,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_PAUSE:
     case ORDER_RESUME:
         pause_done(cluster, vm, order, result, now, todo);
+        break;
+    case ORDER_POWER_BUTTON:
+        power_button_done(cluster, vm, order, result, now, todo);
         break;
     case ORDER_MOVE_IN:
     case ORDER_MOVE_OUT:

@@ -75,6 +75,9 @@ enum exit_code {
       "The host takes no more VMs until it is uncordoned; those that it runs are not touched.")    \
     X(GW_RULE_FORBIDS, 2117, "rule-forbids", EXIT_CODE_REFUSED, false,                             \
       "A hard placement rule forbids the VM that host.")                                           \
+    X(GW_GUEST_DEAF, 2140, "guest-deaf", EXIT_CODE_REFUSED, false,                                 \
+      "The guest does not listen to its power button (it is paused, still booting, or has no "     \
+      "driver for it); `godwit vm stop --force` stops the VM all the same.")                       \
     X(GW_IMPORT_REFUSED, 2150, "import-refused", EXIT_CODE_REFUSED, false,                         \
       "The definition needs what the embedded VMM does not give; the lines say what.")              \
     X(GW_MOVE_ROLLED_BACK, 2201, "move-rolled-back", EXIT_CODE_ROLLED_BACK, true,                  \

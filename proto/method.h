@@ -16,6 +16,7 @@ enum method {
     METHOD_VM_MOVE_VERDICT = 107,   /* MoveVerdict -> VmStatus */
     METHOD_VM_CONSOLE_ATTACH = 108, /* ConsoleAttach -> ConsoleData (the last bytes written) */
     METHOD_VM_CONSOLE_INPUT = 109,  /* ConsoleData, event */
+    METHOD_VM_POWER_BUTTON = 112,   /* VmAction -> VmStatus; the guest ends later or never */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
@@ -39,6 +40,7 @@ enum method {
     METHOD_ORDER_CONSOLE_INPUT = 228,  /* ConsoleData, event */
     METHOD_ORDER_LOGS = 229,        /* OrderLogs -> LogsReply */
     METHOD_ORDER_VM_STATUS = 230,   /* VmAction -> VmStatus */
+    METHOD_ORDER_VM_POWER_BUTTON = 231, /* VmAction -> VmStatus */
 
     /* host without certificate -> coordinator */
     METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */

@@ -177,12 +177,15 @@ static void port_out(struct vm *vm, const struct device_access *access)
         vm_end(vm, VM_EVENT_POWER_OFF, NULL);
 }
 
-void pm_press_button(struct vm *vm)
+bool pm_press_button(struct vm *vm)
 {
     (void)pthread_mutex_lock(&vm->device_lock);
-    vm->pm.status |= PM_POWER_BUTTON;
+    bool listens = vm->pm.enable & PM_POWER_BUTTON;
+    if (listens)
+        vm->pm.status |= PM_POWER_BUTTON;
     update_interrupt(vm);
     (void)pthread_mutex_unlock(&vm->device_lock);
+    return listens;
 }
 
 static int pm_capture(struct vm *vm, unsigned instance, struct fault *fault)

@@ -45,8 +45,9 @@ void pm_read(const struct pm_guest *guest, unsigned offset, uint8_t *ret_bytes, 
 bool pm_write(struct pm_guest *guest, unsigned offset, const uint8_t *bytes, unsigned count);
 bool pm_wants_interrupt(const struct pm_guest *guest);
 
-/* The same with the vm's lock and interrupt line. Any thread. */
-void pm_press_button(struct vm *vm);
+/* The same with the vm's lock and interrupt line. False, and nothing pressed, while the guest has
+ * not enabled the button: a press would be forgotten when it does. Any thread. */
+bool pm_press_button(struct vm *vm);
 
 /* Guest half <-> packed PmStateV1. */
 int pm_save(const struct pm_guest *guest, uint8_t **ret_bytes, size_t *ret_count);

@@ -575,9 +575,9 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
     return 0;
 }
 
-void vm_power_button(struct vm *vm)
+bool vm_power_button(struct vm *vm)
 {
-    pm_press_button(vm);
+    return pm_press_button(vm);
 }
 
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)

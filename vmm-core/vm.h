@@ -123,8 +123,8 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
             struct fault *fault);
 
 /* Press the power button: a guest that listens switches itself off (VM_EVENT_POWER_OFF), in its own
- * time or never. Any thread. */
-void vm_power_button(struct vm *vm);
+ * time or never. False when it does not listen; nothing is pressed then. Any thread. */
+bool vm_power_button(struct vm *vm);
 
 /* Bytes for the guest's serial port; returns how many fitted the receive queue. Any thread. */
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count);

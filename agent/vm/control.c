@@ -183,6 +183,16 @@ static void handle_resume(void *data, struct rpc *rpc, struct rpc_request *reque
     reply_status(machine_of(data), request, r, &fault);
 }
 
+static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+    int r = machine_power_button(machine_of(data), &fault);
+    reply_status(machine_of(data), request, r, &fault);
+}
+
 static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -297,6 +307,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_CREATE, &godwit__vm_create__descriptor, handle_create},
     {METHOD_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
     {METHOD_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
+    {METHOD_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
     {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},

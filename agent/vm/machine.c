@@ -446,6 +446,22 @@ int machine_resume(struct machine *machine, struct fault *fault)
     return 0;
 }
 
+int machine_power_button(struct machine *machine, struct fault *fault)
+{
+    int r = check_not_moving(machine, "be asked to switch itself off", fault);
+    if (r < 0)
+        return r;
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_UNSUPPORTED, "%s is paused: it hears nothing",
+                         machine->config.name);
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING)
+        return fault_set(fault, ERR_STATE, "%s does not run", machine->config.name);
+    if (!vm_power_button(machine->vm))
+        return fault_set(fault, ERR_UNSUPPORTED, "%s does not listen to its power button",
+                         machine->config.name);
+    return 0;
+}
+
 int machine_quit(struct machine *machine, struct fault *fault)
 {
     int r = check_not_moving(machine, "be stopped", fault);

@@ -54,6 +54,9 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
                    struct fault *fault);
 int machine_pause(struct machine *machine, struct fault *fault);
 int machine_resume(struct machine *machine, struct fault *fault);
+/* Asks the guest to switch itself off; it ends later or never. ERR_UNSUPPORTED when it does not
+ * listen. */
+int machine_power_button(struct machine *machine, struct fault *fault);
 /* 0: this process may end. ERR_BUSY or ERR_STATE while a move has it, or it is held. */
 int machine_quit(struct machine *machine, struct fault *fault);
 

@@ -423,10 +423,14 @@ static void pauses_and_resumes(void **state)
     boot(&host, "pause", "vcpus=2", 128);
     assert_int_equal(expect_state(host_action(&host, METHOD_VM_PAUSE)),
                      GODWIT__VM_STATE__VM_STATE_PAUSED);
+    struct answer deaf = host_action(&host, METHOD_VM_POWER_BUTTON);
+    assert_int_equal(deaf.fault.code, ERR_UNSUPPORTED);
     host_type(&host, "ping\n"); /* waits in the queue */
     assert_int_equal(expect_state(host_action(&host, METHOD_VM_RESUME)),
                      GODWIT__VM_STATE__VM_STATE_RUNNING);
     (void)host_expect(&host, "gw pong");
+    deaf = host_action(&host, METHOD_VM_POWER_BUTTON); /* this guest has no driver for it */
+    assert_int_equal(deaf.fault.code, ERR_UNSUPPORTED);
     host_end(&host);
 }
 

@@ -480,6 +480,7 @@ static void agent_handle(struct call *call)
         break;
     case ORDER_PAUSE:
     case ORDER_RESUME:
+    case ORDER_POWER_BUTTON:
         break;
     }
     TRACE("%s handles order %d verdict %d gen %llu: %s", host_names[h], (int)call->order.kind,

@@ -340,6 +340,42 @@ static void a_move_is_refused_with_its_reason(void **state)
     assert_int_equal(vm_named("web")->own.hiwater, 1);
 }
 
+static void a_pressed_power_button_leaves_what_is_wanted_as_it_is(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(POWER_BUTTON), false, later(), &ticket, &problem, &todo),
+        0);
+    assert_int_equal(todo.orders[0].kind, ORDER_POWER_BUTTON);
+    order_succeeds(VM_STATE(RUNNING), 1);
+    assert_int_equal(vm_named("web")->want, WANT_RUNNING);
+    assert_int_equal(vm_named("web")->ticket, 0);
+
+    report("node1", "web", VM_STATE(STOPPED), 1, GODWIT__LATCH__LATCH_NONE, 0);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(POWER_BUTTON), false, later(), &ticket, &problem, &todo),
+        -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+}
+
+static void a_guest_without_an_ear_for_its_button_is_told_by_name(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(POWER_BUTTON), false, later(), &ticket, &problem, &todo),
+        0);
+
+    order_fails(ERR_UNSUPPORTED, true);
+
+    assert_int_equal(todo.answer_count, 1);
+    assert_int_equal(todo.answers[0].problem->code, GW_GUEST_DEAF);
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+}
+
 static void a_vm_with_a_job_is_busy(void **state)
 {
     (void)state;
@@ -481,6 +517,8 @@ int main(void)
         TEST(a_host_that_is_silent_is_suspect_then_down_and_its_vms_unknown),
         TEST(a_move_is_recorded_with_its_job_before_the_target_is_ordered),
         TEST(a_move_is_refused_with_its_reason),
+        TEST(a_pressed_power_button_leaves_what_is_wanted_as_it_is),
+        TEST(a_guest_without_an_ear_for_its_button_is_told_by_name),
         TEST(a_vm_with_a_job_is_busy),
         TEST(a_dry_run_changes_nothing),
         TEST(a_move_event_of_a_host_that_has_no_part_in_it_is_ignored),
