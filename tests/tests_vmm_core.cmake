@@ -41,3 +41,8 @@ godwit_test(unit virtqueue ROOMS vmm-core SOURCES ${CMAKE_SOURCE_DIR}/tests/supp
 # The compiled DSDT is that of its source; skipped where there is no iasl.
 add_test(NAME unit/acpi_dsdt COMMAND ${CMAKE_SOURCE_DIR}/scripts/acpi --check)
 set_tests_properties(unit/acpi_dsdt PROPERTIES LABELS unit SKIP_RETURN_CODE 77)
+set(virtio_machine_sources ${CMAKE_SOURCE_DIR}/tests/support/virtio_machine.c
+    ${CMAKE_SOURCE_DIR}/tests/support/ring_driver.c)
+godwit_test(unit dev_virtio_blk ROOMS vmm-core SOURCES ${virtio_machine_sources})
+godwit_test(unit io_loop ROOMS vmm-core)
+godwit_test(unit pci ROOMS vmm-core)
