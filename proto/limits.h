@@ -43,6 +43,7 @@ enum {
     TOKEN_TEXT_MAX = 512,
     SPEC_TEXT_MAX = 256 << 10,
     CMDLINE_MAX = 4095,
+    BOOT_FILES_BYTES_MAX = 256 << 20, /* kernel and initrd that travel with a guest */
     HOSTS_MAX = 1000,
     VMS_MAX = 10000,
     CONSOLE_CHUNK_MAX = 16 << 10,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/vm/boot_files.h"
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
@@ -26,7 +27,7 @@ enum {
 struct guest_port {
     struct vm *vm; /* borrowed */
     struct guest guest;
-    struct region ram;
+    struct region regions[2]; /* RAM, and what the guest was booted from */
     struct dirty_tracker *tracker; /* between track_start and track_stop */
     bool stays_paused;             /* move's thread, then the loop's after the move's end */
     atomic_bool ended;
@@ -199,8 +200,8 @@ static const struct region_ops port_ram_ops = {
 };
 
 /* ---- the port ---- */
-int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__VmSpec *spec,
-                   const char *vm_id, struct fault *fault)
+int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
+                   const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault)
 {
     struct guest_port *port = calloc(1, sizeof *port);
     if (!port)
@@ -208,7 +209,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__Vm
 
     pthread_mutex_init(&port->gate_mutex, NULL);
     port->vm = vm;
-    port->ram = (struct region){
+    port->regions[0] = (struct region){
         .ops = &port_ram_ops,
         .owner = port,
         .name = "ram",
@@ -216,6 +217,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__Vm
         .pages = guest_memory_pages(vm_memory(vm)),
         .base = guest_memory_base(vm_memory(vm)),
     };
+    boot_files_region(files, 1, &port->regions[1]);
     port->guest = (struct guest){
         .ops = &port_guest_ops,
         .owner = port,
@@ -224,8 +226,8 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__Vm
         .machine = "godwit-1",
         .baseline = spec->cpu->baseline,
         .vcpus = vm_vcpus(vm),
-        .regions = &port->ram,
-        .region_count = 1,
+        .regions = port->regions,
+        .region_count = ARRAY_COUNT(port->regions),
     };
     *ret_port = port;
     return 0;

@@ -17,14 +17,15 @@
 
 #include "proto/vm_spec.pb-c.h"
 
+struct boot_files;
 struct fault;
 struct guest;
 struct guest_port;
 struct vm;
 
-/* `vm`, `spec` and `vm_id` are borrowed and must outlive the port. */
-int guest_port_new(struct guest_port **ret_port, struct vm *vm, const Godwit__VmSpec *spec,
-                   const char *vm_id, struct fault *fault);
+/* `vm`, `files`, `spec` and `vm_id` are borrowed and must outlive the port. */
+int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
+                   const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault);
 struct guest_port *guest_port_free(struct guest_port *port);
 
 /* Borrowed. Its was_running is the caller's to set before a move begins. */

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/vm/boot_files.h"
 #include "agent/vm/console.h"
 #include "agent/vm/guest_port.h"
 #include "agent/vm/latch_file.h"
@@ -46,6 +47,7 @@ struct machine {
     struct console *console;
     struct move *move;
     struct machine_fds fds;
+    struct boot_files *boot_files;
     bool paused;      /* by an operator */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
@@ -242,14 +244,18 @@ static int build(struct machine *machine, struct fault *fault)
     int r = vm_new(&machine->vm, &config, fault);
     if (r < 0)
         return r;
-    return guest_port_new(&machine->port, machine->vm, machine->spec, machine->config.vm_id, fault);
+    return guest_port_new(&machine->port, machine->vm, machine->boot_files, machine->spec,
+                          machine->config.vm_id, fault);
 }
 
 static int boot(struct machine *machine, struct fault *fault)
 {
-    int r = build(machine, fault);
+    int kernel_fd = -1, initrd_fd = -1;
+    int r = boot_files_get(machine->boot_files, &kernel_fd, &initrd_fd, fault);
     if (r == 0)
-        r = vm_boot(machine->vm, machine->fds.kernel, machine->fds.initrd,
+        r = build(machine, fault);
+    if (r == 0)
+        r = vm_boot(machine->vm, kernel_fd, initrd_fd,
                     machine->spec->cmdline ? machine->spec->cmdline : "", fault);
     if (r == 0)
         r = vm_start(machine->vm, fault);
@@ -258,19 +264,20 @@ static int boot(struct machine *machine, struct fault *fault)
     return r;
 }
 
-/* A reset is a new boot of the same files. After a move there are none in this process: the VM then
- * stops, visibly, and a start gives it a kernel again. */
+/* A reset is a new boot of the same files, which a move has brought along: everything is built anew
+ * in this process. Where it brought none the VM stops, visibly, and a start gives it a kernel. */
 static void on_reset(struct machine *machine)
 {
     struct fault fault = {0};
 
-    if (machine->fds.kernel < 0) {
+    unbuild(machine);
+    int r = boot(machine, &fault);
+    if (r == ERR_NOT_FOUND) {
         end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_POWER_OFF,
-            "guest reset after a move needs its kernel file: start it again");
+            "the guest reset itself, and its last move brought no kernel along: start it again");
         return;
     }
-    unbuild(machine);
-    if (boot(machine, &fault) < 0) {
+    if (r < 0) {
         (void)fault_wrap(&fault, fault.code, "booting again after a reset");
         unbuild(machine);
         end(machine, GODWIT__VM_STATE__VM_STATE_CRASHED, LATCH_ENDING_CRASHED, fault.text);
@@ -369,6 +376,12 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
         godwit__vm_spec__free_unpacked(machine->spec, NULL);
     machine->spec = spec;
 
+    if (!machine->boot_files) {
+        r = boot_files_new(&machine->boot_files, fds->kernel, fds->initrd, fault);
+        if (r < 0)
+            return r;
+        fds->kernel = fds->initrd = -1;
+    }
     if (!machine->latch_file) {
         r = latch_file_open(&machine->latch_file, fds->latch, fault);
         if (r < 0)
@@ -376,8 +389,6 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
         fds->latch = -1;
         console_set_log(machine->console, TAKE_FD(fds->console));
         machine->fds.kvm = TAKE_FD(fds->kvm);
-        machine->fds.kernel = TAKE_FD(fds->kernel);
-        machine->fds.initrd = TAKE_FD(fds->initrd);
     }
     machine->paused = order->start_paused;
     if (order->incoming) {
@@ -803,8 +814,7 @@ struct machine *machine_free(struct machine *machine)
     if (machine->spec)
         godwit__vm_spec__free_unpacked(machine->spec, NULL);
     close_p(&machine->fds.kvm);
-    close_p(&machine->fds.kernel);
-    close_p(&machine->fds.initrd);
+    (void)boot_files_free(machine->boot_files);
     pthread_mutex_destroy(&machine->latch_mutex);
     free(machine);
     return NULL;
