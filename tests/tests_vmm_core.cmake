@@ -34,6 +34,8 @@ godwit_test(unit dev_rtc ROOMS vmm-core)
 godwit_test(unit machine_state ROOMS vmm-core)
 vmm_host_test(vm)
 vmm_host_test(vm_dirty)
+vmm_host_test(vm_devices)
+target_sources(test_host_vm_devices PRIVATE ${CMAKE_SOURCE_DIR}/tests/host/tap_echo.c)
 godwit_test(unit mmio ROOMS vmm-core)
 
 godwit_test(unit virtqueue ROOMS vmm-core SOURCES ${CMAKE_SOURCE_DIR}/tests/support/ring_driver.c)

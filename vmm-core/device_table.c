@@ -14,6 +14,7 @@
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/device.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
@@ -33,6 +34,7 @@ static const struct device *const device_table[] = {
     &pci_device,
     &virtio_pci_device,
     &virtio_blk_device,
+    &virtio_net_device,
     &reset_device,
 };
 /* clang-format on */

@@ -16,6 +16,7 @@
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
 #include "vmm-core/pit.h"
@@ -40,6 +41,7 @@ struct machine_guest {
     struct pci_bus_guest pci;
     struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];
     struct virtio_blk_guest disks[VM_DISKS_MAX];
+    struct virtio_net_guest nics[VM_NICS_MAX];
 };
 
 /* What both ends must agree on. */

@@ -6,10 +6,12 @@
 
 #include "base/own.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/virtio.h"
 
 static const struct virtio_kind *const virtio_table[] = {
     &virtio_blk_kind,
+    &virtio_net_kind,
 };
 
 size_t virtio_table_count(void)

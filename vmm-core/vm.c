@@ -26,6 +26,7 @@
 #include "vmm-core/boot.h"
 #include "vmm-core/cpu_model.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
 #include "vmm-core/guest_memory.h"
@@ -257,10 +258,77 @@ void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stat
     (void)pthread_mutex_unlock(&vm->device_lock);
 }
 
+static struct virtio_device *find_nic(const struct vm *vm, unsigned index)
+{
+    return virtio_bus_find(&vm->virtio, &virtio_net_kind, index);
+}
+
+/* Borrows `fds`. */
+static int attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
+                      struct fault *fault)
+{
+    struct virtio_device *device = find_nic(vm, index);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no nic %u", index);
+    if (count < 1 || count > VM_NIC_QUEUE_PAIRS_MAX)
+        return fault_set(fault, ERR_INVALID, "nic %u: a tap has 1 to %d queues", index,
+                         VM_NIC_QUEUE_PAIRS_MAX);
+    int own_fds[VM_NIC_QUEUE_PAIRS_MAX], r = 0;
+    unsigned own = 0;
+    for (; own < count && r == 0; own++) {
+        own_fds[own] = fcntl(fds[own], F_DUPFD_CLOEXEC, 0);
+        if (own_fds[own] < 0)
+            r = fault_set_errno(fault, err_from_errno(errno), errno, "nic %u: its tap", index);
+    }
+    if (r == 0) {
+        (void)pthread_mutex_lock(&vm->device_lock);
+        r = virtio_net_attach(device, own_fds, count, fault);
+        (void)pthread_mutex_unlock(&vm->device_lock);
+    }
+    for (unsigned i = 0; i < own && r < 0; i++)
+        close_p(&own_fds[i]);
+    return r;
+}
+
+int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
+                  struct fault *fault)
+{
+    int r = attach_nic(vm, index, fds, count, fault);
+    for (unsigned i = 0; i < count && r == 0; i++)
+        close_p(&fds[i]);
+    return r;
+}
+
+void vm_nic_stats(struct vm *vm, unsigned index, struct vm_nic_stats *ret_stats)
+{
+    struct virtio_device *device = find_nic(vm, index);
+    assert(device);
+    (void)pthread_mutex_lock(&vm->device_lock);
+    virtio_net_stats(device, ret_stats);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+}
+
+int vm_set_nic_link(struct vm *vm, unsigned index, bool up, struct fault *fault)
+{
+    struct virtio_device *device = find_nic(vm, index);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no nic %u", index);
+    (void)pthread_mutex_lock(&vm->device_lock);
+    virtio_net_set_link(device, up);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return 0;
+}
+
 static int attach_backends(struct vm *vm, const struct vm_config *config, struct fault *fault)
 {
     for (unsigned i = 0; i < config->disk_count; i++) {
         int r = config->disks[i].fd < 0 ? 0 : attach_disk(vm, i, config->disks[i].fd, fault);
+        if (r < 0)
+            return r;
+    }
+    for (unsigned i = 0; i < config->nic_count; i++) {
+        const struct vm_nic_config *nic = &config->nics[i];
+        int r = nic->fds[0] < 0 ? 0 : attach_nic(vm, i, nic->fds, nic->queue_pairs, fault);
         if (r < 0)
             return r;
     }
@@ -332,6 +400,10 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         return r;
     for (unsigned i = 0; i < config->disk_count; i++)
         close_p(&config->disks[i].fd); /* taken */
+    for (unsigned i = 0; i < config->nic_count; i++) {
+        for (unsigned k = 0; k < config->nics[i].queue_pairs; k++)
+            close_p(&config->nics[i].fds[k]); /* taken */
+    }
 
     *ret_vm = TAKE(vm);
     return 0;

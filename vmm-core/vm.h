@@ -80,6 +80,13 @@ struct vm_disk_stats {
     int last_errno;
 };
 
+struct vm_nic_stats { /* as the guest sees the directions; bytes without virtio headers */
+    uint64_t received_frames, received_bytes;
+    uint64_t receive_drops; /* the guest had not offered enough room */
+    uint64_t sent_frames, sent_bytes;
+    uint64_t send_drops; /* the tap would not have them */
+};
+
 /* An empty machine: memory, vCPUs and devices exist, nothing runs, nothing is loaded. */
 int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fault);
 /* Ends vCPU threads, then frees. */
@@ -96,6 +103,9 @@ int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);
+void vm_nic_stats(struct vm *vm, unsigned index, struct vm_nic_stats *ret_stats);
+/* Plug the cable in or out, as the guest sees it. */
+int vm_set_nic_link(struct vm *vm, unsigned index, bool up, struct fault *fault);
 
 /* Load a kernel (a Linux bzImage, or an ELF file with a PVH entry), initrd (fd or -1), command line
  * and the ACPI tables; set up vCPU 0. Bad files give ERR_INVALID with the reason. The fds are

@@ -65,6 +65,12 @@ static void on_event(void *data, enum vm_event event, const struct fault *fault)
 
 struct test_vm *test_vm_new(unsigned vcpus, uint64_t memory_mib)
 {
+    const struct vm_config config = {.vcpus = vcpus, .memory_bytes = MIB(memory_mib)};
+    return test_vm_new_with(&config);
+}
+
+struct test_vm *test_vm_new_with(const struct vm_config *wanted)
+{
     struct test_vm *test = calloc(1, sizeof *test);
     assert_non_null(test);
     (void)pthread_mutex_init(&test->lock, NULL);
@@ -72,15 +78,12 @@ struct test_vm *test_vm_new(unsigned vcpus, uint64_t memory_mib)
     test->event = -1;
 
     int kvm_fd = test_vm_kvm();
-    const struct vm_config config = {
-        .kvm_fd = kvm_fd,
-        .vcpus = vcpus,
-        .memory_bytes = MIB(memory_mib),
-        .cpu_model = cpu_model_at(0),
-        .on_serial = on_serial,
-        .on_event = on_event,
-        .data = test,
-    };
+    struct vm_config config = *wanted;
+    config.kvm_fd = kvm_fd;
+    config.cpu_model = cpu_model_at(0);
+    config.on_serial = on_serial;
+    config.on_event = on_event;
+    config.data = test;
     struct fault fault = {0};
     int r = vm_new(&test->vm, &config, &fault);
     (void)close(kvm_fd);
@@ -155,13 +158,18 @@ struct test_vm *test_vm_boot_code(unsigned vcpus, uint64_t memory_mib, const uin
 struct test_vm *test_vm_boot(unsigned vcpus, uint64_t memory_mib, const char *cmdline)
 {
     struct test_vm *test = test_vm_new(vcpus, memory_mib);
+    test_vm_boot_guest(test, cmdline);
+    return test;
+}
+
+void test_vm_boot_guest(struct test_vm *test, const char *cmdline)
+{
     int kernel_fd = open(test_vm_guest_path(), O_RDONLY | O_CLOEXEC);
     assert_true(kernel_fd >= 0);
     boot(test, kernel_fd, cmdline);
 
     char line[CONSOLE_LINE_MAX];
     test_vm_expect(test, "gw ready", line);
-    return test;
 }
 
 static struct timespec deadline(void)

@@ -34,12 +34,17 @@ int test_vm_kvm(void);
 const char *test_vm_guest_path(void);
 
 struct test_vm *test_vm_new(unsigned vcpus, uint64_t memory_mib);
+/* With the vCPUs, memory and devices of `config`; the rest of it is the test's own. */
+struct test_vm *test_vm_new_with(const struct vm_config *config);
 struct test_vm *test_vm_free(struct test_vm *test);
 /* Boots a PVH image made of this 32-bit code, with registers as the convention leaves them. */
 struct test_vm *test_vm_boot_code(unsigned vcpus, uint64_t memory_mib, const uint8_t *code,
                                   size_t count);
 /* Boots the verifying guest and waits for its "gw ready" line. */
 struct test_vm *test_vm_boot(unsigned vcpus, uint64_t memory_mib, const char *cmdline);
+
+/* The same in a vm that test_vm_new_with made. */
+void test_vm_boot_guest(struct test_vm *test, const char *cmdline);
 
 /* The next console line that begins with `prefix`; fails the test after 30 s. */
 void test_vm_expect(struct test_vm *test, const char *prefix,

@@ -132,6 +132,14 @@ static void fill_machine(struct machine_guest *machine)
     for (unsigned i = 0; i < VM_DISKS_MAX; i++)
         machine->disks[i] = (struct virtio_blk_guest){
             .sectors = 2048 + i, .read_only = 1, .queues = 2, .serial = "disk serial, 20 long"};
+    for (unsigned i = 0; i < VM_NICS_MAX; i++)
+        machine->nics[i] = (struct virtio_net_guest){.mac = {0x52, 0x54, 0, 1, 2, (uint8_t)i},
+                                                     .mtu = 1500,
+                                                     .pairs = 4,
+                                                     .active_pairs = 2,
+                                                     .link_up = 1,
+                                                     .announce = 1,
+                                                     .offloads = 0x182};
 }
 
 static const struct device *row(const char *name)
@@ -156,6 +164,7 @@ static const char *const travellers[] = {
     "pci",
     "virtio_pci",
     "virtio_blk",
+    "virtio_net",
 };
 /* clang-format on */
 
@@ -309,6 +318,7 @@ static void no_field_may_be_missing(void **state)
         &godwit__pci_state_v1__descriptor,
         &godwit__virtio_pci_state_v1__descriptor,
         &godwit__virtio_blk_state_v1__descriptor,
+        &godwit__virtio_net_state_v1__descriptor,
     };
     /* clang-format on */
     static_assert(ARRAY_COUNT(types) == ARRAY_COUNT(travellers), "a message for each row");
