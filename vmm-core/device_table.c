@@ -13,6 +13,7 @@
 #include "vmm-core/dev_reset.h"
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
+#include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/device.h"
@@ -33,6 +34,7 @@ static const struct device *const device_table[] = {
     &serial_device,
     &pci_device,
     &virtio_pci_device,
+    &virtio_balloon_device,
     &virtio_blk_device,
     &virtio_net_device,
     &reset_device,

@@ -238,6 +238,37 @@ void guest_memory_take_written(struct guest_memory *memory, struct bitmap *dirty
     bitmap_take_atomic(dirty, &memory->written);
 }
 
+uint64_t guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t count)
+{
+    uint64_t offset = 0;
+    if (count == 0 || !find_offset(memory, address, count, &offset))
+        return 0;
+    return guest_memory_discard_host(memory, memory->base + offset, count);
+}
+
+/* Marked behind the hole, not before: a lane that reads the page in between sends what was there,
+ * and once more what is there now. */
+uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *at, uint64_t count)
+{
+    assert(at >= memory->base);
+    uint64_t offset = (uint64_t)(at - memory->base);
+    assert(range_fits(offset, count, memory->bytes));
+    uint64_t unit = memory->huge_pages ? HUGE_PAGE_BYTES : PAGE_BYTES;
+    uint64_t first = (offset + unit - 1) / unit * unit;
+    uint64_t end = (offset + count) / unit * unit;
+    if (first >= end)
+        return 0;
+    int r;
+    do {
+        r = fallocate(memory->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first,
+                      (off_t)(end - first));
+    } while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return 0;
+    guest_memory_mark_host_written(memory, memory->base + first, end - first);
+    return (end - first) >> PAGE_SHIFT;
+}
+
 int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret_populated,
                            struct fault *fault)
 {

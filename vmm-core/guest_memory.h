@@ -61,6 +61,12 @@ void guest_memory_mark_host_written(struct guest_memory *memory, const uint8_t *
 /* Take the marks made since the last take and add them to `dirty`. */
 void guest_memory_take_written(struct guest_memory *memory, struct bitmap *dirty);
 
+/* Give whole pages inside guest-physical [address, address + count) back to the host: they read as
+ * zero and are not populated, until somebody writes. Marks them as written. Returns how many pages;
+ * 0 for what is no RAM, or where the host cannot. Any thread. */
+uint64_t guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t count);
+uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *at, uint64_t count);
+
 /* Set in `ret_populated` exactly the pages that have memory behind them (all others read as zero),
  * without touching any. Found by SEEK_DATA / SEEK_HOLE on the memfd. */
 int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret_populated,

@@ -15,6 +15,7 @@
 #include "vmm-core/dev_pm.h"
 #include "vmm-core/dev_rtc.h"
 #include "vmm-core/dev_serial.h"
+#include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/irqchip.h"
@@ -40,6 +41,7 @@ struct machine_guest {
     struct serial_guest serial;
     struct pci_bus_guest pci;
     struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];
+    struct virtio_balloon_guest balloon;
     struct virtio_blk_guest disks[VM_DISKS_MAX];
     struct virtio_net_guest nics[VM_NICS_MAX];
 };

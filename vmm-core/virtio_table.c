@@ -5,11 +5,17 @@
 #include <assert.h>
 
 #include "base/own.h"
+#include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_console.h"
 #include "vmm-core/dev_virtio_net.h"
+#include "vmm-core/dev_virtio_rng.h"
 #include "vmm-core/virtio.h"
 
 static const struct virtio_kind *const virtio_table[] = {
+    &virtio_console_kind,
+    &virtio_rng_kind,
+    &virtio_balloon_kind,
     &virtio_blk_kind,
     &virtio_net_kind,
 };

@@ -25,7 +25,9 @@
 #include "storage/disk.h"
 #include "vmm-core/boot.h"
 #include "vmm-core/cpu_model.h"
+#include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
+#include "vmm-core/dev_virtio_console.h"
 #include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
@@ -652,8 +654,39 @@ bool vm_power_button(struct vm *vm)
     return pm_press_button(vm);
 }
 
+int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault)
+{
+    struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no balloon");
+    (void)pthread_mutex_lock(&vm->device_lock);
+    int r = virtio_balloon_set_target(device, bytes, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return r;
+}
+
+bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats)
+{
+    struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);
+    if (!device)
+        return false;
+    (void)pthread_mutex_lock(&vm->device_lock);
+    virtio_balloon_stats(device, ret_stats);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return true;
+}
+
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)
 {
+    struct virtio_device *console = virtio_bus_find(&vm->virtio, &virtio_console_kind, 0);
+    if (console) {
+        (void)pthread_mutex_lock(&vm->device_lock);
+        bool listens = virtio_console_listens(console);
+        size_t taken = listens ? virtio_console_input(console, bytes, count) : 0;
+        (void)pthread_mutex_unlock(&vm->device_lock);
+        if (listens)
+            return taken;
+    }
     return serial_input(vm, bytes, count);
 }
 

@@ -63,7 +63,8 @@ struct vm_config {
     const struct vm_nic_config *nics;
     unsigned nic_count;
 
-    /* The guest's serial port wrote. vCPU thread; the bytes are borrowed. */
+    /* The guest's serial port or virtio console wrote. vCPU thread, or I/O thread with the vm's
+     * devices locked: take note and return. The bytes are borrowed. */
     void (*on_serial)(void *data, const uint8_t *bytes, size_t count);
     /* `fault` says more for VM_EVENT_CRASH (which exit, on which vCPU); else NULL. */
     void (*on_event)(void *data, enum vm_event event, const struct fault *fault);
@@ -85,6 +86,15 @@ struct vm_nic_stats { /* as the guest sees the directions; bytes without virtio 
     uint64_t receive_drops; /* the guest had not offered enough room */
     uint64_t sent_frames, sent_bytes;
     uint64_t send_drops; /* the tap would not have them */
+};
+
+struct vm_balloon_stats {
+    uint64_t target_bytes, actual_bytes;
+    uint64_t discarded_pages; /* given back to the host by the balloon, since the VM is here */
+    uint64_t reported_pages;  /* the same for pages that the guest reported as free */
+    bool told;                /* the guest has told what follows, if not all of it */
+    uint64_t free_bytes, total_bytes, available_bytes, cache_bytes;
+    uint64_t swapped_in_bytes, swapped_out_bytes, major_faults;
 };
 
 /* An empty machine: memory, vCPUs and devices exist, nothing runs, nothing is loaded. */
@@ -136,7 +146,13 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
  * time or never. False when it does not listen; nothing is pressed then. Any thread. */
 bool vm_power_button(struct vm *vm);
 
-/* Bytes for the guest's serial port; returns how many fitted the receive queue. Any thread. */
+/* How many bytes the guest shall lend to the host. ERR_NOT_FOUND when the VM has no balloon. */
+int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault);
+/* What the guest told last, and asks it to tell anew. False when the VM has no balloon. */
+bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats);
+
+/* Bytes for the guest's console: its virtio console once it listens there, else its serial port.
+ * Returns how many it had room for. Any thread. */
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count);
 
 /* CPU time of all vCPU threads so far, in ns. Any thread. */

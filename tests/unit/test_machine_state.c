@@ -132,6 +132,8 @@ static void fill_machine(struct machine_guest *machine)
     for (unsigned i = 0; i < VM_DISKS_MAX; i++)
         machine->disks[i] = (struct virtio_blk_guest){
             .sectors = 2048 + i, .read_only = 1, .queues = 2, .serial = "disk serial, 20 long"};
+    machine->balloon = (struct virtio_balloon_guest){
+        .target_pages = 1024, .actual_pages = 1000, .poison = 0xaaaaaaaa};
     for (unsigned i = 0; i < VM_NICS_MAX; i++)
         machine->nics[i] = (struct virtio_net_guest){.mac = {0x52, 0x54, 0, 1, 2, (uint8_t)i},
                                                      .mtu = 1500,
@@ -163,6 +165,7 @@ static const char *const travellers[] = {
     "serial",
     "pci",
     "virtio_pci",
+    "virtio_balloon",
     "virtio_blk",
     "virtio_net",
 };
@@ -317,6 +320,7 @@ static void no_field_may_be_missing(void **state)
         &godwit__serial_state_v1__descriptor,
         &godwit__pci_state_v1__descriptor,
         &godwit__virtio_pci_state_v1__descriptor,
+        &godwit__virtio_balloon_state_v1__descriptor,
         &godwit__virtio_blk_state_v1__descriptor,
         &godwit__virtio_net_state_v1__descriptor,
     };
