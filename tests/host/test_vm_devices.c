@@ -24,7 +24,7 @@
 #include "vmm-core/dirty_tracker.h"
 #include "vmm-core/guest_memory.h"
 
-enum { MEMORY_MIB = 64, DISK_MIB = 8, BLOCK_BYTES = 4096, ROUNDS = 3, MOVES = 6 };
+enum { MEMORY_MIB = 64, DISK_MIB = 8, BLOCK_BYTES = 4096, ROUNDS = 3, MOVES = 4 };
 
 #define BLOCK_MAGIC UINT64_C(0x6b636f6c62207767)
 
