@@ -24,6 +24,8 @@ static struct {
     uint64_t wanted, over; /* sweep numbers */
     uint64_t next_page;
     uint64_t seen_pages, zero_pages, bad_pages, bad_first, table_sum;
+
+    uint64_t written_sum; /* vCPU 0: what the writers of all vCPUs add up to, while they wait */
 } sweep;
 
 static void keep_min(uint64_t *min, uint64_t value)
@@ -167,6 +169,9 @@ static bool run(enum sweep_what what, uint64_t pages)
         }
         machine_pause();
     }
+    sweep.written_sum = 0;
+    for (uint32_t i = 0; i < vcpu_count(); i++)
+        sweep.written_sum += vcpu_get(i)->table_sum; /* once it is over they write again */
     __atomic_store_n(&sweep.over, number, __ATOMIC_RELEASE);
     return complete;
 }
@@ -185,16 +190,13 @@ bool sweep_barrier(void)
 struct sweep_report sweep_verify(bool untouched_too)
 {
     struct sweep_report report = {0};
-    uint64_t sum = 0;
 
     report.complete = run(untouched_too ? SWEEP_VERIFY_ALL : SWEEP_VERIFY, test_memory_pages());
-    for (uint32_t i = 0; i < vcpu_count(); i++)
-        sum += vcpu_get(i)->table_sum;
     report.pages = sweep.seen_pages;
     report.zero_pages = sweep.zero_pages;
     report.bad_pages = sweep.bad_pages;
     report.bad_first = sweep.bad_first;
-    report.sum_holds = sum == sweep.table_sum;
+    report.sum_holds = sweep.written_sum == sweep.table_sum;
     report.guest_holds = test_memory_guest_holds();
     return report;
 }
