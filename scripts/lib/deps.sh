@@ -6,7 +6,8 @@ GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
   libsqlite3-dev libfyaml-dev libxml2-dev libsmartcols-dev libjansson-dev libcmocka-dev libipsec-mb-dev
   libcurl4-openssl-dev iproute2"
 GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 openssl
-  etcd-server curl"
+  etcd-server curl
+  mmdebstrap busybox-static e2fsprogs"
 
 godwit_deps() {
     local missing="" package

@@ -1,0 +1,127 @@
+"""Linux guests: Debian's kernels with an initramfs of busybox and our load, ext4 disks, and a whole Debian."""
+import hashlib
+import json
+import pathlib
+import shutil
+import subprocess
+
+import debian
+from initramfs import Initramfs
+
+HERE = pathlib.Path(__file__).resolve().parent
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "ext4")
+DEBIAN_PACKAGES = "systemd-sysv,udev,dbus,kmod,iproute2"
+DEBIAN_SIZE = "1200M"
+
+
+def load_program():
+    """Our static program, built when one of its sources is newer in content than what the cache has."""
+    sources = sorted((HERE / "guest").iterdir())
+    key = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
+    folder = debian.CACHE / f"load-{key}"
+    if not (folder / "load").exists():
+        for old in debian.CACHE.glob("load-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        subprocess.run([HERE / "guest/build.sh", folder], check=True)
+    return folder / "load"
+
+
+class LinuxGuest:
+    """Kernel and initramfs of a guest that carries our load. `flavour` as in debian.Kernel."""
+
+    def __init__(self, flavour):
+        self.kernel = debian.Kernel(flavour)
+        image = Initramfs()
+        image.add_folder("proc", "sys", "dev", "etc", "bin", "tmp", "run", "data")
+        image.add_program("bin/busybox", debian.busybox())
+        image.add_program("bin/load", load_program())
+        image.add_program("init", HERE / "guest_init.sh")
+        image.add_modules(self.kernel, *MODULES)
+        self.initramfs = image.path(f"guest-{flavour}")
+        self.image = self.kernel.image
+
+    def cmdline(self, **options):
+        """Options by name are gw.NAME=VALUE in the guest."""
+        return " ".join(["console=ttyS0 panic=-1 quiet", *(f"gw.{k}={v}" for k, v in options.items())])
+
+
+def make_disk(path, mib=128):
+    """An ext4 disk in a raw file."""
+    with open(path, "wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "metadata_csum", path], check=True)
+    return path
+
+
+def check_disk(path, acked):
+    """Judge a disk whose guest has ended: its file system is clean and every acknowledged block is there.
+    Gives the words of both checks; raises AssertionError with them."""
+    words = []
+    fsck = subprocess.run(["e2fsck", "-fn", path], capture_output=True, text=True, check=False)
+    words.append((fsck.stdout.strip().splitlines() or [fsck.stderr])[-1])
+    assert fsck.returncode == 0, f"e2fsck -fn {path}: exit {fsck.returncode}\n{fsck.stdout}{fsck.stderr}"
+    blocks = pathlib.Path(f"{path}.blocks")
+    try:
+        subprocess.run(["debugfs", "-R", f"dump /blocks {blocks}", path], check=True, capture_output=True)
+        done = subprocess.run([load_program(), "check", blocks, str(acked)], capture_output=True, text=True,
+                              check=False)
+    finally:
+        blocks.unlink(missing_ok=True)
+    words.append(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return words
+
+
+class DebianGuest:
+    """A Debian with systemd and a login on the serial port, on an ext4 disk, with a kernel of the flavour in its
+    /boot. Made once and kept; a test takes a copy."""
+
+    def __init__(self, flavour):
+        self.kernel = debian.Kernel(flavour)
+        self.image = self.kernel.image
+        key = hashlib.sha256(f"{self.kernel.release} {DEBIAN_PACKAGES} {DEBIAN_SIZE} 1".encode()).hexdigest()[:12]
+        self.disk = debian.CACHE / f"debian-{flavour}-{key}.raw"
+        self.initramfs = debian.CACHE / f"debian-{flavour}-{key}.initrd"
+        if not self.disk.exists():
+            self._make()
+
+    def copy(self, path):
+        subprocess.run(["cp", "--sparse=always", self.disk, path], check=True)
+
+    def spec(self, name, store, file, vcpus=2, memory="512MiB"):
+        return json.dumps({
+            "version": 1, "name": name, "cpu": {"vcpus": vcpus}, "memory": {"size": memory}, "host": "node1",
+            "kernel": str(self.image), "initrd": str(self.initramfs), "cmdline": "console=ttyS0 panic=-1 quiet",
+            "disks": [{"name": "root", "store": store, "file": file, "shared": True}]})
+
+    def _make(self):
+        if not shutil.which("mmdebstrap"):
+            raise debian.Unavailable("no mmdebstrap (package mmdebstrap)")
+        image = Initramfs()
+        image.add_folder("proc", "sys", "dev", "root", "bin")
+        image.add_program("bin/busybox", debian.busybox())
+        image.add_program("init", HERE / "disk_init.sh")
+        image.add_modules(self.kernel, *MODULES)
+        made = image.path(f"disk-{self.kernel.flavour}")
+        work = debian.CACHE / f"{self.disk.name}.work"
+        folder = debian.CACHE / f"{self.disk.name}.files"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            done = subprocess.run(
+                ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={DEBIAN_PACKAGES}",
+                 "--customize-hook=chroot \"$1\" passwd -d root",
+                 "--customize-hook=echo nested >\"$1/etc/hostname\"",
+                 "bookworm", folder], capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise debian.Unavailable(f"mmdebstrap: {done.stderr.strip()[-400:]}")
+            modules = f"lib/modules/{self.kernel.release}"
+            shutil.copytree(self.kernel.root / modules, folder / "usr" / modules)
+            subprocess.run(["chroot", folder, "depmod", self.kernel.release], check=True)
+            with open(work, "wb") as file:
+                file.truncate(int(DEBIAN_SIZE[:-1]) << 20)
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-d", folder, work], check=True)
+            shutil.copyfile(made, self.initramfs)
+            work.rename(self.disk)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            work.unlink(missing_ok=True)

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Linux guests on emulated hosts with a genuine KVM (AMD SVM): the short form, a few minutes. With GODWIT_FULL=1
+every kernel, every count of vCPUs, fifty moves and the comparison with QEMU."""
+import os
+
+import bed as beds
+import guest_image
+from bed import pools
+from linux_vm import LinuxVm
+from nested_case import expect, note, run
+
+FULL = bool(os.environ.get("GODWIT_FULL"))
+MOVES = 50 if FULL else 4
+LOAD_ADDRESS = f"{beds.NETWORK}.50"
+TIMED = beds.HERE / "host_timed_guest.py"
+
+
+def hosts_offer_a_genuine_kvm_of_another_maker(pool):
+    for host in pool.hosts:
+        host.machine.run("test", "-c", "/dev/kvm")
+        words = host.machine.run("cat", "/proc/cpuinfo")
+        expect("AuthenticAMD" in words and " svm" in words, f"{host.name} has no SVM")
+        shown = pool.godwit("host", "show", host.name).stdout
+        expect("✔ x86-64-v3" in shown, f"{host.name} does not give x86-64-v3:\n{shown}")
+
+
+def the_folder_that_hosts_share_is_one_folder(pool):
+    """What Godwit needs of a shared store: a file is made by one host only, a rename is whole, links are made
+    by one only, and what one host has flushed the other reads."""
+    one, other = (host.machine for host in pool.hosts[:2])
+    make = "set -C; exec 3>$0 && echo made || echo refused"
+    path = f"{beds.SHARED}/once"
+    expect(one.run("sh", "-c", make, path).strip() == "made", "could not make a file")
+    expect(other.run("sh", "-c", f"({make}) 2>/dev/null || echo refused", path).strip() == "refused",
+           "two hosts made the same file")
+    one.run("sh", "-c", f"echo first >{path} && sync {path} && mv {path} {path}.moved")
+    expect(other.run("sh", "-c", f"cat {path}.moved; ls {path} 2>&1 | grep -c 'No such'").split() == ["first", "1"],
+           "a rename was not seen whole")
+    one.run("ln", f"{path}.moved", f"{path}.link")
+    expect(other.run("ln", f"{path}.moved", f"{path}.link", check=False)["rc"] != 0, "a link was made twice")
+    one.run("dd", "if=/dev/zero", f"of={path}.data", "bs=4096", "count=16", "oflag=direct", "conv=fsync")
+    for number in range(4):
+        one.run("sh", "-c", f"printf {number:04d} | dd of={path}.data bs=4 conv=notrunc,fsync")
+        seen = other.run("dd", f"if={path}.data", "bs=4", "count=1")
+        expect(seen == f"{number:04d}", f"wrote {number:04d}, the other host reads {seen}")
+    one.run("sh", "-c", f"rm -f {path}*")
+
+
+def pvh_guest_moves_on_svm(pool):
+    pool.create_guest("mover", "writers=1 rate=1 ws=8 fill=random fillmb=16", vcpus=2, memory="64MiB")
+    for to in ("node2", "node1"):
+        pool.godwit("migrate", "mover", "--to", to, "--deadline", "600s", timeout=700)
+        pool.verify("mover")
+        stats = pool.ask("mover", "stats", "gw stats", timeout="120s")
+        expect(int(stats["back_tsc_ns"]) == 0 and int(stats["back_kvmclock_ns"]) == 0,
+               f"a clock stepped back: {stats['_']}")
+    pool.godwit("vm", "rm", "mover", "--stop", "-y")
+
+
+def boots_and_powers_off(pool, flavour, vcpus):
+    vm = LinuxVm(pool, f"{flavour.split('-')[0]}-{vcpus}", guest_image.LinuxGuest(flavour), vcpus=vcpus)
+    words = vm.wait("gw userspace")
+    expect(f"cpus={vcpus} " in words, words)
+    vm.wait("gw ready")
+    vm.judge()
+    note(f"{flavour}, {vcpus} vCPU: {words.split(' ', 2)[2]}")
+    vm.power_off_and_check()
+
+
+def the_cloud_kernel_boots_and_powers_off(pool):
+    for vcpus in (1, 2, 4) if FULL else (2,):
+        boots_and_powers_off(pool, "cloud-amd64", vcpus)
+
+
+def the_generic_kernel_boots_and_powers_off(pool):
+    for vcpus in (1, 2, 4):
+        boots_and_powers_off(pool, "amd64", vcpus)
+
+
+def a_guest_reboots_itself(pool):
+    vm = LinuxVm(pool, "again", guest_image.LinuxGuest("cloud-amd64"), vcpus=2)
+    vm.wait("gw ready")
+    vm.ask("reboot", "gw end")
+    pools.wait_for("a second boot", 400, lambda: pool.godwit("vm", "logs", "again").stdout.count("gw ready") == 2, 0.5)
+    vm.turns = [0, 0]
+    vm.judge()
+    vm.power_off_and_check()
+
+
+def a_linux_guest_moves(pool):
+    """Memory, CPUs, timers and the console of a real kernel, without disk and network."""
+    vm = LinuxVm(pool, "plain", guest_image.LinuxGuest("cloud-amd64"), vcpus=2)
+    vm.wait("gw ready")
+    vm.judge()
+    for _ in range(6 if FULL else 2):
+        receipt = vm.move()
+        stats = vm.judge()
+        note(f"paused {receipt['downtime_ns'] / 1e6:.0f} ms; longest step of its clock {stats['clock_step_ms']} ms")
+    vm.power_off_and_check()
+
+
+def a_loaded_guest_with_disk_and_network_moves_to_and_fro(pool):
+    vm = LinuxVm(pool, "loaded", guest_image.LinuxGuest("cloud-amd64"), vcpus=2, disk_mib=96,
+                 address=LOAD_ADDRESS)
+    vm.wait("gw ready")
+    vm.judge()
+    vm.peer.ask("gap")
+    gaps, pauses = [], []
+    for _ in range(MOVES):
+        receipt = vm.move()
+        vm.judge()
+        gaps.append(vm.peer.ask("gap")["us"] / 1000)
+        pauses.append(receipt["downtime_ns"] / 1e6)
+    verified = vm.ask("verify", "gw verify")
+    expect(" ok " in verified["_"], verified["_"])
+    seen = vm.judge_peer()
+    checks = vm.power_off_and_check()
+    note(f"{MOVES} moves: paused {min(pauses):.0f} to {max(pauses):.0f} ms, largest network gap {max(gaps):.0f} ms "
+         f"(each: {' '.join(f'{g:.0f}' for g in gaps)})")
+    note(f"blocks acknowledged {seen['acked']}; stream bytes out {seen['out_received']} in {seen['in_received']}; "
+         f"datagrams {seen['beats']}, lost {seen['beats_lost']}")
+    note("; ".join(checks))
+
+
+def debian_boots_to_a_login(pool):
+    guest = guest_image.DebianGuest("cloud-amd64")
+    disk = pool.bed.shared / "debian.raw"
+    guest.copy(disk)
+    spec = pool.dir / "debian.yaml"
+    spec.write_text(guest.spec("debian", beds.SHARED, disk.name, vcpus=2))
+    pool.godwit("vm", "create", "-f", spec)
+    pools.wait_for("a login prompt", 900, lambda: "nested login:" in pool.godwit("vm", "logs", "debian").stdout, 1)
+    record = pool.ask("debian", "root\n\necho gw login=$(id -un) cpus=$(nproc) systemd=$(systemctl is-system-running)",
+                      "gw login", timeout="300s")
+    expect(record["login"] == "root" and record["cpus"] == "2", record["_"])
+    note(record["_"])
+    pool.godwit("vm", "stop", "debian", "--timeout", "300s", timeout=400)
+    expect("Power down" in pool.godwit("vm", "logs", "debian").stdout, "it did not power off by itself")
+    pool.godwit("vm", "rm", "debian", "-y")
+    disk.unlink()
+
+
+def time_to_user_space_beside_qemu(pool):
+    """In one run on one host; figures only."""
+    host = pool.hosts[0].machine
+    for flavour in ("cloud-amd64", "amd64"):
+        guest = guest_image.LinuxGuest(flavour)
+        for machine in ("microvm", "q35"):
+            words = host.run(
+                "python3", "-B", TIMED, "300", "gw userspace", beds.QEMU, "-machine", machine, "-accel", "kvm",
+                "-cpu", "host", "-m", "256", "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none",
+                "-no-reboot", "-serial", "stdio", "-kernel", guest.image, "-initrd", guest.initramfs,
+                "-append", guest.cmdline(then="poweroff"), timeout=400)
+            tell_boot(f"QEMU {machine}, {flavour}", words)
+        vm = LinuxVm(pool, "timed", guest, host="node1", then="load")
+        words = vm.wait("gw userspace")
+        tell_boot(f"Godwit, {flavour}", words + "\n")
+        vm.remove()
+
+
+def tell_boot(who, words):
+    expect("gw userspace" in words, f"{who} did not boot: {words[-800:]}")
+    line = next(line for line in words.splitlines() if "gw userspace" in line)
+    timed = next((line for line in words.splitlines() if line.startswith("timed ")), "")
+    note(f"{who}: {line.split()[2]} s of the guest's own time; {timed}")
+
+
+SHORT = [
+    hosts_offer_a_genuine_kvm_of_another_maker,
+    the_folder_that_hosts_share_is_one_folder,
+    the_cloud_kernel_boots_and_powers_off,
+    a_linux_guest_moves,
+]
+run(SHORT + [
+    pvh_guest_moves_on_svm,
+    the_generic_kernel_boots_and_powers_off,
+    a_guest_reboots_itself,
+    a_loaded_guest_with_disk_and_network_moves_to_and_fro,
+    debian_boots_to_a_login,
+    time_to_user_space_beside_qemu,
+] if FULL else SHORT)
