@@ -6,10 +6,14 @@
  *    guest is never moved to the other vendor (vcpu_state checks).
  *  - its TSC frequency, in the hypervisor's timing leaf 0x40000010, filled in by vcpu.
  *
+ * x2APIC is in every baseline: KVM gives it on every host, its registers cost fewer exits, and with
+ * at most 16 vCPUs no id needs more than the 8 bits that KVM's state of a local APIC has for it.
+ *
  * Left out on purpose: virtual-8086 extensions (no 64-bit guest needs them, and emulated processors
- * that hosts are tested on lack them), invariant TSC (kvmclock survives a change of frequency, a guest that trusts
- * the TSC does not), features whose state lives in the kernel's head (steal time, async page
- * faults, PV EOI), the PMU, and every speculation control: they come with later baselines.
+ * that hosts are tested on lack them), invariant TSC (kvmclock survives a change of frequency, a
+ * guest that trusts the TSC does not), features whose state lives in the kernel's head (steal time,
+ * async page faults, PV EOI), the PMU, and every speculation control: they come with later
+ * baselines.
  */
 #include "vmm-core/cpu_model.h"
 
@@ -218,8 +222,10 @@ static bool host_has(const struct kvm_cpuid2 *host, int kvm_fd, const struct fea
     /* KVM's own timers, which some kernels tell elsewhere than in CPUID or not at all. */
     if (feature->leaf == LEAF_FEATURES && feature->reg == ECX && feature->bit == 24)
         return ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
-    /* These two say what KVM is, whatever the host's processor is. Some kernels do not list them. */
-    bool is_hypervisor = feature->leaf == LEAF_FEATURES && feature->reg == ECX && feature->bit == 31;
+    /* These two say what KVM is, whatever the host's processor is. Some kernels do not list them.
+     */
+    bool is_hypervisor =
+        feature->leaf == LEAF_FEATURES && feature->reg == ECX && feature->bit == 31;
     return is_hypervisor || feature->leaf == LEAF_POWER;
 }
 
@@ -450,15 +456,11 @@ static void add_extended(struct builder *builder)
         sizes->ecx = ceil_log2(builder->vcpus) << 12 | (builder->vcpus - 1);
 }
 
-int cpu_model_cpuid(const struct cpu_model *model, int kvm_fd, unsigned index, unsigned vcpus,
-                    struct kvm_cpuid2 *cpuid, struct fault *fault)
+int cpu_model_build(const struct cpu_model *model, const struct kvm_cpuid2 *host, unsigned index,
+                    unsigned vcpus, struct kvm_cpuid2 *cpuid, struct fault *fault)
 {
     assert(cpuid->nent >= CPU_MODEL_ENTRIES_MAX);
     assert(index < vcpus);
-    AUTO(free_cpuid) struct kvm_cpuid2 *host = NULL;
-    int r = host_cpuid(kvm_fd, &host, fault);
-    if (r < 0)
-        return r;
     const struct kvm_cpuid_entry2 *vendor = find_entry(host, 0, 0);
     if (!vendor)
         return fault_set(fault, ERR_UNSUPPORTED, "KVM does not name the processor's vendor");
@@ -482,6 +484,16 @@ int cpu_model_cpuid(const struct cpu_model *model, int kvm_fd, unsigned index, u
     add_kvm(&builder);
     add_extended(&builder);
     return 0;
+}
+
+int cpu_model_cpuid(const struct cpu_model *model, int kvm_fd, unsigned index, unsigned vcpus,
+                    struct kvm_cpuid2 *cpuid, struct fault *fault)
+{
+    AUTO(free_cpuid) struct kvm_cpuid2 *host = NULL;
+    int r = host_cpuid(kvm_fd, &host, fault);
+    if (r < 0)
+        return r;
+    return cpu_model_build(model, host, index, vcpus, cpuid, fault);
 }
 
 void cpu_model_set_tsc_khz(struct kvm_cpuid2 *cpuid, uint32_t tsc_khz)

@@ -37,6 +37,10 @@ int cpu_model_check_host(const struct cpu_model *model, int kvm_fd, char *ret_mi
  * `index` of `vcpus` sees. */
 int cpu_model_cpuid(const struct cpu_model *model, int kvm_fd, unsigned index, unsigned vcpus,
                     struct kvm_cpuid2 *cpuid, struct fault *fault);
+/* The same from what the host's KVM offers: of it only the vendor and the places of vector state
+ * count. Part of the machine version. */
+int cpu_model_build(const struct cpu_model *model, const struct kvm_cpuid2 *host, unsigned index,
+                    unsigned vcpus, struct kvm_cpuid2 *cpuid, struct fault *fault);
 /* Fill the timing leaf of a table that cpu_model_cpuid made. */
 void cpu_model_set_tsc_khz(struct kvm_cpuid2 *cpuid, uint32_t tsc_khz);
 

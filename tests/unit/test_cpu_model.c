@@ -134,10 +134,87 @@ static void the_weakest_baseline_fits_every_host(void **state)
     assert_int_equal(strlen(vendor), 12);
 }
 
+/* A host that offers everything, on which only what a guest may not choose counts. */
+static void make_host(struct table *host, const char *vendor)
+{
+    static const struct {
+        uint32_t component, bytes, offset;
+    } areas[] = {{2, 256, 576}, {5, 64, 1088}, {6, 512, 1152}, {7, 1024, 1664}};
+    memset(host, 0, sizeof *host);
+    struct kvm_cpuid_entry2 *identity = &host->entries[host->nent++];
+    identity->eax = 0x20;
+    memcpy(&identity->ebx, vendor, 4);
+    memcpy(&identity->edx, vendor + 4, 4);
+    memcpy(&identity->ecx, vendor + 8, 4);
+    host->entries[host->nent++] = (struct kvm_cpuid_entry2){
+        .function = 1, .eax = 0xfffffff, .ebx = ~0U, .ecx = ~0U, .edx = ~0U};
+    for (size_t i = 0; i < sizeof areas / sizeof areas[0]; i++)
+        host->entries[host->nent++] = (struct kvm_cpuid_entry2){.function = 0xd,
+                                                                .index = areas[i].component,
+                                                                .eax = areas[i].bytes,
+                                                                .ebx = areas[i].offset,
+                                                                .ecx = 7};
+}
+
+static void print_table(FILE *out, const char *vendor, const char *baseline, unsigned index,
+                        unsigned vcpus)
+{
+    static struct table host, table;
+    make_host(&host, vendor);
+    memset(&table, 0, sizeof table);
+    table.nent = CPU_MODEL_ENTRIES_MAX;
+    assert_int_equal(cpu_model_build(cpu_model_find(baseline), (struct kvm_cpuid2 *)&host, index,
+                                     vcpus, (struct kvm_cpuid2 *)&table, NULL),
+                     0);
+    cpu_model_set_tsc_khz((struct kvm_cpuid2 *)&table, 2000000);
+    (void)fprintf(out, "%s %s vCPU %u of %u\n", vendor, baseline, index, vcpus);
+    for (uint32_t i = 0; i < table.nent; i++) {
+        const struct kvm_cpuid_entry2 *entry = &table.entries[i];
+        (void)fprintf(out, "%08x.%u %c %08x %08x %08x %08x\n", entry->function, entry->index,
+                      entry->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX ? 'i' : '-', entry->eax,
+                      entry->ebx, entry->ecx, entry->edx);
+    }
+}
+
+/* GODWIT_GOLDEN_WRITE=1 writes the file when it does not exist yet. */
+static void the_processors_of_godwit_1_never_change(void **state)
+{
+    (void)state;
+    static const char *const path = "tests/golden/cpuid_godwit_1.txt";
+    static const char *const vendors[] = {"GenuineIntel", "AuthenticAMD"};
+    char *text = NULL;
+    size_t count = 0;
+    FILE *out = open_memstream(&text, &count);
+    assert_non_null(out);
+    for (size_t v = 0; v < 2; v++) {
+        for (size_t i = 0; i < cpu_model_count(); i++) {
+            print_table(out, vendors[v], cpu_model_name(cpu_model_at(i)), 0, 1);
+            print_table(out, vendors[v], cpu_model_name(cpu_model_at(i)), 5, 6);
+        }
+    }
+    assert_int_equal(fclose(out), 0);
+
+    FILE *file = fopen(path, "r");
+    if (!file && getenv("GODWIT_GOLDEN_WRITE")) {
+        file = fopen(path, "w");
+        assert_non_null(file);
+        assert_int_equal(fwrite(text, 1, count, file), count);
+    } else {
+        static char golden[64 << 10];
+        assert_non_null(file);
+        size_t golden_count = fread(golden, 1, sizeof golden - 1, file);
+        golden[golden_count] = '\0';
+        assert_string_equal(text, golden);
+    }
+    (void)fclose(file);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest always[] = {
         cmocka_unit_test(baselines_go_from_weakest_to_strongest),
+        cmocka_unit_test(the_processors_of_godwit_1_never_change),
     };
     int failed = cmocka_run_group_tests(always, NULL, NULL);
     kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
