@@ -185,6 +185,8 @@ static void heartbeat(void *data)
     beat.memory_free_bytes = host_facts_memory_free();
     beat.has_load1 = true;
     beat.load1 = host_facts_load1();
+    beat.has_tells_bridges = beat.tells_bridges = true;
+    beat.bridges = host_facts_bridges(link->config.facts, &beat.n_bridges);
     agent_link_send(link, METHOD_AGENT_HEARTBEAT, &beat.base);
 }
 

@@ -1,5 +1,6 @@
 #include "agent/host_facts.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -8,11 +9,13 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "agent/tap.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/id.h"
 #include "base/own.h"
 #include "net/pki.h"
+#include "storage/stamp.h"
 #include "vmm-core/cpu_model.h"
 
 enum { FACTS_BASELINES_MAX = 16, FACTS_ID_SIZE = 64 };
@@ -26,6 +29,9 @@ struct host_facts {
     char missing[FACTS_BASELINES_MAX][CPU_MODEL_MISSING_MAX];
     Godwit__BaselineFact baselines[FACTS_BASELINES_MAX];
     Godwit__BaselineFact *baseline_list[FACTS_BASELINES_MAX];
+    char vendor[16];
+    char bridges[TAP_BRIDGES_MAX][TAP_NAME_SIZE];
+    char *bridge_list[TAP_BRIDGES_MAX];
     Godwit__HostFacts message;
 };
 
@@ -139,6 +145,25 @@ static void read_baselines(struct host_facts *facts, int kvm_fd)
     facts->message.baselines = facts->baseline_list;
 }
 
+/* The letters of CPUID's leaf 0, in the order EBX, EDX, ECX. */
+static void read_vendor(struct host_facts *facts)
+{
+    unsigned leaf, letters[3];
+
+    if (__get_cpuid(0, &leaf, &letters[0], &letters[2], &letters[1])) {
+        memcpy(facts->vendor, letters, sizeof letters);
+        facts->vendor[sizeof letters] = 0;
+    }
+}
+
+char **host_facts_bridges(struct host_facts *facts, size_t *ret_count)
+{
+    *ret_count = tap_bridges(facts->bridges);
+    for (size_t i = 0; i < *ret_count; i++)
+        facts->bridge_list[i] = facts->bridges[i];
+    return facts->bridge_list;
+}
+
 const Godwit__HostFacts *host_facts_read(struct host_facts *facts)
 {
     Godwit__HostFacts *message = &facts->message;
@@ -166,6 +191,10 @@ const Godwit__HostFacts *host_facts_read(struct host_facts *facts)
     message->move_address = facts->move_address;
     message->has_load1 = true;
     message->load1 = host_facts_load1();
+    read_vendor(facts);
+    if (facts->vendor[0])
+        message->cpu_vendor = facts->vendor;
+    message->bridges = host_facts_bridges(facts, &message->n_bridges);
     return message;
 }
 
@@ -218,6 +247,19 @@ struct host_facts *host_facts_free(struct host_facts *facts)
 {
     free(facts);
     return NULL;
+}
+
+const char *host_facts_name(const struct host_facts *facts)
+{
+    return facts->name;
+}
+
+void host_facts_stamp(const struct host_facts *facts, uint64_t generation, struct stamp *ret_stamp)
+{
+    *ret_stamp = (struct stamp){.generation = generation};
+    (void)snprintf(ret_stamp->owner, sizeof ret_stamp->owner, "%s", facts->name);
+    (void)snprintf(ret_stamp->incarnation, sizeof ret_stamp->incarnation, "%s",
+                   facts->incarnation);
 }
 
 const char *host_facts_incarnation(const struct host_facts *facts)

@@ -16,11 +16,15 @@
 
 struct fault;
 struct host_facts;
+struct stamp;
 
 int host_facts_new(struct host_facts **ret_facts, const char *name, const char *move_address,
                    const char *run_dir, struct fault *fault);
 struct host_facts *host_facts_free(struct host_facts *facts);
 
+const char *host_facts_name(const struct host_facts *facts);
+/* What this host stamps disks with, as `generation`. */
+void host_facts_stamp(const struct host_facts *facts, uint64_t generation, struct stamp *ret_stamp);
 const char *host_facts_incarnation(const struct host_facts *facts);
 const char *host_facts_move_address(const struct host_facts *facts);
 unsigned host_facts_cpus(const struct host_facts *facts);
@@ -28,6 +32,8 @@ unsigned host_facts_cpus(const struct host_facts *facts);
 const Godwit__HostFacts *host_facts_read(struct host_facts *facts);
 uint64_t host_facts_memory_free(void);
 double host_facts_load1(void);
+/* Names of its bridges; valid until the next call. */
+char **host_facts_bridges(struct host_facts *facts, size_t *ret_count);
 
 /* Can a VM of this spec run here? ERR_UNSUPPORTED, ERR_CPU_COMPAT, ERR_LIMIT, in words; gives an
  * open /dev/kvm. */

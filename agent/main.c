@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "agent/agent_link.h"
+#include "agent/attach.h"
 #include "agent/host_facts.h"
 #include "agent/journal.h"
 #include "agent/orders.h"
@@ -39,6 +40,7 @@ struct agent {
     struct host_facts *facts;
     struct journal *journal;
     struct vm_table *table;
+    struct attach *attach;
     struct orders *orders;
     struct agent_link *link;
     struct loop_signal *term, *interrupt;
@@ -150,6 +152,13 @@ static void on_console(void *data, struct vm_entry *entry, const Godwit__Console
     }
 }
 
+static void on_wants_backends(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+
+    attach_begin(agent->attach, entry);
+}
+
 static void on_ended(void *data, struct vm_entry *entry)
 {
     struct agent *agent = data;
@@ -258,11 +267,14 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_move = on_move,
         .on_console = on_console,
         .on_ended = on_ended,
+        .on_wants_backends = on_wants_backends,
         .on_settled = on_settled,
         .data = agent,
     };
 
     int r = vm_table_new(&agent->table, &table, fault);
+    if (r == 0)
+        r = attach_new(&agent->attach, agent->loop, agent->table, agent->facts, fault);
     if (r == 0)
         r = path_join(path, sizeof path, fault, "%s/journal", arg_dir);
     if (r == 0)
@@ -320,7 +332,10 @@ static int set_up(struct agent *agent, struct fault *fault)
 static void tear_down(struct agent *agent)
 {
     agent->link = agent_link_free(agent->link);
+    orders_stop(agent->orders);
+    attach_stop(agent->attach);
     agent->table = vm_table_free(agent->table);
+    agent->attach = attach_free(agent->attach);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);
     agent->facts = host_facts_free(agent->facts);

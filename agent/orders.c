@@ -12,12 +12,15 @@
 #include <unistd.h>
 
 #include "agent/agent_link.h"
+#include "agent/attach.h"
+#include "agent/backends.h"
 #include "agent/host_facts.h"
 #include "agent/move_sockets.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
 #include "base/err.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -27,6 +30,7 @@
 #include "proto/limits.h"
 #include "proto/method.h"
 #include "proto/vm_spec.h"
+#include "storage/share.h"
 
 enum {
     CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
@@ -38,6 +42,8 @@ struct orders {
     struct loop *loop;
     struct vm_table *table;
     struct host_facts *facts;
+    unsigned workers;  /* that hold a step */
+    bool stopped;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -59,6 +65,12 @@ struct step {
     uint8_t *bytes;
     size_t count;
     struct fault fault;
+    /* disks and nics, on a worker */
+    struct backends backends;
+    struct stamp expected, wanted;
+    int result;
+    bool incoming, start_paused;
+    rpc_done_fn *created;
     struct step *next_held; /* of orders.held */
 };
 
@@ -73,6 +85,7 @@ static void step_free(struct step *step)
     for (size_t i = 0; i < FD_COUNT; i++)
         close_p(&step->fds[i]);
     close_p(&step->listen_fd);
+    backends_close(&step->backends);
     if (step->order) {
         const ProtobufCMessageDescriptor *type = step->order->descriptor;
         if (type == &godwit__move_in__descriptor)
@@ -217,8 +230,8 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
 {
     char path[VM_PATH_SIZE];
 
-    if (spec->n_disks || spec->n_nics || spec->cloud_init || vm_spec_boots_from_disk(spec))
-        return fault_set(fault, ERR_UNSUPPORTED, "%s: this agent gives no disks and nics yet",
+    if (vm_spec_boots_from_disk(spec))
+        return fault_set(fault, ERR_UNSUPPORTED, "%s: this agent cannot boot from a disk yet",
                          spec->name);
     int r = host_facts_check(step->orders->facts, spec, &step->fds[FD_KVM], fault);
     if (r == 0)
@@ -250,38 +263,126 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
     return 0;
 }
 
-/* Spawn, then VM_CREATE; `created` comes with its answer. Once this returned 0 the step is its. */
-static int create(struct step *step, struct vm_entry *entry, const Godwit__VmSpec *spec,
-                  bool incoming, bool start_paused, rpc_done_fn *created, struct fault *fault)
+static const Godwit__VmSpec *step_spec(const struct step *step)
+{
+    const ProtobufCMessageDescriptor *type = step->order->descriptor;
+
+    if (type == &godwit__move_in__descriptor)
+        return ((const Godwit__MoveIn *)step->order)->spec;
+    assert(type == &godwit__order_vm_start__descriptor);
+    return ((const Godwit__OrderVmStart *)step->order)->spec;
+}
+
+static struct backends_ask step_ask(const struct step *step)
+{
+    return (struct backends_ask){
+        .spec = step_spec(step),
+        .vm_id = step->vm_id,
+        .host = host_facts_name(step->orders->facts),
+        .expected = step->expected,
+        .wanted = step->wanted,
+    };
+}
+
+static void backends_work(void *data)
+{
+    struct step *step = data;
+    const struct backends_ask ask = step_ask(step);
+
+    step->result = step->incoming ? backends_check(&ask, &step->backends, &step->fault)
+                                  : backends_start(&ask, &step->backends, &step->fault);
+    if (step->result == BACKENDS_E_LOST)
+        step->result = ERR_REFUSED;
+}
+
+/* VM_CREATE, with all descriptors. */
+static int send_create(struct step *step, struct vm_entry *entry, struct fault *fault)
 {
     Godwit__VmCreate order = GODWIT__VM_CREATE__INIT;
+    Godwit__VmBackend backends[ATTACH_BACKENDS_MAX];
+    Godwit__VmBackend *list[ATTACH_BACKENDS_MAX];
+    Godwit__Stamp expected;
+    int fds[FD_COUNT + BACKENDS_FDS_MAX];
     size_t count = 0;
 
-    entry->starting = true;
-    int r = open_files(step, entry, spec, incoming, fault);
+    while (count < FD_COUNT && step->fds[count] >= 0) {
+        fds[count] = step->fds[count];
+        count++;
+    }
+    order.vm_id = entry->id;
+    order.spec = (Godwit__VmSpec *)(uintptr_t)step_spec(step); /* protobuf-c knows no const */
+    order.has_generation = true;
+    order.generation = step->incoming ? 0 : step->generation;
+    order.has_incoming = true;
+    order.incoming = step->incoming;
+    order.has_start_paused = true;
+    order.start_paused = step->start_paused;
+    order.disk_bytes = step->backends.disk_bytes;
+    order.n_disk_bytes = step->backends.disk_count;
+    if (step->expected.generation) {
+        attach_stamp_write(&step->expected, &expected);
+        order.expected_stamp = &expected;
+    }
+    if (!step->incoming) {
+        order.backends = list;
+        order.n_backends =
+            attach_list(step_spec(step), &step->backends, (unsigned)count, backends, list);
+        memcpy(fds + count, step->backends.fds, step->backends.fd_count * sizeof fds[0]);
+        count += step->backends.fd_count;
+    }
+    int r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_CREATE, &order.base, fds, count,
+                         &godwit__vm_status__descriptor, CREATE_MS_MAX, step->created, step, fault);
+    for (size_t i = 0; r == 0 && i < FD_COUNT; i++) {
+        close_p(&step->fds[i]); /* the kernel has its own */
+        step->fds[i] = -1;
+    }
     if (r == 0)
-        r = vm_entry_spawn(entry, spec->name, fault);
-    if (r == 0 && !vm_entry_set_spec(entry, spec))
-        r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+        backends_close(&step->backends);
+    return r;
+}
+
+static void backends_done(void *data)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+    struct fault fault = step->fault;
+
+    step->orders->workers--;
+    if (step->orders->stopped) {
+        step_free(step);
+        return;
+    }
+    int r = entry ? step->result : fault_set(&fault, ERR_NOT_FOUND, "VM %s is gone", step->vm_id);
+    if (r == 0)
+        r = vm_entry_spawn(entry, step_spec(step)->name, &fault);
+    if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
+        r = fault_set(&fault, ERR_NOMEM, "no memory for the VM's spec");
+    if (r == 0)
+        r = send_create(step, entry, &fault);
+    if (r < 0)
+        step->created(step, NULL, &fault);
+}
+
+/* Files, disks and nics; then a process; then VM_CREATE, and `created` comes with its answer. Once
+ * this returned 0 the step is its. */
+static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *created,
+                  struct fault *fault)
+{
+    entry->starting = true;
+    step->created = created;
+    host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
+    int r = vm_entry_begin(entry, fault);
+    if (r == 0)
+        r = open_files(step, entry, step_spec(step), step->incoming, fault);
     if (r < 0)
         return r;
-    order.vm_id = entry->id;
-    order.spec = (Godwit__VmSpec *)spec;
-    order.has_generation = true;
-    order.generation = incoming ? 0 : step->generation;
-    order.has_incoming = true;
-    order.incoming = incoming;
-    order.has_start_paused = true;
-    order.start_paused = start_paused;
-    while (count < FD_COUNT && step->fds[count] >= 0)
-        count++;
-    r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_CREATE, &order.base, step->fds,
-                     count, &godwit__vm_status__descriptor, CREATE_MS_MAX, created, step, fault);
-    for (size_t i = 0; r == 0 && i < FD_COUNT; i++)
-        close_p(&step->fds[i]); /* the kernel has its own */
-    for (size_t i = 0; r == 0 && i < FD_COUNT; i++)
-        step->fds[i] = -1;
-    return r;
+    step->orders->workers++;
+    r = loop_work(step->orders->loop, backends_work, backends_done, step);
+    if (r < 0) {
+        step->orders->workers--;
+        return fault_set(fault, r, "no worker to open disks");
+    }
+    return 0;
 }
 
 /* ---- START ---- */
@@ -341,9 +442,10 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
         return;
     }
     if (r == ORDERS_START)
-        r = order->spec && order->spec->name
+        r = order->spec && order->spec->name && vm_spec_judge(order->spec, &fault) == 0
                 ? vm_table_add(orders->table, order->vm_id, &entry, &fault)
-                : fault_set(&fault, ERR_INVALID, "a start without a VM's spec");
+                : fault.code ? fault.code
+                             : fault_set(&fault, ERR_INVALID, "a start without a VM's spec");
     if (r == 0)
         r = step_new(&step, orders, entry->id, &order->base, NULL, &fault);
     if (r < 0) {
@@ -352,8 +454,10 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
     }
     step->generation = order->generation;
     waiters_add(&entry->start_waiters, request);
-    r = create(step, entry, ((Godwit__OrderVmStart *)step->order)->spec, false, order->start_paused,
-               start_created, &fault);
+    step->start_paused = order->start_paused;
+    r = attach_stamp_read(order->expected_stamp, &step->expected, &fault);
+    if (r == 0)
+        r = create(step, entry, start_created, &fault);
     if (r < 0)
         start_failed(step, &fault);
 }
@@ -425,6 +529,60 @@ static void stop_over(struct vm_entry *entry)
         vm_table_remove(entry);
 }
 
+static void remove_work(void *data)
+{
+    struct step *step = data;
+    const Godwit__VmStatus *status = (const Godwit__VmStatus *)step->order;
+
+    step->result = backends_remove(status->spec, step->vm_id, &step->fault);
+}
+
+static void remove_done(void *data)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    step->orders->workers--;
+    if (entry && !step->orders->stopped) {
+        entry->starting = false;
+        if (step->result == 0) {
+            stop_over(entry);
+        } else {
+            log_error("orders", "a VM's disks cannot be removed vm=%s: %s", step->vm_id,
+                      step->fault.text);
+            entry->stopping = entry->remove = false;
+            waiters_answer(&entry->stop_waiters, NULL, &step->fault);
+        }
+    }
+    step_free(step);
+}
+
+/* Its process is no more: what was made for it goes first, so that a failure can be told. */
+static void stop_ended(struct orders *orders, struct vm_entry *entry)
+{
+    struct fault fault = {0};
+    struct step *step = NULL;
+
+    if (!entry->remove || !entry->status->spec || !entry->status->spec->n_disks) {
+        stop_over(entry);
+        return;
+    }
+    int r = step_new(&step, orders, entry->id, &entry->status->base, NULL, &fault);
+    if (r == 0) {
+        entry->starting = true; /* nothing else is done to it meanwhile */
+        orders->workers++;
+        r = loop_work(orders->loop, remove_work, remove_done, step);
+        if (r == 0)
+            return;
+        orders->workers--;
+        entry->starting = false;
+        step_free(step);
+        (void)fault_set(&fault, r, "no worker to remove disks");
+    }
+    entry->stopping = entry->remove = false;
+    waiters_answer(&entry->stop_waiters, NULL, &fault);
+}
+
 static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -457,7 +615,7 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     entry->remove = entry->remove || order->remove;
     waiters_add(&entry->stop_waiters, request);
     if (!entry->process)
-        stop_over(entry);
+        stop_ended(orders, entry);
     else if (!entry->stopping) {
         entry->stopping = true;
         stop_process(orders, entry);
@@ -566,6 +724,78 @@ static bool verdict_is_so(const struct vm_entry *entry, const Godwit__MoveVerdic
     return false;
 }
 
+/* The source shall run again as a new generation: first its disks have to be its own as that. */
+static bool verdict_restamps(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict)
+{
+    const Godwit__MoveLatch *latch = entry->status->latch;
+    bool resumes = verdict->kind == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME ||
+                   verdict->kind == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON;
+
+    return resumes && latch && latch->latch == GODWIT__LATCH__LATCH_GAVE &&
+           verdict->generation > latch->generation && entry->status->spec &&
+           vm_spec_stamp_store(entry->status->spec);
+}
+
+struct restamp {
+    struct step *step; /* its order is the verdict, its request waits */
+    Godwit__VmSpec *spec;
+    uint64_t generation;
+};
+
+static void restamp_work(void *data)
+{
+    struct restamp *restamp = data;
+    struct step *step = restamp->step;
+
+    step->result = backends_restamp(restamp->spec, step->vm_id, restamp->generation, &step->wanted,
+                                    &step->fault);
+}
+
+static void restamp_done(void *data)
+{
+    struct restamp *restamp = data;
+    struct step *step = restamp->step;
+
+    step->orders->workers--;
+    if (!step->orders->stopped) {
+        if (step->result == BACKENDS_E_LOST)
+            step->fault.code = ERR_REFUSED;
+        if (step->result == 0)
+            relay(step->orders, step->vm_id, METHOD_VM_MOVE_VERDICT, step->order, step->request);
+        else
+            reply_fault(step->request, &step->fault);
+    }
+    godwit__vm_spec__free_unpacked(restamp->spec, NULL);
+    step_free(step);
+    free(restamp);
+}
+
+static int restamp_begin(struct orders *orders, struct vm_entry *entry,
+                         const Godwit__MoveVerdict *verdict, struct rpc_request *request,
+                         struct fault *fault)
+{
+    struct restamp *restamp = calloc(1, sizeof *restamp);
+    int r = restamp ? step_new(&restamp->step, orders, entry->id, &verdict->base, request, fault)
+                    : fault_set(fault, ERR_NOMEM, "no memory for an order");
+    if (r == 0) {
+        restamp->spec = (Godwit__VmSpec *)message_copy(&entry->status->spec->base);
+        restamp->generation = entry->status->generation;
+        host_facts_stamp(orders->facts, verdict->generation, &restamp->step->wanted);
+        r = restamp->spec ? loop_work(orders->loop, restamp_work, restamp_done, restamp)
+                          : ERR_NOMEM;
+        if (r == 0) {
+            orders->workers++;
+            return 0;
+        }
+        (void)fault_set(fault, r, "no worker to stamp disks");
+        if (restamp->spec)
+            godwit__vm_spec__free_unpacked(restamp->spec, NULL);
+        step_free(restamp->step);
+    }
+    free(restamp);
+    return r;
+}
+
 static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *request,
                            const ProtobufCMessage *message)
 {
@@ -576,6 +806,12 @@ static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *requ
 
     if (entry && !vm_entry_is_alive(entry) && verdict_is_so(entry, verdict)) {
         reply_status(request, entry);
+        return;
+    }
+    if (entry && verdict_restamps(entry, verdict)) {
+        struct fault fault = {0};
+        if (restamp_begin(orders, entry, verdict, request, &fault) < 0)
+            reply_fault(request, &fault);
         return;
     }
     relay(orders, verdict->vm_id, METHOD_VM_MOVE_VERDICT, message, request);
@@ -650,6 +886,9 @@ static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
     if (!order->spec || !order->spec->name || !order->move_id || !*order->move_id ||
         strlen(order->move_id) >= VM_ID_SIZE || order->psk.len != TLS_LANE_PSK_BYTES)
         return fault_set(fault, ERR_INVALID, "a move in without its VM, id or key");
+    r = vm_spec_judge(order->spec, fault);
+    if (r < 0)
+        return r;
     if (entry && (vm_entry_is_alive(entry) || entry->starting))
         return fault_set(fault, ERR_EXISTS, "%s has a process on this host already",
                          order->spec->name);
@@ -716,8 +955,10 @@ static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
     step->listen_fd = TAKE_FD(listen_fd);
     (void)snprintf(entry->in_move_id, sizeof entry->in_move_id, "%s", order->move_id);
     (void)snprintf(entry->in_address, sizeof entry->in_address, "%s", address);
-    r = create(step, entry, ((Godwit__MoveIn *)step->order)->spec, true, false, move_in_created,
-               &fault);
+    step->incoming = true;
+    r = attach_stamp_read(order->expected_stamp, &step->expected, &fault);
+    if (r == 0)
+        r = create(step, entry, move_in_created, &fault);
     if (r < 0)
         move_in_failed(step, &fault);
 }
@@ -751,7 +992,7 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
     memcpy(vm_id, entry->id, sizeof vm_id);
 
     if (entry->stopping)
-        stop_over(entry); /* the entry may be gone now */
+        stop_ended(orders, entry); /* the entry may be gone now */
     take_up_held(orders, vm_id);
 }
 
@@ -970,6 +1211,170 @@ void orders_on_lost(struct orders *orders)
     }
 }
 
+/* ---- what the coordinator asks of stores, before a start or a move ---- */
+static void stamp_read_work(void *data)
+{
+    struct step *step = data;
+
+    step->result = backends_read_stamp(((const Godwit__OrderStampRead *)step->order)->spec,
+                                       step->vm_id, &step->expected, &step->fault);
+}
+
+static void stamp_read_done(void *data)
+{
+    struct step *step = data;
+    Godwit__Stamp reply;
+
+    step->orders->workers--;
+    attach_stamp_write(&step->expected, &reply);
+    if (step->result < 0)
+        reply_fault(step->request, &step->fault);
+    else if (step->request)
+        (void)rpc_reply(step->request, &reply.base);
+    step_free(step);
+}
+
+static void store_word_work(void *data)
+{
+    struct step *step = data;
+    const Godwit__OrderStoreWord *order = (const Godwit__OrderStoreWord *)step->order;
+
+    if (order->wipe)
+        backends_wipe_word(order->spec, order->word);
+    else
+        step->result = backends_write_word(order->spec, order->word, &step->fault);
+}
+
+static void store_word_done(void *data)
+{
+    struct step *step = data;
+
+    step->orders->workers--;
+    if (step->result < 0)
+        reply_fault(step->request, &step->fault);
+    else
+        reply_empty(step->request);
+    step_free(step);
+}
+
+static void move_check_work(void *data)
+{
+    struct step *step = data;
+    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)step->order;
+    const struct backends_ask ask = {
+        .spec = order->spec,
+        .vm_id = step->vm_id,
+        .host = host_facts_name(step->orders->facts),
+        .expected = step->expected,
+    };
+
+    step->result = backends_read_word(order->spec, order->word, ask.host, &step->fault);
+    if (step->result == 0)
+        step->result = backends_check(&ask, &step->backends, &step->fault);
+    if (step->result < 0 && step->fault.code != ERR_REFUSED)
+        step->result = fault_wrap(&step->fault, ERR_REFUSED, "%s", ask.host);
+}
+
+static void move_check_done(void *data)
+{
+    struct step *step = data;
+    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)step->order;
+    Godwit__MoveChecked reply = GODWIT__MOVE_CHECKED__INIT;
+    char note[256];
+    char *notes[] = {note};
+
+    step->orders->workers--;
+    if (step->result < 0) {
+        step->fault.code = ERR_REFUSED;
+        reply_fault(step->request, &step->fault);
+    } else if (step->request) {
+        (void)snprintf(note, sizeof note, "%s sees its %u disks and %zu bridges",
+                       host_facts_name(step->orders->facts), step->backends.disk_count,
+                       order->spec->n_nics);
+        reply.notes = notes;
+        reply.n_notes = 1;
+        (void)rpc_reply(step->request, &reply.base);
+    }
+    step_free(step);
+}
+
+static void ask_store(struct orders *orders, const char *vm_id, const Godwit__VmSpec *spec,
+                      const Godwit__Stamp *expected, const ProtobufCMessage *order,
+                      struct rpc_request *request, void (*work)(void *data),
+                      void (*done)(void *data))
+{
+    struct fault fault = {0};
+    struct step *step = NULL;
+    int r = 0;
+
+    if (!vm_id || !id_name_is_valid(vm_id) || strlen(vm_id) >= VM_ID_SIZE || !spec || !spec->name)
+        r = fault_set(&fault, ERR_INVALID, "a question without its VM");
+    if (r == 0)
+        r = vm_spec_judge(spec, &fault);
+    if (r == 0)
+        r = step_new(&step, orders, vm_id, order, request, &fault);
+    if (r == 0)
+        r = attach_stamp_read(expected, &step->expected, &fault);
+    if (r == 0) {
+        r = loop_work(orders->loop, work, done, step);
+        if (r < 0)
+            (void)fault_set(&fault, r, "no worker to look at stores");
+    }
+    if (r == 0) {
+        orders->workers++;
+        return;
+    }
+    if (step)
+        step_free(step);
+    reply_fault(request, &fault);
+}
+
+static void handle_stamp_read(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__OrderStampRead *order = (const Godwit__OrderStampRead *)message;
+    (void)rpc;
+    ask_store(orders_of(data), order->vm_id, order->spec, NULL, message, request, stamp_read_work,
+              stamp_read_done);
+}
+
+static bool is_word(const char *word)
+{
+    return word && strlen(word) == SHARE_WORD_SIZE - 1 && id_name_is_valid(word);
+}
+
+static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__OrderStoreWord *order = (const Godwit__OrderStoreWord *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (!is_word(order->word)) {
+        (void)fault_set(&fault, ERR_INVALID, "a word for a store of a wrong form");
+        reply_fault(request, &fault);
+        return;
+    }
+    ask_store(orders_of(data), order->vm_id, order->spec, NULL, message, request, store_word_work,
+              store_word_done);
+}
+
+static void handle_move_check(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (!is_word(order->word)) {
+        (void)fault_set(&fault, ERR_INVALID, "a word for a store of a wrong form");
+        reply_fault(request, &fault);
+        return;
+    }
+    ask_store(orders_of(data), order->vm_id, order->spec, order->expected_stamp, message, request,
+              move_check_work, move_check_done);
+}
+
 /* ---- logs ---- */
 static void logs_work(void *data)
 {
@@ -1053,6 +1458,9 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
     {METHOD_ORDER_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
     {METHOD_ORDER_LOGS, &godwit__order_logs__descriptor, handle_logs},
+    {METHOD_ORDER_STAMP_READ, &godwit__order_stamp_read__descriptor, handle_stamp_read},
+    {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
+    {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
 };
 
@@ -1073,6 +1481,15 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
     orders->facts = facts;
     *ret_orders = orders;
     return 0;
+}
+
+void orders_stop(struct orders *orders)
+{
+    if (!orders)
+        return;
+    orders->stopped = true;
+    while (orders->workers)
+        loop_turn(orders->loop, true); /* each holds a pointer to us */
 }
 
 struct orders *orders_free(struct orders *orders)

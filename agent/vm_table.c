@@ -380,6 +380,7 @@ void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t genera
     status->seq++;
     set_text(&status->reason, reason);
     if (!entry->process) {
+        status->wants_backends = false;
         status->has_pid = status->has_memory_populated = status->has_vcpu_cpu_ns = false;
         status->pid = 0;
     }
@@ -443,6 +444,8 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
     bool over = copy->state == GODWIT__VM_STATE__VM_STATE_STOPPED ||
                 copy->state == GODWIT__VM_STATE__VM_STATE_CRASHED ||
                 copy->state == GODWIT__VM_STATE__VM_STATE_GONE;
+    if (entry->process && copy->wants_backends)
+        entry->table->config.on_wants_backends(entry->table->config.data, entry);
     if (entry->process && over)
         send_quit(entry); /* we know: it need not linger */
 }
@@ -630,9 +633,10 @@ static void on_process_ended(void *data, const char *how)
 {
     struct vm_entry *entry = data;
     struct vm_table *table = entry->table;
-    char words[VM_PROCESS_HOW_SIZE];
+    char words[VM_END_REASON_MAX];
 
-    (void)snprintf(words, sizeof words, "%s", how);
+    (void)snprintf(words, sizeof words, "%s", entry->end_reason[0] ? entry->end_reason : how);
+    entry->end_reason[0] = 0;
     entry->process = vm_process_free(entry->process);
     entry->quit_sent = false;
     if (entry->discard) {
@@ -668,18 +672,23 @@ static int process_config(struct vm_entry *entry, const char *name, char socket_
     return r;
 }
 
+int vm_entry_begin(struct vm_entry *entry, struct fault *fault)
+{
+    assert(!vm_entry_is_alive(entry));
+    if (entry->status->has_state && !entry->before) {
+        entry->before = status_copy(entry->status);
+        if (!entry->before)
+            return fault_set(fault, ERR_NOMEM, "no memory to start a VM");
+    }
+    return 0;
+}
+
 int vm_entry_spawn(struct vm_entry *entry, const char *name, struct fault *fault)
 {
     char socket_path[VM_PATH_SIZE], log_path[VM_PATH_SIZE];
     struct vm_process_config config;
 
-    assert(!vm_entry_is_alive(entry));
-    int r = 0;
-    if (entry->status->has_state && !entry->before) {
-        entry->before = status_copy(entry->status);
-        if (!entry->before)
-            r = fault_set(fault, ERR_NOMEM, "no memory to start a VM");
-    }
+    int r = vm_entry_begin(entry, fault);
     if (r == 0)
         r = process_config(entry, name, socket_path, log_path, &config, fault);
     if (r == 0)

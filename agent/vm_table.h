@@ -32,6 +32,7 @@ enum {
     VM_PATH_SIZE = 512,
     VM_SESSIONS_MAX = 16,
     VM_WAITERS_MAX = 4,
+    VM_END_REASON_MAX = 200,
     VM_ADOPT_MS_MAX = 800, /* for a running VM to answer before the coordinator is told */
 };
 
@@ -50,6 +51,8 @@ struct vm_entry {
 
     /* orders under way (orders.c) */
     bool starting;
+    bool attaching;                     /* attach.c: disks and nics are on their way */
+    char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */
     bool stopping, remove;
     struct vm_waiters start_waiters, stop_waiters;
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
@@ -73,6 +76,7 @@ struct vm_table_config {
     void (*on_move)(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);
     void (*on_ended)(void *data, struct vm_entry *entry); /* its process has; status is new */
+    void (*on_wants_backends)(void *data, struct vm_entry *entry); /* said at every such status */
     void (*on_settled)(void *data); /* once, after vm_table_load: all that run have answered */
     void *data;
 };
@@ -107,8 +111,9 @@ int vm_entry_run_path(const struct vm_entry *entry, const char *name,
 
 /* Does something run for it here, or may it? */
 bool vm_entry_is_alive(const struct vm_entry *entry);
-/* Start a process without a VM in it; what happens from here on can be undone by vm_entry_discard,
- * until vm_entry_commit. */
+/* What happens from here on can be undone by vm_entry_discard, until vm_entry_commit. */
+int vm_entry_begin(struct vm_entry *entry, struct fault *fault);
+/* Start a process without a VM in it. */
 int vm_entry_spawn(struct vm_entry *entry, const char *name, struct fault *fault);
 void vm_entry_commit(struct vm_entry *entry);
 /* The order for which it was spawned failed before anything ran: end the process, be as before (a

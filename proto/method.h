@@ -16,6 +16,7 @@ enum method {
     METHOD_VM_MOVE_VERDICT = 107,   /* MoveVerdict -> VmStatus */
     METHOD_VM_CONSOLE_ATTACH = 108, /* ConsoleAttach -> ConsoleData (the last bytes written) */
     METHOD_VM_CONSOLE_INPUT = 109,  /* ConsoleData, event */
+    METHOD_VM_ATTACH = 110,         /* VmAttach + fds -> VmStatus */
     METHOD_VM_POWER_BUTTON = 112,   /* VmAction -> VmStatus; the guest ends later or never */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
@@ -41,6 +42,9 @@ enum method {
     METHOD_ORDER_LOGS = 229,        /* OrderLogs -> LogsReply */
     METHOD_ORDER_VM_STATUS = 230,   /* VmAction -> VmStatus */
     METHOD_ORDER_VM_POWER_BUTTON = 231, /* VmAction -> VmStatus */
+    METHOD_ORDER_STAMP_READ = 232,  /* OrderStampRead -> Stamp */
+    METHOD_ORDER_STORE_WORD = 233,  /* OrderStoreWord -> Empty */
+    METHOD_ORDER_MOVE_CHECK = 234,  /* OrderMoveCheck -> MoveChecked */
 
     /* host without certificate -> coordinator */
     METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */

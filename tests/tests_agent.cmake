@@ -4,6 +4,9 @@ godwit_test(unit vm_table ROOMS agent)
 godwit_test(unit host_facts ROOMS agent)
 godwit_test(unit orders ROOMS agent)
 godwit_test(unit boot_files ROOMS vm_process)
+godwit_test(unit backends ROOMS agent)
+godwit_test(unit backend_set ROOMS vm_process)
+godwit_test(host tap ROOMS agent)
 
 # Real godwit-vm and godwit-agent processes, a fake coordinator, the verifying guest.
 set(agent_guest_dir ${CMAKE_BINARY_DIR}/tests_agent)

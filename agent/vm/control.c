@@ -140,6 +140,21 @@ static int take_fd(struct rpc_request *request, size_t index)
     return request ? rpc_request_take_fd(request, index) : -1;
 }
 
+static size_t take_fds(struct rpc_request *request, int ret_fds[static RPC_FDS_MAX])
+{
+    size_t count = 0;
+
+    for (int fd; count < RPC_FDS_MAX && (fd = take_fd(request, count)) >= 0; count++)
+        ret_fds[count] = fd;
+    return count;
+}
+
+static void close_fds(int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        close_p(&fds[i]);
+}
+
 static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -147,19 +162,44 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
     struct fault fault = {0};
     (void)rpc;
 
+    const Godwit__VmCreate *order = (const Godwit__VmCreate *)message;
+    int all[RPC_FDS_MAX];
+    size_t count = take_fds(request, all);
+    size_t plain = count; /* before those of disks and nics */
+    for (size_t i = 0; i < order->n_backends; i++) {
+        if (order->backends[i]->fd_first < plain)
+            plain = order->backends[i]->fd_first;
+    }
     struct machine_fds fds = {
-        .kvm = take_fd(request, 0),
-        .console = take_fd(request, 1),
-        .latch = take_fd(request, 2),
-        .kernel = take_fd(request, 3),
-        .initrd = take_fd(request, 4),
+        .kvm = plain > 0 ? TAKE_FD(all[0]) : -1,
+        .console = plain > 1 ? TAKE_FD(all[1]) : -1,
+        .latch = plain > 2 ? TAKE_FD(all[2]) : -1,
+        .kernel = plain > 3 ? TAKE_FD(all[3]) : -1,
+        .initrd = plain > 4 ? TAKE_FD(all[4]) : -1,
+        .all = all,
+        .count = count,
     };
-    int r = machine_create(machine, (const Godwit__VmCreate *)message, &fds, &fault);
+    int r = machine_create(machine, order, &fds, &fault);
     close_p(&fds.kvm);
     close_p(&fds.console);
     close_p(&fds.latch);
     close_p(&fds.kernel);
     close_p(&fds.initrd);
+    close_fds(all, count);
+    reply_status(machine, request, r, &fault);
+}
+
+static void handle_vm_attach(void *data, struct rpc *rpc, struct rpc_request *request,
+                             const ProtobufCMessage *message)
+{
+    struct machine *machine = machine_of(data);
+    struct fault fault = {0};
+    int fds[RPC_FDS_MAX];
+    size_t count = take_fds(request, fds);
+    (void)rpc;
+
+    int r = machine_attach(machine, (const Godwit__VmAttach *)message, fds, count, &fault);
+    close_fds(fds, count);
     reply_status(machine, request, r, &fault);
 }
 
@@ -305,6 +345,7 @@ static void handle_input(void *data, struct rpc *rpc, struct rpc_request *reques
 static const struct rpc_method control_methods[] = {
     {METHOD_VM_STATUS, &godwit__empty__descriptor, handle_status},
     {METHOD_VM_CREATE, &godwit__vm_create__descriptor, handle_create},
+    {METHOD_VM_ATTACH, &godwit__vm_attach__descriptor, handle_vm_attach},
     {METHOD_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
     {METHOD_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
     {METHOD_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},

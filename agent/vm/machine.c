@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/vm/backend_set.h"
 #include "agent/vm/boot_files.h"
 #include "agent/vm/console.h"
 #include "agent/vm/guest_port.h"
@@ -48,6 +49,8 @@ struct machine {
     struct move *move;
     struct machine_fds fds;
     struct boot_files *boot_files;
+    struct backend_set backends;
+    Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
     bool paused;      /* by an operator */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
@@ -114,6 +117,7 @@ static void unbuild(struct machine *machine)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
     machine->port = guest_port_free(machine->port);
     machine->vm = vm_free(machine->vm);
+    machine->backends.disks_attached = machine->backends.nics_attached = 0;
     atomic_fetch_add(&machine->epoch, 1);
 }
 
@@ -136,6 +140,7 @@ static void end(struct machine *machine, Godwit__VmState state, enum latch_endin
         loop_timer_start(machine->rest_timer, REST_MS, 0);
     else
         unbuild(machine);
+    backend_set_deinit(&machine->backends); /* taps go, disks are nobody's any more */
 
     pthread_mutex_lock(&machine->latch_mutex);
     machine->record.ending = (uint8_t)ending;
@@ -231,7 +236,9 @@ static int build(struct machine *machine, struct fault *fault)
         return fault_set(fault, ERR_UNSUPPORTED, "CPU baseline '%s' is not known here",
                          machine->spec->cpu->baseline);
 
-    const struct vm_config config = {
+    struct vm_disk_config disks[DISKS_MAX + 1];
+    struct vm_nic_config nics[NICS_MAX];
+    struct vm_config config = {
         .kvm_fd = machine->fds.kvm,
         .vcpus = machine->spec->cpu->vcpus,
         .memory_bytes = machine->spec->memory->size,
@@ -241,9 +248,18 @@ static int build(struct machine *machine, struct fault *fault)
         .on_event = on_event,
         .data = machine,
     };
-    int r = vm_new(&machine->vm, &config, fault);
+    int r = backend_set_config(&machine->backends, machine->spec, disks, nics, &config, fault);
     if (r < 0)
         return r;
+    r = vm_new(&machine->vm, &config, fault);
+    if (r < 0) {
+        backend_set_close_copies(disks, config.disk_count, nics, config.nic_count);
+        return r;
+    }
+    if (machine->backends.is_full) {
+        machine->backends.disks_attached = machine->backends.disk_count;
+        machine->backends.nics_attached = machine->backends.nic_count;
+    }
     return guest_port_new(&machine->port, machine->vm, machine->boot_files, machine->spec,
                           machine->config.vm_id, fault);
 }
@@ -329,6 +345,17 @@ static Godwit__VmSpec *spec_copy(const Godwit__VmSpec *spec)
     return godwit__vm_spec__unpack(NULL, count, bytes);
 }
 
+static Godwit__Stamp *stamp_copy(const Godwit__Stamp *stamp)
+{
+    uint8_t bytes[256];
+    size_t count = godwit__stamp__get_packed_size(stamp);
+
+    if (count > sizeof bytes)
+        return NULL; /* no stamp has so long words: the agent refuses it as a mismatch */
+    (void)godwit__stamp__pack(stamp, bytes);
+    return godwit__stamp__unpack(NULL, count, bytes);
+}
+
 static int check_create(const struct machine *machine, const Godwit__VmCreate *order,
                         const struct machine_fds *fds, struct fault *fault)
 {
@@ -376,6 +403,14 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
         godwit__vm_spec__free_unpacked(machine->spec, NULL);
     machine->spec = spec;
 
+    r = backend_set_init(&machine->backends, spec, order->disk_bytes, order->n_disk_bytes, fault);
+    if (r == 0 && !order->incoming && !backend_set_is_empty(&machine->backends))
+        r = backend_set_fill(&machine->backends, order->backends, order->n_backends, fds->all,
+                             fds->count, fault);
+    if (r < 0)
+        return r;
+    if (order->expected_stamp)
+        machine->expected_stamp = stamp_copy(order->expected_stamp);
     if (!machine->boot_files) {
         r = boot_files_new(&machine->boot_files, fds->kernel, fds->initrd, fault);
         if (r < 0)
@@ -497,10 +532,21 @@ static void on_move_latch(void *data, Godwit__Latch latch)
     pthread_mutex_unlock(&machine->latch_mutex);
 }
 
+/* It has its guest, whose disks and nics are still to come: the agent has to know at once. */
+static bool wants_backends(struct machine *machine)
+{
+    return machine->vm && record_get(machine).generation &&
+           !backend_set_is_empty(&machine->backends) && !machine->backends.is_full;
+}
+
 static void on_move_event(void *data, const Godwit__MoveEvent *event)
 {
     struct machine *machine = data;
 
+    if (event->has_latch && event->latch == GODWIT__LATCH__LATCH_TOOK && wants_backends(machine)) {
+        machine->seq++;
+        machine->config.on_state(machine->config.data);
+    }
     if (event->has_latch && event->latch == GODWIT__LATCH__LATCH_GAVE)
         set_state(machine, GODWIT__VM_STATE__VM_STATE_HELD,
                   "given away as generation %llu; the target's word is awaited",
@@ -717,6 +763,32 @@ int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
     return r;
 }
 
+/* ---- disks and nics of a VM that has moved here ---- */
+int machine_attach(struct machine *machine, const Godwit__VmAttach *order, int *fds, size_t count,
+                   struct fault *fault)
+{
+    if (!order->vm_id || strcmp(order->vm_id, machine->config.vm_id) != 0)
+        return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
+    if (!machine->vm || !record_get(machine).generation)
+        return fault_set(fault, ERR_STATE, "%s has not taken its guest", machine->config.name);
+    if (!machine->backends.is_full) {
+        int r = backend_set_fill(&machine->backends, order->backends, order->n_backends, fds, count,
+                                 fault);
+        if (r < 0)
+            return r;
+    }
+    int r = backend_set_attach(&machine->backends, machine->vm, fault);
+    if (r < 0) {
+        machine->backends.is_full = false; /* wanted still */
+        return r;
+    }
+    machine->seq++;
+    log_info("machine", "attached disks=%u nics=%u vm=%s", machine->backends.disk_count,
+             machine->backends.nic_count, machine->config.vm_id);
+    machine->config.on_state(machine->config.data);
+    return 0;
+}
+
 /* ---- status, console ---- */
 void machine_status(struct machine *machine, struct machine_status *ret_status)
 {
@@ -733,6 +805,9 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.pid = getpid();
     status->vm.has_seq = true;
     status->vm.seq = machine->seq;
+    status->vm.has_wants_backends = true;
+    status->vm.wants_backends = wants_backends(machine);
+    status->vm.expected_stamp = machine->expected_stamp;
     if (machine->reason[0])
         status->vm.reason = machine->reason;
     if (machine->vm) {
@@ -777,7 +852,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         return fault_set(fault, ERR_NOMEM, "no memory for a machine");
 
     machine->config = *config;
-    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1};
+    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, NULL, 0};
     pthread_mutex_init(&machine->latch_mutex, NULL);
     const struct console_config console = {
         .loop = config->loop,
@@ -811,6 +886,9 @@ struct machine *machine_free(struct machine *machine)
     if (machine->rest_timer)
         (void)loop_timer_free(machine->rest_timer);
     (void)latch_file_free(machine->latch_file);
+    backend_set_deinit(&machine->backends);
+    if (machine->expected_stamp)
+        godwit__stamp__free_unpacked(machine->expected_stamp, NULL);
     if (machine->spec)
         godwit__vm_spec__free_unpacked(machine->spec, NULL);
     close_p(&machine->fds.kvm);

@@ -37,6 +37,8 @@ struct machine_config {
 /* Descriptors that come with VM_CREATE; -1: not given. */
 struct machine_fds {
     int kvm, console, latch, kernel, initrd;
+    int *all; /* every one that came, for the order's backends; taken ones become -1 */
+    size_t count;
 };
 
 /* A message and the parts it points into. */
@@ -44,6 +46,12 @@ struct machine_status {
     Godwit__VmStatus vm;
     Godwit__MoveLatch latch;
 };
+
+/* Disks and nics of a VM that has taken its guest. Takes the descriptors out of `fds` when it
+ * returns 0; the same order twice is one. */
+struct machine;
+int machine_attach(struct machine *machine, const Godwit__VmAttach *order, int *fds, size_t count,
+                   struct fault *fault);
 
 int machine_new(struct machine **ret_machine, const struct machine_config *config,
                 struct fault *fault);

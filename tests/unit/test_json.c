@@ -152,7 +152,7 @@ static void prints_doubles_shortly_and_exactly(void **state)
 
     assert_int_equal(json_print(&heartbeat.base, JSON_FORM_COMPACT, &text, NULL), 0);
 
-    assert_string_equal(text, "{\"load1\":0.1}\n");
+    assert_string_equal(text, "{\"load1\":0.1,\"bridges\":[]}\n");
 }
 
 int main(void)
