@@ -16,9 +16,11 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/job.h"
+#include "coordinator/preflight.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "proto/vm_spec.h"
 
 enum {
     ORDER_MS = 60000,   /* starting, stopping, preparing memory */
@@ -189,7 +191,7 @@ static char *incarnation_of(struct coordinator *coordinator, const char *host)
     return found && found->facts ? found->facts->incarnation : NULL;
 }
 
-static void send_start(struct sent *sent, struct cluster_vm *vm)
+static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *expected)
 {
     Godwit__OrderVmStart order = GODWIT__ORDER_VM_START__INIT;
     order.vm_id = vm->id;
@@ -197,7 +199,44 @@ static void send_start(struct sent *sent, struct cluster_vm *vm)
     order.has_generation = true;
     order.generation = sent->order.generation;
     order.incarnation = vm->own.incarnation;
+    order.expected_stamp = expected;
     send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor, ORDER_MS);
+}
+
+/* L was read (R2 of SWITCHOVER); now the start may take the disks from exactly that. A failure here
+ * is one of a start that never left: an earlier one of the same grant may still be on its way. */
+static void on_stamp_read(void *data, const ProtobufCMessage *reply, const struct fault *fault,
+                          enum agent_link_fate fate)
+{
+    struct sent *sent = data;
+    struct cluster_vm *vm = cluster_vm(&sent->coordinator->cluster, sent->order.vm_id);
+    struct fault words = {0};
+    (void)fate;
+    if (!vm) { /* removed while the question was on its way */
+        free(sent);
+        return;
+    }
+    Godwit__Stamp *found = (Godwit__Stamp *)(uintptr_t)reply; /* protobuf-c knows no const */
+    if (fault)
+        words = *fault;
+    else if (preflight_judge_stamp(vm, sent->order.generation, found, &words) == 0) {
+        send_start(sent, vm, found->generation ? found : NULL);
+        return;
+    }
+    on_order_done(sent, NULL, &words, AGENT_LINK_NEVER_LEFT);
+}
+
+static void begin_start(struct sent *sent, struct cluster_vm *vm)
+{
+    Godwit__OrderStampRead order = GODWIT__ORDER_STAMP_READ__INIT;
+    if (!vm_spec_stamp_store(vm->spec)) {
+        send_start(sent, vm, NULL);
+        return;
+    }
+    order.vm_id = vm->id;
+    order.spec = vm->spec;
+    agent_link_call(sent->coordinator, sent->order.host, METHOD_ORDER_STAMP_READ, &order.base,
+                    &godwit__stamp__descriptor, QUICK_MS, on_stamp_read, sent);
 }
 
 static void send_stop(struct sent *sent)
@@ -250,8 +289,44 @@ static void send_move_in(struct sent *sent, struct cluster_vm *vm, struct cluste
     order.has_lanes_max = true;
     order.lanes_max = job->goals && job->goals->lanes ? job->goals->lanes : LANES_MAX;
     order.target_incarnation = incarnation_of(sent->coordinator, job->core.target_host);
+    Godwit__Stamp expected = GODWIT__STAMP__INIT;
+    expected.has_generation = true;
+    expected.generation = job->core.source_generation;
+    expected.owner = job->core.source_host;
+    expected.incarnation = vm->own.incarnation;
+    if (vm_spec_stamp_store(vm->spec))
+        order.expected_stamp = &expected;
     send_order(sent, METHOD_ORDER_MOVE_IN, &order.base, &godwit__move_in_reply__descriptor,
                ORDER_MS);
+}
+
+static void on_move_checked(void *data, const struct fault *fault, enum agent_link_fate fate,
+                            const char *note)
+{
+    struct sent *sent = data;
+    struct cluster_vm *vm = cluster_vm(&sent->coordinator->cluster, sent->order.vm_id);
+    struct cluster_job *job = cluster_job(&sent->coordinator->cluster, sent->order.job_id);
+    struct fault words = {0};
+    if (!fault && (!vm || !job || job->core.step != JOB_PREPARE)) {
+        (void)fault_set(&words, ERR_CANCELED, "the move ended while its target was looked at");
+        fault = &words;
+        fate = AGENT_LINK_NEVER_LEFT;
+    }
+    if (fault) {
+        on_order_done(sent, NULL, fault, fate);
+        return;
+    }
+    cluster_job_note(job, note);
+    send_move_in(sent, vm, job);
+}
+
+static void begin_move_in(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
+{
+    if (preflight_is_needed(vm))
+        preflight_move(sent->coordinator, vm, job->core.source_host, job->core.target_host,
+                       on_move_checked, sent);
+    else
+        send_move_in(sent, vm, job);
 }
 
 static void send_move_out(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
@@ -291,7 +366,7 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     }
     switch (order->kind) {
     case ORDER_START:
-        send_start(sent, vm);
+        begin_start(sent, vm);
         break;
     case ORDER_STOP:
         send_stop(sent);
@@ -312,7 +387,7 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         send_verdict(sent);
         break;
     case ORDER_MOVE_IN:
-        send_move_in(sent, vm, job);
+        begin_move_in(sent, vm, job);
         break;
     case ORDER_MOVE_OUT:
         send_move_out(sent, vm, job);

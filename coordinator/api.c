@@ -14,7 +14,9 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
+#include "coordinator/cluster_core.h"
 #include "coordinator/enrol.h"
+#include "coordinator/preflight.h"
 #include "coordinator/watch.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -312,6 +314,52 @@ static void reply_when_stored(struct coordinator *coordinator, struct rpc_reques
     coordinator_apply(coordinator, todo, NULL, on_job_stored, reply);
 }
 
+struct dry_run { /* a move that is only looked at, while both hosts are asked */
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    struct cluster_job *job; /* owned, in no cluster */
+};
+
+static void on_dry_run_checked(void *data, const struct fault *fault, enum agent_link_fate fate,
+                               const char *note)
+{
+    struct dry_run *dry_run = data;
+    struct cluster_job *job = dry_run->job;
+    struct problem problem;
+    (void)fate;
+    if (fault) {
+        (void)problem_set(&problem, GW_TARGET_REFUSED, "%s cannot move to %s: %.300s",
+                          job->vm_name, job->core.target_host, fault->text);
+        const struct cluster_vm *vm = cluster_vm(&dry_run->coordinator->cluster, job->core.vm_id);
+        if (vm)
+            cluster_vm_place(&dry_run->coordinator->cluster, vm, coordinator_now().ns,
+                             problem.vm_state, sizeof problem.vm_state);
+        reply_job(dry_run->coordinator, dry_run->request, NULL, &problem, false);
+    } else {
+        cluster_job_note(job, note);
+        reply_job(dry_run->coordinator, dry_run->request, job, NULL, true);
+    }
+    (void)cluster_job_free(job);
+    free(dry_run);
+}
+
+/* Takes the job. */
+static void reply_dry_run(struct coordinator *coordinator, struct rpc_request *request,
+                          struct cluster_job *job)
+{
+    const struct cluster_vm *vm = cluster_vm(&coordinator->cluster, job->core.vm_id);
+    if (!vm || !preflight_is_needed(vm)) {
+        reply_job(coordinator, request, job, NULL, true);
+        (void)cluster_job_free(job);
+        return;
+    }
+    struct dry_run *dry_run = calloc(1, sizeof *dry_run);
+    assert(dry_run);
+    *dry_run = (struct dry_run){.coordinator = coordinator, .request = request, .job = job};
+    preflight_move(coordinator, vm, job->core.source_host, job->core.target_host,
+                   on_dry_run_checked, dry_run);
+}
+
 static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
 {
     struct coordinator *coordinator = peer->coordinator;
@@ -337,8 +385,7 @@ static void on_migrate(struct peer *peer, struct rpc_request *request, const voi
         reply_job(coordinator, request, NULL, &problem, false);
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
     } else if (wanted->dry_run) {
-        reply_job(coordinator, request, job, NULL, true);
-        (void)cluster_job_free(job);
+        reply_dry_run(coordinator, request, job);
     } else {
         log_info("api", "move begins job=%s vm=%s source=%s target=%s by=%s", job_id, job->vm_name,
                  job->core.source_host, job->core.target_host, rpc_peer(peer->rpc)->name);

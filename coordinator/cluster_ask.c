@@ -277,6 +277,7 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
     if (find_baseline(cluster, spec, host, now, &baseline, problem) != 0)
         return -1;
     struct planner_ask ask = {.vm_name = spec->name,
+                              .spec = spec,
                               .baseline = baseline,
                               .memory_bytes = spec->memory->size,
                               .only_on = host ? host->name : NULL};
@@ -365,6 +366,7 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
 
     struct planner_ask ask = {.vm_name = vm->spec->name,
+                              .spec = vm->spec,
                               .baseline = vm->spec->cpu->baseline,
                               .memory_bytes = vm->spec->memory->size};
     struct cluster_host *host = NULL;
@@ -529,6 +531,16 @@ static int judge_move(struct cluster *cluster, struct cluster_vm *vm, struct clu
         return -1;
     if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return wrong_state(cluster, vm, "is held by an earlier move", "show", now, problem);
+    const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
+    if (tying) {
+        (void)problem_set(problem, GW_DISK_NOT_SHARED,
+                          "%s writes disk %s, which only %s has; only shared disks move in this "
+                          "version",
+                          vm->spec->name, tying->name, vm->own.owner);
+        add_place(cluster, vm, now, problem);
+        problem_hint(problem, "put it into a store that both hosts see, with shared: true");
+        return -1;
+    }
     return 0;
 }
 
@@ -556,8 +568,11 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm, const c
         if (!wanted)
             return -1;
     }
+    const struct cluster_host *source = cluster_host(cluster, vm->own.owner);
     struct planner_ask ask = {
         .vm_name = vm->spec->name,
+        .spec = vm->spec,
+        .cpu_vendor = source && source->facts ? source->facts->cpu_vendor : NULL,
         .baseline = vm->spec->cpu->baseline,
         .memory_bytes = vm->spec->memory->size,
         .not_on = vm->own.owner,

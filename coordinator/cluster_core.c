@@ -182,9 +182,9 @@ static void job_ended(struct cluster *cluster, struct cluster_job *job, struct c
              job->vm_name, job_state_name(job->core.state), place, job->core.error_text);
 }
 
-static void note(struct cluster_job *job, const char *text)
+void cluster_job_note(struct cluster_job *job, const char *text)
 {
-    if (job->note_count < CLUSTER_NOTES_MAX)
+    if (text[0] && job->note_count < CLUSTER_NOTES_MAX)
         WORDS_COPY(job->notes[job->note_count++], text);
 }
 
@@ -200,7 +200,7 @@ static void carry_out(struct cluster *cluster, struct cluster_job *job,
         char text[CLUSTER_REASON_SIZE];
         (void)snprintf(text, sizeof text, "%s is held on %s and waits for word of %s", job->vm_name,
                        job->core.source_host, job->core.target_host);
-        note(job, text);
+        cluster_job_note(job, text);
         log_error("job_core", "%s job=%s", text, job->core.id);
         cluster_todo_event(todo, vm->id, "alarm: %s (job %s)", text, job->core.id);
     }
@@ -601,6 +601,26 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     link_changed(cluster, host, true, now, todo);
 }
 
+/* The facts' own copies; without memory they stay as they were. */
+static void take_bridges(Godwit__HostFacts *facts, const Godwit__AgentHeartbeat *heartbeat)
+{
+    char **list = calloc(heartbeat->n_bridges + 1, sizeof *list);
+    size_t count = 0;
+    while (list && count < heartbeat->n_bridges) {
+        list[count] = strdup(heartbeat->bridges[count]);
+        if (!list[count])
+            break;
+        count++;
+    }
+    if (!list)
+        return;
+    for (size_t i = 0; i < facts->n_bridges; i++)
+        free(facts->bridges[i]);
+    free(facts->bridges);
+    facts->bridges = list;
+    facts->n_bridges = count;
+}
+
 void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
                        const Godwit__AgentHeartbeat *heartbeat, struct cluster_now now)
 {
@@ -609,6 +629,8 @@ void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
     host->seen_unix_ms = now.unix_ms;
     if (heartbeat->has_memory_free_bytes)
         host->memory_free_bytes = heartbeat->memory_free_bytes;
+    if (heartbeat->tells_bridges && host->facts)
+        take_bridges(host->facts, heartbeat);
     if (heartbeat->has_load1 && host->facts) {
         host->facts->has_load1 = true;
         host->facts->load1 = heartbeat->load1;

@@ -43,6 +43,8 @@ void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluste
 void cluster_step_job(struct cluster *cluster, struct cluster_job *job,
                       const struct job_event *event, struct cluster_now now,
                       struct cluster_todo *todo);
+/* For the operator: what was found, why it waits. What does not fit any more is left out. */
+void cluster_job_note(struct cluster_job *job, const char *text);
 /* Note that the record changed: it goes into the store with this todo. */
 void cluster_put_own(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo);
 /* An order to `host` about this VM, under the recorded generation. */

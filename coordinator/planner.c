@@ -21,6 +21,20 @@ static bool gives(const Godwit__HostFacts *facts, const char *name)
 
 #define MIB_OF(bytes) ((unsigned long long)((bytes) >> 20))
 
+/* The first bridge that the VM's nics need and the host lacks; NULL: none. An agent that tells no
+ * vendor is older than the telling of bridges: it is asked before the move begins. */
+static const char *missing_bridge(const Godwit__HostFacts *facts, const Godwit__VmSpec *spec)
+{
+    for (size_t i = 0; spec && facts->cpu_vendor && i < spec->n_nics; i++) {
+        bool found = false;
+        for (size_t n = 0; !found && n < facts->n_bridges; n++)
+            found = strcmp(facts->bridges[n], spec->nics[i]->bridge) == 0;
+        if (!found)
+            return spec->nics[i]->bridge;
+    }
+    return NULL;
+}
+
 enum gw_code planner_judge(const struct planner_host *host, const struct planner_ask *ask,
                            char *ret_reason, size_t reason_size)
 {
@@ -43,6 +57,17 @@ enum gw_code planner_judge(const struct planner_host *host, const struct planner
                        host->name, ask->baseline,
                        fact && fact->missing ? fact->missing : "it does not know this baseline");
         return GW_CPU_COMPAT;
+    }
+    const char *vendor = host->facts->cpu_vendor;
+    if (ask->cpu_vendor && vendor && strcmp(ask->cpu_vendor, vendor) != 0) {
+        (void)snprintf(ret_reason, reason_size, "%s has %s CPUs, the guest was started on %s",
+                       host->name, vendor, ask->cpu_vendor);
+        return GW_CPU_COMPAT;
+    }
+    const char *bridge = missing_bridge(host->facts, ask->spec);
+    if (bridge) {
+        (void)snprintf(ret_reason, reason_size, "%s has no bridge %s", host->name, bridge);
+        return GW_NO_BRIDGE;
     }
     uint64_t need = ask->memory_bytes + PLANNER_OVERHEAD_BYTES;
     uint64_t free = host->memory_free_bytes > host->memory_promised_bytes

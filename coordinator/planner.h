@@ -28,6 +28,8 @@ struct planner_ask {
     const char *vm_name;
     const char *baseline; /* "": any */
     uint64_t memory_bytes;
+    const Godwit__VmSpec *spec; /* for its nics; NULL: none */
+    const char *cpu_vendor;     /* the guest runs on it and cannot change it; NULL: any */
     const char *not_on;  /* the source of a move; NULL: none */
     const char *only_on; /* the operator's choice; NULL: any */
 };

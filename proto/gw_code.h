@@ -80,6 +80,11 @@ enum exit_code {
       "driver for it); `godwit vm stop --force` stops the VM all the same.")                       \
     X(GW_IMPORT_REFUSED, 2150, "import-refused", EXIT_CODE_REFUSED, false,                         \
       "The definition needs what the embedded VMM does not give; the lines say what.")              \
+    X(GW_DISK_NOT_SHARED, 2160, "disk-not-shared", EXIT_CODE_REFUSED, false,                       \
+      "The VM writes a disk that only its host has; only disks beneath a store that several hosts "\
+      "share move in this version.")                                                               \
+    X(GW_NO_BRIDGE, 2161, "no-bridge", EXIT_CODE_REFUSED, false,                                   \
+      "The host has no bridge of the name that a nic of the VM needs.")                            \
     X(GW_MOVE_ROLLED_BACK, 2201, "move-rolled-back", EXIT_CODE_ROLLED_BACK, true,                  \
       "The move failed before the target took the guest; the VM runs on its source as before.")    \
     X(GW_MOVE_CANCELED, 2202, "move-canceled", EXIT_CODE_ROLLED_BACK, false,                       \
