@@ -54,7 +54,7 @@ def need_writer(pool):
         return
     nics = ["{bridge: vmbr0, queues: 1}"] if pool.hosts[0].namespace else []
     create(pool, spec(pool, "writer", [shared_disk(pool, "writer.raw", size=f"{DISK_MIB}MiB")], nics,
-                      f"disk={DISK_MIB} diskrate=300"), "writer")
+                      f"disk={DISK_MIB} diskrate=300 writers=1 rate=5 ws=8 fill=random fillmb=48"), "writer")
 
 
 def taps(host):
@@ -149,7 +149,10 @@ def an_agent_that_dies_between_took_and_its_stamp_attaches_when_it_is_back(pool)
     agent = host_of(pool, target)
     os.kill(agent.agent.pid, signal.SIGSTOP)
     pools.wait_for("the source to be rid of it", 60, lambda: not host_of(pool, source).vm_pids())
-    expect(len(agent.vm_pids()) == 1, "the target's process is gone")
+    pids = agent.vm_pids()
+    expect(len(pids) == 1, "the target's process is gone")
+    expect(not any("writer.raw" in os.readlink(fd) for fd in pathlib.Path(f"/proc/{pids[0]}/fd").iterdir()),
+           "the target has the disk open before its stamp was taken")
     agent.kill_agent()
     agent.start_agent()
     expect_host(pool, "writer", target)

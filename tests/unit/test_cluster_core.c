@@ -253,6 +253,74 @@ static void a_name_is_given_once(void **state)
 /* ---- words ------------------------------------------------------------------------------------
  */
 
+static int create_with(const char *name, Godwit__DiskSpec *disk, Godwit__NicSpec *nic)
+{
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MemorySpec size = GODWIT__MEMORY_SPEC__INIT;
+    char id[ID_TEXT_SIZE];
+    (void)snprintf(id, sizeof id, "id-%.20s", name);
+    size.has_size = true;
+    size.size = MIB(64);
+    spec.name = (char *)(uintptr_t)name;
+    spec.memory = &size;
+    spec.kernel = (char *)(uintptr_t) "/kernel";
+    spec.disks = &disk;
+    spec.n_disks = disk ? 1 : 0;
+    spec.nics = &nic;
+    spec.n_nics = nic ? 1 : 0;
+    return cluster_create_vm(&cluster, &spec, id, false, later(), &ticket, &problem, &todo);
+}
+
+static void an_address_that_was_not_given_is_made_and_kept(void **state)
+{
+    (void)state;
+    Godwit__NicSpec nic = GODWIT__NIC_SPEC__INIT;
+    nic.bridge = (char *)(uintptr_t) "br0";
+
+    assert_int_equal(create_with("web", NULL, &nic), 0);
+
+    const char *mac = vm_named("web")->spec->nics[0]->mac;
+    assert_int_equal(strlen(mac), 17);
+    nic.mac = (char *)(uintptr_t)mac;
+    assert_int_equal(create_with("db", NULL, &nic), -1);
+    assert_non_null(strstr(problem.text, "web has a nic with"));
+}
+
+static void a_shared_disk_that_is_written_is_one_vms(void **state)
+{
+    (void)state;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT;
+    disk.name = (char *)(uintptr_t) "root";
+    disk.store = (char *)(uintptr_t) "/srv/shared";
+    disk.file = (char *)(uintptr_t) "root.raw";
+    disk.has_shared = disk.shared = true;
+
+    assert_int_equal(create_with("web", &disk, NULL), 0);
+    assert_int_equal(create_with("db", &disk, NULL), -1);
+    assert_int_equal(problem.code, GW_SPEC_INVALID);
+    assert_non_null(strstr(problem.text, "is disk root of web already"));
+
+    disk.file = (char *)(uintptr_t) "other.raw";
+    assert_int_equal(create_with("db", &disk, NULL), 0);
+}
+
+static void a_disk_that_only_its_host_has_ties_the_vm_to_it(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT;
+    disk.name = (char *)(uintptr_t) "data";
+    disk.path = (char *)(uintptr_t) "/dev/vg/data";
+    assert_int_equal(create_with("web", &disk, NULL), 0);
+    order_succeeds(VM_STATE(RUNNING), 1);
+
+    assert_int_equal(migrate("web", "auto", &job), -1);
+
+    assert_int_equal(problem.code, GW_DISK_NOT_SHARED);
+    assert_non_null(strstr(problem.text, "disk data"));
+    assert_non_null(strstr(problem.vm_state, "running on"));
+}
+
 static void words_are_names_ids_and_unique_prefixes(void **state)
 {
     (void)state;
@@ -513,6 +581,9 @@ int main(void)
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
         TEST(bad_specs_are_refused_and_change_nothing),
         TEST(a_name_is_given_once),
+        TEST(an_address_that_was_not_given_is_made_and_kept),
+        TEST(a_shared_disk_that_is_written_is_one_vms),
+        TEST(a_disk_that_only_its_host_has_ties_the_vm_to_it),
         TEST(words_are_names_ids_and_unique_prefixes),
         TEST(a_host_that_is_silent_is_suspect_then_down_and_its_vms_unknown),
         TEST(a_move_is_recorded_with_its_job_before_the_target_is_ordered),

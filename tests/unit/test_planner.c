@@ -83,6 +83,48 @@ static void breaks_a_tie_by_name(void **state)
     assert_int_equal(planner_choose(hosts, 4, &ask, NULL), 0);
 }
 
+static void a_guest_stays_with_the_vendor_of_its_cpu(void **state)
+{
+    (void)state;
+    struct planner_ask ask = ask_for("x86-64-v3");
+    struct problem problem;
+    ask.cpu_vendor = "GenuineIntel";
+    ask.only_on = "node3";
+    strong.cpu_vendor = (char *)(uintptr_t) "AuthenticAMD";
+
+    assert_int_equal(planner_choose(hosts, 4, &ask, &problem), -1);
+    assert_int_equal(problem.code, GW_CPU_COMPAT);
+    assert_non_null(strstr(problem.text, "AuthenticAMD"));
+
+    strong.cpu_vendor = (char *)(uintptr_t) "GenuineIntel";
+    assert_int_equal(planner_choose(hosts, 4, &ask, NULL), 2);
+}
+
+static void a_host_without_the_bridge_of_a_nic_falls_out(void **state)
+{
+    (void)state;
+    static char *bridges[] = {(char *)(uintptr_t) "br0"};
+    struct planner_ask ask = ask_for("x86-64-v3");
+    struct problem problem;
+    Godwit__NicSpec nic = GODWIT__NIC_SPEC__INIT;
+    Godwit__NicSpec *nics[] = {&nic};
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    nic.bridge = (char *)(uintptr_t) "br1";
+    spec.nics = nics;
+    spec.n_nics = 1;
+    ask.spec = &spec;
+    ask.only_on = "node3";
+    strong.cpu_vendor = (char *)(uintptr_t) "GenuineIntel";
+    strong.bridges = bridges;
+    strong.n_bridges = 1;
+
+    assert_int_equal(planner_choose(hosts, 4, &ask, &problem), -1);
+    assert_int_equal(problem.code, GW_NO_BRIDGE);
+
+    nic.bridge = (char *)(uintptr_t) "br0";
+    assert_int_equal(planner_choose(hosts, 4, &ask, NULL), 2);
+}
+
 static void tells_the_reason_of_every_host_when_none_fits(void **state)
 {
     (void)state;
@@ -144,6 +186,8 @@ int main(void)
         TEST(tells_the_reason_of_every_host_when_none_fits),
         TEST(tells_the_reason_of_the_host_that_was_asked_for_and_who_fits),
         TEST(refuses_a_host_without_kvm),
+        TEST(a_guest_stays_with_the_vendor_of_its_cpu),
+        TEST(a_host_without_the_bridge_of_a_nic_falls_out),
         TEST(the_pools_baseline_is_the_best_that_all_that_are_up_give),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
