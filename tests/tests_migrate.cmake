@@ -5,7 +5,7 @@ if(TARGET godwit_migrate)
     ${CMAKE_SOURCE_DIR}/tests/support/fake_guest.c
     ${CMAKE_SOURCE_DIR}/tests/support/fake_move.c)
   target_link_libraries(migrate_support PRIVATE godwit_flags PUBLIC godwit_migrate)
-  godwit_test(unit switchover_explore ROOMS migrate)
+  godwit_test(unit switchover_explore ROOMS migrate storage)
   foreach(noun phase page_frame move_frame source_core target_core converge pacer page_codec
           page_digest page_scan progress)
     godwit_test(unit ${noun} ROOMS migrate)
