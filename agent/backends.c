@@ -294,6 +294,15 @@ void backends_close(struct backends *backends)
     backends->fd_count = 0;
 }
 
+int backends_open_boot(const Godwit__VmSpec *spec, int *ret_fd, struct fault *fault)
+{
+    assert(spec->n_disks > 0);
+    int r = open_disk_file(spec->disks[0], O_RDONLY, ret_fd, fault);
+    if (r == 0)
+        (void)posix_fadvise(*ret_fd, 0, 0, POSIX_FADV_DONTNEED); /* the guest writes past it */
+    return r < 0 ? fault_wrap(fault, r, "disk %s", spec->disks[0]->name) : 0;
+}
+
 /* ---- removing ---- */
 int backends_remove(const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault)
 {

@@ -49,6 +49,9 @@ int backends_take(const struct backends_ask *ask, struct backends *ret_backends,
                   struct fault *fault);
 void backends_close(struct backends *backends); /* zeroed ones too */
 
+/* The first disk, to be read for what it boots: through the cache, which is emptied first. */
+int backends_open_boot(const Godwit__VmSpec *spec, int *ret_fd, struct fault *fault);
+
 /* L of the VM; zeroed when it has none or needs none. */
 int backends_read_stamp(const Godwit__VmSpec *spec, const char *vm_id, struct stamp *ret_stamp,
                         struct fault *fault);

@@ -45,7 +45,7 @@ struct agent {
     struct agent_link *link;
     struct loop_signal *term, *interrupt;
     char *ca, *certificate, *key;
-    char vm_program[PATH_SIZE];
+    char vm_program[PATH_SIZE], boot_reader[PATH_SIZE];
 };
 
 static void print_help(FILE *out)
@@ -214,7 +214,10 @@ static int find_vm_program(struct agent *agent, struct fault *fault)
     }
     if (access(agent->vm_program, X_OK) < 0)
         return fault_set(fault, ERR_NOT_FOUND, "there is no program %s", agent->vm_program);
-    return 0;
+    const char *slash = strrchr(agent->vm_program, '/');
+    size_t folder = slash ? (size_t)(slash - agent->vm_program) + 1 : 0;
+    return path_join(agent->boot_reader, PATH_SIZE, fault, "%.*sgodwit-boot-reader", (int)folder,
+                     agent->vm_program); /* beside it; missed only by who boots from a disk */
 }
 
 static int read_text(const char *name, char **ret_text, struct fault *fault)
@@ -281,7 +284,8 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         r = journal_new(&agent->journal, agent->loop, path, on_journal_entry, agent->table, fault);
     if (r == 0) {
         vm_table_set_journal(agent->table, agent->journal);
-        r = orders_new(&agent->orders, agent->loop, agent->table, agent->facts, fault);
+        r = orders_new(&agent->orders, agent->loop, agent->table, agent->facts, agent->boot_reader,
+                       fault);
     }
     return r;
 }

@@ -14,11 +14,13 @@
 #include "agent/agent_link.h"
 #include "agent/attach.h"
 #include "agent/backends.h"
+#include "agent/boot_reader.h"
 #include "agent/host_facts.h"
 #include "agent/move_sockets.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
+#include "base/config.h"
 #include "base/err.h"
 #include "base/id.h"
 #include "base/log.h"
@@ -42,6 +44,7 @@ struct orders {
     struct loop *loop;
     struct vm_table *table;
     struct host_facts *facts;
+    const char *boot_reader; /* the program */
     unsigned workers;  /* that hold a step */
     bool stopped;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
@@ -230,9 +233,6 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
 {
     char path[VM_PATH_SIZE];
 
-    if (vm_spec_boots_from_disk(spec))
-        return fault_set(fault, ERR_UNSUPPORTED, "%s: this agent cannot boot from a disk yet",
-                         spec->name);
     int r = host_facts_check(step->orders->facts, spec, &step->fds[FD_KVM], fault);
     if (r == 0)
         r = vm_entry_state_path(entry, "console.log", path, fault);
@@ -245,8 +245,8 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
     r = vm_entry_run_path(entry, "latch", path, fault);
     if (r == 0)
         r = latch_file_create(path, &step->fds[FD_LATCH], fault);
-    if (r < 0 || incoming)
-        return r;
+    if (r < 0 || incoming || vm_spec_boots_from_disk(spec))
+        return r; /* those of a disk are read when it is open */
 
     if (!spec->kernel || !*spec->kernel)
         return fault_set(fault, ERR_INVALID, "%s has no kernel", spec->name);
@@ -284,6 +284,31 @@ static struct backends_ask step_ask(const struct step *step)
     };
 }
 
+/* Kernel and initrd of the first disk, and its own command line before what the spec adds. */
+static int read_boot(struct step *step, struct fault *fault)
+{
+    Godwit__VmSpec *spec = ((Godwit__OrderVmStart *)step->order)->spec;
+    char options[BOOT_READER_OPTIONS_SIZE], whole[CMDLINE_MAX + 1];
+    AUTO_FD int disk_fd = -1;
+
+    int r = backends_open_boot(spec, &disk_fd, fault);
+    if (r == 0)
+        r = boot_reader_run(step->orders->boot_reader, disk_fd, &step->fds[FD_KERNEL],
+                            &step->fds[FD_INITRD], options, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "%s cannot boot from its disk %s", spec->name,
+                          spec->disks[0]->name);
+    const char *more = spec->cmdline ? spec->cmdline : "";
+    r = path_join(whole, sizeof whole, fault, "%s%s%s", options, *more ? " " : "", more);
+    char *copy = r == 0 ? strdup(whole) : NULL;
+    if (!copy)
+        return r < 0 ? r : fault_set(fault, ERR_NOMEM, "no memory for a command line");
+    if (spec->cmdline && spec->cmdline != protobuf_c_empty_string)
+        free(spec->cmdline);
+    spec->cmdline = copy;
+    return 0;
+}
+
 static void backends_work(void *data)
 {
     struct step *step = data;
@@ -293,6 +318,8 @@ static void backends_work(void *data)
                                   : backends_start(&ask, &step->backends, &step->fault);
     if (step->result == BACKENDS_E_LOST)
         step->result = ERR_REFUSED;
+    if (step->result == 0 && !step->incoming && vm_spec_boots_from_disk(step_spec(step)))
+        step->result = read_boot(step, &step->fault);
 }
 
 /* VM_CREATE, with all descriptors. */
@@ -1471,7 +1498,7 @@ const struct rpc_method *orders_methods(size_t *ret_count)
 }
 
 int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
-               struct host_facts *facts, struct fault *fault)
+               struct host_facts *facts, const char *boot_reader, struct fault *fault)
 {
     struct orders *orders = calloc(1, sizeof *orders);
     if (!orders)
@@ -1479,6 +1506,7 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
     orders->loop = loop;
     orders->table = table;
     orders->facts = facts;
+    orders->boot_reader = boot_reader;
     *ret_orders = orders;
     return 0;
 }

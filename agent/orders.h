@@ -23,7 +23,7 @@ struct vm_entry;
 struct vm_table;
 
 int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
-               struct host_facts *facts, struct fault *fault);
+               struct host_facts *facts, const char *boot_reader, struct fault *fault);
 /* Workers are done with it, and what they bring is dropped: before the table is freed. */
 void orders_stop(struct orders *orders);
 struct orders *orders_free(struct orders *orders);

@@ -27,6 +27,7 @@
 #include "base/thread.h"
 #include "migrate/guest.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 #include "vmm-core/cpu_model.h"
 #include "vmm-core/guest_memory.h"
 #include "vmm-core/vm.h"
@@ -52,6 +53,7 @@ struct machine {
     struct backend_set backends;
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
     bool paused;      /* by an operator */
+    bool moved_in;    /* it was made for a move, so its spec is the pool's, not a start's */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
     struct fault pending_fault;
@@ -286,6 +288,12 @@ static void on_reset(struct machine *machine)
 {
     struct fault fault = {0};
 
+    if (machine->moved_in && vm_spec_boots_from_disk(machine->spec)) {
+        end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_POWER_OFF,
+            "the guest reset itself; its command line is read from its disk by a start: start it "
+            "again");
+        return;
+    }
     unbuild(machine);
     int r = boot(machine, &fault);
     if (r == ERR_NOT_FOUND) {
@@ -426,6 +434,7 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
         machine->fds.kvm = TAKE_FD(fds->kvm);
     }
     machine->paused = order->start_paused;
+    machine->moved_in = order->incoming;
     if (order->incoming) {
         r = build(machine, fault);
         if (r == 0)

@@ -3,6 +3,7 @@
 again; who may write is decided by the stamp; what was made is removed, what was there is not."""
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -232,6 +233,31 @@ def a_disk_of_one_vm_is_not_given_to_another(pool):
            f"exit {refused.returncode}: {refused.stderr}")
 
 
+def boots_from_its_own_disk(pool):
+    mke2fs = shutil.which("mke2fs", path="/sbin:/usr/sbin:" + os.environ["PATH"])
+    if not mke2fs:
+        return
+    tree, disk = pool.dir / "tree", share(pool) / "booted.raw"
+    (tree / "boot/grub").mkdir(parents=True)
+    shutil.copy(pool.guest_elf(), tree / "boot/vmlinuz-1")
+    (tree / "boot/grub/grub.cfg").write_text(
+        'set default="0"\nmenuentry "The guest" --id guest {\n\tlinux /boot/vmlinuz-1 vcpus=1 writers=1 rate=5\n}\n')
+    subprocess.run([mke2fs, "-q", "-t", "ext4", "-d", tree, disk, "32M"], check=True, capture_output=True)
+    path = pool.dir / "booted.yaml"
+    path.write_text("name: booted\nboot: disk\ncmdline: ws=8\ncpu: {vcpus: 1}\nmemory: {size: 64MiB}\nhost: node1\n"
+                    f"disks:\n  - {shared_disk(pool, 'booted.raw')}\n")
+    create(pool, path, "booted")
+    pool.godwit("migrate", "booted", "--to", "node2")
+    pool.verify("booted")
+    pool.godwit("vm", "rm", "booted", "--stop", "-y")
+    expect(disk.exists(), "a disk that was there is deleted")
+    disk.write_bytes(os.urandom(1 << 20))
+    refused = pool.godwit("vm", "create", "-f", path, check=False)
+    expect(refused.returncode != 0 and "nothing to boot" in refused.stderr, refused.stderr)
+    pool.godwit("vm", "rm", "booted", "-y", check=False)
+    disk.unlink()
+
+
 def removes_what_was_made_and_nothing_that_was_there(pool):
     precious = share(pool) / "precious.raw"
     precious.write_bytes(b"\0" * (4 << 20))
@@ -259,5 +285,6 @@ run([
     refuses_a_disk_that_only_its_host_has,
     refuses_a_target_without_its_bridge,
     a_disk_of_one_vm_is_not_given_to_another,
+    boots_from_its_own_disk,
     removes_what_was_made_and_nothing_that_was_there,
 ])
