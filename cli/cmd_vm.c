@@ -97,6 +97,51 @@ int cmd_vm_ls(struct context *context)
     return listing_run(context, &listing);
 }
 
+/* Texts of a spec as they are, but for letters that would do something to a terminal. */
+static void put_words(FILE *out, const char *words)
+{
+    for (const char *at = words ? words : ""; *at; at++)
+        (void)fputc((unsigned char)*at < ' ' || *at == 0x7f ? '?' : *at, out);
+}
+
+static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
+{
+    bool in_store = disk->store && disk->store[0];
+    put_words(out, disk->name);
+    (void)fputs(": ", out);
+    put_words(out, in_store ? disk->file : disk->path);
+    if (in_store) {
+        (void)fputs(" in ", out);
+        put_words(out, disk->store);
+    }
+    (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "", disk->read_only ? ", read only" : "");
+}
+
+static void print_nic(FILE *out, const Godwit__NicSpec *nic)
+{
+    put_words(out, nic->mac);
+    (void)fputs(" on ", out);
+    put_words(out, nic->bridge);
+    if (nic->queues > 1)
+        (void)fprintf(out, ", %u queues", nic->queues);
+    (void)fputc('\n', out);
+}
+
+/* Lists have no cell on a page: a line each below it. */
+static void print_lists(FILE *out, const Godwit__VmSpec *spec)
+{
+    for (size_t i = 0; spec && i < spec->n_disks; i++) {
+        (void)fputs("DISK  ", out);
+        print_disk(out, spec->disks[i]);
+    }
+    if (spec && spec->cloud_init)
+        (void)fputs("DISK  cidata: made for cloud-init, read only\n", out);
+    for (size_t i = 0; spec && i < spec->n_nics; i++) {
+        (void)fputs("NIC   ", out);
+        print_nic(out, spec->nics[i]);
+    }
+}
+
 int cmd_vm_show(struct context *context)
 {
     AUTO_FREE char *text = NULL;
@@ -116,6 +161,8 @@ int cmd_vm_show(struct context *context)
         r = render_page(&options, &page_view, rows[0], &text, &fault);
     if (r == 0)
         (void)fputs(text, context->out);
+    if (r == 0 && !context_is_machine(context) && context->output != OUTPUT_NAME)
+        print_lists(context->out, ((const Godwit__VmInfo *)rows[0])->spec);
     if (reply)
         protobuf_c_message_free_unpacked(reply, NULL);
     return r < 0 ? error_print_fault(context, &fault) : EXIT_CODE_DONE;

@@ -96,6 +96,8 @@ def makes_its_disk_and_tap_and_the_guest_writes(pool):
     expect((share(pool) / "writer.raw").stat().st_size == DISK_MIB << 20, "the disk has another size")
     goes_on_writing(pool, "writer")
     disk_is_whole(pool, "writer")
+    page = pool.godwit("vm", "show", "writer").stdout
+    expect(f"DISK  root: writer.raw in {share(pool)}, shared" in page, page)
     spec_of = pool.json("vm", "show", "writer")["spec"]
     if pool.hosts[0].namespace:
         expect(len(taps(pool.hosts[0])) == 1 and not taps(pool.hosts[1]), "taps are not where they should be")
