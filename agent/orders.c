@@ -610,6 +610,62 @@ static void stop_ended(struct orders *orders, struct vm_entry *entry)
     waiters_answer(&entry->stop_waiters, NULL, &fault);
 }
 
+static void reply_gone(struct rpc_request *request, const char *vm_id)
+{
+    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+
+    gone.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
+    gone.has_state = true;
+    gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+    if (request)
+        (void)rpc_reply(request, &gone.base);
+}
+
+static void remove_stranger_work(void *data)
+{
+    struct step *step = data;
+
+    step->result = backends_remove(((const Godwit__OrderVmStop *)step->order)->spec, step->vm_id,
+                                   &step->fault);
+}
+
+static void remove_stranger_done(void *data)
+{
+    struct step *step = data;
+
+    step->orders->workers--;
+    if (step->result < 0)
+        reply_fault(step->request, &step->fault);
+    else
+        reply_gone(step->request, step->vm_id);
+    step_free(step);
+}
+
+/* A VM that this host does not know (any more): a start that failed may have left its stamp and the
+ * disks that it made. */
+static void remove_stranger(struct orders *orders, const Godwit__OrderVmStop *order,
+                            struct rpc_request *request)
+{
+    struct fault fault = {0};
+    struct step *step = NULL;
+    int r = id_name_is_valid(order->vm_id) && strlen(order->vm_id) < VM_ID_SIZE
+                ? vm_spec_judge(order->spec, &fault)
+                : fault_set(&fault, ERR_INVALID, "'%.80s' is no VM id", order->vm_id);
+
+    if (r == 0)
+        r = step_new(&step, orders, order->vm_id, &order->base, request, &fault);
+    if (r == 0) {
+        r = loop_work(orders->loop, remove_stranger_work, remove_stranger_done, step);
+        if (r == 0) {
+            orders->workers++;
+            return;
+        }
+        step_free(step);
+        (void)fault_set(&fault, r, "no worker to remove disks");
+    }
+    reply_fault(request, &fault);
+}
+
 static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -620,12 +676,10 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     (void)rpc;
 
     if (!entry && order->vm_id && order->remove) { /* gone already: as wanted */
-        Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
-        gone.vm_id = order->vm_id;
-        gone.has_state = true;
-        gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
-        if (request)
-            (void)rpc_reply(request, &gone.base);
+        if (order->spec && order->spec->n_disks > 0)
+            remove_stranger(orders, order, request);
+        else
+            reply_gone(request, order->vm_id);
         return;
     }
     int r = 0;

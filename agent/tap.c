@@ -20,6 +20,7 @@
 
 #include "base/err.h"
 #include "base/own.h"
+#include "net/announce.h"
 
 static_assert(TAP_NAME_SIZE == IFNAMSIZ, "names are the kernel's");
 
@@ -169,30 +170,13 @@ int tap_open(const char *name, const char *bridge, unsigned mtu, int *ret_fds, u
 }
 
 /* ---- announcing ---- */
-void tap_frame(const uint8_t mac[static 6], uint8_t ret_frame[static TAP_FRAME_BYTES])
-{
-    static const uint8_t reverse_arp[] = {
-        0x80, 0x35, /* frame type: RARP */
-        0x00, 0x01, /* Ethernet */
-        0x08, 0x00, /* IPv4 */
-        6,    4,    0x00, 0x03, /* who am I? */
-    };
-
-    memset(ret_frame, 0, TAP_FRAME_BYTES);
-    memset(ret_frame, 0xff, 6);
-    memcpy(ret_frame + 6, mac, 6);
-    memcpy(ret_frame + 12, reverse_arp, sizeof reverse_arp);
-    memcpy(ret_frame + 22, mac, 6); /* sender, and address that is asked for */
-    memcpy(ret_frame + 32, mac, 6);
-}
-
 void tap_announce(int fd, const uint8_t mac[static 6])
 {
-    uint8_t header[TAP_HEADER_BYTES] = {0}, frame[TAP_FRAME_BYTES];
+    uint8_t header[TAP_HEADER_BYTES] = {0}, frame[ANNOUNCE_FRAME_BYTES];
     const struct iovec parts[] = {{.iov_base = header, .iov_len = sizeof header},
                                   {.iov_base = frame, .iov_len = sizeof frame}};
 
-    tap_frame(mac, frame);
+    announce_frame(mac, frame);
     ssize_t n = writev(fd, parts, 2);
     (void)n; /* a hint to the network: the guest's own first frame does the same */
 }

@@ -32,10 +32,9 @@ int tap_check_bridge(const char *bridge, struct fault *fault);
 /* Names of this host's bridges. */
 size_t tap_bridges(char ret_names[static TAP_BRIDGES_MAX][TAP_NAME_SIZE]);
 
-/* Tell the bridge and whoever listens where this address is now: a reverse ARP request, written as
- * if the guest had sent it. */
-enum { TAP_FRAME_BYTES = 60, TAP_HEADER_BYTES = 12 };
-void tap_frame(const uint8_t mac[static 6], uint8_t ret_frame[static TAP_FRAME_BYTES]);
+/* Tell the bridge and whoever listens where this address is now: net/announce's frame, written as if
+ * the guest had sent it, so that the bridge itself learns the tap's port too. */
+enum { TAP_HEADER_BYTES = 12 };
 void tap_announce(int fd, const uint8_t mac[static 6]);
 
 #endif

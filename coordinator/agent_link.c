@@ -245,6 +245,9 @@ static void send_stop(struct sent *sent)
     order.vm_id = sent->order.vm_id;
     order.has_remove = true;
     order.remove = sent->order.remove;
+    const struct cluster_vm *vm = cluster_vm(&sent->coordinator->cluster, sent->order.vm_id);
+    if (order.remove && vm)
+        order.spec = vm->spec;
     send_order(sent, METHOD_ORDER_VM_STOP, &order.base, &godwit__vm_status__descriptor, ORDER_MS);
 }
 

@@ -17,9 +17,6 @@ static_assert((int)NICS_MAX <= (int)VM_NICS_MAX, "the machine has room");
 static_assert((int)NIC_QUEUES_MAX <= (int)VM_NIC_QUEUE_PAIRS_MAX, "the machine has room");
 static_assert((int)DISK_SERIAL_MAX <= (int)VM_DISK_SERIAL_MAX, "the machine has room");
 
-#pragma weak vm_attach_disk
-#pragma weak vm_attach_nic
-
 static const char *serial_of(const Godwit__VmSpec *spec, unsigned index)
 {
     if (index == spec->n_disks)
@@ -195,7 +192,7 @@ static int attach_nic(const struct backend_set *set, unsigned index, struct vm *
     for (unsigned n = 0; r == 0 && n < set->nic_queues[index]; n++)
         r = copy_fd(set->nic_fds[index][n], &fds[n], fault);
     if (r == 0)
-        r = !vm_attach_nic ? 0 : vm_attach_nic(vm, index, fds, set->nic_queues[index], fault);
+        r = vm_attach_nic(vm, index, fds, set->nic_queues[index], fault);
     for (unsigned n = 0; r < 0 && n < set->nic_queues[index]; n++)
         close_p(&fds[n]);
     return r < 0 ? fault_wrap(fault, r, "attaching nic %u", index) : 0;
@@ -209,7 +206,7 @@ int backend_set_attach(struct backend_set *set, struct vm *vm, struct fault *fau
         AUTO_FD int fd = -1;
         r = copy_fd(set->disk_fds[set->disks_attached], &fd, fault);
         if (r == 0)
-            r = !vm_attach_disk ? 0 : vm_attach_disk(vm, set->disks_attached, fd, fault);
+            r = vm_attach_disk(vm, set->disks_attached, fd, fault);
         if (r < 0)
             return fault_wrap(fault, r, "attaching disk %u", set->disks_attached);
         (void)TAKE_FD(fd);

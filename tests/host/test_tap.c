@@ -20,6 +20,7 @@
 
 #include "agent/tap.h"
 #include "base/err.h"
+#include "net/announce.h"
 
 static const uint8_t mac[6] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
 
@@ -74,10 +75,10 @@ static void the_network_hears_where_an_address_is_now(void **state)
     (void)state;
     struct fault fault = {0};
     int here = -1, there = -1;
-    uint8_t expected[TAP_FRAME_BYTES], heard[256];
+    uint8_t expected[ANNOUNCE_FRAME_BYTES], heard[256];
     assert_int_equal(tap_open("gwhere", "gwbr0", 1400, &here, 1, &fault), 0);
     assert_int_equal(tap_open("gwthere", "gwbr0", 1400, &there, 1, &fault), 0);
-    tap_frame(mac, expected);
+    announce_frame(mac, expected);
 
     ssize_t n = 0;
     for (int tries = 0; tries < 100; tries++) { /* a port that has just come up drops the first */
@@ -85,13 +86,13 @@ static void the_network_hears_where_an_address_is_now(void **state)
         tap_announce(here, mac);
         while (poll(&wait, 1, 50) > 0) {
             n = read(there, heard, sizeof heard);
-            if (n == TAP_HEADER_BYTES + TAP_FRAME_BYTES && memcmp(heard + 18, mac, 6) == 0)
+            if (n == TAP_HEADER_BYTES + ANNOUNCE_FRAME_BYTES && memcmp(heard + 18, mac, 6) == 0)
                 goto heard_it;
         }
     }
 heard_it:
-    assert_int_equal(n, TAP_HEADER_BYTES + TAP_FRAME_BYTES);
-    assert_memory_equal(heard + TAP_HEADER_BYTES, expected, TAP_FRAME_BYTES);
+    assert_int_equal(n, TAP_HEADER_BYTES + ANNOUNCE_FRAME_BYTES);
+    assert_memory_equal(heard + TAP_HEADER_BYTES, expected, ANNOUNCE_FRAME_BYTES);
     (void)close(here);
     (void)close(there);
 }
