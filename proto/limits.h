@@ -64,6 +64,7 @@ enum {
     READY_MS_MAX = 2000,    /* after the state was sent; +READY_MS_PER_GIB */
     READY_MS_PER_GIB = 20,
     PAUSE_MS_MAX = 2000,    /* vCPUs must stand still by then */
+    DRAIN_MS_MAX = 1500,    /* what devices had begun must have ended by then, inside the pause */
     STARTED_MS_MAX = 2000,  /* after TRANSFER, before asking elsewhere */
     PARK_ALARM_MS = 5000,
     PARK_FENCE_MS = 15000,
@@ -75,6 +76,7 @@ enum {
 
 static_assert(8 + DISKS_MAX + 1 + NIC_QUEUES_ALL_MAX <= RPC_FDS_MAX,
               "all descriptors of a VM fit one message");
+static_assert(DRAIN_MS_MAX < PAUSE_MS_MAX, "a pause that cannot be one is told before its deadline");
 static_assert(PAGE_FRAME_PAGES_MAX <= BLOCK_PAGES, "a frame never leaves its block");
 static_assert(BLOCK_PAGES % 64 == 0, "a block's dirty bits are whole words");
 static_assert(MACHINE_STATE_MAX < MOVE_MESSAGE_MAX, "a machine's state must fit one message");

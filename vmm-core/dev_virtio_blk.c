@@ -76,7 +76,7 @@ struct blk {
 
     /* Writes are numbered; all up to `durable` are. */
     uint64_t written, durable;
-    struct disk_request flush; /* ours, before a pause */
+    struct disk_request flush; /* ours, for a pause */
     uint64_t flush_covers;
     bool flushing;
     int flush_error; /* of the last drain */
@@ -563,15 +563,26 @@ static void flush_done(struct disk_request *request, int error)
     }
 }
 
-static void flush_before_pause(struct blk *blk)
+static void begin_own_flush(struct blk *blk)
 {
-    if (blk->in_flight || blk->flushing || blk->flush_error || blk->durable == blk->written)
+    if (blk->flushing || blk->durable == blk->written)
         return;
     blk->flushing = true;
     blk->flush_covers = blk->written;
     blk->flush = (struct disk_request){.op = DISK_FLUSH, .done = flush_done};
     disk_submit(blk->disk, &blk->flush);
     disk_kick(blk->disk);
+}
+
+static void flush_before_pause(struct blk *blk)
+{
+    if (blk->in_flight == 0 && blk->flush_error == 0)
+        begin_own_flush(blk);
+}
+
+static void blk_flush_ahead(struct virtio_device *device)
+{
+    begin_own_flush(device->state);
 }
 
 static void blk_drain(struct virtio_device *device)
@@ -620,6 +631,7 @@ const struct virtio_kind virtio_blk_kind = {
     .notify = blk_notify,
     .reset = blk_reset,
     .drain = blk_drain,
+    .flush_ahead = blk_flush_ahead,
     .is_quiet = blk_is_quiet,
 };
 

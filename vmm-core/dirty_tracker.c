@@ -89,6 +89,7 @@ int dirty_tracker_collect(struct dirty_tracker *tracker, struct bitmap *dirty, s
         if (ioctl(tracker->vm->fd, KVM_GET_DIRTY_LOG, &log) < 0)
             return fault_set_errno(fault, ERR_IO, errno, "reading the log of dirty pages");
     }
+    vm_flush_ahead(tracker->vm); /* the pause waits for what is left to flush by then */
     bitmap_or(dirty, &tracker->log);
     guest_memory_take_written(tracker->vm->memory, dirty);
     return 0;

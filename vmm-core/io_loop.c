@@ -4,8 +4,8 @@
  *   inner   sources
  *
  * Draining takes the inner set out of the outer one: one call stops all new work, and nothing that
- * sources say meanwhile is lost, for all watching is level-triggered. The gate that stops vCPUs
- * stops this thread too; it stands there only when everything that was begun has ended.
+ * sources say meanwhile is lost, for all watching is level-triggered. The thread stands only when
+ * everything that was begun has ended; a pause that is given up before that lets it go on.
  *
  * An event carries its slot's generation: a watch that was removed after the kernel reported it
  * is not called.
@@ -14,17 +14,21 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/own.h"
-#include "vmm-core/gate.h"
+#include "base/world.h"
 
-enum { IO_LOOP_BATCH = 64 };
+enum { IO_LOOP_BATCH = 64, IO_LOOP_SPIN_NS = 100000 };
+
+enum io_loop_order { IO_LOOP_STAND, IO_LOOP_GO, IO_LOOP_QUIT };
 
 #define TOKEN_WAKE UINT64_MAX
 #define TOKEN_SOURCES (UINT64_MAX - 1)
@@ -37,11 +41,13 @@ struct slot {
 struct io_loop {
     struct io_loop_config config;
     int outer, inner, wake;
-    struct gate gate;
     pthread_t thread;
     bool started;
+    bool stands; /* atomic; written under config.lock */
 
     /* under config.lock */
+    enum io_loop_order order;
+    pthread_cond_t changed;                     /* order, or `stands` */
     struct slot slots[IO_LOOP_WATCHES_MAX + 1]; /* the first is never used */
     uint32_t next_slot;
     struct io_job *first_job, **last_job;
@@ -138,31 +144,44 @@ static void watch_sources(struct io_loop *loop, bool watch)
     assert(r == 0); /* our own two sets; the outer one always has room for it */
 }
 
-/* From an open gate to a closed one with everything quiet. */
-static void run_until_closed(struct io_loop *loop)
+static void set_stands(struct io_loop *loop, bool stands)
 {
-    (void)pthread_mutex_lock(loop->config.lock);
+    __atomic_store_n(&loop->stands, stands, __ATOMIC_RELEASE);
+    (void)pthread_cond_broadcast(&loop->changed);
+}
+
+/* Until it is told otherwise, and everything is quiet again; or the order was taken back. */
+static void go(struct io_loop *loop)
+{
     watch_sources(loop, true);
     loop->config.go_on(loop->config.data);
-    while (gate_order(&loop->gate) == GATE_OPEN)
+    while (loop->order == IO_LOOP_GO)
         turn(loop);
 
     watch_sources(loop, false);
     loop->draining = true;
     loop->config.drain(loop->config.data);
-    while (!loop->config.is_quiet(loop->config.data))
+    while (loop->order != IO_LOOP_GO && !loop->config.is_quiet(loop->config.data))
         turn(loop);
     loop->draining = false;
-    (void)pthread_mutex_unlock(loop->config.lock);
 }
 
 static void *io_loop_main(void *data)
 {
     struct io_loop *loop = data;
     (void)pthread_setname_np(pthread_self(), "io"); /* a nicety of top(1) */
-    uint32_t seen = GATE_NOT_SEEN;
-    while (gate_pass(&loop->gate, &seen))
-        run_until_closed(loop);
+    (void)pthread_mutex_lock(loop->config.lock);
+    while (loop->order != IO_LOOP_QUIT) {
+        if (loop->order == IO_LOOP_GO) {
+            go(loop);
+            continue;
+        }
+        set_stands(loop, true);
+        while (loop->order == IO_LOOP_STAND)
+            (void)pthread_cond_wait(&loop->changed, loop->config.lock);
+        set_stands(loop, false);
+    }
+    (void)pthread_mutex_unlock(loop->config.lock);
     return NULL;
 }
 
@@ -176,7 +195,7 @@ static int start_thread(struct io_loop *loop, struct fault *fault)
     if (r != 0)
         return fault_set_errno(fault, ERR_NOMEM, r, "starting the I/O thread");
     loop->started = true;
-    (void)gate_wait_parked(&loop->gate, UINT64_MAX); /* no timeout: it parked */
+    (void)io_loop_pause(loop, UINT64_MAX); /* no timeout: it has nothing to end */
     return 0;
 }
 
@@ -188,8 +207,12 @@ int io_loop_new(struct io_loop **ret_loop, const struct io_loop_config *config, 
         return fault_set(fault, ERR_NOMEM, "no memory for an I/O loop");
     loop->config = *config;
     loop->last_job = &loop->first_job;
-    gate_init(&loop->gate, 1);
-    gate_close(&loop->gate);
+    pthread_condattr_t by_monotonic_clock;
+    (void)pthread_condattr_init(&by_monotonic_clock); /* none of these can fail on Linux */
+    (void)pthread_condattr_setclock(&by_monotonic_clock, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&loop->changed, &by_monotonic_clock);
+    (void)pthread_condattr_destroy(&by_monotonic_clock);
+    loop->outer = loop->inner = loop->wake = -1;
     loop->outer = epoll_create1(EPOLL_CLOEXEC);
     loop->inner = epoll_create1(EPOLL_CLOEXEC);
     loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -210,7 +233,10 @@ void io_loop_stop(struct io_loop *loop)
 {
     if (!loop || !loop->started)
         return;
-    gate_quit(&loop->gate);
+    (void)pthread_mutex_lock(loop->config.lock);
+    loop->order = IO_LOOP_QUIT;
+    (void)pthread_cond_broadcast(&loop->changed);
+    (void)pthread_mutex_unlock(loop->config.lock);
     wake_up(loop);
     int r = pthread_join(loop->thread, NULL);
     assert(r == 0);
@@ -225,23 +251,63 @@ struct io_loop *io_loop_free(struct io_loop *loop)
     close_p(&loop->outer);
     close_p(&loop->inner);
     close_p(&loop->wake);
+    (void)pthread_cond_destroy(&loop->changed);
     free(loop);
     return NULL;
 }
 
-void io_loop_pause(struct io_loop *loop)
+/* A wake-up costs more than most pauses should: look around for a moment first. */
+static bool spin_until_it_stands(const struct io_loop *loop)
 {
-    if (gate_order(&loop->gate) == GATE_CLOSED)
-        return;
-    gate_close(&loop->gate);
+    uint64_t start_ns = world_now_ns();
+    while (!__atomic_load_n(&loop->stands, __ATOMIC_ACQUIRE)) {
+        if (world_now_ns() - start_ns >= IO_LOOP_SPIN_NS)
+            return false;
+        (void)sched_yield(); /* always succeeds on Linux */
+    }
+    return true;
+}
+
+static struct timespec after(uint64_t timeout_ns)
+{
+    struct timespec at;
+    (void)clock_gettime(CLOCK_MONOTONIC, &at); /* cannot fail */
+    uint64_t ns = (uint64_t)at.tv_nsec + timeout_ns % NS_PER_S;
+    at.tv_sec += (time_t)(timeout_ns / NS_PER_S + ns / NS_PER_S);
+    at.tv_nsec = (long)(ns % NS_PER_S);
+    return at;
+}
+
+bool io_loop_pause(struct io_loop *loop, uint64_t timeout_ns)
+{
+    const struct timespec until = after(timeout_ns == UINT64_MAX ? 0 : timeout_ns);
+    (void)pthread_mutex_lock(loop->config.lock);
+    loop->order = IO_LOOP_STAND;
+    bool stood = loop->stands;
+    (void)pthread_mutex_unlock(loop->config.lock);
+    if (stood)
+        return true;
     wake_up(loop);
-    (void)gate_wait_parked(&loop->gate, UINT64_MAX); /* no timeout: it parked */
+    if (spin_until_it_stands(loop))
+        return true;
+    int r = 0;
+    (void)pthread_mutex_lock(loop->config.lock);
+    while (!loop->stands && r == 0)
+        r = timeout_ns == UINT64_MAX
+                ? pthread_cond_wait(&loop->changed, loop->config.lock)
+                : pthread_cond_timedwait(&loop->changed, loop->config.lock, &until);
+    bool stands = loop->stands;
+    (void)pthread_mutex_unlock(loop->config.lock);
+    return stands;
 }
 
 void io_loop_resume(struct io_loop *loop)
 {
-    if (gate_order(&loop->gate) != GATE_OPEN)
-        gate_open(&loop->gate);
+    (void)pthread_mutex_lock(loop->config.lock);
+    loop->order = IO_LOOP_GO;
+    (void)pthread_cond_broadcast(&loop->changed);
+    (void)pthread_mutex_unlock(loop->config.lock);
+    wake_up(loop);
 }
 
 /* A free slot, or 0. */

@@ -59,8 +59,10 @@ int io_loop_new(struct io_loop **ret_loop, const struct io_loop_config *config,
 void io_loop_stop(struct io_loop *loop);
 struct io_loop *io_loop_free(struct io_loop *loop); /* stops first */
 
-/* Waits until the devices are quiet and the thread stands. Idempotent. */
-void io_loop_pause(struct io_loop *loop);
+/* Waits until the devices are quiet and the thread stands. False when they are not after
+ * `timeout_ns` (UINT64_MAX: however long it takes): it goes on becoming so, until a resume.
+ * Idempotent. */
+bool io_loop_pause(struct io_loop *loop, uint64_t timeout_ns);
 void io_loop_resume(struct io_loop *loop);
 
 /* `events`: EPOLLIN, EPOLLOUT or both, level-triggered; 0 watches for errors only. */

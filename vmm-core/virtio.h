@@ -83,6 +83,8 @@ struct virtio_kind {
     /* Before a pause: take no new buffers, finish those taken, and make durable what was told to be
      * written. NULL: nothing outlives notify. After it, until resume, notify is not called. */
     void (*drain)(struct virtio_device *device);
+    /* A drain may come soon: begin now what it would have to wait for. NULL: nothing. */
+    void (*flush_ahead)(struct virtio_device *device);
     /* Nothing of this device is in flight. NULL: always. */
     bool (*is_quiet)(const struct virtio_device *device);
     /* The pause is over; queues are notified next. NULL: nothing to do. */

@@ -94,6 +94,15 @@ void virtio_bus_go_on(struct virtio_bus *bus)
         virtio_pci_go_on(bus->functions[i]);
 }
 
+void virtio_bus_flush_ahead(struct virtio_bus *bus)
+{
+    for (unsigned i = 0; i < bus->count; i++) {
+        struct virtio_device *device = &bus->functions[i]->device;
+        if (device->kind->flush_ahead && !device->draining)
+            device->kind->flush_ahead(device);
+    }
+}
+
 void virtio_bus_reset(struct virtio_bus *bus)
 {
     for (unsigned i = 0; i < bus->count; i++)

@@ -38,6 +38,8 @@ struct virtio_device *virtio_bus_find(const struct virtio_bus *bus, const struct
 void virtio_bus_drain(struct virtio_bus *bus);
 bool virtio_bus_is_quiet(struct virtio_bus *bus);
 void virtio_bus_go_on(struct virtio_bus *bus);
+/* A drain may come soon. */
+void virtio_bus_flush_ahead(struct virtio_bus *bus);
 /* As after power on. The io loop is parked. */
 void virtio_bus_reset(struct virtio_bus *bus);
 

@@ -509,7 +509,8 @@ void vm_pause(struct vm *vm)
     int r = clock_read(vm, &stopped, NULL);
     assert(r == 0); /* KVM_GET_CLOCK has no way to fail */
     vm->stopped = stopped;
-    io_loop_pause(vm->io_loop); /* what vCPUs began, devices finish */
+    /* What vCPUs began, devices finish; memory changes until they have. */
+    vm->drain_late = !io_loop_pause(vm->io_loop, DRAIN_MS_MAX * NS_PER_MS);
 }
 
 int vm_resume(struct vm *vm, struct fault *fault)
@@ -614,6 +615,11 @@ int vm_save(struct vm *vm, uint8_t **ret_bytes, size_t *ret_count, struct fault 
         return fault_set(fault, ERR_STATE, "only a paused VM can be saved");
     if (__atomic_load_n(&vm->ended, __ATOMIC_ACQUIRE))
         return fault_set(fault, ERR_STATE, "the guest has ended: there is nothing to save");
+    if (vm->drain_late)
+        return fault_set(
+            fault, ERR_TIMEOUT,
+            "requests to the VM's disks did not end within %d ms: it cannot be saved now",
+            DRAIN_MS_MAX);
     int r = capture_all(vm, fault);
     if (r < 0)
         return r;
@@ -674,6 +680,13 @@ bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats)
     virtio_balloon_stats(device, ret_stats);
     (void)pthread_mutex_unlock(&vm->device_lock);
     return true;
+}
+
+void vm_flush_ahead(struct vm *vm)
+{
+    (void)pthread_mutex_lock(&vm->device_lock);
+    virtio_bus_flush_ahead(&vm->virtio);
+    (void)pthread_mutex_unlock(&vm->device_lock);
 }
 
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)

@@ -52,6 +52,7 @@ struct vm {
     struct clock_instant stopped; /* when the guest last stood still */
     struct clock_instant loaded;  /* when vm_load began */
     uint64_t paused_ns;           /* how long it had stood still by then */
+    bool drain_late;              /* devices were not quiet in time: this pause can save nothing */
     bool time_due;                /* loaded, not resumed: guest time is still that of `guest` */
     struct machine_guest *guest;  /* owned; guest halves as last captured or loaded */
 
@@ -84,6 +85,8 @@ uint64_t vm_tsc_in_guest_ticks(const struct vm *vm, uint64_t host_tsc);
 int vm_set_tsc_khz(struct vm *vm, uint32_t tsc_khz, struct fault *fault);
 /* Turn KVM's dirty log on or off for all memory slots. */
 int vm_set_dirty_log(struct vm *vm, bool enable, struct fault *fault);
+/* A pause may come soon: begin to make durable what the guest has written to its disks so far. */
+void vm_flush_ahead(struct vm *vm);
 void vm_set_irq(struct vm *vm, unsigned irq, bool level);
 /* The guest ended itself; vCPU thread. Only the first call of a vm's life is told. */
 void vm_end(struct vm *vm, enum vm_event event, const struct fault *fault);

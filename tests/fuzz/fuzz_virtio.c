@@ -310,7 +310,7 @@ static void check_bytes(const struct virtio_pci_guest *guest)
 /* To itself: what was saved is a state that this machine can have. */
 static void move(void)
 {
-    io_loop_pause(loop);
+    must(io_loop_pause(loop, UINT64_MAX));
     check_marks();
     for (unsigned i = 0; i < virtio.count; i++) {
         virtio_pci_capture(virtio.functions[i], &saved.virtio[i]);
@@ -375,7 +375,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     if (!loop)
         make_machine();
     struct input input = {.bytes = bytes, .count = count};
-    io_loop_pause(loop);
+    must(io_loop_pause(loop, UINT64_MAX));
     virtio_bus_reset(&virtio);
     pci_bus_reset(&pci);
     memset(guest_memory_base(memory), 0, PLAY_BYTES);

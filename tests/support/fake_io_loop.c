@@ -30,7 +30,7 @@ int io_loop_new(struct io_loop **ret_loop, const struct io_loop_config *config, 
 
 void io_loop_stop(struct io_loop *loop)
 {
-    io_loop_pause(loop);
+    (void)io_loop_pause(loop, UINT64_MAX);
 }
 
 struct io_loop *io_loop_free(struct io_loop *loop)
@@ -71,16 +71,18 @@ void fake_io_loop_turn(struct io_loop *loop, bool completions)
     }
 }
 
-void io_loop_pause(struct io_loop *loop)
+bool io_loop_pause(struct io_loop *loop, uint64_t timeout_ns)
 {
+    (void)timeout_ns;
     if (!loop || !loop->runs)
-        return;
+        return true;
     loop->config.drain(loop->config.data);
     while (!loop->config.is_quiet(loop->config.data)) {
         bool any = call_ready(loop, IO_WATCH_COMPLETION);
         assert(any); /* what is in flight ends */
     }
     loop->runs = false;
+    return true;
 }
 
 void io_loop_resume(struct io_loop *loop)

@@ -108,7 +108,7 @@ void virtio_machine_go(struct virtio_machine *machine)
 
 void virtio_machine_stop(struct virtio_machine *machine)
 {
-    io_loop_pause(machine->loop);
+    assert_true(io_loop_pause(machine->loop, UINT64_MAX));
 }
 
 uint64_t virtio_machine_read(struct virtio_machine *machine, uint64_t address, unsigned bytes)

@@ -146,7 +146,7 @@ static void callbacks_run_on_its_own_thread_once_it_goes(void **state)
 static void *pause_main(void *data)
 {
     struct scene *scene = data;
-    io_loop_pause(scene->loop);
+    (void)io_loop_pause(scene->loop, UINT64_MAX);
     return NULL;
 }
 
@@ -175,17 +175,37 @@ static void a_pause_waits_for_what_was_begun_and_takes_nothing_new(void **state)
     scene_deinit(&scene);
 }
 
+static void a_pause_that_takes_too_long_can_be_taken_back(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.pending = 1;
+    io_loop_resume(scene.loop);
+    await(&scene, &scene.starts, 1);
+
+    assert_false(io_loop_pause(scene.loop, 1000000));
+    io_loop_resume(scene.loop);
+
+    ring(scene.source.fd);
+    await(&scene, &scene.sources, 1); /* it takes new work again */
+    ring(scene.completion.fd);
+    assert_true(io_loop_pause(scene.loop, UINT64_MAX));
+    assert_int_equal(scene.drains, scene.starts);
+    scene_deinit(&scene);
+}
+
 static void pausing_twice_is_pausing_once(void **state)
 {
     (void)state;
     struct scene scene;
     scene_init(&scene);
-    io_loop_pause(scene.loop); /* it never went */
+    assert_true(io_loop_pause(scene.loop, UINT64_MAX)); /* it never went */
     for (unsigned i = 1; i <= 500; i++) {
         io_loop_resume(scene.loop);
         io_loop_resume(scene.loop);
-        io_loop_pause(scene.loop);
-        io_loop_pause(scene.loop);
+        assert_true(io_loop_pause(scene.loop, UINT64_MAX));
+        assert_true(io_loop_pause(scene.loop, UINT64_MAX));
         assert_int_equal(scene.drains, scene.starts);
     }
     scene_deinit(&scene);
@@ -205,12 +225,12 @@ static void a_job_runs_once_and_waits_while_the_loop_stands(void **state)
     io_loop_resume(scene.loop);
 
     await(&scene, &scene.jobs, 1);
-    io_loop_pause(scene.loop);
+    assert_true(io_loop_pause(scene.loop, UINT64_MAX));
     assert_int_equal(scene.jobs, 1);
     io_loop_post(scene.loop, &scene.job);
     io_loop_cancel(scene.loop, &scene.job);
     io_loop_resume(scene.loop);
-    io_loop_pause(scene.loop);
+    assert_true(io_loop_pause(scene.loop, UINT64_MAX));
     assert_int_equal(scene.jobs, 1);
     scene_deinit(&scene);
 }
@@ -227,7 +247,7 @@ static void a_removed_watch_is_not_called(void **state)
         io_loop_remove(scene.loop, &scene.source);
         unsigned before = scene.sources;
         (void)pthread_mutex_unlock(&scene.lock);
-        io_loop_pause(scene.loop);
+        assert_true(io_loop_pause(scene.loop, UINT64_MAX));
         assert_int_equal(scene.sources, before);
         (void)pthread_mutex_lock(&scene.lock);
         assert_int_equal(io_loop_add(scene.loop, &scene.source, EPOLLIN, NULL), 0);
@@ -268,6 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(callbacks_run_on_its_own_thread_once_it_goes),
         cmocka_unit_test(a_pause_waits_for_what_was_begun_and_takes_nothing_new),
+        cmocka_unit_test(a_pause_that_takes_too_long_can_be_taken_back),
         cmocka_unit_test(pausing_twice_is_pausing_once),
         cmocka_unit_test(a_job_runs_once_and_waits_while_the_loop_stands),
         cmocka_unit_test(a_removed_watch_is_not_called),
