@@ -318,6 +318,17 @@ const struct virtio_kind virtio_balloon_kind = {
 
 /* State */
 
+void virtio_balloon_capture(const struct virtio_device *device,
+                            struct virtio_balloon_guest *ret_guest)
+{
+    *ret_guest = balloon_of(device)->guest;
+}
+
+void virtio_balloon_revive(struct virtio_device *device, const struct virtio_balloon_guest *guest)
+{
+    balloon_of(device)->guest = *guest;
+}
+
 /* clang-format off */
 #define BALLOON_FIELDS(X)                                                                          \
     X(target_pages, UINT32_MAX) X(actual_pages, UINT32_MAX) X(poison, UINT32_MAX)
@@ -356,9 +367,9 @@ int virtio_balloon_load(struct virtio_balloon_guest *ret_guest, const uint8_t *b
     return 0;
 }
 
-static struct balloon *find_balloon(struct vm *vm)
+static struct virtio_device *find_balloon(struct vm *vm)
 {
-    return balloon_of(virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0));
+    return virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);
 }
 
 static int capture_row(struct vm *vm, unsigned instance, struct fault *fault)
@@ -366,7 +377,7 @@ static int capture_row(struct vm *vm, unsigned instance, struct fault *fault)
     (void)instance;
     (void)fault;
     (void)pthread_mutex_lock(&vm->device_lock);
-    vm->guest->balloon = find_balloon(vm)->guest;
+    virtio_balloon_capture(find_balloon(vm), &vm->guest->balloon);
     (void)pthread_mutex_unlock(&vm->device_lock);
     return 0;
 }
@@ -391,7 +402,7 @@ static int revive_row(struct vm *vm, const struct machine_guest *machine, unsign
     (void)instance;
     (void)fault;
     (void)pthread_mutex_lock(&vm->device_lock);
-    find_balloon(vm)->guest = machine->balloon;
+    virtio_balloon_revive(find_balloon(vm), &machine->balloon);
     (void)pthread_mutex_unlock(&vm->device_lock);
     return 0;
 }

@@ -37,6 +37,11 @@ int virtio_balloon_set_target(struct virtio_device *device, uint64_t bytes, stru
 /* What the guest told last, and asks it to tell anew. */
 void virtio_balloon_stats(struct virtio_device *device, struct vm_balloon_stats *ret_stats);
 
+/* The guest half of a device. */
+void virtio_balloon_capture(const struct virtio_device *device,
+                            struct virtio_balloon_guest *ret_guest);
+void virtio_balloon_revive(struct virtio_device *device, const struct virtio_balloon_guest *guest);
+
 /* Guest half <-> packed VirtioBalloonStateV1. */
 int virtio_balloon_save(const struct virtio_balloon_guest *guest, uint8_t **ret_bytes,
                         size_t *ret_count);

@@ -16,6 +16,7 @@
 #include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/dev_virtio_net.h"
+#include "vmm-core/dev_virtio_vsock.h"
 #include "vmm-core/device.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
@@ -35,6 +36,7 @@ static const struct device *const device_table[] = {
     &pci_device,
     &virtio_pci_device,
     &virtio_balloon_device,
+    &virtio_vsock_device,
     &virtio_blk_device,
     &virtio_net_device,
     &reset_device,

@@ -18,6 +18,7 @@
 #include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/dev_virtio_net.h"
+#include "vmm-core/dev_virtio_vsock.h"
 #include "vmm-core/irqchip.h"
 #include "vmm-core/pci.h"
 #include "vmm-core/pit.h"
@@ -42,6 +43,7 @@ struct machine_guest {
     struct pci_bus_guest pci;
     struct virtio_pci_guest virtio[VIRTIO_FUNCTIONS_MAX];
     struct virtio_balloon_guest balloon;
+    struct virtio_vsock_guest vsock;
     struct virtio_blk_guest disks[VM_DISKS_MAX];
     struct virtio_net_guest nics[VM_NICS_MAX];
 };

@@ -10,12 +10,14 @@
 #include "vmm-core/dev_virtio_console.h"
 #include "vmm-core/dev_virtio_net.h"
 #include "vmm-core/dev_virtio_rng.h"
+#include "vmm-core/dev_virtio_vsock.h"
 #include "vmm-core/virtio.h"
 
 static const struct virtio_kind *const virtio_table[] = {
     &virtio_console_kind,
     &virtio_rng_kind,
     &virtio_balloon_kind,
+    &virtio_vsock_kind,
     &virtio_blk_kind,
     &virtio_net_kind,
 };

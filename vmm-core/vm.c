@@ -29,6 +29,7 @@
 #include "vmm-core/dev_virtio_blk.h"
 #include "vmm-core/dev_virtio_console.h"
 #include "vmm-core/dev_virtio_net.h"
+#include "vmm-core/dev_virtio_vsock.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
 #include "vmm-core/guest_memory.h"
@@ -660,6 +661,17 @@ bool vm_power_button(struct vm *vm)
     return pm_press_button(vm);
 }
 
+int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault)
+{
+    struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_vsock_kind, 0);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no vsock");
+    (void)pthread_mutex_lock(&vm->device_lock);
+    int r = virtio_vsock_attach(device, fd, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return r;
+}
+
 int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault)
 {
     struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);
@@ -695,7 +707,9 @@ size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)
     if (console) {
         (void)pthread_mutex_lock(&vm->device_lock);
         bool listens = virtio_console_listens(console);
-        size_t taken = listens ? virtio_console_input(console, bytes, count) : 0;
+        /* What came in a pause would miss a move. */
+        size_t taken =
+            listens && vm_is_running(vm) ? virtio_console_input(console, bytes, count) : 0;
         (void)pthread_mutex_unlock(&vm->device_lock);
         if (listens)
             return taken;

@@ -146,6 +146,10 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
  * time or never. False when it does not listen; nothing is pressed then. Any thread. */
 bool vm_power_button(struct vm *vm);
 
+/* Give the vsock its host side: a listening Unix stream socket, to which host programs connect and
+ * say "CONNECT PORT\n" (dev_virtio_vsock.h). Takes it when it returns 0. Any thread but a vCPU's. */
+int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault);
+
 /* How many bytes the guest shall lend to the host. ERR_NOT_FOUND when the VM has no balloon. */
 int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault);
 /* What the guest told last, and asks it to tell anew. False when the VM has no balloon. */

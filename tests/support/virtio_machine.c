@@ -170,6 +170,15 @@ int virtio_machine_save(struct virtio_machine *machine, struct machine_guest *re
     for (unsigned i = 0; r == 0 && i < machine->shape.disks; i++)
         r = virtio_blk_capture(virtio_bus_find(&machine->virtio, &virtio_blk_kind, i),
                                &ret_guest->disks[i], fault);
+    for (unsigned i = 0; i < machine->shape.nics; i++)
+        virtio_net_capture(virtio_bus_find(&machine->virtio, &virtio_net_kind, i),
+                           &ret_guest->nics[i]);
+    if (machine->shape.balloon)
+        virtio_balloon_capture(virtio_bus_find(&machine->virtio, &virtio_balloon_kind, 0),
+                               &ret_guest->balloon);
+    if (machine->shape.vsock)
+        virtio_vsock_capture(virtio_bus_find(&machine->virtio, &virtio_vsock_kind, 0),
+                             &ret_guest->vsock);
     for (unsigned i = 0; i < machine->virtio.count; i++)
         virtio_pci_capture(machine->virtio.functions[i], &ret_guest->virtio[i]);
     pci_bus_capture(&machine->pci, &ret_guest->pci);
@@ -188,6 +197,15 @@ int virtio_machine_load(struct virtio_machine *machine, const struct machine_gue
     for (unsigned i = 0; r == 0 && i < machine->shape.disks; i++)
         r = virtio_blk_revive(virtio_bus_find(&machine->virtio, &virtio_blk_kind, i),
                               &guest->disks[i], fault);
+    for (unsigned i = 0; r == 0 && i < machine->shape.nics; i++)
+        r = virtio_net_revive(virtio_bus_find(&machine->virtio, &virtio_net_kind, i),
+                              &guest->nics[i], fault);
+    if (r == 0 && machine->shape.balloon)
+        virtio_balloon_revive(virtio_bus_find(&machine->virtio, &virtio_balloon_kind, 0),
+                              &guest->balloon);
+    if (r == 0 && machine->shape.vsock)
+        r = virtio_vsock_revive(virtio_bus_find(&machine->virtio, &virtio_vsock_kind, 0),
+                                &guest->vsock, fault);
     (void)pthread_mutex_unlock(&machine->lock);
     return r;
 }

@@ -134,6 +134,7 @@ static void fill_machine(struct machine_guest *machine)
             .sectors = 2048 + i, .read_only = 1, .queues = 2, .serial = "disk serial, 20 long"};
     machine->balloon = (struct virtio_balloon_guest){
         .target_pages = 1024, .actual_pages = 1000, .poison = 0xaaaaaaaa};
+    machine->vsock = (struct virtio_vsock_guest){.cid = 42, .reset_due = 1};
     for (unsigned i = 0; i < VM_NICS_MAX; i++)
         machine->nics[i] = (struct virtio_net_guest){.mac = {0x52, 0x54, 0, 1, 2, (uint8_t)i},
                                                      .mtu = 1500,
@@ -166,6 +167,7 @@ static const char *const travellers[] = {
     "pci",
     "virtio_pci",
     "virtio_balloon",
+    "virtio_vsock",
     "virtio_blk",
     "virtio_net",
 };
@@ -321,6 +323,7 @@ static void no_field_may_be_missing(void **state)
         &godwit__pci_state_v1__descriptor,
         &godwit__virtio_pci_state_v1__descriptor,
         &godwit__virtio_balloon_state_v1__descriptor,
+        &godwit__virtio_vsock_state_v1__descriptor,
         &godwit__virtio_blk_state_v1__descriptor,
         &godwit__virtio_net_state_v1__descriptor,
     };
