@@ -7,7 +7,7 @@ GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
   libcurl4-openssl-dev iproute2"
 GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 openssl
   etcd-server curl
-  mmdebstrap busybox-static e2fsprogs"
+  mmdebstrap busybox-static e2fsprogs acpica-tools"
 
 godwit_deps() {
     local missing="" package
