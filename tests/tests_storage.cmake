@@ -4,3 +4,7 @@ endforeach()
 godwit_test(unit disk ROOMS storage)
 godwit_test(unit iso_image ROOMS storage)
 godwit_test(unit boot_disk ROOMS storage)
+
+# What tests/host/test_pool_disks.py looks at stamps with.
+add_executable(stamp_tool ${CMAKE_CURRENT_LIST_DIR}/host/stamp_tool.c)
+target_link_libraries(stamp_tool PRIVATE godwit_flags godwit_storage)

@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "base/thread.h"
 #include "migrate/guest.h"
 #include "proto/limits.h"
@@ -35,6 +36,7 @@
 enum {
     CREATE_WAIT_MS = 15000, /* for VM_CREATE, or an incoming VM's MOVE_IN: else its agent died */
     ENDED_LINGER_MS = 5000,
+    DISK_TOLD_MS = 1000,
     GONE_LINGER_MS = 10000,
     REST_MS = 300, /* before the memory of a guest that moved away is freed */
 };
@@ -61,6 +63,7 @@ struct machine {
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
     atomic_uint epoch; /* of the vm; read by vCPU threads */
+    _Atomic(uint64_t) disk_told_ms; /* when a disk's failure was told last; any thread */
 
     pthread_mutex_t latch_mutex;
     struct latch_file *latch_file; /* set before any thread */
@@ -208,6 +211,43 @@ static void on_event(void *data, enum vm_event event, const struct fault *fault)
         free(note);
 }
 
+struct disk_note {
+    struct machine *machine;
+    unsigned epoch, disk;
+    struct fault fault;
+};
+
+static void disk_note_posted(void *data)
+{
+    struct disk_note *note = data;
+    const struct machine *machine = note->machine;
+
+    if (note->epoch == atomic_load(&machine->epoch) && note->disk < machine->backends.disk_count)
+        log_error("machine", "a disk failed the guest vm=%s disk=%s: %s", machine->config.vm_id,
+                  machine->backends.serials[note->disk], note->fault.text);
+    free(note);
+}
+
+/* I/O thread. Once a second is enough: a store that is away fails every request. */
+static void on_disk_error(void *data, unsigned disk, const struct fault *fault)
+{
+    struct machine *machine = data;
+    uint64_t now_ms = world_now_ms(), told_ms = atomic_load(&machine->disk_told_ms);
+
+    if ((told_ms && now_ms - told_ms < DISK_TOLD_MS) ||
+        !atomic_compare_exchange_strong(&machine->disk_told_ms, &told_ms, now_ms))
+        return;
+    struct disk_note *note = calloc(1, sizeof *note);
+    if (!note)
+        return; /* the guest was told: it has its own log */
+    note->machine = machine;
+    note->epoch = atomic_load(&machine->epoch);
+    note->disk = disk;
+    note->fault = *fault;
+    if (loop_post(machine->config.loop, disk_note_posted, note) < 0)
+        free(note);
+}
+
 /* vCPU thread. */
 static void on_serial(void *data, const uint8_t *bytes, size_t count)
 {
@@ -248,6 +288,7 @@ static int build(struct machine *machine, struct fault *fault)
         .cpu_model = model,
         .on_serial = on_serial,
         .on_event = on_event,
+        .on_disk_error = on_disk_error,
         .data = machine,
     };
     int r = backend_set_config(&machine->backends, machine->spec, disks, nics, &config, fault);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A real pool on one shared folder: a guest that writes its disk and has a nic starts, moves, is rolled back, moves
 again; who may write is decided by the stamp; what was made is removed, what was there is not."""
+import hashlib
 import os
 import pathlib
 import shutil
@@ -164,6 +165,87 @@ def an_agent_that_dies_between_took_and_its_stamp_attaches_when_it_is_back(pool)
     pool.godwit("job", "watch", job, check=False)
 
 
+def stamp(pool, name, *take):
+    """(generation, owner) beside the VM's disks; with `take` another host's swap, exactly from that."""
+    vm_id = pool.vm(name)["id"]
+    tool = next(pool.build.rglob("stamp_tool"))
+    words = subprocess.run([tool, share(pool) / ".godwit" / vm_id / "stamp", vm_id, *map(str, take)],
+                           capture_output=True, text=True, check=True).stdout.split()
+    return int(words[0]), words[1]
+
+
+def freeze_after_took(pool, name):
+    """A move whose target has taken the guest while its agent stands still: nobody has swapped the stamp."""
+    source, target = pool.vm(name)["host"], other(pool, name)
+    pool.godwit("migrate", name, "--to", target, "--bandwidth", "20MiB/s", "--no-wait")
+    job = last_job(pool, name)["id"]
+    pools.wait_for("the move to copy", 20, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy")
+    agent = host_of(pool, target)
+    os.kill(agent.agent.pid, signal.SIGSTOP)
+    pools.wait_for("the source to be rid of it", 60, lambda: not host_of(pool, source).vm_pids())
+    expect(stamp(pool, name)[1] == source, f"the stamp is {stamp(pool, name)}, wanted {source}'s")
+    return agent, job
+
+
+def the_stamp_follows_the_guest(pool):
+    need_writer(pool)
+    before = stamp(pool, "writer")
+    expect(before[1] == pool.vm("writer")["host"], f"{before} beside a VM on {pool.vm('writer')['host']}")
+    pool.godwit("migrate", "writer", "--to", other(pool, "writer"))
+    pools.wait_for("the target's stamp", 10, lambda: stamp(pool, "writer")[1] == pool.vm("writer")["host"])
+    expect(stamp(pool, "writer")[0] > before[0], f"{stamp(pool, 'writer')} after {before}")
+
+
+def a_target_that_dies_between_took_and_its_stamp_starts_again_from_its_disk(pool):
+    need_writer(pool)
+    agent, job = freeze_after_took(pool, "writer")
+    os.kill(agent.vm_pids()[0], signal.SIGKILL)
+    agent.kill_agent()
+    agent.start_agent()
+    pools.wait_for("its end to be known", 30, lambda: pool.vm("writer")["state"] in ("crashed", "stopped"))
+    pool.godwit("job", "watch", job, check=False)
+    pool.godwit("vm", "start", "writer")
+    goes_on_writing(pool, "writer")
+    disk_is_whole(pool, "writer")
+
+
+def a_store_that_is_away_holds_the_guests_writes_until_it_is_back(pool):
+    need_writer(pool)
+    agent, job = freeze_after_took(pool, "writer")
+    away = pool.dir / "share-away"
+    share(pool).rename(away)
+    try:
+        agent.kill_agent()
+        agent.start_agent()
+        log = pool.dir / f"agent-{agent.name}.log"
+        pools.wait_for("the agent to say so", 20, lambda: "disks and nics wait, trying on" in log.read_text())
+        expect(len(agent.vm_pids()) == 1, "the guest did not survive its store")
+    finally:
+        away.rename(pool.dir / "share")
+    expect_host(pool, "writer", agent.name)
+    goes_on_writing(pool, "writer")
+    disk_is_whole(pool, "writer")
+    pool.godwit("job", "watch", job, check=False)
+
+
+def a_target_whose_disks_were_taken_by_another_host_is_killed_unwritten(pool):
+    need_writer(pool)
+    agent, job = freeze_after_took(pool, "writer")
+    stamp(pool, "writer", 900, "thief")
+    digest = hashlib.sha256((share(pool) / "writer.raw").read_bytes()).hexdigest()
+    agent.kill_agent()
+    agent.start_agent()
+    pools.wait_for("the loser to be killed", 30, lambda: not agent.vm_pids())
+    pools.wait_for("its end to be known", 30, lambda: pool.vm("writer")["state"] in ("crashed", "stopped"))
+    expect("are thief's, as generation 900" in pool.vm("writer").get("reason", ""), str(pool.vm("writer")))
+    expect(hashlib.sha256((share(pool) / "writer.raw").read_bytes()).hexdigest() == digest, "it wrote all the same")
+    pool.godwit("job", "watch", job, check=False)
+    refused = pool.godwit("vm", "start", "writer", check=False)
+    expect(refused.returncode != 0 and "thief's as generation 900" in refused.stderr, refused.stderr)
+    pool.godwit("vm", "rm", "writer", "--stop", "-y")
+
+
 def a_target_that_is_killed_before_it_took_leaves_the_source_writing(pool):
     need_writer(pool)
     source, target = pool.vm("writer")["host"], other(pool, "writer")
@@ -281,7 +363,11 @@ run([
     moves_with_its_disk_and_nic_back_and_forth,
     a_rolled_back_move_writes_on_and_the_next_one_moves,
     an_agent_that_dies_between_took_and_its_stamp_attaches_when_it_is_back,
+    the_stamp_follows_the_guest,
     a_target_that_is_killed_before_it_took_leaves_the_source_writing,
+    a_target_that_dies_between_took_and_its_stamp_starts_again_from_its_disk,
+    a_store_that_is_away_holds_the_guests_writes_until_it_is_back,
+    a_target_whose_disks_were_taken_by_another_host_is_killed_unwritten,
     a_stopped_vm_starts_again_on_its_disk,
     refuses_a_target_that_sees_another_folder,
     refuses_a_disk_that_only_its_host_has,
