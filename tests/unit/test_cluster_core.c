@@ -14,6 +14,7 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/preflight.h"
 #include "proto/limits.h"
 
 #define VM_STATE(name) GODWIT__VM_STATE__VM_STATE_##name
@@ -321,6 +322,28 @@ static void a_disk_that_only_its_host_has_ties_the_vm_to_it(void **state)
     assert_non_null(strstr(problem.vm_state, "running on"));
 }
 
+static int judge_stamp(uint64_t generation, uint64_t found, const char *owner)
+{
+    Godwit__Stamp stamp = GODWIT__STAMP__INIT;
+    struct fault fault = {0};
+    stamp.generation = found;
+    stamp.owner = (char *)(uintptr_t)owner;
+    return preflight_judge_stamp(vm_named("web"), generation, &stamp, &fault);
+}
+
+static void a_start_takes_disks_only_from_a_stamp_that_the_record_has_outlived(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    vm_named("web")->own.gen = vm_named("web")->own.hiwater = 7;
+
+    assert_int_equal(judge_stamp(7, 0, NULL), 0);      /* nobody has ever held them */
+    assert_int_equal(judge_stamp(7, 6, "node2"), 0);   /* an earlier life, known to be over */
+    assert_int_equal(judge_stamp(7, 7, "node1"), 0);   /* this start, said again */
+    assert_int_equal(judge_stamp(7, 7, "node2"), ERR_REFUSED);
+    assert_int_equal(judge_stamp(7, 8, "node1"), ERR_REFUSED); /* the record is older: a backup */
+}
+
 static void words_are_names_ids_and_unique_prefixes(void **state)
 {
     (void)state;
@@ -584,6 +607,7 @@ int main(void)
         TEST(an_address_that_was_not_given_is_made_and_kept),
         TEST(a_shared_disk_that_is_written_is_one_vms),
         TEST(a_disk_that_only_its_host_has_ties_the_vm_to_it),
+        TEST(a_start_takes_disks_only_from_a_stamp_that_the_record_has_outlived),
         TEST(words_are_names_ids_and_unique_prefixes),
         TEST(a_host_that_is_silent_is_suspect_then_down_and_its_vms_unknown),
         TEST(a_move_is_recorded_with_its_job_before_the_target_is_ordered),
