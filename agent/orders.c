@@ -17,12 +17,12 @@
 #include "agent/boot_reader.h"
 #include "agent/host_facts.h"
 #include "agent/move_sockets.h"
+#include "agent/store_question.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
-#include "base/id.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -32,7 +32,6 @@
 #include "proto/limits.h"
 #include "proto/method.h"
 #include "proto/vm_spec.h"
-#include "storage/share.h"
 
 enum {
     CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
@@ -45,6 +44,7 @@ struct orders {
     struct vm_table *table;
     struct host_facts *facts;
     const char *boot_reader; /* the program */
+    struct store_questions questions;
     unsigned workers;  /* that hold a step */
     bool stopped;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
@@ -621,51 +621,6 @@ static void reply_gone(struct rpc_request *request, const char *vm_id)
         (void)rpc_reply(request, &gone.base);
 }
 
-static void remove_stranger_work(void *data)
-{
-    struct step *step = data;
-
-    step->result = backends_remove(((const Godwit__OrderVmStop *)step->order)->spec, step->vm_id,
-                                   &step->fault);
-}
-
-static void remove_stranger_done(void *data)
-{
-    struct step *step = data;
-
-    step->orders->workers--;
-    if (step->result < 0)
-        reply_fault(step->request, &step->fault);
-    else
-        reply_gone(step->request, step->vm_id);
-    step_free(step);
-}
-
-/* A VM that this host does not know (any more): a start that failed may have left its stamp and the
- * disks that it made. */
-static void remove_stranger(struct orders *orders, const Godwit__OrderVmStop *order,
-                            struct rpc_request *request)
-{
-    struct fault fault = {0};
-    struct step *step = NULL;
-    int r = id_name_is_valid(order->vm_id) && strlen(order->vm_id) < VM_ID_SIZE
-                ? vm_spec_judge(order->spec, &fault)
-                : fault_set(&fault, ERR_INVALID, "'%.80s' is no VM id", order->vm_id);
-
-    if (r == 0)
-        r = step_new(&step, orders, order->vm_id, &order->base, request, &fault);
-    if (r == 0) {
-        r = loop_work(orders->loop, remove_stranger_work, remove_stranger_done, step);
-        if (r == 0) {
-            orders->workers++;
-            return;
-        }
-        step_free(step);
-        (void)fault_set(&fault, r, "no worker to remove disks");
-    }
-    reply_fault(request, &fault);
-}
-
 static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -677,7 +632,7 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
 
     if (!entry && order->vm_id && order->remove) { /* gone already: as wanted */
         if (order->spec && order->spec->n_disks > 0)
-            remove_stranger(orders, order, request);
+            store_question_remove(&orders->questions, order, request);
         else
             reply_gone(request, order->vm_id);
         return;
@@ -1292,168 +1247,29 @@ void orders_on_lost(struct orders *orders)
     }
 }
 
-/* ---- what the coordinator asks of stores, before a start or a move ---- */
-static void stamp_read_work(void *data)
-{
-    struct step *step = data;
-
-    step->result = backends_read_stamp(((const Godwit__OrderStampRead *)step->order)->spec,
-                                       step->vm_id, &step->expected, &step->fault);
-}
-
-static void stamp_read_done(void *data)
-{
-    struct step *step = data;
-    Godwit__Stamp reply;
-
-    step->orders->workers--;
-    attach_stamp_write(&step->expected, &reply);
-    if (step->result < 0)
-        reply_fault(step->request, &step->fault);
-    else if (step->request)
-        (void)rpc_reply(step->request, &reply.base);
-    step_free(step);
-}
-
-static void store_word_work(void *data)
-{
-    struct step *step = data;
-    const Godwit__OrderStoreWord *order = (const Godwit__OrderStoreWord *)step->order;
-
-    if (order->wipe)
-        backends_wipe_word(order->spec, order->word);
-    else
-        step->result = backends_write_word(order->spec, order->word, &step->fault);
-}
-
-static void store_word_done(void *data)
-{
-    struct step *step = data;
-
-    step->orders->workers--;
-    if (step->result < 0)
-        reply_fault(step->request, &step->fault);
-    else
-        reply_empty(step->request);
-    step_free(step);
-}
-
-static void move_check_work(void *data)
-{
-    struct step *step = data;
-    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)step->order;
-    const struct backends_ask ask = {
-        .spec = order->spec,
-        .vm_id = step->vm_id,
-        .host = host_facts_name(step->orders->facts),
-        .expected = step->expected,
-    };
-
-    step->result = backends_read_word(order->spec, order->word, ask.host, &step->fault);
-    if (step->result == 0)
-        step->result = backends_check(&ask, &step->backends, &step->fault);
-    if (step->result < 0 && step->fault.code != ERR_REFUSED)
-        step->result = fault_wrap(&step->fault, ERR_REFUSED, "%s", ask.host);
-}
-
-static void move_check_done(void *data)
-{
-    struct step *step = data;
-    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)step->order;
-    Godwit__MoveChecked reply = GODWIT__MOVE_CHECKED__INIT;
-    char note[256];
-    char *notes[] = {note};
-
-    step->orders->workers--;
-    if (step->result < 0) {
-        step->fault.code = ERR_REFUSED;
-        reply_fault(step->request, &step->fault);
-    } else if (step->request) {
-        (void)snprintf(note, sizeof note, "%s sees its %u disks and %zu bridges",
-                       host_facts_name(step->orders->facts), step->backends.disk_count,
-                       order->spec->n_nics);
-        reply.notes = notes;
-        reply.n_notes = 1;
-        (void)rpc_reply(step->request, &reply.base);
-    }
-    step_free(step);
-}
-
-static void ask_store(struct orders *orders, const char *vm_id, const Godwit__VmSpec *spec,
-                      const Godwit__Stamp *expected, const ProtobufCMessage *order,
-                      struct rpc_request *request, void (*work)(void *data),
-                      void (*done)(void *data))
-{
-    struct fault fault = {0};
-    struct step *step = NULL;
-    int r = 0;
-
-    if (!vm_id || !id_name_is_valid(vm_id) || strlen(vm_id) >= VM_ID_SIZE || !spec || !spec->name)
-        r = fault_set(&fault, ERR_INVALID, "a question without its VM");
-    if (r == 0)
-        r = vm_spec_judge(spec, &fault);
-    if (r == 0)
-        r = step_new(&step, orders, vm_id, order, request, &fault);
-    if (r == 0)
-        r = attach_stamp_read(expected, &step->expected, &fault);
-    if (r == 0) {
-        r = loop_work(orders->loop, work, done, step);
-        if (r < 0)
-            (void)fault_set(&fault, r, "no worker to look at stores");
-    }
-    if (r == 0) {
-        orders->workers++;
-        return;
-    }
-    if (step)
-        step_free(step);
-    reply_fault(request, &fault);
-}
-
+/* ---- what the coordinator asks of stores: see store_question ---- */
 static void handle_stamp_read(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
-    const Godwit__OrderStampRead *order = (const Godwit__OrderStampRead *)message;
     (void)rpc;
-    ask_store(orders_of(data), order->vm_id, order->spec, NULL, message, request, stamp_read_work,
-              stamp_read_done);
-}
-
-static bool is_word(const char *word)
-{
-    return word && strlen(word) == SHARE_WORD_SIZE - 1 && id_name_is_valid(word);
+    store_question_stamp(&orders_of(data)->questions, (const Godwit__OrderStampRead *)message,
+                         request);
 }
 
 static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
-    const Godwit__OrderStoreWord *order = (const Godwit__OrderStoreWord *)message;
-    struct fault fault = {0};
     (void)rpc;
-
-    if (!is_word(order->word)) {
-        (void)fault_set(&fault, ERR_INVALID, "a word for a store of a wrong form");
-        reply_fault(request, &fault);
-        return;
-    }
-    ask_store(orders_of(data), order->vm_id, order->spec, NULL, message, request, store_word_work,
-              store_word_done);
+    store_question_word(&orders_of(data)->questions, (const Godwit__OrderStoreWord *)message,
+                        request);
 }
 
 static void handle_move_check(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
-    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)message;
-    struct fault fault = {0};
     (void)rpc;
-
-    if (!is_word(order->word)) {
-        (void)fault_set(&fault, ERR_INVALID, "a word for a store of a wrong form");
-        reply_fault(request, &fault);
-        return;
-    }
-    ask_store(orders_of(data), order->vm_id, order->spec, order->expected_stamp, message, request,
-              move_check_work, move_check_done);
+    store_question_move(&orders_of(data)->questions, (const Godwit__OrderMoveCheck *)message,
+                        request);
 }
 
 /* ---- logs ---- */
@@ -1561,6 +1377,7 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
     orders->table = table;
     orders->facts = facts;
     orders->boot_reader = boot_reader;
+    orders->questions = (struct store_questions){.loop = loop, .facts = facts};
     *ret_orders = orders;
     return 0;
 }
@@ -1572,6 +1389,7 @@ void orders_stop(struct orders *orders)
     orders->stopped = true;
     while (orders->workers)
         loop_turn(orders->loop, true); /* each holds a pointer to us */
+    store_questions_wait(&orders->questions);
 }
 
 struct orders *orders_free(struct orders *orders)

@@ -108,6 +108,13 @@ static int judge_disk(const Godwit__DiskSpec *disk, unsigned index, struct fault
     return 0;
 }
 
+static bool is_same_place(const Godwit__DiskSpec *a, const Godwit__DiskSpec *b)
+{
+    if (is_given(a->path) || is_given(b->path))
+        return is_given(a->path) && is_given(b->path) && strcmp(a->path, b->path) == 0;
+    return strcmp(a->store, b->store) == 0 && strcmp(a->file, b->file) == 0;
+}
+
 static int judge_disks(const Godwit__VmSpec *spec, struct fault *fault)
 {
     if (spec->n_disks > DISKS_MAX)
@@ -121,6 +128,8 @@ static int judge_disks(const Godwit__VmSpec *spec, struct fault *fault)
             if (strcmp(spec->disks[n]->name, spec->disks[i]->name) == 0)
                 return fault_set(fault, ERR_INVALID, "disks[%u].name: '%.70s' is disks[%u] already",
                                  i, spec->disks[i]->name, n);
+            if (is_same_place(spec->disks[n], spec->disks[i]))
+                return fault_set(fault, ERR_INVALID, "disks[%u]: it is the same as disks[%u]", i, n);
         }
         if (spec->cloud_init && strcmp(spec->disks[i]->name, "cidata") == 0)
             return fault_set(fault, ERR_INVALID,

@@ -108,7 +108,7 @@ def makes_its_disk_and_tap_and_the_guest_writes(pool):
 def tells_in_a_dry_run_what_the_target_sees(pool):
     need_writer(pool)
     done = pool.godwit("migrate", "writer", "--to", "node2", "--dry-run")
-    expect("sees its 1 disks" in done.stdout + done.stderr, done.stdout + done.stderr)
+    expect("sees its 1 disk and has the bridge" in done.stdout + done.stderr, done.stdout + done.stderr)
 
 
 def moves_with_its_disk_and_nic_back_and_forth(pool):

@@ -122,6 +122,8 @@ static void says_where_what_and_what_would_fit(void **state)
         {"nics:\n  - {bridge: br0, mac: \"53:54:00:12:34:56\"}\n",
          "web.yaml:2:25: nics[0].mac: found '53:54:00:12:34:56'; one station's address like "
          "52:54:00:12:34:56 would fit"},
+        {"disks:\n  - {name: a, path: /d}\n  - {name: b, path: /d}\n",
+         "web.yaml:3:6: disks[1]: it is the same as disks[0]"},
         {"console: vga\n", "web.yaml:1:10: console: found 'vga'; serial or virtio would fit"},
         {"boot: disk\n", "web.yaml:1:7: boot: disk, but the VM has no disks"},
         {"memory:\n  sise: 1GiB\n",
