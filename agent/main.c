@@ -367,6 +367,8 @@ int main(int argc, char **argv)
     if (r)
         return r;
     signal(SIGPIPE, SIG_IGN);
+    /* A store that hangs holds workers for as long as it does; journal and VM files need some too. */
+    (void)setenv("UV_THREADPOOL_SIZE", "64", 0);
     (void)umask(077);
     r = set_up(&agent, &fault);
     if (r < 0) {
