@@ -761,7 +761,7 @@ static bool verdict_is_so(const struct vm_entry *entry, const Godwit__MoveVerdic
 }
 
 /* The source shall run again as a new generation: first its disks have to be its own as that. */
-static bool verdict_restamps(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict)
+bool orders_verdict_restamps(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict)
 {
     const Godwit__MoveLatch *latch = entry->status->latch;
     bool resumes = verdict->kind == GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME ||
@@ -844,7 +844,7 @@ static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *requ
         reply_status(request, entry);
         return;
     }
-    if (entry && verdict_restamps(entry, verdict)) {
+    if (entry && orders_verdict_restamps(entry, verdict)) {
         struct fault fault = {0};
         if (restamp_begin(orders, entry, verdict, request, &fault) < 0)
             reply_fault(request, &fault);

@@ -10,6 +10,7 @@
 #ifndef GODWIT_AGENT_ORDERS_H
 #define GODWIT_AGENT_ORDERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "proto/vm.pb-c.h"
@@ -38,5 +39,9 @@ void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles
  * status), or a refusal. */
 enum { ORDERS_START = 1, ORDERS_SAME = 2 };
 int orders_judge_start(const struct vm_entry *entry, uint64_t generation, struct fault *fault);
+
+/* Would this verdict let a source run again as a newer generation, whose shared disks have then to be
+ * stamped first? */
+bool orders_verdict_restamps(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict);
 
 #endif

@@ -72,6 +72,43 @@ static void every_order_has_one_row(void **state)
     }
 }
 
+static void only_a_source_that_gave_and_resumes_anew_takes_its_disks_back_first(void **state)
+{
+    (void)state;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT;
+    Godwit__DiskSpec *disks[] = {&disk};
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MoveLatch latch = GODWIT__MOVE_LATCH__INIT;
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    Godwit__MoveVerdict verdict = GODWIT__MOVE_VERDICT__INIT;
+    struct vm_entry entry = {.status = &status};
+    disk.store = (char *)"/srv/shared";
+    disk.shared = true;
+    spec.disks = disks;
+    spec.n_disks = 1;
+    latch.latch = GODWIT__LATCH__LATCH_GAVE;
+    latch.generation = 6;
+    status.latch = &latch;
+    status.spec = &spec;
+    status.generation = 5;
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME;
+    verdict.generation = 7;
+
+    assert_true(orders_verdict_restamps(&entry, &verdict));
+    verdict.generation = 6; /* refused by the process */
+    assert_false(orders_verdict_restamps(&entry, &verdict));
+    verdict.generation = 7;
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP;
+    assert_false(orders_verdict_restamps(&entry, &verdict));
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON;
+    assert_true(orders_verdict_restamps(&entry, &verdict));
+    latch.latch = GODWIT__LATCH__LATCH_OUT; /* it runs on as what it was */
+    assert_false(orders_verdict_restamps(&entry, &verdict));
+    latch.latch = GODWIT__LATCH__LATCH_GAVE;
+    disk.read_only = true;
+    assert_false(orders_verdict_restamps(&entry, &verdict));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -79,6 +116,7 @@ int main(void)
         cmocka_unit_test(an_older_generation_is_refused_by_name),
         cmocka_unit_test(a_newer_start_waits_for_the_end_of_what_runs),
         cmocka_unit_test(every_order_has_one_row),
+        cmocka_unit_test(only_a_source_that_gave_and_resumes_anew_takes_its_disks_back_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
