@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/host_facts.h"
+#include "agent/host_load.h"
 #include "agent/vm_table.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -36,6 +37,7 @@ struct agent_link {
     char leader[ADDRESS_SIZE];  /* the one that another coordinator named; "" */
     char address[ADDRESS_SIZE]; /* the one that is tried or spoken to */
     struct loop_timer *retry_timer, *heartbeat_timer;
+    struct host_load *load; /* NULL: without memory for it */
 };
 
 /* ---- away ---- */
@@ -187,6 +189,8 @@ static void heartbeat(void *data)
     beat.load1 = host_facts_load1();
     beat.has_tells_bridges = beat.tells_bridges = true;
     beat.bridges = host_facts_bridges(link->config.facts, &beat.n_bridges);
+    if (link->load)
+        host_load_read(link->load, &beat);
     agent_link_send(link, METHOD_AGENT_HEARTBEAT, &beat.base);
 }
 
@@ -198,6 +202,7 @@ int agent_link_new(struct agent_link **ret_link, const struct agent_link_config 
     if (!link)
         return fault_set(fault, ERR_NOMEM, "no memory for the link to the coordinator");
     link->config = *config;
+    link->load = host_load_new(config->table);
     link->service = (struct rpc_service){
         .methods = config->methods, .method_count = config->method_count, .on_closed = on_closed};
     link->backoff_ms = BACKOFF_MS_MIN;
@@ -221,6 +226,7 @@ struct agent_link *agent_link_free(struct agent_link *link)
         (void)loop_timer_free(link->retry_timer);
     if (link->heartbeat_timer)
         (void)loop_timer_free(link->heartbeat_timer);
+    link->load = host_load_free(link->load);
     free(link);
     return NULL;
 }

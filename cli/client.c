@@ -46,6 +46,14 @@ static void on_job_event(void *data, struct rpc *rpc, struct rpc_request *reques
     pass_event(data, METHOD_JOB_EVENT, message);
 }
 
+static void on_plan_event(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    (void)request;
+    pass_event(data, METHOD_PLAN_EVENT, message);
+}
+
 static void on_console_data(void *data, struct rpc *rpc, struct rpc_request *request,
                             const ProtobufCMessage *message)
 {
@@ -56,6 +64,7 @@ static void on_console_data(void *data, struct rpc *rpc, struct rpc_request *req
 
 static const struct rpc_method methods[] = {
     {METHOD_JOB_EVENT, &godwit__job_info__descriptor, on_job_event},
+    {METHOD_PLAN_EVENT, &godwit__plan_info__descriptor, on_plan_event},
     {METHOD_VM_CONSOLE_DATA, &godwit__vm_console_data__descriptor, on_console_data},
 };
 

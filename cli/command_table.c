@@ -10,10 +10,13 @@
 #include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
 #include "cli/cmd_migrate.h"
+#include "cli/cmd_plan.h"
 #include "cli/cmd_pool.h"
+#include "cli/cmd_rule.h"
 #include "cli/cmd_status.h"
 #include "cli/cmd_version.h"
 #include "cli/cmd_vm.h"
+#include "cli/cmd_why.h"
 #include "proto/limits.h"
 
 static const struct command_option global_options[] = {
@@ -244,6 +247,75 @@ static const struct command_option job_ls_options[] = {
 
 static const struct command_option job_watch_options[] = {PROGRESS_OPTION, {0}};
 
+#define PLAN_OPTIONS                                                                               \
+    {.name = "dry-run",                                                                            \
+     .type = COMMAND_FLAG,                                                                         \
+     .help = "plan only; prints the plan's id for godwit plan run"},                               \
+        {.name = "no-wait", .type = COMMAND_FLAG, .help = "print the plan's id and leave"},        \
+        PROGRESS_OPTION
+
+static const struct command_option plan_options[] = {PLAN_OPTIONS, {0}};
+
+static const struct command_option evacuate_options[] = {
+    {.name = "by",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "must be over in this time; refused when that cannot be"},
+    {.name = "live",
+     .type = COMMAND_TEXT,
+     .value = "VM,...",
+     .help = "these move while they run (all do that are not named otherwise); web-* names many"},
+    {.name = "cold",
+     .type = COMMAND_TEXT,
+     .value = "VM,...",
+     .help = "these are stopped and started elsewhere; what they hold in memory is lost"},
+    {.name = "stop", .type = COMMAND_TEXT, .value = "VM,...", .help = "these are stopped"},
+    {.name = "keep", .type = COMMAND_TEXT, .value = "VM,...", .help = "these stay"},
+    PLAN_OPTIONS,
+    {0}};
+
+static const struct command_option restore_options[] = {
+    {.name = "bring-back",
+     .type = COMMAND_FLAG,
+     .help = "also the VMs that the last evacuation took away"},
+    PLAN_OPTIONS,
+    {0}};
+
+static const struct command_option balance_options[] = {
+    {.name = "goal",
+     .type = COMMAND_CHOICE,
+     .value = "WORD",
+     .choices = "stall|even",
+     .preset = "stall",
+     .help = "less waiting of guests, or hosts that are evenly full"},
+    PLAN_OPTIONS,
+    {0}};
+
+static const struct command_option plan_run_options[] = {
+    {.name = "no-wait", .type = COMMAND_FLAG, .help = "let it run and leave"},
+    PROGRESS_OPTION,
+    {0}};
+
+static const struct command_option plan_watch_options[] = {PROGRESS_OPTION, {0}};
+
+static const struct command_option rule_add_options[] = {
+    {.name = "soft", .type = COMMAND_FLAG, .help = "costs where it is broken, but does not forbid"},
+    {.name = "hosts",
+     .type = COMMAND_TEXT,
+     .value = "HOST,...",
+     .help = "of pin and exclude: hosts, or labels like rack=a"},
+    {.name = "most",
+     .type = COMMAND_COUNT,
+     .value = "N",
+     .min = 1,
+     .max = 1000,
+     .help = "members on a host (spread: in a failure domain); else as few as can be"},
+    {0}};
+
+static const struct command_option cordon_options[] = {
+    {.name = "reason", .type = COMMAND_TEXT, .value = "WORDS", .help = "what others shall read"},
+    {0}};
+
 /* Rows of one group stand together: help and completion rely on it. */
 static const struct command commands[] = {
     {.words = "status",
@@ -263,6 +335,112 @@ static const struct command commands[] = {
      .examples = {{"godwit migrate db-01 --to node2", "move one VM, by name or unique prefix"},
                   {"godwit migrate db-01 web-07 --max-downtime 50ms --deadline 10m",
                    "move two, to where they fit, with goals"}}},
+    {.words = "balance",
+     .operands = "[auto] [off|approve|on]",
+     .summary = "move VMs so that guests wait less, where that is worth it",
+     .more =
+         "Every move must take more stall seconds off the next half hour than twice the most it "
+         "may cost (pause, slower guest, use of the link). With auto: off, approve (plans wait "
+         "for godwit plan run) or on; without a word it tells how the pool is.",
+     .options = balance_options,
+     .run = cmd_balance,
+     .examples = {{"godwit balance --dry-run", "what it would do, and why"},
+                  {"godwit balance auto approve", "look by itself, act when told"}}},
+    {.words = "why",
+     .operands = "VM",
+     .summary = "why a VM is where it is: every host, its score, what forbids; its moves",
+     .run = cmd_why,
+     .examples = {{"godwit why web-01", "at a glance"},
+                  {"godwit why web-01 -o json", "all of it"}}},
+    {.words = "why-not",
+     .operands = "VM HOST",
+     .summary = "why a VM is not on that host, and what would let it",
+     .run = cmd_why_not,
+     .examples = {{"godwit why-not web-01 node3", "one host"},
+                  {"godwit why-not web-01 node3 -o json", "for a script"}}},
+    {.words = "plan ls",
+     .operands = "",
+     .summary = "plans: made, running, over",
+     .lists = true,
+     .watches = true,
+     .run = cmd_plan_ls,
+     .examples = {{"godwit plan ls", "all that are kept"},
+                  {"godwit plan ls -w", "and how they go on"}}},
+    {.words = "plan show",
+     .operands = "PLAN",
+     .summary = "a plan's steps: why, how long, how they went; what stands in the way",
+     .run = cmd_plan_show,
+     .examples = {{"godwit plan show P4K7Q2A", "to read"},
+                  {"godwit plan show P4K -o json", "by a unique prefix, for a script"}}},
+    {.words = "plan run",
+     .operands = "PLAN",
+     .summary = "do just what a dry run said, judged anew before each step",
+     .options = plan_run_options,
+     .run = cmd_plan_run,
+     .examples = {{"godwit plan run P4K7Q2A", "and wait"},
+                  {"godwit plan run P4K7Q2A --no-wait", "and leave"}}},
+    {.words = "plan watch",
+     .operands = "PLAN",
+     .summary = "stand by until a plan is over",
+     .options = plan_watch_options,
+     .run = cmd_plan_watch,
+     .examples = {{"godwit plan watch P4K7Q2A", "with progress"},
+                  {"godwit plan watch P4K7Q2A --progress none", "only for its exit code"}}},
+    {.words = "plan pause",
+     .operands = "PLAN",
+     .summary = "begin no more steps; those under way finish",
+     .run = cmd_plan_pause,
+     .examples = {{"godwit plan pause P4K7Q2A", "by id"},
+                  {"godwit plan pause P4K", "by a unique prefix"}}},
+    {.words = "plan resume",
+     .operands = "PLAN",
+     .summary = "go on with a paused plan",
+     .run = cmd_plan_resume,
+     .examples = {{"godwit plan resume P4K7Q2A", "by id"},
+                  {"godwit plan resume P4K", "by a unique prefix"}}},
+    {.words = "plan cancel",
+     .operands = "PLAN",
+     .summary = "end a plan; moves under way roll back or finish",
+     .run = cmd_plan_cancel,
+     .examples = {{"godwit plan cancel P4K7Q2A", "by id"},
+                  {"godwit plan cancel P4K", "by a unique prefix"}}},
+    {.words = "plan rm",
+     .operands = "PLAN",
+     .summary = "forget a plan that does not run",
+     .run = cmd_plan_rm,
+     .examples = {{"godwit plan rm P4K7Q2A", "by id"},
+                  {"godwit plan rm P4K", "by a unique prefix"}}},
+    {.words = "rule ls",
+     .operands = "",
+     .summary = "where VMs may be, and who breaks it now",
+     .lists = true,
+     .watches = true,
+     .run = cmd_rule_ls,
+     .examples = {{"godwit rule ls", "all of them"}, {"godwit rule ls -o json", "for a script"}}},
+    {.words = "rule add",
+     .operands = "KIND NAME VM...",
+     .summary = "say where VMs may be: affinity, anti-affinity, pin, exclude, spread",
+     .more = "affinity keeps VMs on one host, anti-affinity apart; pin and exclude name --hosts; "
+             "spread counts VMs in a failure domain, which is a host's label domain. A name that "
+             "ends in * stands for all VMs that begin so, those that come later too. A rule that "
+             "is broken when it is added moves nothing: godwit rule repair does.",
+     .options = rule_add_options,
+     .run = cmd_rule_add,
+     .examples = {{"godwit rule add anti-affinity web-apart web-1 web-2", "two VMs, two hosts"},
+                  {"godwit rule add pin licence db-1 --hosts licensed=yes", "by a host's label"}}},
+    {.words = "rule rm",
+     .operands = "NAME...",
+     .summary = "take rules away",
+     .run = cmd_rule_rm,
+     .examples = {{"godwit rule rm web-apart", "one"},
+                  {"godwit rule rm web-apart licence", "two"}}},
+    {.words = "rule repair",
+     .operands = "",
+     .summary = "the fewest moves after which every hard rule is kept",
+     .options = plan_options,
+     .run = cmd_rule_repair,
+     .examples = {{"godwit rule repair --dry-run", "which they are"},
+                  {"godwit rule repair", "make them"}}},
     {.words = "pool init",
      .operands = "",
      .summary = "make a pool on this machine",
@@ -302,6 +480,17 @@ static const struct command commands[] = {
      .run = cmd_pool_status,
      .examples = {{"godwit pool status", "at a glance"},
                   {"godwit pool status -o json", "for a script"}}},
+    {.words = "pool reboot",
+     .operands = "[HOST...]",
+     .summary = "reboot hosts one after another, their VMs elsewhere meanwhile",
+     .more = "Each host is evacuated, rebooted and given its VMs back before the next one's turn, "
+             "hosts of one failure domain after each other. The command that reboots is "
+             "reboot_command of the coordinator's pool.json (it gets the host's name); without "
+             "one the plan waits until the host's agent comes back from a boot.",
+     .options = plan_options,
+     .run = cmd_pool_reboot,
+     .examples = {{"godwit pool reboot --dry-run", "what stands in the way"},
+                  {"godwit pool reboot -y node2 node3", "these two"}}},
     {.words = "token create",
      .operands = "",
      .summary = "make a token that lets one host in, once",
@@ -325,6 +514,44 @@ static const struct command commands[] = {
      .run = cmd_host_show,
      .examples = {{"godwit host show node1", "on a page"},
                   {"godwit host show node1 -o json", "for a script"}}},
+    {.words = "host evacuate",
+     .operands = "HOST",
+     .summary = "move every VM off a host, and let none come",
+     .more = "As few moves at once as fill what carries them. A failed move leaves its VM running "
+             "where it is and is tried again elsewhere; what cannot go is told before the start, "
+             "with what would let it. Ends with 8 and the list when something is left. Ctrl-C "
+             "leaves it running.",
+     .options = evacuate_options,
+     .run = cmd_host_evacuate,
+     .examples = {{"godwit host evacuate node1", "all of it"},
+                  {"godwit host evacuate node1 --by 10m --cold 'dev-*' --dry-run",
+                   "would it be over in time, with some VMs stopped on the way?"}}},
+    {.words = "host restore",
+     .operands = "HOST",
+     .summary = "let VMs come to a host again",
+     .options = restore_options,
+     .run = cmd_host_restore,
+     .examples = {{"godwit host restore node1", "from now on"},
+                  {"godwit host restore node1 --bring-back", "and those that were moved away"}}},
+    {.words = "host cordon",
+     .operands = "HOST",
+     .summary = "let no VM come to a host; those that it runs stay",
+     .options = cordon_options,
+     .run = cmd_host_cordon,
+     .examples = {{"godwit host cordon node1", "until it is uncordoned"},
+                  {"godwit host cordon node1 --reason 'bad fan'", "and say why"}}},
+    {.words = "host uncordon",
+     .operands = "HOST",
+     .summary = "let VMs come to a host again",
+     .run = cmd_host_uncordon,
+     .examples = {{"godwit host uncordon node1", "by name"},
+                  {"godwit host uncordon n1", "by a unique prefix"}}},
+    {.words = "host label",
+     .operands = "HOST LABEL...",
+     .summary = "key=value sets a label, key- takes it away; domain is the failure domain",
+     .run = cmd_host_label,
+     .examples = {{"godwit host label node1 domain=rack-a licensed=yes", "two"},
+                  {"godwit host label node1 licensed-", "take one away"}}},
     {.words = "vm create",
      .operands = "[NAME]",
      .summary = "define a VM and start it",

@@ -395,6 +395,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     case ORDER_MOVE_OUT:
         send_move_out(sent, vm, job);
         break;
+    case ORDER_REBOOT: /* carried out by reboot.c, not by an agent */
+        free(sent);
+        break;
     }
 }
 

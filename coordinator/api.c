@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "coordinator/agent_link.h"
+#include "coordinator/api_plan.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
@@ -131,6 +132,7 @@ static void fill_host(const struct cluster *cluster, const struct cluster_host *
     info->name = (char *)(uintptr_t)host->name; /* protobuf-c knows no const */
     info->state = (char *)(uintptr_t)cluster_host_state_word(cluster_host_state(host, now_ns));
     info->has_vms = info->has_seen_unix_ms = true;
+    info->policy = host->policy;
     info->seen_unix_ms = host->seen_unix_ms;
     for (size_t i = 0; i < cluster->vm_count; i++)
         info->vms += cluster->vms[i]->own.phase != OWN_STOPPED &&
@@ -145,6 +147,12 @@ static void fill_host(const struct cluster *cluster, const struct cluster_host *
     info->version = host->facts->version;
     info->baseline = (char *)(uintptr_t)planner_host_baseline(host->facts);
     info->facts = host->facts;
+}
+
+void api_fill_host(struct coordinator *coordinator, const struct cluster_host *host,
+                   Godwit__HostInfo *ret_info)
+{
+    fill_host(&coordinator->cluster, host, coordinator_now().ns, ret_info);
 }
 
 static int by_host_name(const void *a, const void *b)
@@ -478,7 +486,17 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_MIGRATE, migrate_request, "operator", on_migrate)                                     \
     X(METHOD_JOB_LIST, job_list_request, "operator", on_job_list)                                  \
     X(METHOD_JOB_WATCH, job_watch_request, "operator", on_job_watch)                               \
-    X(METHOD_JOB_CANCEL, job_cancel_request, "operator", on_job_cancel)
+    X(METHOD_JOB_CANCEL, job_cancel_request, "operator", on_job_cancel)                            \
+    X(METHOD_HOST_SET, host_set_request, "operator", api_plan_host_set)                            \
+    X(METHOD_RULE_LIST, rule_list_request, "operator", api_plan_rules)                             \
+    X(METHOD_RULE_ADD, rule_add_request, "operator", api_plan_rule_add)                            \
+    X(METHOD_RULE_REMOVE, rule_remove_request, "operator", api_plan_rule_remove)                   \
+    X(METHOD_PLAN_MAKE, plan_make_request, "operator", api_plan_make)                              \
+    X(METHOD_PLAN_LIST, plan_list_request, "operator", api_plan_list)                              \
+    X(METHOD_PLAN_ACT, plan_act_request, "operator", api_plan_act)                                 \
+    X(METHOD_PLAN_WATCH, plan_watch_request, "operator", api_plan_watch)                           \
+    X(METHOD_BALANCE, balance_request, "operator", api_plan_balance)                               \
+    X(METHOD_WHY, why_request, "operator", api_plan_why)
 
 static bool is_event(uint16_t method)
 {

@@ -19,4 +19,8 @@ void api_reply_problem_as_fault(struct rpc_request *request, const struct proble
 void api_reply_action(struct coordinator *coordinator, struct rpc_request *request,
                       const char *vm_id, struct problem *problem);
 
+/* Every pointer is borrowed from the cluster. */
+void api_fill_host(struct coordinator *coordinator, const struct cluster_host *host,
+                   Godwit__HostInfo *ret_info);
+
 #endif

@@ -86,6 +86,8 @@ static void host_free(struct cluster_host *host)
 {
     if (host->facts)
         godwit__host_facts__free_unpacked(host->facts, NULL);
+    if (host->policy)
+        godwit__host_policy__free_unpacked(host->policy, NULL);
     free(host);
 }
 
@@ -110,6 +112,21 @@ struct cluster_job *cluster_job_free(struct cluster_job *job)
     return NULL;
 }
 
+static void rule_free(struct cluster_rule *rule)
+{
+    if (rule->rule)
+        godwit__rule__free_unpacked(rule->rule, NULL);
+    free(rule);
+}
+
+static void plan_free(struct cluster_plan *plan)
+{
+    if (plan->info)
+        godwit__plan_info__free_unpacked(plan->info, NULL);
+    free(plan->runs);
+    free(plan);
+}
+
 void cluster_deinit(struct cluster *cluster)
 {
     for (size_t i = 0; i < cluster->host_count; i++)
@@ -118,6 +135,12 @@ void cluster_deinit(struct cluster *cluster)
         vm_free(cluster->vms[i]);
     for (size_t i = 0; i < cluster->job_count; i++)
         (void)cluster_job_free(cluster->jobs[i]);
+    for (size_t i = 0; i < cluster->rule_count; i++)
+        rule_free(cluster->rules[i]);
+    for (size_t i = 0; i < cluster->plan_count; i++)
+        plan_free(cluster->plans[i]);
+    free(cluster->rules);
+    free(cluster->plans);
     free(cluster->hosts);
     free(cluster->vms);
     free(cluster->jobs);
@@ -161,6 +184,35 @@ struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id)
     return job;
 }
 
+struct cluster_rule *cluster_add_rule(struct cluster *cluster)
+{
+    struct cluster_rule *rule;
+    return add((void ***)&cluster->rules, &cluster->rule_count, sizeof *rule);
+}
+
+struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id)
+{
+    struct cluster_plan *plan = add((void ***)&cluster->plans, &cluster->plan_count, sizeof *plan);
+    if (!plan)
+        return NULL;
+    WORDS_COPY(plan->id, id);
+    plan->info = calloc(1, sizeof *plan->info);
+    if (!plan->info) {
+        cluster->plan_count--;
+        free(plan);
+        return NULL;
+    }
+    godwit__plan_info__init(plan->info);
+    return plan;
+}
+
+void cluster_plan_ready(struct cluster_plan *plan)
+{
+    free(plan->runs);
+    plan->runs = calloc(plan->info->n_steps + 1, sizeof *plan->runs);
+    assert(plan->runs); /* see cluster_todo_put */
+}
+
 /* Keeps the order of what is left. */
 static void take_out(void **array, size_t *count, const void *object)
 {
@@ -184,6 +236,60 @@ void cluster_drop_job(struct cluster *cluster, struct cluster_job *job)
     assert(!job_core_is_active(&job->core));
     take_out((void **)cluster->jobs, &cluster->job_count, job);
     (void)cluster_job_free(job);
+}
+
+void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule)
+{
+    take_out((void **)cluster->rules, &cluster->rule_count, rule);
+    rule_free(rule);
+}
+
+void cluster_drop_plan(struct cluster *cluster, struct cluster_plan *plan)
+{
+    take_out((void **)cluster->plans, &cluster->plan_count, plan);
+    plan_free(plan);
+}
+
+/* ---- chance -----------------------------------------------------------------------------------
+ */
+
+void cluster_seed(struct cluster *cluster, uint64_t a, uint64_t b)
+{
+    cluster->chance[0] = a;
+    cluster->chance[1] = b | 1; /* never all zero */
+}
+
+static uint64_t draw(struct cluster *cluster)
+{
+    assert(cluster->chance[0] | cluster->chance[1]); /* seeded */
+    uint64_t x = cluster->chance[0], y = cluster->chance[1];
+    cluster->chance[0] = y;
+    x ^= x << 23;
+    cluster->chance[1] = x ^ y ^ (x >> 17) ^ (y >> 26);
+    return cluster->chance[1] + y;
+}
+
+void cluster_draw_id(struct cluster *cluster, char ret_id[static ID_TEXT_SIZE])
+{
+    uint64_t high = draw(cluster), low = draw(cluster);
+    (void)snprintf(ret_id, ID_TEXT_SIZE, "%016llx%016llx", (unsigned long long)high,
+                   (unsigned long long)low);
+}
+
+void cluster_draw_short(struct cluster *cluster, char prefix, char ret_id[static ID_SHORT_SIZE])
+{
+    static const char letters[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    bool is_taken = true;
+    while (is_taken) {
+        uint64_t bits = draw(cluster);
+        ret_id[0] = prefix;
+        for (int i = 1; i < ID_SHORT_SIZE - 1; i++, bits >>= 5)
+            ret_id[i] = letters[bits & 31];
+        ret_id[ID_SHORT_SIZE - 1] = '\0';
+        is_taken = cluster_job(cluster, ret_id) != NULL;
+        for (size_t i = 0; !is_taken && i < cluster->plan_count; i++)
+            is_taken = strcmp(cluster->plans[i]->id, ret_id) == 0;
+    }
 }
 
 void *cluster_message_copy(const ProtobufCMessage *message)
@@ -314,4 +420,16 @@ struct cluster_job *cluster_find_job(const struct cluster *cluster, const char *
         candidates[i] = (struct candidate){job->core.id, job->core.id, job};
     }
     return find_among(candidates, candidates ? cluster->job_count : 0, word, &search, problem);
+}
+
+struct cluster_plan *cluster_find_plan(const struct cluster *cluster, const char *word,
+                                       struct problem *problem)
+{
+    static const struct search search = {"plan", "godwit plan ls", GW_PLAN_UNKNOWN};
+    AUTO_FREE struct candidate *candidates = calloc(cluster->plan_count + 1, sizeof *candidates);
+    for (size_t i = 0; candidates && i < cluster->plan_count; i++) {
+        struct cluster_plan *plan = cluster->plans[i];
+        candidates[i] = (struct candidate){plan->id, plan->id, plan};
+    }
+    return find_among(candidates, candidates ? cluster->plan_count : 0, word, &search, problem);
 }

@@ -10,9 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "coordinator/convoy.h"
 #include "coordinator/job_core.h"
 #include "coordinator/own.h"
 #include "coordinator/problem.h"
+#include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
 #include "proto/pool.pb-c.h"
 
@@ -21,6 +23,7 @@ enum {
     CLUSTER_NOTES_MAX = 8,
     CLUSTER_WARNINGS_MAX = 32,
     CLUSTER_JOBS_KEPT = 500,
+    CLUSTER_PLANS_KEPT = 100,
 };
 
 struct cluster_host {
@@ -31,6 +34,11 @@ struct cluster_host {
     bool link_up;
     uint64_t seen_ns;
     uint64_t seen_unix_ms;
+    Godwit__HostPolicy *policy; /* owned; NULL: nothing was set */
+    /* of this coordinator's life only */
+    double others_cores; /* what uses its CPUs beside VMs, as its agent told last */
+    double psi_cpu, psi_memory;
+    struct convoy convoy_out, convoy_in;
 };
 
 enum cluster_want { WANT_RUNNING, WANT_STOPPED, WANT_REMOVED };
@@ -49,6 +57,10 @@ struct cluster_vm {
     Godwit__VmState state;
     int32_t pid;
     uint64_t memory_populated, vcpu_cpu_ns;
+    double run_cores, wait_cores; /* what its vCPUs get, and what they wait for */
+    uint64_t load_ns;             /* when that was told; 0: never */
+    double dirty_bytes_per_s;     /* as its last move saw */
+    uint64_t balanced_ns;         /* when a plan of balance moved it; 0: not in this life */
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */
@@ -66,7 +78,31 @@ struct cluster_job {
     uint64_t memory_bytes;
     char notes[CLUSTER_NOTES_MAX][CLUSTER_REASON_SIZE];
     unsigned note_count;
+    char plan_id[ID_SHORT_SIZE];      /* whose step it is; "" */
+    char reason[CLUSTER_REASON_SIZE]; /* why that target; "" */
+    /* of this coordinator's life only: what plan_core measures */
+    bool is_measured;
+    double seen_bytes, fresh_bytes;
 };
+
+struct cluster_rule {
+    uint64_t revision;
+    Godwit__Rule *rule; /* owned; judged by rule_add */
+};
+
+struct plan_run { /* of one step, of this coordinator's life only */
+    uint64_t not_before_ns, stuck_ns;
+    char avoid[OWN_HOST_SIZE]; /* the target that failed last */
+};
+
+struct cluster_plan {
+    char id[ID_SHORT_SIZE];
+    uint64_t revision;
+    Godwit__PlanInfo *info; /* owned: what is stored and what is told */
+    struct plan_run *runs;  /* by step */
+};
+
+enum cluster_auto { AUTO_OFF, AUTO_APPROVE, AUTO_ON };
 
 struct cluster {
     struct cluster_host **hosts; /* owned, as are the next two; sorted by nothing */
@@ -75,6 +111,17 @@ struct cluster {
     size_t vm_count;
     struct cluster_job **jobs; /* oldest first */
     size_t job_count;
+    struct cluster_rule **rules; /* owned, as is the next */
+    size_t rule_count;
+    struct cluster_plan **plans; /* oldest first */
+    size_t plan_count;
+    enum cluster_auto auto_balance;
+    uint64_t settings_revision;
+    struct forecast_link link; /* what moves carry, as measured; zero: nothing was yet */
+    uint64_t measured_ns, balance_ns;
+    char balance_word[CLUSTER_REASON_SIZE]; /* what the last look found */
+    uint64_t balance_unix_ms;
+    uint64_t chance[2]; /* of ids, see cluster_seed */
     char warnings[CLUSTER_WARNINGS_MAX][CLUSTER_REASON_SIZE];
     char warning_hosts[CLUSTER_WARNINGS_MAX][OWN_HOST_SIZE]; /* whose HELLO renews it */
     unsigned warning_count;
@@ -90,6 +137,11 @@ enum cluster_put_kind {
     PUT_DELETE_VM, /* with its record */
     PUT_DELETE_JOB,
     PUT_EVENT,
+    PUT_RULE,
+    PUT_DELETE_RULE,
+    PUT_PLAN,
+    PUT_DELETE_PLAN,
+    PUT_SETTINGS,
 };
 
 struct cluster_put {
@@ -97,6 +149,7 @@ struct cluster_put {
     const void *object;              /* of the kinds that put one: valid until the next step */
     uint64_t revision, own_revision; /* expected: what the store holds now */
     char key[ID_TEXT_SIZE];          /* delete: the id; event: the VM's or "" */
+    char name[OWN_HOST_SIZE];        /* delete of a rule */
     char text[CLUSTER_REASON_SIZE];  /* event */
 };
 
@@ -110,6 +163,7 @@ enum cluster_order_kind {
     ORDER_MOVE_IN,
     ORDER_MOVE_OUT,
     ORDER_VERDICT,
+    ORDER_REBOOT, /* of a host: the command that the pool is configured with, if any */
 };
 
 struct cluster_order {
@@ -138,7 +192,7 @@ struct cluster_todo {
     size_t order_count, order_room;
     struct cluster_answer *answers;
     size_t answer_count, answer_room;
-    char (*news)[ID_SHORT_SIZE]; /* jobs whose watchers should hear of them */
+    char (*news)[ID_SHORT_SIZE]; /* jobs and plans whose watchers should hear of them */
     size_t news_count, news_room;
 };
 void cluster_todo_deinit(struct cluster_todo *todo);
@@ -173,6 +227,16 @@ struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id);
 void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm);    /* frees it */
 void cluster_drop_job(struct cluster *cluster, struct cluster_job *job); /* frees it */
 struct cluster_job *cluster_job_free(struct cluster_job *job);           /* one in no cluster */
+struct cluster_rule *cluster_add_rule(struct cluster *cluster);
+void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule); /* frees it */
+/* With an empty message; cluster_plan_ready once its steps are there. */
+struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id);
+void cluster_plan_ready(struct cluster_plan *plan);
+void cluster_drop_plan(struct cluster *cluster, struct cluster_plan *plan); /* frees it */
+/* Ids that the cores draw: two lives of a coordinator must be seeded differently. */
+void cluster_seed(struct cluster *cluster, uint64_t a, uint64_t b);
+void cluster_draw_id(struct cluster *cluster, char ret_id[static ID_TEXT_SIZE]);
+void cluster_draw_short(struct cluster *cluster, char prefix, char ret_id[static ID_SHORT_SIZE]);
 /* malloc'ed twin of a message, for protobuf_c_message_free_unpacked; NULL: no memory. */
 void *cluster_message_copy(const ProtobufCMessage *message);
 /* ---- look-up ---- */
@@ -186,4 +250,6 @@ struct cluster_vm *cluster_find_vm(const struct cluster *cluster, const char *wo
                                    struct problem *problem);
 struct cluster_job *cluster_find_job(const struct cluster *cluster, const char *word,
                                      struct problem *problem);
+struct cluster_plan *cluster_find_plan(const struct cluster *cluster, const char *word,
+                                       struct problem *problem);
 #endif

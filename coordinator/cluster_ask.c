@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
 #include "coordinator/words.h"
@@ -188,14 +189,24 @@ static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *ba
 /* ---- create -----------------------------------------------------------------------------------
  */
 
-static int choose_host(const struct cluster *cluster, const struct planner_ask *ask,
+/* Hosts are judged by their facts, then by rules and cordons of the layout; the cheapest wins. */
+static int choose_host(struct cluster *cluster, const struct planner_ask *given,
                        struct cluster_now now, struct cluster_host **ret_host,
                        struct problem *problem)
 {
     AUTO_FREE struct planner_host *hosts = cluster_planner_hosts(cluster, now.ns);
+    struct cluster_layout view = {0};
+    struct problem other = {0};
+    struct planner_ask ask = *given;
     if (!hosts)
         return problem_set(problem, GW_INTERNAL, "no memory to choose a host");
-    int chosen = planner_choose(hosts, cluster->host_count, ask, problem);
+    if (cluster_layout_new(&view, cluster, now, LAYOUT_STALL, true, problem ? problem : &other) !=
+        0)
+        return -1;
+    ask.layout = view.layout;
+    ask.layout_vm = layout_find_vm(view.layout, ask.vm_name);
+    int chosen = planner_choose(hosts, cluster->host_count, &ask, problem);
+    cluster_layout_deinit(&view);
     if (chosen < 0)
         return -1;
     *ret_host = cluster->hosts[chosen];
@@ -393,6 +404,23 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     return 0;
 }
 
+int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
+                     const struct cluster_host *host, struct cluster_now now,
+                     struct problem *problem, struct cluster_todo *todo)
+{
+    struct planner_ask ask = {.vm_name = vm->spec->name,
+                              .baseline = vm->spec->cpu->baseline,
+                              .memory_bytes = vm->spec->memory->size,
+                              .only_on = host->name};
+    struct cluster_host *chosen = NULL;
+    if (vm->own.phase != OWN_STOPPED)
+        return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
+    if (choose_host(cluster, &ask, now, &chosen, problem) != 0)
+        return -1;
+    begin_start(cluster, vm, chosen, now, todo);
+    return 0;
+}
+
 static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster_want want,
                     struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
@@ -514,8 +542,8 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
 /* ---- migrate ----------------------------------------------------------------------------------
  */
 
-static int judge_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
-                      struct problem *problem)
+int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                     struct problem *problem)
 {
     if (judge_free(cluster, vm, now, problem) != 0)
         return -1;
@@ -558,10 +586,11 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
     return 0;
 }
 
-static int choose_target(struct cluster *cluster, struct cluster_vm *vm, const char *to,
-                         struct cluster_now now, struct cluster_host **ret_host,
-                         struct problem *problem)
+static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
+                         const struct cluster_move_ask *move, struct cluster_now now,
+                         struct cluster_host **ret_host, struct problem *problem)
 {
+    const char *to = move->to;
     struct cluster_host *wanted = NULL;
     if (to && to[0] && strcmp(to, "auto") != 0) {
         wanted = cluster_find_host(cluster, to, problem);
@@ -577,6 +606,7 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm, const c
         .memory_bytes = vm->spec->memory->size,
         .not_on = vm->own.owner,
         .only_on = wanted ? wanted->name : NULL,
+        .avoid = move->avoid && move->avoid[0] ? move->avoid : NULL,
     };
     if (choose_host(cluster, &ask, now, ret_host, problem) == 0)
         return 0;
@@ -620,6 +650,8 @@ static void fill_job(struct cluster_job *job, const struct cluster_vm *vm,
     core->source_generation = vm->own.gen;
     core->generation = vm->own.hiwater + 1;
     WORDS_COPY(job->vm_name, vm->spec->name);
+    WORDS_COPY(job->plan_id, ask->plan_id ? ask->plan_id : "");
+    WORDS_COPY(job->reason, ask->reason ? ask->reason : "");
     job->created_unix_ms = now.unix_ms;
     job->vcpus = vm->spec->cpu->vcpus;
     job->memory_bytes = vm->spec->memory->size;
@@ -651,8 +683,8 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     struct cluster_host *target = NULL;
     if (!vm)
         return -1;
-    if (judge_goals(ask->goals, problem) != 0 || judge_move(cluster, vm, now, problem) != 0 ||
-        choose_target(cluster, vm, ask->to, now, &target, problem) != 0) {
+    if (judge_goals(ask->goals, problem) != 0 || cluster_may_move(cluster, vm, now, problem) != 0 ||
+        choose_target(cluster, vm, ask, now, &target, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;
     }

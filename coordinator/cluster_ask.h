@@ -23,10 +23,19 @@ struct cluster_move_ask {
     const Godwit__MoveGoals *goals;
     bool dry_run; /* checks and choice only: *ret_job is a job that nobody keeps (free it) */
     const char *job_id, *move_id; /* chance, from the shell */
+    const char *plan_id, *reason; /* of a plan's step; NULL: none */
+    const char *avoid;            /* a host that failed a moment ago; NULL or "": none */
 };
 int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
                     struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
                     struct cluster_todo *todo);
+/* May it be moved now, wherever to? 0, or -1 with `problem` set (may be NULL). */
+int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                     struct problem *problem);
+/* Start a stopped VM on just this host; nobody waits for the answer. */
+int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
+                     const struct cluster_host *host, struct cluster_now now,
+                     struct problem *problem, struct cluster_todo *todo);
 int cluster_cancel(struct cluster *cluster, const char *word, struct cluster_now now,
                    struct cluster_job **ret_job, struct problem *problem,
                    struct cluster_todo *todo);

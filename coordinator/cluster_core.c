@@ -14,6 +14,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/plan_core.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 
@@ -621,10 +622,39 @@ static void take_bridges(Godwit__HostFacts *facts, const Godwit__AgentHeartbeat 
     facts->n_bridges = count;
 }
 
+/* What an agent says of loads: a number that makes sense, or nothing. */
+static double judged(bool has, double value, double most)
+{
+    return has && value >= 0 && value <= most ? value : 0; /* what is no number fails both */
+}
+
+/* The host's own VMs only: of others it knows nothing. */
+static void take_loads(struct cluster *cluster, struct cluster_host *host,
+                       const Godwit__AgentHeartbeat *heartbeat, struct cluster_now now)
+{
+    double vms_cores = 0;
+    for (size_t i = 0; i < heartbeat->n_vms; i++) {
+        const Godwit__VmLoad *load = heartbeat->vms[i];
+        struct cluster_vm *vm = load->vm_id ? cluster_vm(cluster, load->vm_id) : NULL;
+        if (!vm || vm->own.phase == OWN_STOPPED || !is_same(vm->own.owner, host->name))
+            continue;
+        double most = vm->spec->cpu->vcpus;
+        vm->run_cores = judged(load->has_run_cores, load->run_cores, 1.1 * most);
+        vm->wait_cores = judged(load->has_wait_cores, load->wait_cores, 1.1 * most);
+        vm->load_ns = now.ns;
+        vms_cores += vm->run_cores;
+        if (load->has_memory_populated && load->memory_populated <= vm->spec->memory->size)
+            vm->memory_populated = load->memory_populated;
+    }
+    double busy = judged(heartbeat->has_busy_cores, heartbeat->busy_cores, 1e5);
+    host->others_cores = busy > vms_cores ? busy - vms_cores : 0;
+    host->psi_cpu = judged(heartbeat->has_psi_cpu, heartbeat->psi_cpu, 100);
+    host->psi_memory = judged(heartbeat->has_psi_memory, heartbeat->psi_memory, 100);
+}
+
 void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
                        const Godwit__AgentHeartbeat *heartbeat, struct cluster_now now)
 {
-    (void)cluster;
     host->seen_ns = now.ns;
     host->seen_unix_ms = now.unix_ms;
     if (heartbeat->has_memory_free_bytes)
@@ -635,6 +665,7 @@ void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
         host->facts->has_load1 = true;
         host->facts->load1 = heartbeat->load1;
     }
+    take_loads(cluster, host, heartbeat, now);
 }
 
 void cluster_link_lost(struct cluster *cluster, struct cluster_host *host, struct cluster_now now,
@@ -890,6 +921,8 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_VERDICT:
         question_done(cluster, vm, order, result, now, todo);
         break;
+    case ORDER_REBOOT: /* no VM's: it comes back as a new incarnation, or does not */
+        break;
     }
 }
 
@@ -919,4 +952,5 @@ void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluste
         if (job_core_is_active(&job->core))
             cluster_step_job(cluster, job, &event, now, todo);
     }
+    plan_tick(cluster, now, todo);
 }

@@ -186,6 +186,8 @@ void cluster_job_info(const struct cluster *cluster, const struct cluster_job *j
     info->has_generation = info->has_vcpus = info->has_memory_bytes = true;
     info->generation = core->generation;
     info->vcpus = job->vcpus;
+    info->plan = job->plan_id[0] ? text_of(job->plan_id) : NULL;
+    info->reason = job->reason[0] ? text_of(job->reason) : NULL;
     info->memory_bytes = job->memory_bytes;
     for (unsigned i = 0; i < job->note_count; i++)
         ret_message->notes[i] = text_of(job->notes[i]);

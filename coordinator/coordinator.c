@@ -19,6 +19,8 @@
 #include "coordinator/console_relay.h"
 #include "coordinator/enrol.h"
 #include "coordinator/job.h"
+#include "coordinator/plan_watch.h"
+#include "coordinator/reboot.h"
 #include "coordinator/rows.h"
 #include "coordinator/store.h"
 #include "coordinator/watch.h"
@@ -83,12 +85,20 @@ static void wipe_old_keys(struct coordinator *coordinator)
 
 static void act(struct coordinator *coordinator, const struct cluster_todo *todo)
 {
-    for (size_t i = 0; i < todo->order_count; i++)
-        agent_link_order(coordinator, &todo->orders[i]);
+    for (size_t i = 0; i < todo->order_count; i++) {
+        if (todo->orders[i].kind == ORDER_REBOOT)
+            reboot_host(coordinator, todo->orders[i].host);
+        else
+            agent_link_order(coordinator, &todo->orders[i]);
+    }
     for (size_t i = 0; i < todo->answer_count; i++)
         give_answer(coordinator, &todo->answers[i]);
-    for (size_t i = 0; i < todo->news_count; i++)
-        watch_news(coordinator, todo->news[i]);
+    for (size_t i = 0; i < todo->news_count; i++) {
+        if (todo->news[i][0] == 'P')
+            plan_watch_news(coordinator, todo->news[i]);
+        else
+            watch_news(coordinator, todo->news[i]);
+    }
     wipe_old_keys(coordinator);
     console_relay_follow(coordinator);
 }
@@ -155,6 +165,7 @@ static void on_tick(void *data)
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
     cluster_todo_deinit(&todo);
     watch_tick(coordinator);
+    plan_watch_tick(coordinator);
 }
 
 /* ---- connections ------------------------------------------------------------------------------
@@ -187,6 +198,7 @@ void coordinator_peer_gone(struct peer *peer)
     peer->rpc = rpc_close(peer->rpc);
     agent_link_gone(peer);
     watch_peer_gone(peer);
+    plan_watch_peer_gone(peer);
     console_relay_peer_gone(peer);
     if (peer->host[0]) {
         struct cluster_todo todo = {0};
@@ -252,6 +264,8 @@ static int read_pool(struct coordinator *coordinator, const char *directory, cha
         if (!coordinator->self)
             r = fault_set(fault, ERR_NOMEM, "no memory to read the pool's settings");
     }
+    if (r == 0 && config_get(config, "reboot_command"))
+        r = copy_value(config, "reboot_command", &coordinator->reboot_command, fault);
     if (r == 0)
         r = read_text(directory, PATHS_CA_CERTIFICATE, &coordinator->ca_certificate, fault);
     if (r == 0)
@@ -323,6 +337,9 @@ static int activate(struct coordinator *coordinator, struct fault *fault)
     coordinator->is_active = true;
     coordinator->leader[0] = '\0';
     struct cluster_todo todo = {0};
+    uint64_t chance[2];
+    world_random(chance, sizeof chance);
+    cluster_seed(&coordinator->cluster, chance[0], chance[1]);
     cluster_restart(&coordinator->cluster, coordinator_now(), &todo);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
     loop_timer_start(coordinator->tick, TICK_MS, TICK_MS);
@@ -443,6 +460,7 @@ static void forget_peers(struct coordinator *coordinator)
         coordinator->peers = peer->next;
         agent_link_forget(peer);
         watch_peer_gone(peer);
+        plan_watch_peer_gone(peer);
         console_relay_peer_gone(peer);
         peer->rpc = rpc_close_flushed(peer->rpc);
         free(peer);
@@ -502,6 +520,7 @@ struct coordinator *coordinator_free(struct coordinator *coordinator)
     free(coordinator->self);
     free(coordinator->where);
     free(coordinator->ca_certificate);
+    free(coordinator->reboot_command);
     free(coordinator->ca_key);
     free(coordinator);
     return NULL;

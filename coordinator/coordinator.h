@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 #include "coordinator/cluster.h"
@@ -51,6 +52,9 @@ struct coordinator {
     struct token *tokens;             /* enrol */
     struct job_key *job_keys;         /* job */
     struct watcher *watchers;         /* watch */
+    struct plan_watcher *plan_watchers;
+    char *reboot_command; /* owned; NULL: operators reboot */
+    pid_t reboot_pid;     /* of the last one */
     struct console_session *sessions; /* console_relay */
     uint64_t last_session, last_event;
     unsigned commits; /* on their way to the disk */

@@ -87,6 +87,39 @@ static uint64_t free_bytes(const struct planner_host *host)
     return host->memory_free_bytes - host->memory_promised_bytes;
 }
 
+/* Rules and cordons, which are the layout's to know. */
+static enum gw_code judge_layout(const struct planner_host *host, uint32_t index,
+                                 const struct planner_ask *ask, char *ret_reason,
+                                 size_t reason_size)
+{
+    if (ask->avoid && strcmp(ask->avoid, host->name) == 0) {
+        (void)snprintf(ret_reason, reason_size, "%s failed a moment ago", host->name);
+        return GW_TARGET_REFUSED;
+    }
+    if (!ask->layout)
+        return GW_NONE;
+    if (ask->layout_vm == LAYOUT_NONE) {
+        if (!layout_host(ask->layout, index)->cordoned)
+            return GW_NONE;
+        (void)snprintf(ret_reason, reason_size, "%s is cordoned", host->name);
+        return GW_HOST_CORDONED;
+    }
+    enum layout_obstacle obstacle = layout_judge(ask->layout, ask->layout_vm, index, NULL);
+    if (obstacle != LAYOUT_RULE && obstacle != LAYOUT_CORDONED)
+        return GW_NONE; /* judged by the facts already, with their own words */
+    return layout_obstacle_words(ask->layout, ask->layout_vm, index, ret_reason, reason_size);
+}
+
+static bool costs_less(const struct planner_ask *ask, uint32_t host, uint32_t best)
+{
+    double delta = layout_delta(ask->layout, ask->layout_vm, host);
+    double of_best = layout_delta(ask->layout, ask->layout_vm, best);
+    if (delta < of_best - 1e-6 || delta > of_best + 1e-6)
+        return delta < of_best;
+    return layout_pressure(ask->layout, host, ask->layout_vm) <
+           layout_pressure(ask->layout, best, ask->layout_vm);
+}
+
 static bool is_better(const struct planner_host *host, const struct planner_host *best)
 {
     if (free_bytes(host) != free_bytes(best))
@@ -105,9 +138,13 @@ int planner_choose(const struct planner_host *hosts, size_t count, const struct 
     (void)problem_set(&found, GW_NO_HOST_FITS, "no host can run %s now", ask->vm_name);
     for (size_t i = 0; i < count; i++) {
         enum gw_code code = planner_judge(&hosts[i], ask, reason, sizeof reason);
+        if (code == GW_NONE)
+            code = judge_layout(&hosts[i], (uint32_t)i, ask, reason, sizeof reason);
+        bool by_layout = ask->layout && ask->layout_vm != LAYOUT_NONE;
         bool wanted = !ask->only_on || strcmp(ask->only_on, hosts[i].name) == 0;
         if (code == GW_NONE && wanted) {
-            if (chosen < 0 || is_better(&hosts[i], &hosts[chosen]))
+            if (chosen < 0 || (by_layout ? costs_less(ask, (uint32_t)i, (uint32_t)chosen)
+                                         : is_better(&hosts[i], &hosts[chosen])))
                 chosen = (int)i;
         } else if (code == GW_NONE) {
             size_t used = strlen(fitting);

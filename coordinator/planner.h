@@ -3,8 +3,9 @@
  * Flow:   cluster_core -> [planner] -> cluster_core
  * Thread: any; pure.
  *
- * Hard predicates first, each with its reason for a host that falls out; then one cost: the host
- * with the most free memory wins, the name breaks a tie, so that a plan is repeatable.
+ * Hard predicates first, each with its reason for a host that falls out; then the cost: of the
+ * layout when there is one (least waiting, then least full), else the host with the most free
+ * memory wins; the name breaks a tie, so that a plan is repeatable.
  */
 #ifndef GODWIT_COORDINATOR_PLANNER_H
 #define GODWIT_COORDINATOR_PLANNER_H
@@ -14,6 +15,7 @@
 #include <stdint.h>
 
 #include "coordinator/problem.h"
+#include "placement/layout.h"
 #include "proto/agent.pb-c.h"
 
 struct planner_host {
@@ -32,12 +34,18 @@ struct planner_ask {
     const char *cpu_vendor;     /* the guest runs on it and cannot change it; NULL: any */
     const char *not_on;  /* the source of a move; NULL: none */
     const char *only_on; /* the operator's choice; NULL: any */
+    const char *avoid;   /* a host that failed a moment ago; NULL: none */
+    /* With the same hosts under the same indexes: its rules and cordons count too, and its costs
+     * choose. NULL: none; layout_vm LAYOUT_NONE: one that it does not know yet. */
+    const struct layout *layout;
+    uint32_t layout_vm;
 };
 
 /* What a VM needs beside its guest memory: its process, page tables, buffers of a move. */
 #define PLANNER_OVERHEAD_BYTES (UINT64_C(48) << 20)
 
-/* May `host` run it? GW_NONE, or the reason and its sentence (ret_reason may be NULL). */
+/* May `host` run it by its facts? GW_NONE, or the reason and its sentence (ret_reason may be NULL).
+ */
 enum gw_code planner_judge(const struct planner_host *host, const struct planner_ask *ask,
                            char *ret_reason, size_t reason_size);
 

@@ -10,8 +10,11 @@
 #include "base/err.h"
 #include "base/own.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/plan.h"
+#include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
+#include "proto/limits.h"
 
 static void put_message(struct store_batch *batch, const ProtobufCMessage *message)
 {
@@ -46,6 +49,7 @@ static void put_host(struct store_batch *batch, const struct cluster_host *host,
     store_batch_put(batch, STORE_HOST, host->name, revision);
     store_batch_number(batch, (int64_t)host->seen_unix_ms);
     put_message(batch, host->facts ? &host->facts->base : NULL);
+    put_message(batch, host->policy ? &host->policy->base : NULL);
 }
 
 static int load_host(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
@@ -59,6 +63,13 @@ static int load_host(void *data, const char *key, uint64_t revision, const struc
     host->revision = revision;
     host->seen_unix_ms = number(cells, STORE_HOST_SEEN);
     const struct store_cell *facts = &cells[STORE_HOST_FACTS];
+    const struct store_cell *policy = &cells[STORE_HOST_POLICY];
+    if (policy->count > 0) {
+        host->policy =
+            godwit__host_policy__unpack(NULL, policy->count, (const uint8_t *)policy->bytes);
+        if (!host->policy)
+            return bad_row(fault, "host", key, "policy");
+    }
     if (facts->count == 0)
         return 0;
     host->facts = godwit__host_facts__unpack(NULL, facts->count, (const uint8_t *)facts->bytes);
@@ -178,6 +189,8 @@ static int load_job_info(struct cluster_job *job, const struct store_cell *cell)
     if (!info)
         return -1;
     WORDS_COPY(job->vm_name, info->vm ? info->vm : "");
+    WORDS_COPY(job->plan_id, info->plan ? info->plan : "");
+    WORDS_COPY(job->reason, info->reason ? info->reason : "");
     job->created_unix_ms = info->created_unix_ms;
     job->ended_unix_ms = info->ended_unix_ms;
     job->vcpus = info->vcpus;
@@ -230,6 +243,91 @@ static int load_job(void *data, const char *key, uint64_t revision, const struct
     if (job_core_is_active(core) && !cluster_vm(data, core->vm_id))
         return bad_row(fault, "job", key, "VM: there is none of that id");
     return 0;
+}
+
+/* ---- rule, plan, settings ---------------------------------------------------------------------
+ */
+
+static int load_rule(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
+                     struct fault *fault)
+{
+    struct cluster_rule *rule = cluster_add_rule(data);
+    if (!rule)
+        return fault_set(fault, ERR_NOMEM, "no memory for rule %s", key);
+    const struct store_cell *cell = &cells[STORE_RULE_RULE];
+    rule->revision = revision;
+    rule->rule = godwit__rule__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    bool ok = rule->rule && rule->rule->id && strcmp(rule->rule->id, key) == 0 &&
+              rule->rule->kind && rule_kind_from_name(rule->rule->kind) != LAYOUT_RULE_KIND_COUNT;
+    return ok ? 0 : bad_row(fault, "rule", key, "description");
+}
+
+static void put_plan(struct store_batch *batch, const struct cluster_plan *plan, uint64_t revision)
+{
+    store_batch_put(batch, STORE_PLAN, plan->id, revision);
+    store_batch_text(batch, plan->info->state);
+    put_message(batch, &plan->info->base);
+}
+
+static bool plan_is_whole(const struct cluster_plan *plan, const char *key)
+{
+    const Godwit__PlanInfo *info = plan->info;
+    bool ok = info && info->id && strcmp(info->id, key) == 0 && info->kind &&
+              plan_state_of(plan) != PLAN_STATE_COUNT && info->n_steps <= PLAN_STEPS_MAX;
+    for (size_t i = 0; ok && i < info->n_steps; i++) {
+        const Godwit__PlanStep *step = info->steps[i];
+        bool of_vm = plan_step_is(step, "migrate") || plan_step_is(step, "cold") ||
+                     plan_step_is(step, "stop");
+        ok = step->kind && step->source && step->number == i + 1 &&
+             plan_step_state_of(step) != STEP_STATE_COUNT && (!of_vm || (step->vm_id && step->vm));
+    }
+    for (size_t i = 0; ok && i < info->n_blockers; i++)
+        ok = info->blockers[i]->vm && info->blockers[i]->reason;
+    return ok;
+}
+
+static int load_plan(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
+                     struct fault *fault)
+{
+    if (strlen(key) >= ID_SHORT_SIZE)
+        return bad_row(fault, "plan", key, "id");
+    struct cluster_plan *plan = cluster_add_plan(data, key);
+    if (!plan)
+        return fault_set(fault, ERR_NOMEM, "no memory for plan %s", key);
+    const struct store_cell *cell = &cells[STORE_PLAN_INFO];
+    plan->revision = revision;
+    godwit__plan_info__free_unpacked(plan->info, NULL);
+    plan->info = godwit__plan_info__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    if (!plan_is_whole(plan, key))
+        return bad_row(fault, "plan", key, "description");
+    cluster_plan_ready(plan);
+    return 0;
+}
+
+static const char *const auto_words[] = {
+    [AUTO_OFF] = "off", [AUTO_APPROVE] = "approve", [AUTO_ON] = "on"};
+
+static void put_settings(struct store_batch *batch, const struct cluster *cluster,
+                         uint64_t revision)
+{
+    store_batch_put(batch, STORE_SETTING, "balance.auto", revision);
+    store_batch_text(batch, auto_words[cluster->auto_balance]);
+}
+
+static int load_setting(void *data, const char *key, uint64_t revision,
+                        const struct store_cell *cells, struct fault *fault)
+{
+    struct cluster *cluster = data;
+    if (strcmp(key, "balance.auto") != 0)
+        return 0; /* of somebody else */
+    cluster->settings_revision = revision;
+    for (enum cluster_auto word = AUTO_OFF; word <= AUTO_ON; word++) {
+        if (strcmp(text(cells, STORE_SETTING_VALUE), auto_words[word]) == 0) {
+            cluster->auto_balance = word;
+            return 0;
+        }
+    }
+    return bad_row(fault, "setting", key, "value");
 }
 
 /* ---- event ------------------------------------------------------------------------------------
@@ -286,6 +384,24 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_EVENT:
         put_event(batch, put, now, last_event);
         break;
+    case PUT_RULE: {
+        const struct cluster_rule *rule = put->object;
+        store_batch_put(batch, STORE_RULE, rule->rule->id, put->revision);
+        put_message(batch, &rule->rule->base);
+        break;
+    }
+    case PUT_DELETE_RULE:
+        store_batch_delete(batch, STORE_RULE, put->name, put->revision);
+        break;
+    case PUT_PLAN:
+        put_plan(batch, put->object, put->revision);
+        break;
+    case PUT_DELETE_PLAN:
+        store_batch_delete(batch, STORE_PLAN, put->key, put->revision);
+        break;
+    case PUT_SETTINGS:
+        put_settings(batch, cluster, put->revision);
+        break;
     }
 }
 
@@ -293,6 +409,13 @@ static int by_creation(const void *a, const void *b)
 {
     uint64_t x = (*(struct cluster_job *const *)a)->created_unix_ms;
     uint64_t y = (*(struct cluster_job *const *)b)->created_unix_ms;
+    return x < y ? -1 : x > y;
+}
+
+static int plan_by_creation(const void *a, const void *b)
+{
+    uint64_t x = (*(struct cluster_plan *const *)a)->info->created_unix_ms;
+    uint64_t y = (*(struct cluster_plan *const *)b)->info->created_unix_ms;
     return x < y ? -1 : x > y;
 }
 
@@ -306,8 +429,16 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_OWN, load_own, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_JOB, load_job, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_RULE, load_rule, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_SETTING, load_setting, cluster, fault);
     if (r < 0)
         return r;
+    if (cluster->plan_count > 1)
+        qsort(cluster->plans, cluster->plan_count, sizeof *cluster->plans, plan_by_creation);
     if (cluster->job_count > 1)
         qsort(cluster->jobs, cluster->job_count, sizeof *cluster->jobs, by_creation);
     *ret_last_event = 0;

@@ -27,6 +27,9 @@ enum store_table {
     STORE_JOB,
     STORE_TOKEN,
     STORE_EVENT,
+    STORE_RULE,
+    STORE_PLAN,
+    STORE_SETTING,
     STORE_TABLE_COUNT
 };
 
@@ -34,7 +37,7 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
 
 /* The columns beside key and revision; the order is that of the cells. Append only: a change of
  * this list is a new STORE_SCHEMA_VERSION with a converter. */
-#define STORE_HOST_COLUMNS(X) X(SEEN, "seen_unix_ms INTEGER") X(FACTS, "facts BLOB")
+#define STORE_HOST_COLUMNS(X) X(SEEN, "seen_unix_ms INTEGER") X(FACTS, "facts BLOB") X(POLICY, "policy BLOB")
 #define STORE_VM_COLUMNS(X) X(NAME, "name TEXT UNIQUE") X(SPEC, "spec BLOB")
 #define STORE_OWN_COLUMNS(X)                                                                       \
     X(GEN, "gen INTEGER")                                                                          \
@@ -56,18 +59,28 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
         X(USED_BY, "used_by TEXT")
 #define STORE_EVENT_COLUMNS(X) X(TIME, "unix_ms INTEGER") X(VM, "vm_id TEXT") X(TEXT, "text TEXT")
 
+#define STORE_RULE_COLUMNS(X) X(RULE, "rule BLOB")
+#define STORE_PLAN_COLUMNS(X) X(STATE, "state TEXT") X(INFO, "info BLOB")
+#define STORE_SETTING_COLUMNS(X) X(VALUE, "value TEXT")
+
 #define STORE_COLUMN_ENUM_HOST(id, sql) STORE_HOST_##id,
 #define STORE_COLUMN_ENUM_VM(id, sql) STORE_VM_##id,
 #define STORE_COLUMN_ENUM_OWN(id, sql) STORE_OWN_##id,
 #define STORE_COLUMN_ENUM_JOB(id, sql) STORE_JOB_##id,
 #define STORE_COLUMN_ENUM_TOKEN(id, sql) STORE_TOKEN_##id,
 #define STORE_COLUMN_ENUM_EVENT(id, sql) STORE_EVENT_##id,
+#define STORE_COLUMN_ENUM_RULE(id, sql) STORE_RULE_##id,
+#define STORE_COLUMN_ENUM_PLAN(id, sql) STORE_PLAN_##id,
+#define STORE_COLUMN_ENUM_SETTING(id, sql) STORE_SETTING_##id,
 enum { STORE_HOST_COLUMNS(STORE_COLUMN_ENUM_HOST) STORE_HOST_COLUMN_COUNT };
 enum { STORE_VM_COLUMNS(STORE_COLUMN_ENUM_VM) STORE_VM_COLUMN_COUNT };
 enum { STORE_OWN_COLUMNS(STORE_COLUMN_ENUM_OWN) STORE_OWN_COLUMN_COUNT };
 enum { STORE_JOB_COLUMNS(STORE_COLUMN_ENUM_JOB) STORE_JOB_COLUMN_COUNT };
 enum { STORE_TOKEN_COLUMNS(STORE_COLUMN_ENUM_TOKEN) STORE_TOKEN_COLUMN_COUNT };
 enum { STORE_EVENT_COLUMNS(STORE_COLUMN_ENUM_EVENT) STORE_EVENT_COLUMN_COUNT };
+enum { STORE_RULE_COLUMNS(STORE_COLUMN_ENUM_RULE) STORE_RULE_COLUMN_COUNT };
+enum { STORE_PLAN_COLUMNS(STORE_COLUMN_ENUM_PLAN) STORE_PLAN_COLUMN_COUNT };
+enum { STORE_SETTING_COLUMNS(STORE_COLUMN_ENUM_SETTING) STORE_SETTING_COLUMN_COUNT };
 
 struct store_cell {
     enum { STORE_NULL, STORE_NUMBER, STORE_TEXT, STORE_BLOB } type;

@@ -190,6 +190,34 @@ void evacuate_concede(struct layout *layout, uint32_t vm, struct blocker *blocke
     concede(blocker, "stop %s itself%s", layout_vm(layout, vm)->name, "");
 }
 
+void evacuate_concede_on(struct layout *layout, uint32_t vm, uint32_t host, struct blocker *blocker)
+{
+    enum layout_obstacle first = layout_judge(layout, vm, host, NULL);
+    if (first == LAYOUT_CORDONED) {
+        layout_cordon(layout, host, false);
+        if (layout_judge(layout, vm, host, NULL) == LAYOUT_FITS)
+            concede(blocker, "uncordon %s%s", layout_host(layout, host)->name, "");
+        layout_cordon(layout, host, true);
+    }
+    for (uint32_t r = 0; first == LAYOUT_RULE && r < layout_rule_count(layout); r++) {
+        layout_ignore_rule(layout, r, true);
+        if (layout_judge(layout, vm, host, NULL) == LAYOUT_FITS)
+            concede(blocker, "relax rule %s%s", layout_rule(layout, r)->id, "");
+        layout_ignore_rule(layout, r, false);
+    }
+    unsigned tried = 0;
+    for (uint32_t other = layout_first_vm(layout, host), next;
+         (first == LAYOUT_RULE || first == LAYOUT_MEMORY) && other != LAYOUT_NONE &&
+         tried < STOPS_TRIED_MAX;
+         other = next, tried++) {
+        next = layout_next_vm(layout, other);
+        if (!fits_without(layout, vm, host, other))
+            continue;
+        concede(blocker, "stop or move %s%s", layout_vm(layout, other)->name, "");
+        break;
+    }
+}
+
 static int block(struct evacuation *evacuation, uint32_t vm, struct fault *fault)
 {
     struct layout *layout = evacuation->layout;

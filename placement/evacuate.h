@@ -22,5 +22,8 @@ int evacuate_plan(struct layout *layout, const struct evacuate_ask *ask, struct 
                   struct fault *fault);
 /* What would let this VM go, smallest first; for who was told a refusal. */
 void evacuate_concede(struct layout *layout, uint32_t vm, struct blocker *blocker);
+/* The same for one host: what would let it go just there. */
+void evacuate_concede_on(struct layout *layout, uint32_t vm, uint32_t host,
+                         struct blocker *blocker);
 
 #endif

@@ -386,6 +386,11 @@ void layout_cordon(struct layout *layout, uint32_t host, bool cordoned)
     layout->hosts[host].given.cordoned = cordoned;
 }
 
+void layout_fix(struct layout *layout, uint32_t vm, const char *why)
+{
+    layout->vms[vm].given.fixed = why;
+}
+
 void layout_set_up(struct layout *layout, uint32_t host, bool up)
 {
     layout->hosts[host].given.up = up;

@@ -104,6 +104,7 @@ uint32_t layout_find_vm(const struct layout *layout, const char *name);
 uint32_t layout_first_vm(const struct layout *layout, uint32_t host);
 uint32_t layout_next_vm(const struct layout *layout, uint32_t vm);
 void layout_cordon(struct layout *layout, uint32_t host, bool cordoned);
+void layout_fix(struct layout *layout, uint32_t vm, const char *why); /* it cannot be moved now */
 /* For plans about what was not so when the layout was built: a host that is to die or come back, a
  * rule that is to be relaxed. */
 void layout_set_up(struct layout *layout, uint32_t host, bool up);
@@ -130,6 +131,8 @@ enum gw_code layout_obstacle_words(const struct layout *layout, uint32_t vm, uin
                                    char *ret_text, size_t size);
 /* Which hard rule does the VM break where it is? LAYOUT_NONE: none. */
 uint32_t layout_broken_rule(const struct layout *layout, uint32_t vm);
+/* Does the VM, where it is, break just this rule, hard or soft? */
+bool layout_breaks(const struct layout *layout, uint32_t vm, uint32_t rule);
 bool layout_has_company(const struct layout *layout, uint32_t vm); /* of a hard affinity */
 /* Bytes of memory that are free for VMs by now, at least 0. */
 uint64_t layout_free_bytes(const struct layout *layout, uint32_t host);

@@ -126,6 +126,12 @@ uint32_t layout_broken_rule(const struct layout *layout, uint32_t vm)
     return host == LAYOUT_NONE ? LAYOUT_NONE : forbidding_rule(layout, vm, host, false);
 }
 
+bool layout_breaks(const struct layout *layout, uint32_t vm, uint32_t rule)
+{
+    uint32_t host = layout->vms[vm].given.host;
+    return host != LAYOUT_NONE && breach(layout, &layout->rules[rule], vm, host, false) > 0;
+}
+
 bool layout_has_company(const struct layout *layout, uint32_t v)
 {
     const struct vm *vm = &layout->vms[v];

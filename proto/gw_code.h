@@ -117,7 +117,25 @@ enum exit_code {
     X(GW_ORDER_FAILED, 2404, "order-failed", EXIT_CODE_FAILED, true,                               \
       "The host answered that it could not carry out the order.")                                  \
     X(GW_JOB_TOO_LATE, 2405, "job-too-late", EXIT_CODE_REFUSED, false,                             \
-      "The move has passed its commit point; it goes forward only, and ends in a moment.")
+      "The move has passed its commit point; it goes forward only, and ends in a moment.")         \
+    X(GW_PLAN_UNKNOWN, 2601, "plan-unknown", EXIT_CODE_NOT_FOUND, false,                           \
+      "The pool has no plan of that id, and no id begins with it in one way only.")                \
+    X(GW_PLAN_STATE, 2602, "plan-state", EXIT_CODE_REFUSED, false,                                 \
+      "The plan is not in a state in which this can be done.")                                     \
+    X(GW_PLAN_PARTLY, 2603, "plan-partly", EXIT_CODE_PARTLY, true,                                 \
+      "Some steps of the plan could not be done; every VM runs where it is told to be.")           \
+    X(GW_PLAN_LATE, 2604, "plan-late", EXIT_CODE_REFUSED, false,                                   \
+      "The plan cannot be over by the time that was asked for; nothing was begun.")                \
+    X(GW_PLAN_CANCELED, 2605, "plan-canceled", EXIT_CODE_PARTLY, false,                            \
+      "The plan was canceled; moves under way rolled back or were finished.")                      \
+    X(GW_PLAN_EMPTY, 2606, "plan-empty", EXIT_CODE_REFUSED, false,                                 \
+      "There is nothing that the plan could do.")                                                  \
+    X(GW_RULE_UNKNOWN, 2611, "rule-unknown", EXIT_CODE_NOT_FOUND, false,                           \
+      "The pool has no placement rule of that name.")                                              \
+    X(GW_RULE_INVALID, 2612, "rule-invalid", EXIT_CODE_USAGE, false,                               \
+      "The rule has a part that does not make sense; nothing was stored.")                         \
+    X(GW_HOST_BUSY, 2613, "host-busy", EXIT_CODE_BUSY, true,                                       \
+      "A plan has the host; one mass operation at a time is done to a host.")
 
 enum gw_code {
     GW_NONE = 0,

@@ -46,6 +46,9 @@ enum {
     BOOT_FILES_BYTES_MAX = 256 << 20, /* kernel and initrd that travel with a guest */
     HOSTS_MAX = 1000,
     VMS_MAX = 10000,
+    RULES_MAX = 1000,
+    RULE_WORDS_MAX = 256,       /* VMs or hosts that a rule names, labels of a host */
+    PLAN_STEPS_MAX = 4096,
     CONSOLE_CHUNK_MAX = 16 << 10,
     LOG_TAIL_MAX = 1 << 20,
 };

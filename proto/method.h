@@ -64,6 +64,17 @@ enum method {
     METHOD_JOB_WATCH = 331,         /* JobWatchRequest -> MigrateReply; JOB_EVENTs follow till the end */
     METHOD_JOB_EVENT = 332,         /* JobInfo, event */
     METHOD_JOB_CANCEL = 333,        /* JobCancelRequest -> MigrateReply */
+    METHOD_HOST_SET = 360,          /* HostSetRequest -> HostReply */
+    METHOD_RULE_LIST = 361,         /* RuleListRequest -> RuleList */
+    METHOD_RULE_ADD = 362,          /* RuleAddRequest -> RuleReply */
+    METHOD_RULE_REMOVE = 363,       /* RuleRemoveRequest -> RuleReply */
+    METHOD_PLAN_MAKE = 364,         /* PlanMakeRequest -> PlanReply */
+    METHOD_PLAN_LIST = 365,         /* PlanListRequest -> PlanList */
+    METHOD_PLAN_ACT = 366,          /* PlanActRequest -> PlanReply */
+    METHOD_PLAN_WATCH = 367,        /* PlanWatchRequest -> PlanReply; PLAN_EVENTs follow till the end */
+    METHOD_PLAN_EVENT = 368,        /* PlanInfo, event */
+    METHOD_BALANCE = 369,           /* BalanceRequest -> BalanceReply */
+    METHOD_WHY = 370,               /* WhyRequest -> WhyReply */
 };
 
 #endif

@@ -4,6 +4,8 @@ godwit_test(unit vm_spec ROOMS proto base)
 godwit_test(unit planner ROOMS coordinator)
 godwit_test(unit job_core ROOMS coordinator)
 godwit_test(unit cluster_core ROOMS coordinator)
+godwit_test(unit convoy ROOMS coordinator)
+godwit_test(unit plan_core ROOMS coordinator)
 godwit_test(unit store ROOMS coordinator SOURCES ${CMAKE_SOURCE_DIR}/tests/support/store_contract.c)
 godwit_test(host store_etcd ROOMS coordinator TIMEOUT 120
   SOURCES ${CMAKE_SOURCE_DIR}/tests/support/store_contract.c)

@@ -469,6 +469,8 @@ static void agent_handle(struct call *call)
     case ORDER_MOVE_OUT:
         err = agent_move_out(process, call);
         break;
+    case ORDER_REBOOT: /* no agent's order */
+        break;
     case ORDER_VERDICT:
     case ORDER_STATUS:
         if (!process->exists && !(sim.journal_tells && process->latch))

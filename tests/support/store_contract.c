@@ -41,6 +41,7 @@ static void put_host(struct store_batch *batch, const char *name, uint64_t revis
     store_batch_put(batch, STORE_HOST, name, revision);
     store_batch_number(batch, seen);
     store_batch_blob(batch, "facts", 5);
+    store_batch_blob(batch, "", 0);
 }
 
 static struct store_batch *batch_of(const char *name, uint64_t revision, int64_t seen)

@@ -79,8 +79,8 @@ static void refuses_with_the_nearest_match(void **state)
     } cases[] = {
         {{"migarte", "x"}, "there is no command 'godwit migarte'", "godwit migrate"},
         {{"vm", "consle"}, "there is no command 'godwit vm consle'", "godwit vm console"},
-        {{"balance"}, "there is no command 'godwit balance'", "godwit --help"},
-        {{"host", "evacuate"}, "there is no command 'godwit host evacuate'", "godwit host --help"},
+        {{"snapshot"}, "there is no command 'godwit snapshot'", "godwit --help"},
+        {{"host", "fence"}, "there is no command 'godwit host fence'", "godwit host --help"},
         {{"migrate", "a", "--max-downtme=3ms"},
          "'godwit migrate' has no option '--max-downtme=3ms'; did you mean '--max-downtime'?",
          "godwit migrate --help"},

@@ -145,14 +145,14 @@ static void prints_empty_things(void **state)
 static void prints_doubles_shortly_and_exactly(void **state)
 {
     (void)state;
-    Godwit__AgentHeartbeat heartbeat = GODWIT__AGENT_HEARTBEAT__INIT;
+    Godwit__HostLoad load = GODWIT__HOST_LOAD__INIT;
     AUTO_FREE char *text = NULL;
-    heartbeat.has_load1 = true;
-    heartbeat.load1 = 0.1;
+    load.has_load = true;
+    load.load = 0.1;
 
-    assert_int_equal(json_print(&heartbeat.base, JSON_FORM_COMPACT, &text, NULL), 0);
+    assert_int_equal(json_print(&load.base, JSON_FORM_COMPACT, &text, NULL), 0);
 
-    assert_string_equal(text, "{\"load1\":0.1,\"bridges\":[]}\n");
+    assert_string_equal(text, "{\"load\":0.1}\n");
 }
 
 int main(void)

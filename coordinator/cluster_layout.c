@@ -1,0 +1,188 @@
+#include "coordinator/cluster_layout.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/rule.h"
+#include "coordinator/words.h"
+
+/* Of a VM whose load nobody has told yet. */
+#define DEMAND_UNKNOWN_A_VCPU 0.25
+/* What a soft rule's breach is worth: stall seconds a second. */
+#define SOFT_WEIGHT 0.02
+
+uint32_t cluster_layout_host(const struct cluster *cluster, const struct cluster_host *host)
+{
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        if (cluster->hosts[i] == host)
+            return (uint32_t)i;
+    }
+    return LAYOUT_NONE;
+}
+
+uint32_t cluster_layout_vm(const struct cluster *cluster, const struct cluster_vm *vm)
+{
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (cluster->vms[i] == vm)
+            return (uint32_t)i;
+    }
+    return LAYOUT_NONE;
+}
+
+static int add_host(struct layout *layout, const struct planner_host *seen,
+                    const struct cluster_host *host, struct fault *fault)
+{
+    const Godwit__HostFacts *facts = host->facts;
+    const char *domain = rule_host_label(host, "domain");
+    double cpus = facts && facts->cpus ? facts->cpus : 1;
+    double others = host->others_cores < 0.8 * cpus ? host->others_cores : 0.8 * cpus;
+    struct layout_host added = {
+        .name = host->name,
+        .domain = domain ? domain : "",
+        .kvm_missing = facts ? facts->kvm_missing : NULL,
+        .up = seen->up && facts,
+        .cordoned = rule_host_is_cordoned(host),
+        .kvm = facts && facts->kvm,
+        .cores = cpus - others,
+        .memory_bytes = facts ? facts->memory_bytes : 0,
+        .memory_free_bytes = seen->memory_free_bytes > seen->memory_promised_bytes
+                                 ? seen->memory_free_bytes - seen->memory_promised_bytes
+                                 : 0,
+    };
+    for (size_t i = 0; facts && i < facts->n_baselines; i++) {
+        uint32_t index;
+        if (!facts->baselines[i]->given || !facts->baselines[i]->name)
+            continue;
+        int r = layout_add_baseline(layout, facts->baselines[i]->name, &index, fault);
+        if (r < 0)
+            return r;
+        added.baselines |= 1u << index;
+    }
+    return layout_add_host(layout, &added, fault);
+}
+
+static uint32_t host_named(const struct cluster *cluster, const char *name)
+{
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        if (strcmp(cluster->hosts[i]->name, name) == 0)
+            return (uint32_t)i;
+    }
+    return LAYOUT_NONE;
+}
+
+static int add_vm(struct cluster_layout *view, struct cluster *cluster, size_t index,
+                  struct cluster_now now, bool waits, struct fault *fault)
+{
+    struct cluster_vm *vm = cluster->vms[index];
+    struct problem problem = {0};
+    bool is_stopped = vm->own.phase == OWN_STOPPED;
+    bool moves = vm->own.phase == OWN_HANDOVER;
+    struct layout_vm added = {
+        .name = vm->spec->name,
+        .host =
+            is_stopped ? LAYOUT_NONE : host_named(cluster, moves ? vm->own.target : vm->own.owner),
+        .baseline = LAYOUT_NONE,
+        .vcpus = vm->spec->cpu->vcpus,
+        .demand = vm->load_ns ? vm->run_cores + vm->wait_cores
+                              : DEMAND_UNKNOWN_A_VCPU * vm->spec->cpu->vcpus,
+        .memory_bytes = vm->spec->memory->size,
+        .populated_bytes = vm->memory_populated ? vm->memory_populated : vm->spec->memory->size,
+        .dirty_bytes_per_s = vm->dirty_bytes_per_s,
+    };
+    if (!is_stopped && cluster_may_move(cluster, vm, now, &problem) != 0 &&
+        !(waits && problem.code == GW_VM_BUSY)) {
+        WORDS_COPY(view->fixed[index], problem.text);
+        added.fixed = view->fixed[index];
+    }
+    if (vm->spec->cpu->baseline[0]) {
+        int r = layout_add_baseline(view->layout, vm->spec->cpu->baseline, &added.baseline, fault);
+        if (r < 0)
+            return r;
+    }
+    return layout_add_vm(view->layout, &added, fault);
+}
+
+static int add_rule(struct cluster_layout *view, const struct cluster *cluster,
+                    const Godwit__Rule *rule, struct fault *fault)
+{
+    AUTO_FREE uint32_t *vms = calloc(cluster->vm_count + 1, sizeof *vms);
+    AUTO_FREE uint32_t *hosts = calloc(cluster->host_count + 1, sizeof *hosts);
+    if (!vms || !hosts)
+        return fault_set(fault, ERR_NOMEM, "no memory for rule %s", rule->id);
+    struct layout_rule added = {.id = rule->id,
+                                .kind = rule_kind_from_name(rule->kind),
+                                .hard = !rule->soft,
+                                .most = rule->most,
+                                .weight = SOFT_WEIGHT,
+                                .vms = vms,
+                                .hosts = hosts};
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        if (rule_names_vm(rule, cluster->vms[i]))
+            vms[added.vm_count++] = (uint32_t)i;
+    }
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        if (rule_names_host(rule, cluster->hosts[i]))
+            hosts[added.host_count++] = (uint32_t)i;
+    }
+    return layout_add_rule(view->layout, &added, fault);
+}
+
+static int fill(struct cluster_layout *view, struct cluster *cluster, struct cluster_now now,
+                enum layout_goal goal, bool waits, struct fault *fault)
+{
+    AUTO_FREE struct planner_host *seen = cluster_planner_hosts(cluster, now.ns);
+    view->fixed = calloc(cluster->vm_count + 1, sizeof *view->fixed);
+    int r = seen && view->fixed ? layout_new(&view->layout, fault)
+                                : fault_set(fault, ERR_NOMEM, "no memory for a plan");
+    for (size_t i = 0; r == 0 && i < cluster->host_count; i++)
+        r = add_host(view->layout, &seen[i], cluster->hosts[i], fault);
+    for (size_t i = 0; r == 0 && i < cluster->vm_count; i++)
+        r = add_vm(view, cluster, i, now, waits, fault);
+    for (size_t i = 0; r == 0 && i < cluster->rule_count; i++)
+        r = add_rule(view, cluster, cluster->rules[i]->rule, fault);
+    return r < 0 ? r : layout_seal(view->layout, goal, fault);
+}
+
+int cluster_layout_new(struct cluster_layout *ret_view, struct cluster *cluster,
+                       struct cluster_now now, enum layout_goal goal, bool waits,
+                       struct problem *problem)
+{
+    struct cluster_layout view = {0};
+    struct fault fault = {0};
+    if (fill(&view, cluster, now, goal, waits, &fault) < 0) {
+        cluster_layout_deinit(&view);
+        return problem_set(problem, GW_INTERNAL, "%s", fault.text);
+    }
+    *ret_view = view;
+    return 0;
+}
+
+void cluster_layout_deinit(struct cluster_layout *view)
+{
+    view->layout = layout_free(view->layout);
+    free(view->fixed);
+    view->fixed = NULL;
+}
+
+double cluster_layout_pause_goal_s(const struct cluster_vm *vm)
+{
+    uint64_t ms = vm->spec->migration ? vm->spec->migration->max_downtime_ms : 0;
+    return ms ? (double)ms / 1e3 : 0.1;
+}
+
+struct forecast cluster_layout_forecast(const struct cluster *cluster, const struct cluster_vm *vm)
+{
+    const struct forecast_guest guest = {
+        .populated_bytes = vm->memory_populated ? vm->memory_populated : vm->spec->memory->size,
+        .dirty_bytes_per_s = vm->dirty_bytes_per_s,
+        .vcpus = vm->spec->cpu->vcpus};
+    const struct forecast_link unknown = FORECAST_LINK_UNKNOWN;
+    return forecast_move(&guest, cluster->link.bytes_per_s > 0 ? &cluster->link : &unknown,
+                         cluster_layout_pause_goal_s(vm));
+}
