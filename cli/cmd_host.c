@@ -11,15 +11,32 @@
 #include "cli/error_text.h"
 #include "cli/listing.h"
 #include "cli/render.h"
+#include "cli/words.h"
 #include "proto/gw_code.h"
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
 enum { NAMES_MAX = 1000 };
 
+static void cell_state(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__HostInfo *host = (const Godwit__HostInfo *)row;
+    (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s%s", host->state ? host->state : "",
+                   host->policy && host->policy->cordoned ? ", cordoned" : "");
+}
+
+static void cell_labels(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__HostInfo *host = (const Godwit__HostInfo *)row;
+    struct words words;
+    words_init(&words, ret_cell, RENDER_CELL_SIZE);
+    for (size_t i = 0; host->policy && i < host->policy->n_labels; i++)
+        words_say(&words, "%s%s", i ? "," : "", host->policy->labels[i]);
+}
+
 static const struct render_column columns[] = {
     {.field = "name", .head = "NAME"},
-    {.field = "state", .head = "STATE"},
+    {.field = "state", .head = "STATE", .cell = cell_state},
     {.field = "vms", .head = "VMS"},
     {.field = "cpus", .head = "CPUS"},
     {.field = "memory_bytes", .head = "MEMORY", .unit = RENDER_BYTES},
@@ -28,13 +45,16 @@ static const struct render_column columns[] = {
     {.field = "seen_unix_ms", .head = "SEEN", .unit = RENDER_AGO},
     {.field = "address", .head = "ADDRESS", .wide = true},
     {.field = "version", .head = "VERSION", .wide = true},
+    {.field = "policy.labels", .head = "LABELS", .wide = true, .cell = cell_labels},
 };
 static const struct render_view view = {
     .columns = columns, .count = ARRAY_COUNT(columns), .name_field = "name"};
 
 static const struct render_column page_columns[] = {
     {.field = "name", .head = "NAME"},
-    {.field = "state", .head = "STATE"},
+    {.field = "state", .head = "STATE", .cell = cell_state},
+    {.field = "policy.reason", .head = "BECAUSE"},
+    {.field = "policy.labels", .head = "LABELS", .cell = cell_labels},
     {.field = "seen_unix_ms", .head = "SEEN", .unit = RENDER_AGO},
     {.field = "vms", .head = "VMS"},
     {.field = "cpus", .head = "CPUS"},

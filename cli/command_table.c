@@ -13,6 +13,7 @@
 #include "cli/cmd_plan.h"
 #include "cli/cmd_pool.h"
 #include "cli/cmd_rule.h"
+#include "cli/cmd_simulate.h"
 #include "cli/cmd_status.h"
 #include "cli/cmd_version.h"
 #include "cli/cmd_vm.h"
@@ -281,6 +282,21 @@ static const struct command_option restore_options[] = {
     PLAN_OPTIONS,
     {0}};
 
+static const struct command_option simulate_options[] = {
+    {.name = "file",
+     .letter = 'f',
+     .type = COMMAND_FILE,
+     .value = "POOL",
+     .help = "the pool as YAML: hosts, vms, rules; - for stdin"},
+    {.name = "fail", .type = COMMAND_TEXT, .value = "HOST", .help = "what if this host died?"},
+    {.name = "evacuate",
+     .type = COMMAND_TEXT,
+     .value = "HOST",
+     .help = "what would its evacuation be?"},
+    {.name = "balance", .type = COMMAND_FLAG, .help = "what would balance do?"},
+    {.name = "repair", .type = COMMAND_FLAG, .help = "how would broken rules be mended?"},
+    {0}};
+
 static const struct command_option balance_options[] = {
     {.name = "goal",
      .type = COMMAND_CHOICE,
@@ -358,6 +374,18 @@ static const struct command commands[] = {
      .run = cmd_why_not,
      .examples = {{"godwit why-not web-01 node3", "one host"},
                   {"godwit why-not web-01 node3 -o json", "for a script"}}},
+    {.words = "simulate",
+     .operands = "",
+     .summary = "what if: the pool's planner on a pool in a file",
+     .more =
+         "A file has hosts (name, cpus, memory, domain, labels, cordoned), vms (name, host, "
+         "vcpus, memory, used, load in percent of a core, writes in bytes a second), rules (id, "
+         "kind, vms, hosts, soft, most) and link. Ends with 8 when a VM finds no place.",
+     .options = simulate_options,
+     .run = cmd_simulate,
+     .examples = {{"godwit simulate -f pool.yaml --fail node3", "would all its VMs find a place?"},
+                  {"godwit simulate -f pool.yaml --evacuate node1 --balance",
+                   "one after the other"}}},
     {.words = "plan ls",
      .operands = "",
      .summary = "plans: made, running, over",
@@ -454,9 +482,10 @@ static const struct command commands[] = {
     {.words = "pool add-coordinator",
      .operands = "FOLDER",
      .summary = "make the folder of another coordinator of this pool",
-     .more = "Several coordinators share an etcd; one leads, the others stand by and take over within "
-             "seconds. Name all their addresses at pool init, then make a folder for each of the "
-             "others and copy it to its machine.",
+     .more =
+         "Several coordinators share an etcd; one leads, the others stand by and take over within "
+         "seconds. Name all their addresses at pool init, then make a folder for each of the "
+         "others and copy it to its machine.",
      .options = pool_add_coordinator_options,
      .run = cmd_pool_add_coordinator,
      .examples = {{"godwit pool add-coordinator ./second --address 10.0.0.2:7411",

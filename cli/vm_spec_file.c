@@ -21,11 +21,19 @@
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 
-enum { KEYS_MAX = 32, SCALAR_MAX = CLOUD_INIT_TEXT_MAX, PATH_MAX_BYTES = 128, LIST_MAX = 32 };
+enum {
+    KEYS_MAX = 32,
+    SCALAR_MAX = CLOUD_INIT_TEXT_MAX,
+    PATH_MAX_BYTES = 128,
+    LIST_MAX = 32,
+    POOL_LIST_MAX = 10000
+};
 
 struct binder {
     const char *name; /* of the file */
     struct fault *fault;
+    const ProtobufCMessageDescriptor *type;
+    bool is_vm; /* else a pool, for what-if */
 };
 
 /* ---- where and what ---- */
@@ -322,7 +330,8 @@ static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node 
         return refuse(binder, empty ? key : value,
                       "%s: found %s; a list (lines that begin with '- ') would fit", path, found);
     }
-    *list = calloc(LIST_MAX, sizeof **list);
+    size_t most = binder->is_vm ? LIST_MAX : POOL_LIST_MAX;
+    *list = calloc(most, sizeof **list);
     if (!*list)
         return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
     while ((item = fy_node_sequence_iterate(value, &state)) != NULL) {
@@ -330,8 +339,8 @@ static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node 
         int r = path_join(inner, sizeof inner, binder->fault, "%s[%zu]", path, *count);
         if (r < 0)
             return r;
-        if (*count == LIST_MAX)
-            return refuse(binder, item, "%s: found more than %d", path, LIST_MAX);
+        if (*count == most)
+            return refuse(binder, item, "%s: found more than %zu", path, most);
         if (fy_node_get_tag(item, NULL))
             return refuse(binder, item, "%s: found a tag (!...); a spec takes none", inner);
         ProtobufCMessage *bound = NULL;
@@ -434,34 +443,35 @@ static struct fy_node *find_place(struct fy_node *root, const char *words)
 }
 
 static int bind_document(struct binder *binder, struct fy_document *document,
-                         Godwit__VmSpec **ret_spec)
+                         ProtobufCMessage **ret_spec)
 {
     struct fy_node *root = fy_document_root(document);
     char found[80];
     if (!root || !fy_node_is_mapping(root)) {
         describe(root, found, sizeof found);
         return fault_set(binder->fault, ERR_INVALID,
-                         "%.120s:1:1: found %s; a VM as key: value lines would fit, like "
-                         "'name: web-01'",
-                         binder->name, found);
+                         "%.120s:1:1: found %s; %s as key: value lines would fit, like "
+                         "'%s'",
+                         binder->name, found, binder->is_vm ? "a VM" : "a pool",
+                         binder->is_vm ? "name: web-01" : "hosts:");
     }
-    ProtobufCMessage *spec = new_message(&godwit__vm_spec__descriptor);
+    ProtobufCMessage *spec = new_message(binder->type);
     if (!spec)
         return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
     int r = bind_mapping(binder, root, spec, "");
     struct fault reason = {0};
-    if (r == 0 && vm_spec_judge((const Godwit__VmSpec *)spec, &reason) < 0)
+    if (r == 0 && binder->is_vm && vm_spec_judge((const Godwit__VmSpec *)spec, &reason) < 0)
         r = refuse(binder, find_place(root, reason.text), "%s", reason.text);
     if (r < 0) {
         protobuf_c_message_free_unpacked(spec, NULL);
         return r;
     }
-    *ret_spec = (Godwit__VmSpec *)spec;
+    *ret_spec = spec;
     return 0;
 }
 
 static int parse_document(struct binder *binder, struct fy_parser *parser, struct fy_diag *diag,
-                          Godwit__VmSpec **ret_spec)
+                          ProtobufCMessage **ret_spec)
 {
     struct fy_document *document = fy_parse_load_document(parser);
     if (!document) {
@@ -472,7 +482,7 @@ static int parse_document(struct binder *binder, struct fy_parser *parser, struc
                          "value lines would fit, like 'name: web-01'",
                          binder->name);
     }
-    Godwit__VmSpec *spec = NULL;
+    ProtobufCMessage *spec = NULL;
     int r = bind_document(binder, document, &spec);
     fy_parse_document_destroy(parser, document);
     if (r < 0)
@@ -488,7 +498,7 @@ static int parse_document(struct binder *binder, struct fy_parser *parser, struc
         r = refuse_syntax(binder, diag);
     }
     if (r < 0) {
-        godwit__vm_spec__free_unpacked(spec, NULL);
+        protobuf_c_message_free_unpacked(spec, NULL);
         return r;
     }
     *ret_spec = spec;
@@ -524,11 +534,13 @@ static int check_bytes(struct binder *binder, const char *text, size_t count)
     return 0;
 }
 
-int vm_spec_file_parse(const char *text, size_t count, const char *name, Godwit__VmSpec **ret_spec,
-                       struct fault *fault)
+int vm_spec_file_bind(const char *text, size_t count, const char *name,
+                      const ProtobufCMessageDescriptor *type, void *ret_message,
+                      struct fault *fault)
 {
     static const char mark[] = "\xef\xbb\xbf"; /* some editors begin a file with it */
-    struct binder binder = {.name = name, .fault = fault};
+    struct binder binder = {
+        .name = name, .fault = fault, .type = type, .is_vm = type == &godwit__vm_spec__descriptor};
     if (count > SPEC_TEXT_MAX)
         return fault_set(fault, ERR_LIMIT, "%.120s has %zu bytes, more than %d", name, count,
                          SPEC_TEXT_MAX);
@@ -553,13 +565,19 @@ int vm_spec_file_parse(const char *text, size_t count, const char *name, Godwit_
     struct fy_parser *parser = fy_parser_create(&config);
     int r = ERR_NOMEM;
     if (parser && fy_parser_set_string(parser, text, count) == 0)
-        r = parse_document(&binder, parser, diag, ret_spec);
+        r = parse_document(&binder, parser, diag, (ProtobufCMessage **)ret_message);
     else
         r = fault_set(fault, ERR_NOMEM, "no memory to read %s", name);
     if (parser)
         fy_parser_destroy(parser);
     fy_diag_destroy(diag);
     return r;
+}
+
+int vm_spec_file_parse(const char *text, size_t count, const char *name, Godwit__VmSpec **ret_spec,
+                       struct fault *fault)
+{
+    return vm_spec_file_bind(text, count, name, &godwit__vm_spec__descriptor, ret_spec, fault);
 }
 
 static int read_stdin(char **ret_text, size_t *ret_count, struct fault *fault)
@@ -576,7 +594,8 @@ static int read_stdin(char **ret_text, size_t *ret_count, struct fault *fault)
     return 0;
 }
 
-int vm_spec_file_read(const char *path, Godwit__VmSpec **ret_spec, struct fault *fault)
+int vm_spec_file_read_as(const char *path, const ProtobufCMessageDescriptor *type,
+                         void *ret_message, struct fault *fault)
 {
     AUTO_FREE char *text = NULL;
     size_t count = 0;
@@ -584,7 +603,12 @@ int vm_spec_file_read(const char *path, Godwit__VmSpec **ret_spec, struct fault 
     int r = from_stdin ? read_stdin(&text, &count, fault) : file_read(path, &text, &count, fault);
     if (r < 0)
         return r;
-    return vm_spec_file_parse(text, count, from_stdin ? "stdin" : path, ret_spec, fault);
+    return vm_spec_file_bind(text, count, from_stdin ? "stdin" : path, type, ret_message, fault);
+}
+
+int vm_spec_file_read(const char *path, Godwit__VmSpec **ret_spec, struct fault *fault)
+{
+    return vm_spec_file_read_as(path, &godwit__vm_spec__descriptor, ret_spec, fault);
 }
 
 static int lacks(const char *key, const char *flag, struct fault *fault)

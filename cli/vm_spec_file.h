@@ -21,6 +21,13 @@ int vm_spec_file_parse(const char *text, size_t count, const char *name, Godwit_
                        struct fault *fault);
 /* "-" reads stdin. */
 int vm_spec_file_read(const char *path, Godwit__VmSpec **ret_spec, struct fault *fault);
+/* The same of another form (a pool, for what-if): a message of `type`, to `*(TYPE **)ret_message`.
+ */
+int vm_spec_file_bind(const char *text, size_t count, const char *name,
+                      const ProtobufCMessageDescriptor *type, void *ret_message,
+                      struct fault *fault);
+int vm_spec_file_read_as(const char *path, const ProtobufCMessageDescriptor *type,
+                         void *ret_message, struct fault *fault);
 /* Is the whole, with what flags added, a VM that can be asked for? */
 int vm_spec_check(const Godwit__VmSpec *spec, struct fault *fault);
 

@@ -7,6 +7,11 @@
 #include "proto/limits.h"
 
 static const struct vm_spec_rule rules[] = {
+    {"hosts.memory", VM_SPEC_BYTES, MIB(64), UINT64_C(1) << 50, {0}, "of a simulated host"},
+    {"vms.memory", VM_SPEC_BYTES, MIB(2), UINT64_C(1) << 46, {0}, "of a simulated VM"},
+    {"vms.used", VM_SPEC_BYTES, 0, UINT64_C(1) << 46, {0}, "of a simulated VM's memory"},
+    {"vms.writes", VM_SPEC_BYTES, 0, UINT64_C(1) << 40, {0}, "of a simulated VM, in a second"},
+    {"link", VM_SPEC_BYTES, MIB(1), UINT64_C(1) << 40, {0}, "of a simulated pool, in a second"},
     {"version", VM_SPEC_PLAIN, 1, 1, {0}, "of this form"},
     {"name", VM_SPEC_NAME, 0, 0, {0}, "of the VM, unique in the pool"},
     {"host", VM_SPEC_NAME, 0, 0, {0}, "where to start it first; absent: the coordinator chooses"},

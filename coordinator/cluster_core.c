@@ -15,6 +15,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_core.h"
+#include "coordinator/planner.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 
@@ -577,6 +578,48 @@ static void link_changed(struct cluster *cluster, struct cluster_host *host, boo
     }
 }
 
+static const Godwit__BaselineFact *baseline_fact(const struct cluster_host *host, const char *name)
+{
+    for (size_t i = 0; host->facts && i < host->facts->n_baselines; i++) {
+        if (host->facts->baselines[i]->name && is_same(host->facts->baselines[i]->name, name))
+            return host->facts->baselines[i];
+    }
+    return NULL;
+}
+
+/* A host that gives less than all others lowers what new VMs get, and takes none of those that were
+ * started with more: whoever lets it in should read that at once. Its link counts as down yet. */
+static void tell_weaker(struct cluster *cluster, const struct cluster_host *host,
+                        struct cluster_now now)
+{
+    struct planner_host *hosts = cluster_planner_hosts(cluster, now.ns);
+    char text[CLUSTER_REASON_SIZE];
+    size_t cannot_go = 0;
+    if (!hosts)
+        return; /* a word less; nothing rests on it */
+    for (size_t i = 0; i < cluster->host_count; i++)
+        hosts[i].up = hosts[i].up && cluster->hosts[i] != host;
+    const char *before = planner_baseline(hosts, cluster->host_count);
+    for (size_t i = 0; i < cluster->host_count; i++)
+        hosts[i].up = hosts[i].up || cluster->hosts[i] == host;
+    const char *after = planner_baseline(hosts, cluster->host_count);
+    free(hosts);
+    if (!before || (after && is_same(before, after)))
+        return;
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        const Godwit__BaselineFact *fact =
+            baseline_fact(host, cluster->vms[i]->spec->cpu->baseline);
+        cannot_go += !(fact && fact->given);
+    }
+    const Godwit__BaselineFact *lost = baseline_fact(host, before);
+    (void)snprintf(text, sizeof text,
+                   "%s lowers the CPU baseline of new VMs from %s to %s (it lacks %.80s); %zu VMs "
+                   "cannot move there",
+                   host->name, before, after ? after : "none",
+                   lost && lost->missing ? lost->missing : "features of it", cannot_go);
+    add_warning(cluster, host->name, text);
+}
+
 void cluster_hello(struct cluster *cluster, struct cluster_host *host,
                    const Godwit__AgentHello *hello, struct cluster_now now,
                    struct cluster_todo *todo)
@@ -592,6 +635,7 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     host->seen_unix_ms = now.unix_ms;
     put_host(host, todo);
     clear_warnings(cluster, host->name);
+    tell_weaker(cluster, host, now);
 
     for (size_t i = 0; i < hello->n_vms; i++)
         take_status(cluster, host, hello->vms[i], HEARD_HELLO, 0, now, todo);

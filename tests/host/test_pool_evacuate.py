@@ -215,6 +215,57 @@ def what_a_rule_forbids_is_told_before_the_start_with_what_would_let_it(pool):
     all_run_and_remember(pool)
 
 
+def what_guests_get_and_wait_for_is_known_and_balance_gives_its_reasons(pool):
+    need_guests(pool)
+    told = pools.wait_for("the loads of every host's guests", 30, lambda: (
+        lambda b: b if any(h.get("load", 0) > 0 for h in b) else None)(pool.json("balance", "auto")))
+    print("        " + "; ".join(f"{h['host']} load {h['load']:.2f} waits {h['waits']:.2f} psi {h.get('psi_cpu', 0):.0f}"
+                                 for h in told))
+    plan = pool.json("balance", "--dry-run")
+    expect(plan["verdict"] and all(s["reason"] and s["gain"] > 0 for s in plan["steps"]), str(plan)[:1000])
+    print(f"        {plan['verdict']}")
+    expect(pool.godwit("balance", "auto", "sometimes", check=False).returncode == 2, "an unknown mode was taken")
+    pool.godwit("balance", "auto", "approve")
+    pool.kill_coordinator()
+    pool.start_coordinator()
+    kept = pool.godwit("balance", "auto").stderr
+    expect("balance auto approve" in kept, f"the mode is not kept: {kept}")
+    pool.godwit("balance", "auto", "off")
+    pool.wait_hosts_up()
+
+
+def hosts_reboot_one_after_another_and_get_their_guests_back(pool):
+    need_guests(pool)
+    plan = pool.godwit("pool", "reboot", "-y", "node1", "node2", "--no-wait").stdout.strip()
+    for name in ("node1", "node2"):
+        def turn():
+            for step in steps_of(pool, plan):
+                if step["kind"] == "reboot" and step["source"] == name and step["state"] == "running":
+                    return step
+            expect(plan_of(pool, plan)["state"] == "running", str(plan_of(pool, plan))[:2000])
+            return None
+        pools.wait_for(f"the turn of {name}", 120, turn)
+        host = host_of(pool, name)
+        expect(not host.vm_pids(), f"{name} reboots with guests on it")
+        host.kill_agent()  # a boot: the agent comes back as another incarnation
+        (host.run_dir / "incarnation").unlink()
+        host.start_agent()
+    ended = wait_plan(pool, plan)
+    expect(ended["state"] == "done", json.dumps(ended, indent=1)[:3000])
+    expect(all(vm["host"] == "node1" for vm in places(pool).values()), "not all came back to node1")
+    all_run_and_remember(pool)
+
+
+def a_host_shows_its_cordon_and_labels(pool):
+    pool.godwit("host", "label", "node2", "domain=rack-b", "ssd=yes")
+    pool.godwit("host", "cordon", "node2", "--reason", "bad fan")
+    page = pool.godwit("host", "show", "node2").stdout
+    expect("cordoned" in page and "bad fan" in page and "domain=rack-b" in page, page)
+    pool.godwit("host", "uncordon", "node2")
+    pool.godwit("host", "label", "node2", "ssd-", "domain-")
+    expect("rack-b" not in pool.godwit("host", "show", "node2").stdout, "a label stayed")
+
+
 run([
     evacuates_a_host_of_twelve_writing_guests_and_stops_none,
     brings_them_back_and_says_why_each_moved,
@@ -223,4 +274,7 @@ run([
     a_target_that_dies_in_the_middle_costs_no_guest,
     a_canceled_evacuation_leaves_every_guest_running_where_it_is_said_to_be,
     what_a_rule_forbids_is_told_before_the_start_with_what_would_let_it,
+    what_guests_get_and_wait_for_is_known_and_balance_gives_its_reasons,
+    hosts_reboot_one_after_another_and_get_their_guests_back,
+    a_host_shows_its_cordon_and_labels,
 ], hosts=4)

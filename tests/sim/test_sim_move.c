@@ -4,7 +4,9 @@
  *
  * Safety, after every step: a VM runs on one host at most; no generation is run by two hosts;
  * hiwater never shrinks; a durable RUN(host, gen) names what that host really has run.
- * Liveness, after healing: no job is active, no guest is held, record and world agree.
+ * Plans (evacuate, restore, repair) run meanwhile: a step that was durably over is never begun
+ * again, no plan's move goes where a hard rule has another member or to a cordoned host. Liveness,
+ * after healing: no job and no plan is active, no guest is held, record and world agree.
  *
  *   GODWIT_SIM_SEED=n     run that seed only, with a trace
  *   GODWIT_SIM_SEEDS=n    how many (default 400)
@@ -26,7 +28,9 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/plan_make.h"
 #include "coordinator/rows.h"
+#include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "proto/limits.h"
 
@@ -37,6 +41,7 @@ enum {
     STRAYS_MAX = 64,
     COMMITS_MAX = 256,
     GENERATIONS_MAX = 4096,
+    OVERS_MAX = 4096,
     STEPS = 1500,
     HEAL_STEPS = 6000,
 };
@@ -82,11 +87,17 @@ struct commit {
     struct cluster_todo todo;
 };
 
+struct over { /* a step of a plan that was durably over */
+    char plan_id[ID_SHORT_SIZE];
+    uint32_t number;
+    enum plan_step_state state;
+};
+
 static struct sim {
     uint64_t seed, chance;
     uint64_t now_ns;
     bool traces, heals;
-    bool resumes_by_itself, journal_tells; /* options of this run */
+    bool resumes_by_itself, journal_tells, plans; /* options of this run */
     unsigned fault_percent, death_per_mille;
     struct cluster cluster;
     struct store *store;
@@ -99,6 +110,9 @@ static struct sim {
     char vm_ids[VMS][ID_TEXT_SIZE];
     uint64_t hiwater[VMS];
     int8_t ran[VMS][GENERATIONS_MAX]; /* host + 1 that has run this generation */
+    struct over overs[OVERS_MAX];
+    size_t over_count;
+    uint64_t plans_done, plans_partly, plan_moves;
     uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
 } sim;
 
@@ -213,6 +227,57 @@ static void check_record(void)
     }
 }
 
+/* Only what is durable counts: memory may run ahead of the disk and be lost. */
+static void check_plans(void)
+{
+    for (size_t i = 0; sim.commit_count == 0 && i < sim.over_count; i++) {
+        const struct over *over = &sim.overs[i];
+        const struct cluster_plan *plan = NULL;
+        for (size_t n = 0; n < sim.cluster.plan_count; n++) {
+            if (strcmp(sim.cluster.plans[n]->id, over->plan_id) == 0)
+                plan = sim.cluster.plans[n];
+        }
+        if (plan) /* else it was dropped for newer ones */
+            CHECK(plan_step_state_of(plan->info->steps[over->number - 1]) == over->state,
+                  "step %u of plan %s was over, now it is %s", over->number, plan->id,
+                  plan->info->steps[over->number - 1]->state);
+    }
+    sim.over_count = 0;
+    for (size_t i = 0; sim.commit_count == 0 && i < sim.cluster.plan_count; i++) {
+        const struct cluster_plan *plan = sim.cluster.plans[i];
+        for (size_t n = 0; n < plan->info->n_steps && sim.over_count < OVERS_MAX; n++) {
+            enum plan_step_state state = plan_step_state_of(plan->info->steps[n]);
+            if (state == STEP_WAITING || state == STEP_RUNNING)
+                continue;
+            struct over *over = &sim.overs[sim.over_count++];
+            *over = (struct over){.number = (uint32_t)n + 1, .state = state};
+            memcpy(over->plan_id, plan->id, sizeof over->plan_id);
+        }
+    }
+}
+
+/* A plan's move was just decided: judged by the records alone, not by the planner. */
+static void check_plan_move(const struct cluster_job *job)
+{
+    const struct cluster_vm *vm = cluster_vm(&sim.cluster, job->core.vm_id);
+    const struct cluster_host *target = cluster_host(&sim.cluster, job->core.target_host);
+    if (!job->plan_id[0] || !vm)
+        return;
+    sim.plan_moves++;
+    CHECK(!rule_host_is_cordoned(target), "plan %s moves a VM to cordoned %s", job->plan_id,
+          target->name);
+    for (size_t r = 0; r < sim.cluster.rule_count; r++) {
+        for (size_t v = 0; v < sim.cluster.vm_count; v++) {
+            const struct cluster_vm *other = sim.cluster.vms[v];
+            bool is_there = other != vm && other->own.phase != OWN_STOPPED &&
+                            (strcmp(other->own.owner, target->name) == 0 ||
+                             strcmp(other->own.target, target->name) == 0);
+            CHECK(!is_there, "plan %s moves a VM to %s, where a rule's other member is",
+                  job->plan_id, target->name);
+        }
+    }
+}
+
 static struct process *peer_of(int v, const struct process *process)
 {
     for (int h = 0; h < HOSTS; h++) {
@@ -315,6 +380,9 @@ static void say_hello(int h)
     facts.has_kvm = facts.kvm = true;
     facts.has_memory_free_bytes = true;
     facts.memory_free_bytes = GIB(64);
+    facts.has_memory_bytes = facts.has_cpus = true;
+    facts.memory_bytes = GIB(64);
+    facts.cpus = 8;
     facts.baselines = baselines;
     facts.n_baselines = 1;
     hello.facts = &facts;
@@ -589,6 +657,8 @@ static void coordinator_dies(void)
     int r = rows_load(sim.store, &sim.cluster, &sim.last_event, &fault);
     CHECK(r == 0, "load: %s", fault.text);
     struct cluster_todo todo = {0};
+    uint64_t chance = draw(1u << 30);
+    cluster_seed(&sim.cluster, chance, draw(1u << 30));
     cluster_restart(&sim.cluster, now(), &todo);
     apply(&todo);
 }
@@ -807,8 +877,78 @@ static void step_fault(void)
     }
 }
 
+static void make_plan(void)
+{
+    static const char *const kinds[] = {"evacuate", "evacuate", "evacuate", "restore",
+                                        "restore",  "restore",  "restore",  "repair"};
+    Godwit__PlanMakeRequest request = GODWIT__PLAN_MAKE_REQUEST__INIT;
+    struct cluster_todo todo = {0};
+    struct cluster_plan *plan = NULL;
+    struct problem problem;
+    char id[ID_SHORT_SIZE];
+    cluster_draw_short(&sim.cluster, 'P', id);
+    request.kind = (char *)(uintptr_t)kinds[draw(8)];
+    request.host = (char *)(uintptr_t)host_names[draw(HOSTS)];
+    request.has_dry_run = request.has_bring_back = true;
+    request.dry_run = percent(20);
+    request.bring_back = percent(70);
+    const struct plan_ask ask = {.request = &request, .id = id, .by = "sim", .parent = ""};
+    if (plan_make(&sim.cluster, &ask, now(), &plan, &problem, &todo) == 0)
+        TRACE("plan %s: %s of %s, %zu steps", id, request.kind, request.host, plan->info->n_steps);
+    apply(&todo);
+}
+
+static void change_plan(void)
+{
+    static const Godwit__PlanVerb verbs[] = {
+        GODWIT__PLAN_VERB__PLAN_VERB_RUN,    GODWIT__PLAN_VERB__PLAN_VERB_PAUSE,
+        GODWIT__PLAN_VERB__PLAN_VERB_RESUME, GODWIT__PLAN_VERB__PLAN_VERB_RESUME,
+        GODWIT__PLAN_VERB__PLAN_VERB_CANCEL, GODWIT__PLAN_VERB__PLAN_VERB_RM};
+    struct cluster_todo todo = {0};
+    struct cluster_plan *plan = NULL;
+    struct problem problem;
+    if (sim.cluster.plan_count == 0)
+        return;
+    char id[ID_SHORT_SIZE];
+    memcpy(id, sim.cluster.plans[sim.cluster.plan_count - 1 - draw(sim.cluster.plan_count)]->id,
+           sizeof id);
+    Godwit__PlanVerb verb = verbs[draw(6)];
+    if (plan_act(&sim.cluster, id, verb, now(), &plan, &problem, &todo) == 0)
+        TRACE("verb %d on plan %s", (int)verb, id);
+    apply(&todo);
+}
+
+static void change_rule(void)
+{
+    static char *vms[] = {(char *)(uintptr_t) "vm*"};
+    Godwit__Rule rule = GODWIT__RULE__INIT;
+    struct cluster_rule *added = NULL;
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    rule.id = (char *)(uintptr_t) "apart";
+    rule.kind = (char *)(uintptr_t) "anti-affinity";
+    rule.vms = vms;
+    rule.n_vms = 1;
+    int r = sim.cluster.rule_count > 0
+                ? rule_remove(&sim.cluster, "apart", &problem, &todo)
+                : rule_add(&sim.cluster, &rule, now(), &added, &problem, &todo);
+    if (r == 0)
+        TRACE("rule %s", sim.cluster.rule_count > 0 ? "added" : "removed");
+    apply(&todo);
+}
+
 static void step_operator(void)
 {
+    if (sim.plans && percent(60)) {
+        uint64_t what = draw(10);
+        if (what < 6)
+            make_plan();
+        else if (what < 9)
+            change_plan();
+        else
+            change_rule();
+        return;
+    }
     static const Godwit__VmVerb verbs[] = {GODWIT__VM_VERB__VM_VERB_START,
                                            GODWIT__VM_VERB__VM_VERB_START,
                                            GODWIT__VM_VERB__VM_VERB_STOP};
@@ -878,10 +1018,14 @@ static void step(void)
             step_operator();
     }
     struct cluster_todo todo = {0};
+    size_t jobs = sim.cluster.job_count;
     cluster_tick(&sim.cluster, now(), &todo);
+    for (; jobs < sim.cluster.job_count; jobs++)
+        check_plan_move(sim.cluster.jobs[jobs]);
     apply(&todo);
     check_world();
     check_record();
+    check_plans();
 }
 
 /* ---- one run ----------------------------------------------------------------------------------
@@ -897,6 +1041,8 @@ static void begin(uint64_t seed)
     sim.now_ns = NS_PER_S;
     sim.resumes_by_itself = percent(30);
     sim.journal_tells = percent(50);
+    sim.plans = percent(50);
+    cluster_seed(&sim.cluster, seed, seed + 1);
     sim.fault_percent = (unsigned)draw(200);
     sim.death_per_mille = (unsigned)draw(60);
     int r = store_open(&sim.store, ":memory:", NULL, &fault);
@@ -942,6 +1088,10 @@ static bool is_settled(void)
         if (job_core_is_active(&sim.cluster.jobs[i]->core))
             return false;
     }
+    for (size_t i = 0; i < sim.cluster.plan_count; i++) {
+        if (plan_is_active(sim.cluster.plans[i]))
+            return false;
+    }
     for (int v = 0; v < VMS; v++) {
         enum own_phase phase = cluster_vm(&sim.cluster, sim.vm_ids[v])->own.phase;
         if (phase != OWN_RUN && phase != OWN_STOPPED)
@@ -954,6 +1104,15 @@ static void heal(void)
 {
     TRACE("healing");
     sim.heals = true;
+    for (size_t i = 0; i < sim.cluster.plan_count; i++) { /* what an operator held goes on */
+        struct cluster_todo todo = {0};
+        struct cluster_plan *plan = NULL;
+        struct problem problem;
+        if (plan_state_of(sim.cluster.plans[i]) == PLAN_PAUSED)
+            (void)plan_act(&sim.cluster, sim.cluster.plans[i]->id,
+                           GODWIT__PLAN_VERB__PLAN_VERB_RESUME, now(), &plan, &problem, &todo);
+        apply(&todo);
+    }
     memset(sim.strays, 0, sizeof sim.strays);
     for (int i = 0; i < HEAL_STEPS && !is_settled(); i++)
         step();
@@ -995,7 +1154,7 @@ static void check_settled(void)
     }
 }
 
-static void end_run(uint64_t totals[static 4])
+static void end_run(uint64_t totals[static 7])
 {
     for (size_t i = 0; i < sim.cluster.job_count; i++) {
         const struct job_core *core = &sim.cluster.jobs[i]->core;
@@ -1004,6 +1163,12 @@ static void end_run(uint64_t totals[static 4])
         totals[2] += core->resume_generation > 0;
     }
     totals[3] += sim.crashes;
+    for (size_t i = 0; i < sim.cluster.plan_count; i++) {
+        enum plan_state state = plan_state_of(sim.cluster.plans[i]);
+        totals[4] += state == PLAN_DONE;
+        totals[5] += state == PLAN_PARTLY || state == PLAN_CANCELED;
+    }
+    totals[6] += sim.plan_moves;
     for (size_t i = 0; i < sim.commit_count; i++) {
         cluster_todo_deinit(&sim.commits[i].todo);
         (void)store_batch_free(sim.commits[i].batch);
@@ -1018,7 +1183,7 @@ static void moves_are_safe_and_end(void **state)
     const char *one = getenv("GODWIT_SIM_SEED"), *many = getenv("GODWIT_SIM_SEEDS");
     uint64_t first = one ? strtoull(one, NULL, 10) : 1;
     uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 400;
-    uint64_t totals[4] = {0};
+    uint64_t totals[7] = {0};
     for (uint64_t seed = first; seed < first + count; seed++) {
         memset(&sim, 0, sizeof sim);
         sim.traces = one != NULL;
@@ -1030,12 +1195,15 @@ static void moves_are_safe_and_end(void **state)
         end_run(totals);
     }
     print_message("%llu seeds: %llu moves done, %llu not, %llu resumed at a new generation, "
-                  "%llu coordinator deaths\n",
+                  "%llu coordinator deaths; %llu plans done, %llu partly or canceled, %llu moves "
+                  "of plans\n",
                   (unsigned long long)count, (unsigned long long)totals[0],
                   (unsigned long long)totals[1], (unsigned long long)totals[2],
-                  (unsigned long long)totals[3]);
+                  (unsigned long long)totals[3], (unsigned long long)totals[4],
+                  (unsigned long long)totals[5], (unsigned long long)totals[6]);
     if (!one && count >= 100)
-        assert_true(totals[0] > count && totals[1] > count && totals[2] > 10 && totals[3] > count);
+        assert_true(totals[0] > count && totals[1] > count && totals[2] > 10 && totals[3] > count &&
+                    totals[4] > count && totals[5] > count / 2 && totals[6] > count / 2);
 }
 
 int main(void)

@@ -68,6 +68,7 @@ static int set_up(void **state)
         assert_non_null(cluster_host_joined(&cluster, names[i], later(), &todo));
         hello(names[i], "boot-1", NULL);
     }
+    cluster.warning_count = 0; /* node3 is weaker, which it has said */
     return 0;
 }
 
@@ -557,11 +558,11 @@ static void an_unknown_or_superseded_vm_is_warned_of_and_never_killed(void **sta
     assert_int_equal(cluster.warning_count, 1);
     assert_int_equal(todo.order_count, 0);
     report("node3", "web", VM_STATE(RUNNING), 1, GODWIT__LATCH__LATCH_NONE, 0);
-    assert_int_equal(cluster.warning_count, 2);
+    assert_int_equal(cluster.warning_count, 3); /* node3 is weaker, too */
     assert_int_equal(todo.order_count, 0);
     hello("node2", "boot-1", NULL); /* gone: no more to warn of */
     hello("node3", "boot-1", NULL);
-    assert_int_equal(cluster.warning_count, 0);
+    assert_int_equal(cluster.warning_count, 1);
 }
 
 static void what_a_move_left_over_is_cleared_away(void **state)
@@ -596,6 +597,23 @@ static void a_late_answer_of_an_earlier_life_is_no_evidence(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
+static void a_weaker_host_tells_what_it_costs_when_it_comes(void **state)
+{
+    (void)state;
+    /* node3 gives x86-64-v1 only; the others x86-64-v2 */
+    assert_int_equal(create("web", MIB(64), "x86-64-v2", "node1"), 0);
+    order_succeeds(VM_STATE(RUNNING), 1);
+    cluster_link_lost(&cluster, cluster_host(&cluster, "node3"), later(), &todo);
+    cluster.warning_count = 0;
+
+    hello("node3", "boot-2", NULL);
+
+    assert_int_equal(cluster.warning_count, 1);
+    assert_string_equal(cluster.warnings[0],
+                        "node3 lowers the CPU baseline of new VMs from x86-64-v2 to x86-64-v1 (it "
+                        "lacks features of it); 1 VMs cannot move there");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -622,6 +640,7 @@ int main(void)
         TEST(an_unknown_or_superseded_vm_is_warned_of_and_never_killed),
         TEST(what_a_move_left_over_is_cleared_away),
         TEST(a_late_answer_of_an_earlier_life_is_no_evidence),
+        TEST(a_weaker_host_tells_what_it_costs_when_it_comes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
