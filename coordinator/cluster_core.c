@@ -491,6 +491,20 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
     }
 }
 
+/* The target tells twice of taking a guest: its process by the move, its agent by the VM's state.
+ * The second may be read before and arrive after; it is of the same life and says nothing new. */
+static bool is_echo_of_move(const struct cluster *cluster, const struct cluster_host *host,
+                            const struct cluster_vm *vm, const struct status *status,
+                            enum heard heard)
+{
+    if (heard != HEARD_EVENT || status->absent || status->generation >= vm->own.gen ||
+        !status->move_id[0] || !is_same(vm->own.owner, host->name))
+        return false;
+    const struct cluster_job *job = find_job_of_move(cluster, status->move_id);
+    return job && job->core.state == JOB_DONE && is_same(job->core.target_host, host->name) &&
+           job->core.generation == vm->own.gen;
+}
+
 static void take_status(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__VmStatus *message, enum heard heard, uint64_t asked_ns,
                         struct cluster_now now, struct cluster_todo *todo)
@@ -507,6 +521,8 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
         }
         return;
     }
+    if (!vm->job && is_echo_of_move(cluster, host, vm, &status, heard))
+        return;
     bool is_owner = is_same(vm->own.owner, host->name);
     if (is_owner)
         show_status(vm, message);

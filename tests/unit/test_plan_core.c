@@ -591,6 +591,30 @@ static void a_plan_that_comes_too_late_is_refused_before_it_begins(void **state)
     cluster_todo_deinit(&todo);
 }
 
+static void a_late_word_of_a_target_that_took_asks_for_nothing(void **state)
+{
+    (void)state;
+    struct cluster_vm *vm = create("web", "node1");
+    run_to_end(make("evacuate", "node1", false, NULL, 0));
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    Godwit__MoveLatch latch = GODWIT__MOVE_LATCH__INIT;
+    struct cluster_todo todo = {0};
+    latch.move_id = cluster.jobs[0]->core.move_id;
+    latch.has_latch = true;
+    latch.latch = LATCH(READY);
+    status.vm_id = vm->id;
+    status.has_state = status.has_generation = true;
+    status.state = VM_STATE(INCOMING);
+    status.latch = &latch;
+
+    cluster_vm_event(&cluster, cluster_host(&cluster, vm->own.owner), &status, now(), &todo);
+
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(cluster.warning_count, 0);
+    assert_int_equal(vm->state, VM_STATE(RUNNING));
+    cluster_todo_deinit(&todo);
+}
+
 static void rules_are_judged_whole(void **state)
 {
     (void)state;
@@ -654,6 +678,7 @@ int main(void)
         TEST(a_restored_host_gets_back_what_was_taken_away),
         TEST(hosts_reboot_one_after_another_and_get_their_vms_back),
         TEST(a_plan_that_comes_too_late_is_refused_before_it_begins),
+        TEST(a_late_word_of_a_target_that_took_asks_for_nothing),
         TEST(rules_are_judged_whole),
         TEST(labels_are_set_and_taken_away),
     };
