@@ -76,6 +76,77 @@ static uint32_t host_named(const struct cluster *cluster, const char *name)
     return LAYOUT_NONE;
 }
 
+/* ---- what else a VM needs ---------------------------------------------------------------------
+ */
+
+static const char *vendor_of(const struct cluster *cluster, const struct cluster_vm *vm)
+{
+    const struct cluster_host *host =
+        vm->own.phase == OWN_STOPPED ? NULL : cluster_host(cluster, vm->own.owner);
+    return host && host->facts ? host->facts->cpu_vendor : NULL;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool same_nics(const Godwit__VmSpec *a, const Godwit__VmSpec *b)
+{
+    bool same = a->n_nics == b->n_nics;
+    for (size_t i = 0; same && i < a->n_nics; i++)
+        same = same_text(a->nics[i]->bridge, b->nics[i]->bridge);
+    return same;
+}
+
+/* Only what the layout does not judge itself: memory, CPU features and being up are its own. */
+static enum gw_code judge_bar(const struct planner_host *host, const struct cluster_vm *vm,
+                              const char *vendor, char *ret_text, size_t size)
+{
+    struct planner_host with_room = *host;
+    const struct planner_ask ask = {
+        .vm_name = vm->spec->name, .baseline = "", .cpu_vendor = vendor, .spec = vm->spec};
+    with_room.memory_free_bytes = UINT64_MAX;
+    with_room.memory_promised_bytes = 0;
+    return planner_judge(&with_room, &ask, ret_text, size);
+}
+
+static enum gw_code say_bar(void *data, uint32_t v, uint32_t h, char *ret_text, size_t size)
+{
+    const struct cluster_layout *view = data;
+    const struct cluster_vm *vm = view->cluster->vms[v];
+    enum gw_code code =
+        judge_bar(&view->hosts[h], vm, vendor_of(view->cluster, vm), ret_text, size);
+    return code == GW_NONE ? GW_NO_HOST_FITS : code;
+}
+
+static uint8_t *find_bars(struct cluster_layout *view, const struct cluster_vm *vm)
+{
+    const struct cluster *cluster = view->cluster;
+    const char *vendor = vendor_of(cluster, vm);
+    char text[CLUSTER_REASON_SIZE];
+    if (vm->spec->n_nics == 0 && !vendor)
+        return NULL;
+    for (size_t i = 0; i < view->bar_count; i++) {
+        if (same_text(view->bars[i].vendor, vendor) &&
+            same_nics(view->bars[i].like->spec, vm->spec))
+            return view->bars[i].bits;
+    }
+    uint8_t *bits =
+        view->bar_count < CLUSTER_BARS_MAX ? calloc(cluster->host_count / 8 + 1, 1) : NULL;
+    if (!bits)
+        return NULL; /* too many kinds: it is found out when its move is to begin */
+    for (size_t h = 0; h < cluster->host_count; h++) {
+        enum gw_code code = judge_bar(&view->hosts[h], vm, vendor, text, sizeof text);
+        bool is_down = !view->hosts[h].up || !view->hosts[h].facts;
+        if (code != GW_NONE && code != GW_HOST_KVM && !is_down)
+            bits[h / 8] |= (uint8_t)(1u << h % 8);
+    }
+    view->bars[view->bar_count++] =
+        (struct cluster_bars){.vendor = vendor, .like = vm, .bits = bits};
+    return bits;
+}
+
 static int add_vm(struct cluster_layout *view, struct cluster *cluster, size_t index,
                   struct cluster_now now, bool waits, struct fault *fault)
 {
@@ -94,6 +165,7 @@ static int add_vm(struct cluster_layout *view, struct cluster *cluster, size_t i
         .memory_bytes = vm->spec->memory->size,
         .populated_bytes = vm->memory_populated ? vm->memory_populated : vm->spec->memory->size,
         .dirty_bytes_per_s = vm->dirty_bytes_per_s,
+        .barred = find_bars(view, vm),
     };
     if (!is_stopped && cluster_may_move(cluster, vm, now, &problem) != 0 &&
         !(waits && problem.code == GW_VM_BUSY)) {
@@ -136,10 +208,13 @@ static int add_rule(struct cluster_layout *view, const struct cluster *cluster,
 static int fill(struct cluster_layout *view, struct cluster *cluster, struct cluster_now now,
                 enum layout_goal goal, bool waits, struct fault *fault)
 {
-    AUTO_FREE struct planner_host *seen = cluster_planner_hosts(cluster, now.ns);
+    struct planner_host *seen = cluster_planner_hosts(cluster, now.ns);
+    view->cluster = cluster;
+    view->hosts = seen;
+    view->bars = calloc(CLUSTER_BARS_MAX, sizeof *view->bars);
     view->fixed = calloc(cluster->vm_count + 1, sizeof *view->fixed);
-    int r = seen && view->fixed ? layout_new(&view->layout, fault)
-                                : fault_set(fault, ERR_NOMEM, "no memory for a plan");
+    int r = seen && view->fixed && view->bars ? layout_new(&view->layout, fault)
+                                              : fault_set(fault, ERR_NOMEM, "no memory for a plan");
     for (size_t i = 0; r == 0 && i < cluster->host_count; i++)
         r = add_host(view->layout, &seen[i], cluster->hosts[i], fault);
     for (size_t i = 0; r == 0 && i < cluster->vm_count; i++)
@@ -159,15 +234,20 @@ int cluster_layout_new(struct cluster_layout *ret_view, struct cluster *cluster,
         cluster_layout_deinit(&view);
         return problem_set(problem, GW_INTERNAL, "%s", fault.text);
     }
-    *ret_view = view;
+    *ret_view = view; /* words are asked for where it lies from now on */
+    layout_words_of_bars(view.layout, say_bar, ret_view);
     return 0;
 }
 
 void cluster_layout_deinit(struct cluster_layout *view)
 {
     view->layout = layout_free(view->layout);
+    for (size_t i = 0; i < view->bar_count; i++)
+        free(view->bars[i].bits);
+    free(view->bars);
+    free(view->hosts);
     free(view->fixed);
-    view->fixed = NULL;
+    *view = (struct cluster_layout){0};
 }
 
 double cluster_layout_pause_goal_s(const struct cluster_vm *vm)

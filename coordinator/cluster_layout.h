@@ -13,8 +13,20 @@
 #include "placement/forecast.h"
 #include "placement/layout.h"
 
+struct cluster_bars {   /* hosts that lack what VMs of one kind need beside CPU and memory */
+    const char *vendor; /* of CPU; NULL: any */
+    const struct cluster_vm *like; /* the first VM of this kind: same nics, same vendor */
+    uint8_t *bits;                 /* owned, by host */
+};
+
+enum { CLUSTER_BARS_MAX = 256 };
+
 struct cluster_layout {
     struct layout *layout;
+    struct cluster *cluster;
+    struct planner_host *hosts; /* owned */
+    struct cluster_bars *bars;  /* owned */
+    size_t bar_count;
     char (*fixed)[CLUSTER_REASON_SIZE]; /* by VM: why it cannot be moved now */
 };
 

@@ -52,6 +52,8 @@ struct layout_vm {
     uint64_t memory_bytes, populated_bytes;
     double dirty_bytes_per_s;
     const char *fixed; /* why it cannot be moved now; NULL: it can */
+    /* Bit n: host n lacks something else that it needs (a network); borrowed; NULL: none does. */
+    const uint8_t *barred;
 };
 
 enum layout_rule_kind {                       /* stored by name */
@@ -117,6 +119,7 @@ enum layout_obstacle {
     LAYOUT_HOST_DOWN,
     LAYOUT_HOST_KVM,
     LAYOUT_CPU_LACKS,
+    LAYOUT_BARRED, /* see layout_words_of_bars */
     LAYOUT_CORDONED,
     LAYOUT_RULE,
     LAYOUT_MEMORY,
@@ -126,6 +129,10 @@ enum layout_obstacle {
  */
 enum layout_obstacle layout_judge(const struct layout *layout, uint32_t vm, uint32_t host,
                                   uint32_t *ret_rule);
+/* Whoever barred hosts says why: a code and a sentence about the host. */
+typedef enum gw_code layout_bar_fn(void *data, uint32_t vm, uint32_t host, char *ret_text,
+                                   size_t size);
+void layout_words_of_bars(struct layout *layout, layout_bar_fn *words, void *data);
 /* The same as a sentence about the host, and the code an operator is told. */
 enum gw_code layout_obstacle_words(const struct layout *layout, uint32_t vm, uint32_t host,
                                    char *ret_text, size_t size);

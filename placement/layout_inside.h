@@ -38,6 +38,8 @@ struct layout {
     uint32_t *rule_lists;
     uint32_t host_count, host_room, vm_count, vm_room, rule_count, rule_room;
     uint32_t domain_count;
+    layout_bar_fn *bar_words;
+    void *bar_data;
     const char *baselines[LAYOUT_BASELINES_MAX];
     uint32_t baseline_count;
     double stall; /* of all hosts */

@@ -175,6 +175,8 @@ enum layout_obstacle layout_judge(const struct layout *layout, uint32_t v, uint3
         return LAYOUT_HOST_KVM;
     if (vm->given.baseline != LAYOUT_NONE && !(host->given.baselines & 1u << vm->given.baseline))
         return LAYOUT_CPU_LACKS;
+    if (vm->given.barred && vm->given.barred[h / 8] & 1u << h % 8)
+        return LAYOUT_BARRED;
     if (host->given.cordoned)
         return LAYOUT_CORDONED;
     int64_t followers = 0;
@@ -240,6 +242,12 @@ static void rule_words(const struct layout *layout, const struct rule *rule, uin
 
 #define MIB_OF(bytes) ((unsigned long long)((bytes) >> 20))
 
+void layout_words_of_bars(struct layout *layout, layout_bar_fn *words, void *data)
+{
+    layout->bar_words = words;
+    layout->bar_data = data;
+}
+
 enum gw_code layout_obstacle_words(const struct layout *layout, uint32_t v, uint32_t h,
                                    char *ret_text, size_t size)
 {
@@ -264,6 +272,11 @@ enum gw_code layout_obstacle_words(const struct layout *layout, uint32_t v, uint
         (void)snprintf(ret_text, size, "%s lacks CPU features of baseline %s", host->name,
                        layout->baselines[vm->baseline]);
         return GW_CPU_COMPAT;
+    case LAYOUT_BARRED:
+        if (layout->bar_words)
+            return layout->bar_words(layout->bar_data, v, h, ret_text, size);
+        (void)snprintf(ret_text, size, "%s lacks something that %s needs", host->name, vm->name);
+        return GW_NO_HOST_FITS;
     case LAYOUT_CORDONED:
         (void)snprintf(ret_text, size, "%s is cordoned", host->name);
         return GW_HOST_CORDONED;

@@ -67,6 +67,10 @@ static void say_hello(const char *name, const char *incarnation)
     facts.memory_bytes = facts.memory_free_bytes = GIB(8);
     facts.baselines = baselines;
     facts.n_baselines = 1;
+    char *bridges[] = {(char *)(uintptr_t) "br0"};
+    facts.cpu_vendor = (char *)(uintptr_t) "AuthenticAMD";
+    facts.bridges = bridges;
+    facts.n_bridges = strcmp(name, "node1") == 0 || strcmp(name, "node4") == 0;
     message.facts = &facts;
     /* All that it runs is told, or its VMs would be taken for gone. */
     Godwit__VmStatus statuses[64], *list[64];
@@ -176,8 +180,16 @@ static void run_to_end(const struct cluster_plan *plan)
     }
 }
 
+static struct cluster_vm *create_on(const char *name, const char *host, bool on_network);
+
 static struct cluster_vm *create(const char *name, const char *host)
 {
+    return create_on(name, host, false);
+}
+
+static struct cluster_vm *create_on(const char *name, const char *host, bool on_network)
+{
+    Godwit__NicSpec nic = GODWIT__NIC_SPEC__INIT, *nics[] = {&nic};
     Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
     Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
     struct cluster_todo todo = {0};
@@ -190,6 +202,9 @@ static struct cluster_vm *create(const char *name, const char *host)
     spec.memory = &memory;
     spec.kernel = (char *)(uintptr_t) "/kernel";
     spec.host = (char *)(uintptr_t)host;
+    nic.bridge = (char *)(uintptr_t) "br0";
+    spec.nics = nics;
+    spec.n_nics = on_network;
     assert_int_equal(cluster_create_vm(&cluster, &spec, id, false, now(), &ticket, &problem, &todo),
                      0);
     keep(&todo);
@@ -615,6 +630,17 @@ static void a_late_word_of_a_target_that_took_asks_for_nothing(void **state)
     cluster_todo_deinit(&todo);
 }
 
+static void a_vm_goes_only_where_its_network_is(void **state)
+{
+    (void)state;
+    (void)create_on("web", "node1", true);
+    struct cluster_plan *plan = make("evacuate", "node1", true, NULL, 0);
+
+    assert_int_equal(plan->info->n_steps, 1);
+    assert_string_equal(plan->info->steps[0]->target, "node4");
+    assert_string_equal(plan->info->steps[0]->rejected[0], "node2 has no bridge br0");
+}
+
 static void rules_are_judged_whole(void **state)
 {
     (void)state;
@@ -679,6 +705,7 @@ int main(void)
         TEST(hosts_reboot_one_after_another_and_get_their_vms_back),
         TEST(a_plan_that_comes_too_late_is_refused_before_it_begins),
         TEST(a_late_word_of_a_target_that_took_asks_for_nothing),
+        TEST(a_vm_goes_only_where_its_network_is),
         TEST(rules_are_judged_whole),
         TEST(labels_are_set_and_taken_away),
     };
