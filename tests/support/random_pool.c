@@ -6,8 +6,7 @@
 
 #include "base/bytes.h"
 
-static char (*names)[16];
-static uint32_t name_count;
+static char names[LAYOUT_VMS_MAX][8];
 
 uint64_t random_pool_draw(uint64_t *seed)
 {
@@ -24,13 +23,9 @@ static double part(uint64_t *seed)
 
 static void make_names(uint32_t count)
 {
-    if (count <= name_count)
-        return;
-    names = calloc(count, sizeof *names); /* the old ones stay: layouts point to them */
-    assert(names);
+    assert(count <= LAYOUT_VMS_MAX);
     for (uint32_t i = 0; i < count; i++)
-        (void)snprintf(names[i], sizeof names[i], "%06u", i);
-    name_count = count;
+        (void)snprintf(names[i], sizeof names[i], "%06u", i % 1000000);
 }
 
 static void add_hosts(struct layout *layout, const struct random_pool *pool, uint64_t *seed,

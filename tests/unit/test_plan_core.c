@@ -409,6 +409,7 @@ static void a_coordinator_that_died_goes_on_from_the_record(void **state)
 {
     (void)state;
     assert_int_equal(store_open(&store, ":memory:", NULL, NULL), 0);
+    cluster_deinit(&cluster); /* anew, with a store */
     assert_int_equal(set_up(NULL), 0);
     create_six();
     struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
