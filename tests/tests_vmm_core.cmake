@@ -53,3 +53,5 @@ foreach(kind blk balloon console rng vsock)
 endforeach()
 godwit_test(unit io_loop ROOMS vmm-core)
 godwit_test(unit pci ROOMS vmm-core)
+godwit_test(host virtio_net ROOMS vmm-core SOURCES ${virtio_machine_sources}
+  ${CMAKE_SOURCE_DIR}/tests/host/tap_echo.c)
