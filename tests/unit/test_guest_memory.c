@@ -109,6 +109,36 @@ static void marks_are_taken_once_and_cover_every_page_touched(void **state)
     memory = guest_memory_free(memory);
 }
 
+static void discarded_pages_are_gone_zero_and_marked(void **state)
+{
+    (void)state;
+    struct guest_memory *memory = memory_of(GIB(4));
+    struct bitmap pages;
+    struct fault fault = {0};
+    uint8_t *base = guest_memory_base(memory);
+    assert_int_equal(bitmap_init(&pages, guest_memory_pages(memory)), 0);
+    memset(base + MIB(32), 0x5a, 8 * PAGE_BYTES);
+    memset(base + GIB(3), 0x5a, PAGE_BYTES);
+
+    assert_int_equal(guest_memory_discard(memory, MIB(32) + 1, 3 * PAGE_BYTES), 2);
+    assert_int_equal(guest_memory_discard(memory, GIB(4), PAGE_BYTES), 1);
+    assert_int_equal(guest_memory_discard(memory, MIB(32) + 1, PAGE_BYTES), 0);
+    assert_int_equal(guest_memory_discard(memory, MIB(32), 0), 0);
+    assert_int_equal(guest_memory_discard(memory, GIB(3) - PAGE_BYTES, 2 * PAGE_BYTES), 0);
+    assert_int_equal(guest_memory_discard(memory, UINT64_MAX - PAGE_BYTES, PAGE_BYTES), 0);
+
+    guest_memory_take_written(memory, &pages);
+    assert_int_equal(bitmap_count(&pages), 3);
+    assert_int_equal(guest_memory_populated(memory, &pages, &fault), 0);
+    assert_int_equal(bitmap_count(&pages), 6);
+    assert_int_equal(base[MIB(32) + PAGE_BYTES - 1], 0x5a);
+    assert_int_equal(base[MIB(32) + PAGE_BYTES], 0);
+    assert_int_equal(base[MIB(32) + 3 * PAGE_BYTES], 0x5a);
+    assert_int_equal(base[GIB(3)], 0);
+    bitmap_deinit(&pages);
+    memory = guest_memory_free(memory);
+}
+
 static void tells_exactly_which_pages_exist(void **state)
 {
     (void)state;
@@ -164,6 +194,7 @@ int main(void)
         cmocka_unit_test(a_large_guest_lies_on_both_sides_of_the_hole),
         cmocka_unit_test(an_address_range_must_lie_in_one_part),
         cmocka_unit_test(marks_are_taken_once_and_cover_every_page_touched),
+        cmocka_unit_test(discarded_pages_are_gone_zero_and_marked),
         cmocka_unit_test(tells_exactly_which_pages_exist),
         cmocka_unit_test(nobody_can_shrink_it),
         cmocka_unit_test(huge_pages_fail_by_name_where_there_are_none),
