@@ -38,7 +38,7 @@ enum {
 #define F_CTRL_VQ (UINT64_C(1) << 17)
 #define F_ANNOUNCE (UINT64_C(1) << 21)
 #define F_MQ (UINT64_C(1) << 22)
-#define GIVE_UP_NS UINT64_C(1000000000)
+#define GIVE_UP_NS UINT64_C(20000000000) /* beyond any pause of a busy machine */
 #define LOOK_NS UINT64_C(50000000) /* each look at the configuration is an exit */
 
 static struct {
