@@ -104,6 +104,14 @@ static void on_welcome(void *data, const ProtobufCMessage *reply, const struct f
         link_lost(link, "no common version");
         return;
     }
+    if (welcome->quarantine && link->config.on_quarantine) {
+        log_warn("agent_link", "this life of the host was fenced: %zu VMs have to end",
+                 welcome->n_superseded);
+        link->welcome = false;
+        link->rpc = rpc_close(link->rpc);
+        link->config.on_quarantine(link->config.quarantine_data, welcome);
+        return;
+    }
     link->welcome = true;
     link->was_told = false;
     link->backoff_ms = BACKOFF_MS_MIN;
@@ -234,6 +242,19 @@ struct agent_link *agent_link_free(struct agent_link *link)
 void agent_link_start(struct agent_link *link)
 {
     connect_now(link);
+}
+
+void agent_link_again(struct agent_link *link)
+{
+    link->welcome = false;
+    loop_timer_stop(link->heartbeat_timer);
+    link->rpc = rpc_close(link->rpc);
+    loop_timer_start(link->retry_timer, 1, 0);
+}
+
+bool agent_link_is_welcome(const struct agent_link *link)
+{
+    return link->welcome;
 }
 
 void *agent_link_data(const struct agent_link *link)

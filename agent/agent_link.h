@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct Godwit__AgentWelcome;
 struct agent_link;
 struct fault;
 struct host_facts;
@@ -30,6 +31,9 @@ struct agent_link_config {
     struct vm_table *table;
     const struct rpc_method *methods; /* orders; their handlers' data is the link */
     size_t method_count;
+    /* This life of the host was fenced. `welcome` is borrowed; agent_link_again when it is over. */
+    void (*on_quarantine)(void *data, const struct Godwit__AgentWelcome *welcome);
+    void *quarantine_data;
     void (*on_lost)(void *data); /* the coordinator is away: its consoles are void */
     void *data;
 };
@@ -41,6 +45,8 @@ struct agent_link *agent_link_free(struct agent_link *link);
 /* Begin: not before the VMs that run have answered. */
 void agent_link_start(struct agent_link *link);
 void *agent_link_data(const struct agent_link *link); /* the config's */
+bool agent_link_is_welcome(const struct agent_link *link);
+void agent_link_again(struct agent_link *link); /* say hello anew, as whoever we are now */
 /* Dropped when nobody is there. */
 void agent_link_send(struct agent_link *link, uint16_t method, const ProtobufCMessage *event);
 

@@ -24,6 +24,8 @@ struct host_facts {
     char name[ID_NAME_MAX + 1];
     char move_address[128];
     char incarnation[ID_TEXT_SIZE];
+    char run_dir[512];
+    char peer_address[192], heartbeat_store[ID_TEXT_SIZE]; /* "": none */
     struct utsname uname;
     char kvm_missing[FAULT_TEXT_MAX];
     char missing[FACTS_BASELINES_MAX][CPU_MODEL_MISSING_MAX];
@@ -195,6 +197,8 @@ const Godwit__HostFacts *host_facts_read(struct host_facts *facts)
     if (facts->vendor[0])
         message->cpu_vendor = facts->vendor;
     message->bridges = host_facts_bridges(facts, &message->n_bridges);
+    message->peer_address = facts->peer_address[0] ? facts->peer_address : NULL;
+    message->heartbeat_store = facts->heartbeat_store[0] ? facts->heartbeat_store : NULL;
     return message;
 }
 
@@ -233,6 +237,7 @@ int host_facts_new(struct host_facts **ret_facts, const char *name, const char *
 
     (void)snprintf(facts->name, sizeof facts->name, "%s", name);
     (void)snprintf(facts->move_address, sizeof facts->move_address, "%s", move_address);
+    (void)snprintf(facts->run_dir, sizeof facts->run_dir, "%s", run_dir);
     (void)uname(&facts->uname); /* cannot fail with a good buffer */
     int r = read_incarnation(facts, run_dir, fault);
     if (r < 0) {
@@ -260,6 +265,27 @@ void host_facts_stamp(const struct host_facts *facts, uint64_t generation, struc
     (void)snprintf(ret_stamp->owner, sizeof ret_stamp->owner, "%s", facts->name);
     (void)snprintf(ret_stamp->incarnation, sizeof ret_stamp->incarnation, "%s",
                    facts->incarnation);
+}
+
+int host_facts_renew(struct host_facts *facts, struct fault *fault)
+{
+    char path[600], own_id[ID_TEXT_SIZE];
+
+    id_random(own_id);
+    int r = path_join(path, sizeof path, fault, "%s/incarnation", facts->run_dir);
+    if (r == 0)
+        r = file_write_atomic(path, 0600, own_id, strlen(own_id), fault);
+    return r < 0 ? r : read_incarnation(facts, facts->run_dir, fault);
+}
+
+void host_facts_set_peer_address(struct host_facts *facts, const char *address)
+{
+    (void)snprintf(facts->peer_address, sizeof facts->peer_address, "%s", address);
+}
+
+void host_facts_set_heartbeat_store(struct host_facts *facts, const char *id)
+{
+    (void)snprintf(facts->heartbeat_store, sizeof facts->heartbeat_store, "%s", id);
 }
 
 const char *host_facts_incarnation(const struct host_facts *facts)

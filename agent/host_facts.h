@@ -35,6 +35,11 @@ double host_facts_load1(void);
 /* Names of its bridges; valid until the next call. */
 char **host_facts_bridges(struct host_facts *facts, size_t *ret_count);
 
+/* A new life of this host without a boot: every grant that names the old one is void. */
+int host_facts_renew(struct host_facts *facts, struct fault *fault);
+void host_facts_set_peer_address(struct host_facts *facts, const char *address);
+void host_facts_set_heartbeat_store(struct host_facts *facts, const char *id);
+
 /* Can a VM of this spec run here? ERR_UNSUPPORTED, ERR_CPU_COMPAT, ERR_LIMIT, in words; gives an
  * open /dev/kvm. */
 int host_facts_check(const struct host_facts *facts, const Godwit__VmSpec *spec, int *ret_kvm_fd,

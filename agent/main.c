@@ -14,7 +14,11 @@
 #include "agent/attach.h"
 #include "agent/host_facts.h"
 #include "agent/journal.h"
+#include "agent/metrics.h"
 #include "agent/orders.h"
+#include "agent/peers.h"
+#include "agent/quarantine.h"
+#include "agent/store_beat.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -23,6 +27,7 @@
 #include "base/own.h"
 #include "base/paths.h"
 #include "net/rpc.h"
+#include "net/text_server.h"
 #include "proto/agent.pb-c.h"
 #include "proto/method.h"
 
@@ -31,6 +36,7 @@ enum { PATH_SIZE = 512 };
 static const char *arg_dir = PATHS_STATE_DEFAULT "/" PATHS_AGENT_DIR;
 static const char *arg_run_dir = PATHS_RUN_DEFAULT;
 static const char *arg_vm_program;
+static const char *arg_metrics;
 static const char *arg_log_level = "info";
 
 struct agent {
@@ -43,6 +49,11 @@ struct agent {
     struct attach *attach;
     struct orders *orders;
     struct agent_link *link;
+    struct text_server *metrics;
+    struct peers *peers;
+    struct store_beat *beat;
+    struct quarantine *quarantine;
+    char evict_nonce[STORE_BEAT_NONCE_SIZE];
     struct loop_signal *term, *interrupt;
     char *ca, *certificate, *key;
     char vm_program[PATH_SIZE], boot_reader[PATH_SIZE];
@@ -60,6 +71,7 @@ static void print_help(FILE *out)
         "/" PATHS_AGENT_DIR ")\n"
         "  --run-dir DIR      sockets and latches, on tmpfs   (" PATHS_RUN_DEFAULT ")\n"
         "  --vm-program PATH  godwit-vm                       (beside this program)\n"
+        "  --metrics ADDR     loopback ADDR:PORT to give metrics at, like 127.0.0.1:9412\n"
         "  --log-level LEVEL  error, warn, info or debug      (info)\n"
         "\n"
         "examples:\n"
@@ -72,12 +84,20 @@ static void print_help(FILE *out)
 
 static int parse_arguments(int argc, char **argv)
 {
-    enum { OPTION_DIR = 256, OPTION_RUN_DIR, OPTION_VM_PROGRAM, OPTION_LOG_LEVEL, OPTION_VERSION };
+    enum {
+        OPTION_DIR = 256,
+        OPTION_RUN_DIR,
+        OPTION_VM_PROGRAM,
+        OPTION_LOG_LEVEL,
+        OPTION_METRICS,
+        OPTION_VERSION
+    };
     static const struct option options[] = {
         {"dir", required_argument, NULL, OPTION_DIR},
         {"run-dir", required_argument, NULL, OPTION_RUN_DIR},
         {"vm-program", required_argument, NULL, OPTION_VM_PROGRAM},
         {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
+        {"metrics", required_argument, NULL, OPTION_METRICS},
         {"version", no_argument, NULL, OPTION_VERSION},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -93,6 +113,9 @@ static int parse_arguments(int argc, char **argv)
             break;
         case OPTION_VM_PROGRAM:
             arg_vm_program = optarg;
+            break;
+        case OPTION_METRICS:
+            arg_metrics = optarg;
             break;
         case OPTION_LOG_LEVEL:
             arg_log_level = optarg;
@@ -187,6 +210,47 @@ static void on_signal(void *data, int signal_number)
     log_info("main", "signal %d: the agent ends, %zu VMs run on", signal_number,
              vm_table_running(agent->table));
     loop_stop(agent->loop);
+}
+
+static void write_metrics(void *data, FILE *out)
+{
+    const struct agent *agent = data;
+
+    metrics_write(agent->table, agent->link && agent_link_is_welcome(agent->link), out);
+}
+
+/* ---- HA ---- */
+static void on_quarantined(void *data)
+{
+    struct agent *agent = data;
+
+    agent_link_again(agent->link);
+}
+
+static void on_quarantine(void *data, const Godwit__AgentWelcome *welcome)
+{
+    struct agent *agent = data;
+
+    orders_on_quarantine(agent->orders, welcome, on_quarantined, agent);
+}
+
+/* Word on the shared store: this host was cut off and counts as dead. Confirmed when all has ended.
+ */
+static void on_evicted(void *data)
+{
+    struct agent *agent = data;
+
+    store_beat_evicted(agent->beat, agent->evict_nonce);
+    agent_link_again(agent->link);
+}
+
+static void on_evict(void *data, const char *nonce)
+{
+    struct agent *agent = data;
+
+    log_warn("main", "evicted over the shared store: all VMs of this host end");
+    (void)snprintf(agent->evict_nonce, sizeof agent->evict_nonce, "%s", nonce);
+    quarantine_begin(agent->quarantine, NULL, on_evicted, agent);
 }
 
 /* The journal's lines come back before the table exists. */
@@ -290,6 +354,25 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
     return r;
 }
 
+static int set_up_ha(struct agent *agent, const char *name, const char *move_address,
+                     struct fault *fault)
+{
+    const char *folder = config_get(agent->config, "heartbeat_dir");
+    struct fault why = {0};
+
+    int r = quarantine_new(&agent->quarantine, agent->loop, agent->table, agent->facts, fault);
+    if (r == 0)
+        r = peers_new(&agent->peers, agent->loop, agent->context, agent->facts, name, move_address,
+                      fault);
+    if (r == 0 && folder &&
+        store_beat_new(&agent->beat, agent->loop, agent->facts, name, folder, on_evict, agent,
+                       &why) < 0)
+        log_error("main", "no storage heartbeat in %s: %s", folder, why.text);
+    if (r == 0)
+        orders_set_ha(agent->orders, agent->peers, agent->beat, agent->quarantine);
+    return r;
+}
+
 static int set_up(struct agent *agent, struct fault *fault)
 {
     const char *name, *coordinator, *move_address;
@@ -305,6 +388,8 @@ static int set_up(struct agent *agent, struct fault *fault)
         r = host_facts_new(&agent->facts, name, move_address, arg_run_dir, fault);
     if (r == 0)
         r = set_up_vms(agent, fault);
+    if (r == 0)
+        r = set_up_ha(agent, name, move_address, fault);
     if (r < 0)
         return r;
 
@@ -319,9 +404,14 @@ static int set_up(struct agent *agent, struct fault *fault)
         .methods = methods,
         .method_count = method_count,
         .on_lost = on_lost,
+        .on_quarantine = on_quarantine,
+        .quarantine_data = agent,
         .data = agent->orders,
     };
     r = agent_link_new(&agent->link, &link, fault);
+    if (r == 0 && arg_metrics)
+        r = text_server_new(&agent->metrics, agent->loop, arg_metrics, "/metrics", write_metrics,
+                            agent, fault);
     if (r == 0)
         r = loop_signal_new(&agent->term, agent->loop, SIGTERM, on_signal, agent, fault);
     if (r == 0)
@@ -335,9 +425,13 @@ static int set_up(struct agent *agent, struct fault *fault)
 
 static void tear_down(struct agent *agent)
 {
+    agent->metrics = text_server_free(agent->metrics);
     agent->link = agent_link_free(agent->link);
     orders_stop(agent->orders);
     attach_stop(agent->attach);
+    agent->peers = peers_free(agent->peers);
+    agent->beat = store_beat_free(agent->beat);
+    agent->quarantine = quarantine_free(agent->quarantine);
     agent->table = vm_table_free(agent->table);
     agent->attach = attach_free(agent->attach);
     agent->orders = orders_free(agent->orders);

@@ -17,6 +17,9 @@
 #include "agent/boot_reader.h"
 #include "agent/host_facts.h"
 #include "agent/move_sockets.h"
+#include "agent/peers.h"
+#include "agent/quarantine.h"
+#include "agent/store_beat.h"
 #include "agent/store_question.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
@@ -47,6 +50,9 @@ struct orders {
     struct store_questions questions;
     unsigned workers;  /* that hold a step */
     bool stopped;
+    struct peers *peers;
+    struct store_beat *beat;
+    struct quarantine *quarantine;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -182,6 +188,8 @@ static int check_incarnation(const struct orders *orders, const char *named, str
 {
     const char *ours = host_facts_incarnation(orders->facts);
 
+    if (orders->quarantine && quarantine_is_on(orders->quarantine))
+        return fault_set(fault, ERR_REFUSED, "this host is quarantined: its old life is ending");
     if (!named || strcmp(named, ours) != 0)
         return fault_set(
             fault, ERR_REFUSED,
@@ -1343,6 +1351,95 @@ static void handle_logs(void *data, struct rpc *rpc, struct rpc_request *request
     }
 }
 
+/* ---- HA: other hosts ---- */
+struct asking { /* a PROBE under way */
+    struct orders *orders;
+    struct rpc_request *request;
+    char host[VM_ID_SIZE];
+};
+
+static void probed(void *data, bool reached, const char *incarnation)
+{
+    AUTO_FREE struct asking *asking = data;
+    Godwit__ProbeReply reply = GODWIT__PROBE_REPLY__INIT;
+    uint64_t age_ms =
+        asking->orders->beat ? store_beat_age_ms(asking->orders->beat, asking->host) : UINT64_MAX;
+
+    reply.has_reached = true;
+    reply.reached = reached;
+    reply.incarnation = (char *)(uintptr_t)incarnation; /* protobuf-c knows no const */
+    reply.has_storage_age_ms = age_ms != UINT64_MAX;
+    reply.storage_age_ms = age_ms;
+    (void)rpc_reply(asking->request, &reply.base);
+}
+
+static void handle_probe(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    const Godwit__OrderProbe *order = (const Godwit__OrderProbe *)message;
+    struct orders *orders = orders_of(data);
+    struct asking *asking = request && order->host ? calloc(1, sizeof *asking) : NULL;
+    (void)rpc;
+
+    if (!asking) {
+        struct fault fault = {0};
+        (void)fault_set(&fault, ERR_INVALID, "a probe needs a host");
+        reply_fault(request, &fault);
+        return;
+    }
+    asking->orders = orders;
+    asking->request = request;
+    (void)snprintf(asking->host, sizeof asking->host, "%s", order->host);
+    if (orders->peers && order->address && order->address[0])
+        peers_probe(orders->peers, order->host, order->address, probed, asking);
+    else
+        probed(asking, false, NULL);
+}
+
+static void evict_told(void *data, bool evicted)
+{
+    Godwit__EvictReply reply = GODWIT__EVICT_REPLY__INIT;
+
+    reply.has_evicted = true;
+    reply.evicted = evicted;
+    (void)rpc_reply(data, &reply.base);
+}
+
+static void handle_evict(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    const Godwit__OrderEvict *order = (const Godwit__OrderEvict *)message;
+    struct orders *orders = orders_of(data);
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (!request)
+        return;
+    if (!orders->beat || !order->host || !order->incarnation || !order->nonce) {
+        (void)fault_set(&fault, ERR_UNSUPPORTED, "this host shares no store with %s",
+                        order->host ? order->host : "anybody");
+        reply_fault(request, &fault);
+        return;
+    }
+    uint64_t wait_ms = order->wait_ms && order->wait_ms < 30000 ? order->wait_ms : 3000;
+    store_beat_evict(orders->beat, order->host, order->incarnation, order->nonce, wait_ms,
+                     evict_told, request);
+}
+
+void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat *beat,
+                   struct quarantine *quarantine)
+{
+    orders->peers = peers;
+    orders->beat = beat;
+    orders->quarantine = quarantine;
+}
+
+void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
+                          void (*done)(void *data), void *data)
+{
+    quarantine_begin(orders->quarantine, welcome, done, data);
+}
+
 static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_START, &godwit__order_vm_start__descriptor, handle_start},
     {METHOD_ORDER_VM_STOP, &godwit__order_vm_stop__descriptor, handle_stop},
@@ -1359,6 +1456,8 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
+    {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
+    {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},
 };
 
 const struct rpc_method *orders_methods(size_t *ret_count)

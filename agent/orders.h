@@ -18,7 +18,11 @@
 struct fault;
 struct host_facts;
 struct loop;
+struct Godwit__AgentWelcome;
 struct orders;
+struct peers;
+struct quarantine;
+struct store_beat;
 struct rpc_method;
 struct vm_entry;
 struct vm_table;
@@ -27,6 +31,12 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
                struct host_facts *facts, const char *boot_reader, struct fault *fault);
 /* Workers are done with it, and what they bring is dropped: before the table is freed. */
 void orders_stop(struct orders *orders);
+/* What HA's orders go to; `beat` may be NULL. They must outlive the orders. */
+void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat *beat,
+                   struct quarantine *quarantine);
+/* For agent_link. */
+void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
+                          void (*done)(void *data), void *data);
 struct orders *orders_free(struct orders *orders);
 
 /* For agent_link, whose data must be the orders. */

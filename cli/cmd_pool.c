@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/config.h"
 #include "base/err.h"
 #include "base/own.h"
 #include "base/paths.h"
@@ -15,6 +16,8 @@
 #include "cli/pool_files.h"
 #include "cli/render.h"
 #include "proto/gw_code.h"
+#include "net/pki.h"
+#include "proto/backup.pb-c.h"
 #include "proto/method.h"
 
 /* " --dir X/FOLDER" when that is not the default: hints must run as pasted. */
@@ -74,6 +77,42 @@ int cmd_pool_add_coordinator(struct context *context)
         "It holds the pool's keys: copy it over a safe way, then run there\n\n"
         "  godwit-coordinator --dir FOLDER --store etcd://HOST:2379,HOST:2379,HOST:2379\n");
     return EXIT_CODE_DONE;
+}
+
+/* The hash of the rest in a line of its own, then the coordinator's bytes. */
+static int write_backup(const char *path, const Godwit__BackupReply *reply, struct fault *fault)
+{
+    char hash[PKI_PIN_SIZE];
+    pki_sha256_hex(reply->backup.data, reply->backup.len, hash);
+    if (!reply->sha256 || strcmp(hash, reply->sha256) != 0)
+        return fault_set(fault, ERR_CORRUPT, "the backup came damaged");
+    AUTO_FREE char *bytes = malloc(reply->backup.len + PKI_PIN_SIZE);
+    if (!bytes)
+        return fault_set(fault, ERR_NOMEM, "no memory for the backup");
+    memcpy(bytes, hash, PKI_PIN_SIZE - 1);
+    bytes[PKI_PIN_SIZE - 1] = '\n';
+    memcpy(bytes + PKI_PIN_SIZE, reply->backup.data, reply->backup.len);
+    return file_write_atomic(path, 0600, bytes, reply->backup.len + PKI_PIN_SIZE, fault);
+}
+
+int cmd_pool_backup(struct context *context)
+{
+    Godwit__BackupRequest request = GODWIT__BACKUP_REQUEST__INIT;
+    Godwit__BackupReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_POOL_BACKUP, &request.base,
+                        &godwit__backup_reply__descriptor, CLIENT_CALL_MS, &reply, &fault);
+    if (r == 0)
+        r = write_backup(context->line->operands[0], reply, &fault);
+    if (r == 0)
+        (void)fprintf(context->out, "%u rows, %zu bytes in %s\n", reply->rows, reply->backup.len,
+                      context->line->operands[0]);
+    if (reply)
+        godwit__backup_reply__free_unpacked(reply, NULL);
+    return r < 0 ? error_print_fault(context, &fault) : EXIT_CODE_DONE;
 }
 
 int cmd_pool_join(struct context *context)

@@ -11,6 +11,7 @@ struct context;
 
 int cmd_pool_init(struct context *context);
 int cmd_pool_add_coordinator(struct context *context);
+int cmd_pool_backup(struct context *context);
 int cmd_pool_join(struct context *context);
 int cmd_pool_status(struct context *context);
 int cmd_pool_token(struct context *context);

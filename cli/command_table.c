@@ -6,12 +6,14 @@
 #include "cli/cmd_demo.h"
 #include "cli/cmd_doctor.h"
 #include "cli/cmd_explain.h"
+#include "cli/cmd_ha.h"
 #include "cli/cmd_host.h"
 #include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
 #include "cli/cmd_migrate.h"
 #include "cli/cmd_plan.h"
 #include "cli/cmd_pool.h"
+#include "cli/cmd_record.h"
 #include "cli/cmd_rule.h"
 #include "cli/cmd_simulate.h"
 #include "cli/cmd_status.h"
@@ -107,6 +109,47 @@ static const struct command_option pool_join_options[] = {
      .value = "ADDR",
      .help = "where other hosts reach this one for moves; else the address it reaches the "
              "coordinator from"},
+    {0}};
+
+static const struct command_option events_options[] = {
+    {.name = "vm", .type = COMMAND_TEXT, .value = "VM", .help = "only of this VM"},
+    {.name = "since",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "only of the last TIME, like 1h"},
+    {.name = "watch", .letter = 'w', .type = COMMAND_FLAG, .help = "go on with what comes"},
+    {0}};
+
+static const struct command_option ha_add_options[] = {
+    {.name = "priority",
+     .type = COMMAND_COUNT,
+     .value = "N",
+     .preset = "50",
+     .min = 0,
+     .max = 100,
+     .help = "0 to 100, the higher the sooner it is started again"},
+    {0}};
+
+static const struct command_option ha_disarm_options[] = {
+    {.name = "for",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .preset = "1h",
+     .help = "after which HA arms itself again"},
+    {0}};
+
+static const struct command_option ha_fence_agent_options[] = {
+    {.name = "options",
+     .type = COMMAND_TEXT,
+     .value = "K=V,...",
+     .help = "where the host's power is, like ip=10.0.0.9,username=fence"},
+    {0}};
+
+static const struct command_option host_fence_options[] = {
+    {.name = "confirm-down",
+     .type = COMMAND_TEXT,
+     .value = "HOST",
+     .help = "the host's name once more: its power is off for certain"},
     {0}};
 
 static const struct command_option token_create_options[] = {
@@ -493,6 +536,14 @@ static const struct command commands[] = {
                   {"godwit pool add-coordinator ./third --address 10.0.0.3:7411 --listen "
                    "10.0.0.3:7411",
                    "one that listens on one address only"}}},
+    {.words = "pool backup",
+     .operands = "FILE",
+     .summary = "write the pool's state to a file",
+     .more = "Put back by godwit-coordinator --restore FILE. Keep the coordinator's folder, which "
+             "holds the pool's keys, beside it: the file has none of them.",
+     .run = cmd_pool_backup,
+     .examples = {{"godwit pool backup /srv/backup/pool.gwb", "now"},
+                  {"godwit pool backup pool-$(date +%F).gwb", "one a day"}}},
     {.words = "pool join",
      .operands = "TOKEN",
      .summary = "make this machine a host of a pool",
@@ -528,6 +579,87 @@ static const struct command commands[] = {
      .examples = {{"godwit token create", "for the next 15 minutes"},
                   {"TOKEN=$(godwit token create --host node2 --ttl 5m)",
                    "for one host only, into a variable"}}},
+    {.words = "events",
+     .operands = "",
+     .summary = "what happened in the pool",
+     .options = events_options,
+     .run = cmd_events,
+     .examples = {{"godwit events --since 1h", "of the last hour"},
+                  {"godwit events -w --vm db-01", "of one VM, as it happens"}}},
+    {.words = "audit ls",
+     .operands = "",
+     .summary = "who asked for what, and what became of it",
+     .run = cmd_audit,
+     .examples = {{"godwit audit ls", "all that is kept at hand"},
+                  {"godwit audit ls -o ndjson", "for a script, or to keep elsewhere"}}},
+    {.words = "audit verify",
+     .operands = "",
+     .summary = "prove that the audit log was not changed",
+     .more = "Every entry carries a hash over itself and the one before it. Keep the last hash "
+             "elsewhere to notice an end that was cut off.",
+     .run = cmd_audit_verify,
+     .examples = {{"godwit audit verify", "exit code 0: it is whole"},
+                  {"godwit audit verify -y", "the same"}}},
+    {.words = "ha status",
+     .operands = "",
+     .summary = "what is protected against the death of hosts, and how",
+     .run = cmd_ha_status,
+     .examples = {{"godwit ha status", "hosts with their classes of fencing, VMs with their state"},
+                  {"godwit ha status -o json", "for a script"}}},
+    {.words = "ha add",
+     .operands = "VM",
+     .summary = "start a VM elsewhere when its host dies",
+     .more = "Never before the host is fenced: its own agent has ended the VMs and said so over a "
+             "shared store (F1), its power is off (F2), or an operator says that it is down (F0).",
+     .options = ha_add_options,
+     .run = cmd_ha_add,
+     .examples = {{"godwit ha add db-01", "with the usual priority"},
+                  {"godwit ha add db-01 --priority 90", "before others"}}},
+    {.words = "ha rm",
+     .operands = "VM",
+     .summary = "no longer start a VM elsewhere",
+     .run = cmd_ha_rm,
+     .examples = {{"godwit ha rm db-01", "it runs on; only its protection ends"},
+                  {"godwit ha rm db-01 -o json", "for a script"}}},
+    {.words = "ha disarm",
+     .operands = "",
+     .summary = "fence nobody and start nothing for a while",
+     .more = "For work on the network or the power. It arms itself again.",
+     .options = ha_disarm_options,
+     .run = cmd_ha_disarm,
+     .examples = {{"godwit ha disarm", "for an hour"},
+                  {"godwit ha disarm --for 15m", "for a quarter of one"}}},
+    {.words = "ha arm",
+     .operands = "",
+     .summary = "arm HA again",
+     .run = cmd_ha_arm,
+     .examples = {{"godwit ha arm", "before the time is over"}, {"godwit ha arm -y", "the same"}}},
+    {.words = "ha reserve",
+     .operands = "HOSTS",
+     .summary = "for the death of how many hosts room is kept",
+     .more = "A start that would take that room is refused and names the VM that would find none.",
+     .run = cmd_ha_reserve,
+     .examples = {{"godwit ha reserve 1", "the default"},
+                  {"godwit ha reserve 0", "no room is kept"}}},
+    {.words = "ha fence-agent",
+     .operands = "HOST [AGENT]",
+     .summary = "how a host's power is switched off",
+     .more = "An agent of the fence-agents project, run by the coordinator; without one the host "
+             "has none any more.",
+     .options = ha_fence_agent_options,
+     .run = cmd_ha_fence_agent,
+     .examples = {{"godwit ha fence-agent node1 fence_ipmilan --options ip=10.0.9.1,username=fence",
+                   "by its BMC"},
+                  {"godwit ha fence-agent node1", "none any more"}}},
+    {.words = "host fence",
+     .operands = "HOST",
+     .summary = "tell that a host is down, where nothing else can prove it",
+     .more = "Its protected VMs are then started elsewhere. If it is not down they run twice: look "
+             "at the machine first. The word is kept in the pool's events.",
+     .options = host_fence_options,
+     .run = cmd_host_fence,
+     .examples = {{"godwit host fence node3 --confirm-down node3", "its power cord is out"},
+                  {"godwit host fence node3 --confirm-down node3 -o json", "for a script"}}},
     {.words = "host ls",
      .operands = "",
      .summary = "the pool's hosts",

@@ -12,8 +12,10 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/own.h"
 #include "base/world.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/job.h"
 #include "coordinator/preflight.h"
@@ -166,6 +168,13 @@ static void on_order_done(void *data, const ProtobufCMessage *reply, const struc
             WORDS_COPY(key->address, answer->address);
         }
     }
+    if (reply && reply->descriptor == &godwit__probe_reply__descriptor) {
+        const Godwit__ProbeReply *probe = (const Godwit__ProbeReply *)reply;
+        result.confirmed = probe->reached;
+        result.storage_age_ms = probe->has_storage_age_ms ? probe->storage_age_ms : UINT64_MAX;
+    }
+    if (reply && reply->descriptor == &godwit__evict_reply__descriptor)
+        result.confirmed = ((const Godwit__EvictReply *)reply)->evicted;
     if (sent->order.kind == ORDER_MOVE_OUT || (sent->order.kind == ORDER_MOVE_IN && result.fault))
         job_key_wipe(coordinator, sent->order.job_id);
     if (fault)
@@ -350,6 +359,30 @@ static void send_move_out(struct sent *sent, struct cluster_vm *vm, struct clust
     send_order(sent, METHOD_ORDER_MOVE_OUT, &order.base, &godwit__empty__descriptor, ORDER_MS);
 }
 
+static void send_probe(struct sent *sent)
+{
+    const struct cluster_host *about = cluster_host(&sent->coordinator->cluster, sent->order.about);
+    Godwit__OrderProbe order = GODWIT__ORDER_PROBE__INIT;
+    order.host = sent->order.about;
+    order.address = about && about->facts ? about->facts->peer_address : NULL;
+    send_order(sent, METHOD_ORDER_PROBE, &order.base, &godwit__probe_reply__descriptor,
+               QUESTION_MS);
+}
+
+static void send_evict(struct sent *sent)
+{
+    char nonce[ID_TEXT_SIZE];
+    id_random(nonce);
+    Godwit__OrderEvict order = GODWIT__ORDER_EVICT__INIT;
+    order.host = sent->order.about;
+    order.incarnation = sent->order.incarnation;
+    order.nonce = nonce;
+    order.has_wait_ms = true;
+    order.wait_ms = HA_EVICT_MS - 1000;
+    send_order(sent, METHOD_ORDER_EVICT, &order.base, &godwit__evict_reply__descriptor,
+               HA_EVICT_MS);
+}
+
 void agent_link_order(struct coordinator *coordinator, const struct cluster_order *order)
 {
     struct cluster_vm *vm = cluster_vm(&coordinator->cluster, order->vm_id);
@@ -363,7 +396,8 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
               (int)order->verdict, order->host, order->vm_id,
               (unsigned long long)order->generation);
     bool needs_job = order->kind == ORDER_MOVE_IN || order->kind == ORDER_MOVE_OUT;
-    if (!vm || (needs_job && !job)) { /* removed while the transaction was on its way */
+    if ((!vm && !order->about[0]) ||
+        (needs_job && !job)) { /* removed while the transaction was on its way */
         free(sent);
         return;
     }
@@ -398,6 +432,15 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     case ORDER_REBOOT: /* carried out by reboot.c, not by an agent */
         free(sent);
         break;
+    case ORDER_PROBE:
+        send_probe(sent);
+        break;
+    case ORDER_EVICT:
+        send_evict(sent);
+        break;
+    case ORDER_FENCE:
+        assert(false); /* is carried out here, see coordinator.c */
+        break;
     }
 }
 
@@ -423,6 +466,46 @@ static int judge_hello(struct peer *peer, const Godwit__AgentHello *hello, struc
     return 0;
 }
 
+static void take_over_link(struct peer *peer, const char *name)
+{
+    struct peer *older = agent_link_find(peer->coordinator, name);
+    if (older && older != peer) {
+        log_info("agent_link", "a newer connection takes over host=%s", name);
+        older->host[0] = '\0'; /* its end is no loss of the link */
+        coordinator_peer_gone(older);
+    }
+    WORDS_COPY(peer->host, name);
+}
+
+/* `is_taken` false: it is quarantined, and told what of an earlier life it must end (R6). */
+static void welcome(struct peer *peer, struct rpc_request *request, const struct cluster_host *host,
+                    const Godwit__AgentHello *hello, bool is_taken)
+{
+    Godwit__AgentWelcome answer = GODWIT__AGENT_WELCOME__INIT;
+    AUTO_FREE Godwit__VmGeneration *ends = calloc(hello->n_vms + 1, sizeof *ends);
+    AUTO_FREE Godwit__VmGeneration **list = calloc(hello->n_vms + 1, sizeof *list);
+    assert(ends && list); /* control memory is small; without it there is no deciding */
+    answer.has_version = answer.has_heartbeat_ms = true;
+    answer.version = PROTOCOL_VERSION;
+    answer.heartbeat_ms = HEARTBEAT_MS;
+    answer.has_quarantine = answer.quarantine = !is_taken;
+    for (size_t i = 0; !is_taken && i < hello->n_vms; i++) {
+        if (!cluster_ha_superseded(&peer->coordinator->cluster, host, hello->vms[i]))
+            continue;
+        Godwit__VmGeneration *end = &ends[answer.n_superseded];
+        godwit__vm_generation__init(end);
+        end->vm_id = hello->vms[i]->vm_id;
+        end->has_generation = true;
+        end->generation = hello->vms[i]->generation;
+        list[answer.n_superseded++] = end;
+    }
+    answer.superseded = list;
+    if (!is_taken)
+        log_warn("agent_link", "quarantined host=%s life=%.8s ends=%zu", host->name,
+                 hello->facts->incarnation, answer.n_superseded);
+    (void)rpc_reply(request, &answer.base);
+}
+
 void agent_link_hello(struct peer *peer, struct rpc_request *request, const void *message)
 {
     struct coordinator *coordinator = peer->coordinator;
@@ -434,25 +517,16 @@ void agent_link_hello(struct peer *peer, struct rpc_request *request, const void
         return;
     }
     const char *name = rpc_peer(peer->rpc)->name;
-    struct peer *older = agent_link_find(coordinator, name);
-    if (older && older != peer) {
-        log_info("agent_link", "a newer connection takes over host=%s", name);
-        older->host[0] = '\0'; /* its end is no loss of the link */
-        coordinator_peer_gone(older);
-    }
-    WORDS_COPY(peer->host, name);
-    log_info("agent_link", "agent is here host=%s vms=%zu version=%s", name, hello->n_vms,
-             hello->facts->version ? hello->facts->version : "?");
-
-    Godwit__AgentWelcome welcome = GODWIT__AGENT_WELCOME__INIT;
-    welcome.has_version = welcome.has_heartbeat_ms = true;
-    welcome.version = PROTOCOL_VERSION;
-    welcome.heartbeat_ms = HEARTBEAT_MS;
-    (void)rpc_reply(request, &welcome.base);
-
-    struct cluster_todo todo = {0};
     struct cluster_host *host = cluster_host(&coordinator->cluster, name);
-    cluster_hello(&coordinator->cluster, host, hello, coordinator_now(), &todo);
+    struct cluster_todo todo = {0};
+    bool is_taken = cluster_ha_hello(&coordinator->cluster, host, hello, coordinator_now(), &todo);
+    welcome(peer, request, host, hello, is_taken);
+    if (is_taken) {
+        take_over_link(peer, name);
+        log_info("agent_link", "agent is here host=%s vms=%zu version=%s", name, hello->n_vms,
+                 hello->facts->version ? hello->facts->version : "?");
+        cluster_hello(&coordinator->cluster, host, hello, coordinator_now(), &todo);
+    }
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
 }
 

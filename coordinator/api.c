@@ -12,16 +12,22 @@
 #include "base/own.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/api_plan.h"
+#include "coordinator/audit.h"
+#include "coordinator/backup.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/enrol.h"
+#include "coordinator/events.h"
+#include "coordinator/ha_api.h"
 #include "coordinator/preflight.h"
 #include "coordinator/watch.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "proto/backup.pb-c.h"
+#include "proto/record.pb-c.h"
 
 enum { LOGS_MS = 15000 };
 
@@ -336,8 +342,8 @@ static void on_dry_run_checked(void *data, const struct fault *fault, enum agent
     struct problem problem;
     (void)fate;
     if (fault) {
-        (void)problem_set(&problem, GW_TARGET_REFUSED, "%s cannot move to %s: %.300s",
-                          job->vm_name, job->core.target_host, fault->text);
+        (void)problem_set(&problem, GW_TARGET_REFUSED, "%s cannot move to %s: %.300s", job->vm_name,
+                          job->core.target_host, fault->text);
         const struct cluster_vm *vm = cluster_vm(&dry_run->coordinator->cluster, job->core.vm_id);
         if (vm)
             cluster_vm_place(&dry_run->coordinator->cluster, vm, coordinator_now().ns,
@@ -496,7 +502,11 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_PLAN_ACT, plan_act_request, "operator", api_plan_act)                                 \
     X(METHOD_PLAN_WATCH, plan_watch_request, "operator", api_plan_watch)                           \
     X(METHOD_BALANCE, balance_request, "operator", api_plan_balance)                               \
-    X(METHOD_WHY, why_request, "operator", api_plan_why)
+    X(METHOD_WHY, why_request, "operator", api_plan_why)                                           \
+    X(METHOD_HA, ha_request, "operator", ha_api_request)                                           \
+    X(METHOD_EVENTS, events_request, "operator", events_request)                                   \
+    X(METHOD_AUDIT, audit_request, "operator", audit_list)                                         \
+    X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)
 
 static bool is_event(uint16_t method)
 {
@@ -530,6 +540,24 @@ static int judge_peer(const struct peer *peer, uint16_t method, const char *role
     return 0;
 }
 
+/* R10: a restored state is read-only, but for the word that a missing host is down. */
+static int judge_restored(const struct peer *peer, uint16_t method, const ProtobufCMessage *message,
+                          struct fault *fault)
+{
+    char waits[CLUSTER_REASON_SIZE];
+    bool is_fence = method == METHOD_HA && ((const Godwit__HaRequest *)message)->verb ==
+                                               GODWIT__HA_VERB__HA_VERB_CONFIRM_DOWN;
+    if (!audit_is_change(method, message) || is_fence ||
+        !cluster_is_restored(&peer->coordinator->cluster, waits, sizeof waits))
+        return 0;
+    int r = fault_set(fault, ERR_STATE,
+                      "the pool's state was restored from a backup and is read-only until every "
+                      "host has answered or is fenced; missing: %.200s",
+                      waits[0] ? waits : "none, a moment still");
+    fault_hint(fault, "godwit ha status");
+    return r;
+}
+
 static void dispatch(struct peer *peer, uint16_t method, const char *role,
                      void (*handler)(struct peer *peer, struct rpc_request *request,
                                      const void *message),
@@ -558,6 +586,13 @@ static void dispatch(struct peer *peer, uint16_t method, const char *role,
             (void)rpc_reply_fault(request, &fault);
         return;
     }
+    if (judge_restored(peer, method, message, &fault) < 0) {
+        if (request)
+            (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    if (strcmp(role, "operator") == 0)
+        audit_request(peer, method, request, message);
     handler(peer, request, message);
 }
 

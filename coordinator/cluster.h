@@ -11,11 +11,13 @@
 #include <stdint.h>
 
 #include "coordinator/convoy.h"
+#include "coordinator/ha_core.h"
 #include "coordinator/job_core.h"
 #include "coordinator/own.h"
 #include "coordinator/problem.h"
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
+#include "proto/ha.pb-c.h"
 #include "proto/pool.pb-c.h"
 
 enum {
@@ -24,6 +26,9 @@ enum {
     CLUSTER_WARNINGS_MAX = 32,
     CLUSTER_JOBS_KEPT = 500,
     CLUSTER_PLANS_KEPT = 100,
+    CLUSTER_FENCE_AGENT_SIZE = 128,
+    CLUSTER_FENCE_OPTIONS_SIZE = 512,
+    CLUSTER_SETTING_SIZE = 32,
 };
 
 struct cluster_host {
@@ -39,6 +44,10 @@ struct cluster_host {
     double others_cores; /* what uses its CPUs beside VMs, as its agent told last */
     double psi_cpu, psi_memory;
     struct convoy convoy_out, convoy_in;
+    struct ha_core ha;
+    char fence_agent[CLUSTER_FENCE_AGENT_SIZE]; /* of class F2; "" for none */
+    char fence_options[CLUSTER_FENCE_OPTIONS_SIZE];
+    uint64_t fence_revision;
 };
 
 enum cluster_want { WANT_RUNNING, WANT_STOPPED, WANT_REMOVED };
@@ -61,6 +70,11 @@ struct cluster_vm {
     uint64_t load_ns;             /* when that was told; 0: never */
     double dirty_bytes_per_s;     /* as its last move saw */
     uint64_t balanced_ns;         /* when a plan of balance moved it; 0: not in this life */
+    /* restarts by HA, in this coordinator's life */
+    unsigned ha_tries;    /* since it last ran steadily */
+    uint64_t ha_next_ns;  /* not before */
+    uint64_t ha_since_ns; /* when it was last seen to start */
+    bool ha_starts;       /* STARTING is HA's doing */
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */
@@ -104,6 +118,18 @@ struct cluster_plan {
 
 enum cluster_auto { AUTO_OFF, AUTO_APPROVE, AUTO_ON };
 
+enum cluster_setting {
+    SETTING_HA_DISARMED, /* until this unix ms; "": armed */
+    SETTING_HA_RESERVE,  /* how many hosts may die at once; "": 1 */
+    SETTING_RESTORED,    /* from a backup of this unix ms; "": no, or all has been seen since */
+    SETTING_COUNT
+};
+
+struct cluster_setting_row {
+    uint64_t revision;
+    char value[CLUSTER_SETTING_SIZE];
+};
+
 struct cluster {
     struct cluster_host **hosts; /* owned, as are the next two; sorted by nothing */
     size_t host_count;
@@ -126,6 +152,8 @@ struct cluster {
     char warning_hosts[CLUSTER_WARNINGS_MAX][OWN_HOST_SIZE]; /* whose HELLO renews it */
     unsigned warning_count;
     uint64_t next_ticket;
+    uint64_t began_ns; /* when this coordinator took the pool over */
+    struct cluster_setting_row settings[SETTING_COUNT];
 };
 
 /* ---- todo ---- */
@@ -142,6 +170,8 @@ enum cluster_put_kind {
     PUT_PLAN,
     PUT_DELETE_PLAN,
     PUT_SETTINGS,
+    PUT_FENCE,   /* object: the host */
+    PUT_SETTING, /* key: its name; text: the value */
 };
 
 struct cluster_put {
@@ -164,6 +194,10 @@ enum cluster_order_kind {
     ORDER_MOVE_OUT,
     ORDER_VERDICT,
     ORDER_REBOOT, /* of a host: the command that the pool is configured with, if any */
+    /* of HA: about a host, no VM */
+    ORDER_PROBE, /* to host: do you reach `about`? */
+    ORDER_EVICT, /* to host: leave word for `about` on the store that you share */
+    ORDER_FENCE, /* to nobody: the coordinator itself switches `about` off */
 };
 
 struct cluster_order {
@@ -177,6 +211,8 @@ struct cluster_order {
     uint64_t ticket;   /* whose answer depends on it; 0: nobody's */
     uint64_t asked_ns; /* when it was decided */
     bool remove;       /* stop */
+    char about[OWN_HOST_SIZE];
+    char incarnation[ID_TEXT_SIZE]; /* of `about`: the life that is meant */
 };
 
 struct cluster_answer {
@@ -211,6 +247,8 @@ struct cluster_result {
     bool definite;             /* with a fault: the agent itself said so, or it never left */
     bool never_left;
     const Godwit__VmStatus *status; /* with its answer, or NULL */
+    bool confirmed;                 /* probe: it was reached; evict, fence: it is done */
+    uint64_t storage_age_ms;        /* probe; UINT64_MAX: it cannot tell */
 };
 
 struct cluster_now {

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/admission.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
@@ -213,6 +214,29 @@ static int choose_host(struct cluster *cluster, const struct planner_ask *given,
     return 0;
 }
 
+int cluster_choose_host(struct cluster *cluster, const struct cluster_vm *vm, const char *not_on,
+                        struct cluster_now now, struct cluster_host **ret_host,
+                        struct problem *problem)
+{
+    bool is_tied = vm_spec_tying_disk(vm->spec) != NULL; /* its disk is there and nowhere else */
+    const struct planner_ask ask = {.vm_name = vm->spec->name,
+                                    .baseline = vm->spec->cpu->baseline,
+                                    .memory_bytes = vm->spec->memory->size,
+                                    .not_on = is_tied ? NULL : not_on,
+                                    .only_on = is_tied ? vm->own.owner : NULL};
+    return choose_host(cluster, &ask, now, ret_host, problem);
+}
+
+/* Would it take the room that HA keeps? */
+static int judge_reserve(const struct cluster *cluster, const struct cluster_vm *vm,
+                         const Godwit__VmSpec *spec, const struct cluster_host *host,
+                         struct cluster_now now, struct problem *problem)
+{
+    const struct admission_ask ask = {
+        .vm = vm, .spec = spec, .host = host->name, .is_protected = spec->ha && spec->ha->restart};
+    return admission_judge(cluster, &ask, now, problem);
+}
+
 static void begin_start(struct cluster *cluster, struct cluster_vm *vm,
                         const struct cluster_host *host, struct cluster_now now,
                         struct cluster_todo *todo)
@@ -300,6 +324,10 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
         godwit__vm_spec__free_unpacked(whole, NULL);
         return -1;
     }
+    if (whole && !no_start && judge_reserve(cluster, NULL, whole, host, now, problem) != 0) {
+        godwit__vm_spec__free_unpacked(whole, NULL);
+        return -1;
+    }
     struct cluster_vm *vm = whole ? cluster_add_vm(cluster, vm_id) : NULL;
     if (!vm) {
         if (whole)
@@ -373,6 +401,8 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     if (vm->own.phase == OWN_STARTING)
         return wrong_state(cluster, vm, "is being started; its host has not answered yet", "show",
                            now, problem);
+    if (own_is_lost(&vm->own))
+        return wrong_state(cluster, vm, "is about to be started again by HA", "show", now, problem);
     if (vm->own.phase != OWN_STOPPED)
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
 
@@ -400,6 +430,10 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         add_place(cluster, vm, now, problem);
         return -1;
     }
+    if (judge_reserve(cluster, vm, vm->spec, host, now, problem) != 0) {
+        add_place(cluster, vm, now, problem);
+        return -1;
+    }
     begin_start(cluster, vm, host, now, todo);
     return 0;
 }
@@ -419,6 +453,19 @@ int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
         return -1;
     begin_start(cluster, vm, chosen, now, todo);
     return 0;
+}
+
+/* It is lost with its host and waits to be started again: nothing runs that would have to end. */
+static void stop_lost(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                      uint64_t *ret_ticket, struct cluster_todo *todo)
+{
+    vm->want = WANT_STOPPED;
+    own_stop(&vm->own);
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s is not started again: it was stopped", vm->spec->name);
+    struct cluster_answer *answer = cluster_todo_answer(todo);
+    answer->ticket = *ret_ticket = ++cluster->next_ticket;
+    WORDS_COPY(answer->vm_id, vm->id);
 }
 
 static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster_want want,
@@ -511,6 +558,13 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
     if (!vm || judge_free(cluster, vm, now, problem) != 0)
         return -1;
     int r = -1;
+    bool ends =
+        verb == GODWIT__VM_VERB__VM_VERB_STOP || (verb == GODWIT__VM_VERB__VM_VERB_RM && and_stop);
+    if (own_is_lost(&vm->own) && ends) {
+        stop_lost(cluster, vm, now, ret_ticket, todo);
+        if (verb == GODWIT__VM_VERB__VM_VERB_STOP)
+            return 0;
+    }
     switch (verb) {
     case GODWIT__VM_VERB__VM_VERB_START:
         r = act_start(cluster, vm, now, problem, todo);

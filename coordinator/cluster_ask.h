@@ -18,6 +18,11 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
                 struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                 struct cluster_todo *todo);
 
+/* Where a VM that runs nowhere would be started now; `not_on` may be NULL. 0, or -1. */
+int cluster_choose_host(struct cluster *cluster, const struct cluster_vm *vm,
+                        const char *not_on, struct cluster_now now, struct cluster_host **ret_host,
+                        struct problem *problem);
+
 struct cluster_move_ask {
     const char *vm, *to; /* to: "" or "auto": choose */
     const Godwit__MoveGoals *goals;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_core.h"
 #include "coordinator/planner.h"
@@ -84,7 +85,7 @@ static void answer(struct cluster_vm *vm, uint64_t ticket, const struct problem 
     *given->problem = *problem;
 }
 
-static void add_warning(struct cluster *cluster, const char *host, const char *text)
+void cluster_warn(struct cluster *cluster, const char *host, const char *text)
 {
     for (unsigned i = 0; i < cluster->warning_count; i++) {
         if (is_same(cluster->warnings[i], text))
@@ -98,7 +99,7 @@ static void add_warning(struct cluster *cluster, const char *host, const char *t
     cluster->warning_count++;
 }
 
-static void clear_warnings(struct cluster *cluster, const char *host)
+void cluster_clear_warnings(struct cluster *cluster, const char *host)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < cluster->warning_count; i++) {
@@ -162,9 +163,9 @@ static void carry_out_own(struct cluster *cluster, struct cluster_job *job, stru
         own_recovered(&vm->own);
         break;
     case JOB_OWN_STOP:
-        own_stop(&vm->own);
         set_reason(vm, true, job->core.error_text);
-        break;
+        cluster_ha_end_vm(cluster, vm, true, now, todo);
+        return;
     }
     cluster_put_own(vm, now, todo);
 }
@@ -254,6 +255,7 @@ static struct cluster_job *find_job_of_move(const struct cluster *cluster, const
 
 void cluster_restart(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
+    cluster->began_ns = now.ns;
     for (size_t i = 0; i < cluster->host_count; i++) {
         cluster->hosts[i]->seen_ns = now.ns; /* suspect first: it may be on its way */
         cluster->hosts[i]->link_up = false;
@@ -274,7 +276,7 @@ void cluster_restart(struct cluster *cluster, struct cluster_now now, struct clu
 /* ---- what agents report -----------------------------------------------------------------------
  */
 
-enum heard { HEARD_EVENT, HEARD_HELLO, HEARD_ANSWER };
+enum heard { HEARD_EVENT, HEARD_HELLO, HEARD_ANSWER, HEARD_FENCE };
 
 struct status { /* a VmStatus, judged */
     Godwit__VmState state;
@@ -333,9 +335,8 @@ static void record_ended(struct cluster *cluster, struct cluster_vm *vm, bool cr
         finish_stop(cluster, vm, now, todo);
         return;
     }
-    own_stop(&vm->own);
     set_reason(vm, crashed, reason);
-    cluster_put_own(vm, now, todo);
+    cluster_ha_end_vm(cluster, vm, crashed, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s %s on %s: %s", vm->spec->name,
                        crashed ? "crashed" : "stopped", vm->own.owner, reason);
     log_warn("cluster_core", "VM %s vm=%s host=%s reason='%s'", crashed ? "crashed" : "stopped",
@@ -345,6 +346,7 @@ static void record_ended(struct cluster *cluster, struct cluster_vm *vm, bool cr
 static void record_started(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
 {
     own_started(&vm->own);
+    cluster_ha_started(vm, now);
     set_reason(vm, false, "");
     cluster_put_own(vm, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s runs on %s as generation %llu", vm->spec->name,
@@ -441,7 +443,7 @@ static void reconcile_other(struct cluster *cluster, struct cluster_host *host,
                    "%s has a process of %s as generation %llu; the record says %s %s as %llu",
                    host->name, vm->spec->name, (unsigned long long)status->generation,
                    own_phase_name(vm->own.phase), vm->own.owner, (unsigned long long)vm->own.gen);
-    add_warning(cluster, host->name, text);
+    cluster_warn(cluster, host->name, text);
 }
 
 static void show_status(struct cluster_vm *vm, const Godwit__VmStatus *message)
@@ -475,15 +477,18 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
     if (job || !is_same(vm->own.owner, host->name))
         return;
 
-    bool rebooted = host->facts && host->facts->incarnation && vm->own.incarnation[0] &&
-                    !is_same(host->facts->incarnation, vm->own.incarnation);
+    bool fenced = heard == HEARD_FENCE;
+    bool rebooted = fenced || (host->facts && host->facts->incarnation && vm->own.incarnation[0] &&
+                               !is_same(host->facts->incarnation, vm->own.incarnation));
     char reason[CLUSTER_REASON_SIZE];
     (void)snprintf(reason, sizeof reason, "%s %s", host->name,
-                   rebooted ? "was booted anew" : "no longer has its process");
+                   fenced     ? "died and was fenced"
+                   : rebooted ? "was booted anew"
+                              : "no longer has its process");
     if (vm->own.phase == OWN_RUN) {
         record_ended(cluster, vm, true, reason, now, todo);
     } else if (vm->own.phase == OWN_STARTING && rebooted) {
-        record_ended(cluster, vm, false, reason, now,
+        record_ended(cluster, vm, vm->ha_starts || fenced, reason, now,
                      todo); /* a boot voids the grant that was sent */
     } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket) {
         /* The grant may still be on its way (R7): say it again, it is idempotent. */
@@ -505,6 +510,74 @@ static bool is_echo_of_move(const struct cluster *cluster, const struct cluster_
            job->core.generation == vm->own.gen;
 }
 
+void cluster_vm_is_gone(struct cluster *cluster, struct cluster_host *host, struct cluster_vm *vm,
+                        struct cluster_now now, struct cluster_todo *todo)
+{
+    take_absence(cluster, host, vm, HEARD_FENCE, now.ns, now, todo);
+}
+
+/* ---- a restored state (R10)
+ * ----------------------------------------------------------------------
+ */
+
+bool cluster_is_restored(const struct cluster *cluster, char *ret_waits, size_t size)
+{
+    if (ret_waits)
+        ret_waits[0] = '\0';
+    if (!cluster->settings[SETTING_RESTORED].value[0])
+        return false;
+    for (size_t i = 0; ret_waits && i < cluster->host_count; i++) {
+        const struct cluster_host *host = cluster->hosts[i];
+        size_t used = strlen(ret_waits);
+        bool is_known = host->ha.was_heard || host->ha.phase == HA_FENCED;
+        if (!is_known && used + 1 < size)
+            (void)snprintf(ret_waits + used, size - used, "%s%s", used ? ", " : "", host->name);
+    }
+    return true;
+}
+
+/* What is found running is the truth, the record is only what was once so. */
+static void adopt_found(struct cluster *cluster, const struct cluster_host *host,
+                        struct cluster_vm *vm, const struct status *status, struct cluster_now now,
+                        struct cluster_todo *todo)
+{
+    uint64_t newest = status->generation > status->latch_generation ? status->generation
+                                                                    : status->latch_generation;
+    bool is_new = status->runs && !vm->job &&
+                  (vm->own.phase == OWN_STOPPED ||
+                   (vm->own.phase == OWN_RUN && vm->own.gen < status->generation));
+    bool rises = newest > vm->own.hiwater;
+    if (!cluster_is_restored(cluster, NULL, 0) || !(is_new || rises))
+        return;
+    if (rises)
+        vm->own.hiwater = newest;
+    if (is_new) {
+        own_adopt_found(&vm->own, host->name,
+                        host->facts && host->facts->incarnation ? host->facts->incarnation : "",
+                        status->generation);
+        vm->want = WANT_RUNNING; /* a stop that was wanted once is no order of now */
+        set_reason(vm, false, "");
+        cluster_todo_event(todo, vm->id, "VM %s is found on %s as generation %llu", vm->spec->name,
+                           host->name, (unsigned long long)status->generation);
+    }
+    cluster_put_own(vm, now, todo);
+}
+
+/* All hosts have been seen, or are fenced: the pool is itself again. */
+static void end_restored(struct cluster *cluster, struct cluster_todo *todo)
+{
+    char waits[CLUSTER_REASON_SIZE];
+    if (!cluster_is_restored(cluster, waits, sizeof waits) || waits[0])
+        return;
+    struct cluster_setting_row *row = &cluster->settings[SETTING_RESTORED];
+    row->value[0] = '\0';
+    struct cluster_put *put = cluster_todo_put(todo, PUT_SETTING);
+    put->object = row;
+    put->revision = row->revision++;
+    WORDS_COPY(put->key, "restored_unix_ms");
+    cluster_todo_event(todo, "", "all hosts have been seen since the state was restored");
+}
+
 static void take_status(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__VmStatus *message, enum heard heard, uint64_t asked_ns,
                         struct cluster_now now, struct cluster_todo *todo)
@@ -517,12 +590,13 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
             (void)snprintf(text, sizeof text,
                            "%s has a VM that the pool does not know: %.80s %.40s", host->name,
                            message->name ? message->name : "", message->vm_id);
-            add_warning(cluster, host->name, text);
+            cluster_warn(cluster, host->name, text);
         }
         return;
     }
     if (!vm->job && is_echo_of_move(cluster, host, vm, &status, heard))
         return;
+    adopt_found(cluster, host, vm, &status, now, todo);
     bool is_owner = is_same(vm->own.owner, host->name);
     if (is_owner)
         show_status(vm, message);
@@ -633,7 +707,7 @@ static void tell_weaker(struct cluster *cluster, const struct cluster_host *host
                    "cannot move there",
                    host->name, before, after ? after : "none",
                    lost && lost->missing ? lost->missing : "features of it", cannot_go);
-    add_warning(cluster, host->name, text);
+    cluster_warn(cluster, host->name, text);
 }
 
 void cluster_hello(struct cluster *cluster, struct cluster_host *host,
@@ -650,7 +724,7 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     host->seen_ns = now.ns;
     host->seen_unix_ms = now.unix_ms;
     put_host(host, todo);
-    clear_warnings(cluster, host->name);
+    cluster_clear_warnings(cluster, host->name);
     tell_weaker(cluster, host, now);
 
     for (size_t i = 0; i < hello->n_vms; i++)
@@ -717,6 +791,7 @@ void cluster_heartbeat(struct cluster *cluster, struct cluster_host *host,
 {
     host->seen_ns = now.ns;
     host->seen_unix_ms = now.unix_ms;
+    host->ha.was_heard = true;
     if (heartbeat->has_memory_free_bytes)
         host->memory_free_bytes = heartbeat->memory_free_bytes;
     if (heartbeat->tells_bridges && host->facts)
@@ -815,9 +890,8 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
      * may still be on its way (R7). A refusal does: the agent takes a generation once. */
     bool is_final = result->definite && !(result->never_left && !order->ticket);
     if (ours && is_final) {
-        own_stop(&vm->own);
         set_reason(vm, false, result->fault->text);
-        cluster_put_own(vm, now, todo);
+        cluster_ha_end_vm(cluster, vm, false, now, todo);
         cluster_todo_event(todo, vm->id, "VM %s could not be started on %s: %s", vm->spec->name,
                            order->host, result->fault->text);
         (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s",
@@ -955,6 +1029,10 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
                         struct cluster_todo *todo)
 {
     struct cluster_vm *vm = cluster_vm(cluster, order->vm_id);
+    if (order->about[0]) {
+        cluster_ha_order_done(cluster, order, result, now, todo);
+        return;
+    }
     if (!vm) { /* removed meanwhile */
         answer(NULL, order->ticket, NULL, todo);
         return;
@@ -983,6 +1061,10 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
         break;
     case ORDER_REBOOT: /* no VM's: it comes back as a new incarnation, or does not */
         break;
+    case ORDER_PROBE:
+    case ORDER_EVICT:
+    case ORDER_FENCE:
+        break; /* answered above: they are about a host */
     }
 }
 
@@ -1006,6 +1088,8 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
 void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
     repeat_starts(cluster, now, todo);
+    end_restored(cluster, todo);
+    cluster_ha_tick(cluster, now, todo);
     for (size_t i = 0; i < cluster->job_count; i++) {
         struct cluster_job *job = cluster->jobs[i];
         struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_TICK};

@@ -52,4 +52,15 @@ struct cluster_order *cluster_order_vm(const struct cluster_vm *vm, const char *
                                        enum cluster_order_kind kind, struct cluster_now now,
                                        struct cluster_todo *todo);
 
+/* Is the pool's state one that was restored, and not all hosts seen since (R10)? Then it is read-only;
+ * ret_waits (may be NULL) names those that are missing. */
+bool cluster_is_restored(const struct cluster *cluster, char *ret_waits, size_t size);
+
+/* ---- for cluster_ha ---- */
+/* `host` is fenced: it has no process of this VM, whatever was on its way. */
+void cluster_vm_is_gone(struct cluster *cluster, struct cluster_host *host, struct cluster_vm *vm,
+                        struct cluster_now now, struct cluster_todo *todo);
+void cluster_warn(struct cluster *cluster, const char *host, const char *text);
+void cluster_clear_warnings(struct cluster *cluster, const char *host);
+
 #endif

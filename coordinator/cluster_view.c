@@ -57,7 +57,7 @@ const char *cluster_vm_word(const struct cluster *cluster, const struct cluster_
                    ? "held"
                    : "moving";
     case OWN_RECOVERING:
-        return "held";
+        return own_is_lost(&vm->own) ? "recovering" : "held";
     case OWN_RUN:
         if (vm->job)
             return "moving"; /* it runs at the target; the source is being told */
@@ -80,6 +80,8 @@ void cluster_vm_place(const struct cluster *cluster, const struct cluster_vm *vm
         word = "running";
     if (vm->own.phase == OWN_STOPPED)
         (void)snprintf(ret_text, size, "%s", word);
+    else if (own_is_lost(&vm->own))
+        (void)snprintf(ret_text, size, "recovering: it was on %s", vm->own.owner);
     else if (strcmp(word, "unknown") == 0)
         (void)snprintf(ret_text, size, "unknown: %s does not answer", vm->own.owner);
     else
@@ -106,7 +108,8 @@ struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64
         const struct cluster_host *host = cluster->hosts[i];
         hosts[i] = (struct planner_host){
             .name = host->name,
-            .up = host->link_up && cluster_host_state(host, now_ns) != HOST_DOWN,
+            .up = host->link_up && cluster_host_state(host, now_ns) != HOST_DOWN &&
+                  ha_core_may_run(&host->ha),
             .facts = host->facts,
             .memory_free_bytes = host->memory_free_bytes,
             .memory_promised_bytes = promised_bytes(cluster, host->name),

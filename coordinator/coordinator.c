@@ -15,9 +15,13 @@
 #include "base/world.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/api.h"
+#include "coordinator/audit.h"
+#include "coordinator/backup.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/enrol.h"
+#include "coordinator/events.h"
+#include "coordinator/fence.h"
 #include "coordinator/job.h"
 #include "coordinator/plan_watch.h"
 #include "coordinator/reboot.h"
@@ -83,13 +87,31 @@ static void wipe_old_keys(struct coordinator *coordinator)
     }
 }
 
+/* What was said to a host that is being fenced, and not yet heard, is never to be heard. */
+static void drop_link(struct coordinator *coordinator, const char *host)
+{
+    struct peer *peer = agent_link_find(coordinator, host);
+    if (peer)
+        coordinator_peer_gone(peer);
+}
+
 static void act(struct coordinator *coordinator, const struct cluster_todo *todo)
 {
+    for (size_t i = 0; i < todo->put_count; i++) {
+        if (todo->puts[i].kind == PUT_EVENT)
+            events_add(coordinator, todo->puts[i].key, todo->puts[i].text,
+                       coordinator_now().unix_ms);
+    }
     for (size_t i = 0; i < todo->order_count; i++) {
-        if (todo->orders[i].kind == ORDER_REBOOT)
-            reboot_host(coordinator, todo->orders[i].host);
+        const struct cluster_order *order = &todo->orders[i];
+        if (order->kind == ORDER_EVICT || order->kind == ORDER_FENCE)
+            drop_link(coordinator, order->about);
+        if (order->kind == ORDER_REBOOT)
+            reboot_host(coordinator, order->host);
+        else if (order->kind == ORDER_FENCE)
+            fence_order(coordinator, order);
         else
-            agent_link_order(coordinator, &todo->orders[i]);
+            agent_link_order(coordinator, order);
     }
     for (size_t i = 0; i < todo->answer_count; i++)
         give_answer(coordinator, &todo->answers[i]);
@@ -327,6 +349,10 @@ static int activate(struct coordinator *coordinator, struct fault *fault)
     int r = rows_load(coordinator->store, &coordinator->cluster, &coordinator->last_event, fault);
     if (r == 0)
         r = enrol_load(coordinator, fault);
+    if (r == 0)
+        r = events_load(coordinator, fault);
+    if (r == 0)
+        r = audit_load(coordinator, fault);
     if (r < 0)
         return fault_wrap(fault, r, "loading the pool's state");
     r = store_watch_lost(coordinator->store, on_lost, coordinator, fault);
@@ -423,12 +449,13 @@ static int name_store(struct coordinator *coordinator, const char *store, struct
 }
 
 int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
-                    const char *store, struct fault *fault)
+                    const char *store, const char *fence_dir, struct fault *fault)
 {
     struct coordinator *coordinator = calloc(1, sizeof *coordinator);
     if (!coordinator)
         return fault_set(fault, ERR_NOMEM, "no memory for the coordinator");
     coordinator->loop = loop;
+    coordinator->fence_dir = fence_dir;
     AUTO_FREE char *address = NULL;
     int r = 0;
     if (store && !store_is_shared(store))
@@ -451,6 +478,29 @@ int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, con
         stand_by(coordinator);
     *ret_coordinator = coordinator;
     return 0;
+}
+
+int coordinator_restore(struct loop *loop, const char *directory, const char *store,
+                        const char *path, struct fault *fault)
+{
+    struct coordinator *coordinator = calloc(1, sizeof *coordinator);
+    if (!coordinator)
+        return fault_set(fault, ERR_NOMEM, "no memory for the coordinator");
+    coordinator->loop = loop;
+    AUTO_FREE char *address = NULL;
+    char database[PATH_MAX];
+    int r = read_pool(coordinator, directory, &address, fault);
+    if (r == 0 && store)
+        r = name_store(coordinator, store, fault);
+    if (r == 0)
+        r = path_join(database, sizeof database, fault, "%s/%s", directory, PATHS_DATABASE);
+    if (r == 0)
+        r = store_open_as(&coordinator->store, store ? coordinator->where : database,
+                          coordinator->self, loop, fault);
+    if (r == 0)
+        r = backup_restore(coordinator->store, path, coordinator->pool_id, fault);
+    (void)coordinator_free(coordinator);
+    return r < 0 ? fault_wrap(fault, r, "restoring %s", path) : 0;
 }
 
 static void forget_peers(struct coordinator *coordinator)
@@ -483,12 +533,15 @@ static void deactivate(struct coordinator *coordinator)
 {
     coordinator->is_active = false;
     coordinator->tick = loop_timer_free(coordinator->tick);
-    while (coordinator->commits > 0) /* what was decided becomes durable, and is answered */
+    while (coordinator->commits > 0 || coordinator->fencings > 0)
+        /* what was decided becomes durable, and is answered */
         loop_turn(coordinator->loop, true);
     refuse_waiting(coordinator);
     forget_peers(coordinator);
     job_keys_wipe_all(coordinator);
     enrol_unload(coordinator);
+    events_unload(coordinator);
+    audit_unload(coordinator);
     coordinator->store = store_close(coordinator->store);
     cluster_deinit(&coordinator->cluster);
     coordinator->last_session = coordinator->last_event = 0;

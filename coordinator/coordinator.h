@@ -22,7 +22,9 @@
 #include "proto/address_list.h"
 
 struct agent_call;
+struct audit;
 struct coordinator;
+struct events;
 struct loop;
 struct loop_timer;
 struct store;
@@ -57,7 +59,11 @@ struct coordinator {
     pid_t reboot_pid;     /* of the last one */
     struct console_session *sessions; /* console_relay */
     uint64_t last_session, last_event;
-    unsigned commits; /* on their way to the disk */
+    struct events *events; /* as is the next, there while it is active */
+    struct audit *audit;
+    unsigned commits;      /* on their way to the disk */
+    unsigned fencings;     /* fence agents that run */
+    const char *fence_dir; /* where they lie; borrowed */
     bool is_failed;
 
     /* several coordinators on one store: this one leads, or stands by */
@@ -75,7 +81,10 @@ struct coordinator {
  * SQLite in the directory, or "etcd://..." : then it stands by, refusing all by the leader's
  * address, until it leads. */
 int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, const char *directory,
-                    const char *store, struct fault *fault);
+                    const char *store, const char *fence_dir, struct fault *fault);
+/* Instead of running: fill the empty store from the backup at `path` (see backup.h). */
+int coordinator_restore(struct loop *loop, const char *directory, const char *store,
+                        const char *path, struct fault *fault);
 /* The loop was stopped: was it because the leadership is gone? Then it stands by again, and the
  * loop may go on. */
 bool coordinator_stood_down(struct coordinator *coordinator);

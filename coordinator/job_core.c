@@ -421,8 +421,8 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
     if (released && core->released_ns == 0)
         core->released_ns = now_ns;
     /* The receipt may come a moment after the word that the source's process is gone. */
-    bool told = core->has_receipt ||
-                (released && now_ns - core->released_ns > RECEIPT_MS * NS_PER_MS);
+    bool told =
+        core->has_receipt || (released && now_ns - core->released_ns > RECEIPT_MS * NS_PER_MS);
     /* A source that is away is told by its next HELLO: a GAVE of a superseded generation. */
     if ((released && told) || is_away(&core->source, now_ns)) {
         end(core, JOB_DONE, now_ns, todo);

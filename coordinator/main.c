@@ -17,22 +17,32 @@
 #include "base/own.h"
 #include "base/paths.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/fence.h"
+#include "coordinator/metrics.h"
+#include "net/text_server.h"
 #include "proto/gw_code.h"
 
 static const char *arg_store;
+static const char *arg_metrics;
+static const char *arg_restore;
+static const char *arg_fence_dir = FENCE_DIR_DEFAULT;
 static const char *arg_directory = PATHS_STATE_DEFAULT "/" PATHS_COORDINATOR_DIR;
 
 static const char help[] =
     "usage: godwit-coordinator [--dir DIR] [--store etcd://...] [--log-level LEVEL]\n"
     "\n"
     "The pool's coordinator: keeps who owns which VM, gives orders to the hosts' agents, serves\n"
-    "the command 'godwit'. It may be ended and started at any time: running VMs are not touched by\n"
+    "the command 'godwit'. It may be ended and started at any time: running VMs are not touched "
+    "by\n"
     "that, and moves under way go on. One runs in a pool, keeping its state in a file; or several\n"
     "do with an etcd that they share: one of them leads, the others stand by.\n"
     "\n"
     "  --dir DIR          its folder, made by 'godwit pool init'\n"
     "                     (default " PATHS_STATE_DEFAULT "/" PATHS_COORDINATOR_DIR ")\n"
     "  --store URL        etcd://HOST:PORT,HOST:PORT of the etcd; else a file in DIR\n"
+    "  --metrics ADDR     loopback ADDR:PORT to give metrics at, like 127.0.0.1:9411\n"
+    "  --restore FILE     fill an empty state from what 'godwit pool backup' wrote, and end\n"
+    "  --fence-dir DIR    where fence agents lie (default " FENCE_DIR_DEFAULT ")\n"
     "  --log-level LEVEL  error, warn, info (default) or debug; the log goes to stderr\n"
     "  --help, --version\n"
     "\n"
@@ -73,8 +83,14 @@ static int take_lock(int *ret_fd, struct fault *fault)
     return 0;
 }
 
+static void write_metrics(void *data, FILE *out)
+{
+    metrics_write(data, out);
+}
+
 static int run(struct fault *fault)
 {
+    struct text_server *metrics = NULL;
     AUTO_FD int lock = -1;
     struct loop *loop = NULL;
     struct loop_signal *term = NULL, *interrupt = NULL;
@@ -82,12 +98,20 @@ static int run(struct fault *fault)
     int r = take_lock(&lock, fault);
     if (r == 0)
         r = loop_new(&loop, fault);
+    if (r == 0 && arg_restore) {
+        r = coordinator_restore(loop, arg_directory, arg_store, arg_restore, fault);
+        loop = loop_free(loop);
+        return r;
+    }
     if (r == 0)
         r = loop_signal_new(&term, loop, SIGTERM, on_signal, loop, fault);
     if (r == 0)
         r = loop_signal_new(&interrupt, loop, SIGINT, on_signal, loop, fault);
     if (r == 0)
-        r = coordinator_new(&coordinator, loop, arg_directory, arg_store, fault);
+        r = coordinator_new(&coordinator, loop, arg_directory, arg_store, arg_fence_dir, fault);
+    if (r == 0 && arg_metrics)
+        r = text_server_new(&metrics, loop, arg_metrics, "/metrics", write_metrics, coordinator,
+                            fault);
     if (r == 0) {
         do {
             loop_run(loop);
@@ -96,6 +120,7 @@ static int run(struct fault *fault)
             r = fault_set(fault, ERR_IO, "the pool's state cannot be kept");
     }
     /* This order: the coordinator answers and stores over the loop. */
+    metrics = text_server_free(metrics);
     coordinator = coordinator_free(coordinator);
     term = loop_signal_free(term);
     interrupt = loop_signal_free(interrupt);
@@ -115,6 +140,9 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"dir", required_argument, NULL, 'd'},
         {"store", required_argument, NULL, 's'},
+        {"metrics", required_argument, NULL, 'm'},
+        {"restore", required_argument, NULL, 'r'},
+        {"fence-dir", required_argument, NULL, 'f'},
         {"log-level", required_argument, NULL, 'l'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'v'},
@@ -125,6 +153,15 @@ int main(int argc, char **argv)
         switch (option) {
         case 'd':
             arg_directory = optarg;
+            break;
+        case 'f':
+            arg_fence_dir = optarg;
+            break;
+        case 'r':
+            arg_restore = optarg;
+            break;
+        case 'm':
+            arg_metrics = optarg;
             break;
         case 's':
             arg_store = optarg;

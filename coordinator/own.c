@@ -32,13 +32,13 @@ bool own_phase_may_follow(enum own_phase from, enum own_phase to)
     case OWN_STOPPED:
         return to == OWN_STARTING || to == OWN_RUN; /* the latter: adopted */
     case OWN_STARTING:
-        return to == OWN_RUN || to == OWN_STOPPED;
+        return to == OWN_RUN || to == OWN_STOPPED || to == OWN_RECOVERING;
     case OWN_RUN:
         return to == OWN_HANDOVER || to == OWN_STOPPED || to == OWN_RECOVERING;
     case OWN_HANDOVER:
         return to == OWN_RUN || to == OWN_RECOVERING || to == OWN_STOPPED;
     case OWN_RECOVERING:
-        return to == OWN_RUN || to == OWN_STOPPED;
+        return to == OWN_RUN || to == OWN_STOPPED || to == OWN_STARTING || to == OWN_RECOVERING;
     case OWN_PHASE_COUNT:
         return false;
     }
@@ -114,10 +114,47 @@ void own_stop(struct own *own)
         set_phase(own, OWN_STOPPED);
 }
 
+void own_lose(struct own *own)
+{
+    if (own->phase == OWN_STOPPED) /* as good as lost: it ended by itself, and shall not have */
+        own->phase = OWN_RUN;
+    own->hiwater++;
+    set_phase(own, OWN_RECOVERING);
+    own->target[0] = '\0';
+    own->move_id[0] = '\0';
+}
+
+bool own_is_lost(const struct own *own)
+{
+    return own->phase == OWN_RECOVERING && !own->move_id[0];
+}
+
+void own_restart(struct own *own, const char *host, const char *incarnation)
+{
+    assert(own_is_lost(own));
+    own->gen = ++own->hiwater;
+    WORDS_COPY(own->owner, host);
+    WORDS_COPY(own->incarnation, incarnation);
+    set_phase(own, OWN_STARTING);
+}
+
 void own_adopt(struct own *own)
 {
     assert(own->phase == OWN_STOPPED && own->gen == own->hiwater && own->gen > 0);
     set_phase(own, OWN_RUN);
+}
+
+void own_adopt_found(struct own *own, const char *host, const char *incarnation, uint64_t gen)
+{
+    assert(own->phase == OWN_STOPPED || (own->phase == OWN_RUN && own->gen < gen));
+    if (own->hiwater < gen)
+        own->hiwater = gen;
+    own->gen = gen;
+    WORDS_COPY(own->owner, host);
+    WORDS_COPY(own->incarnation, incarnation);
+    own->phase = OWN_RUN;
+    own->target[0] = '\0';
+    own->move_id[0] = '\0';
 }
 
 void own_reopen(struct own *own, const char *target, const char *move_id)

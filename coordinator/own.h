@@ -5,6 +5,7 @@
  *
  *   STOPPED -> STARTING -> RUN -> HANDOVER -> RUN (source again, or target)
  *                                    \-> RECOVERING -> RUN (source, at a new generation)
+ *   STARTING, RUN, HANDOVER -> RECOVERING (its hosts are proven dead) -> STARTING (elsewhere)
  *
  * hiwater only grows and is the only place where a generation comes from: one is never used twice,
  * also not after an aborted move. Whoever changes a record stores it before any order that rests on
@@ -55,8 +56,16 @@ void own_recover(
 void own_recovered(struct own *own); /* the source runs as that generation */
 /* The process that held the guest is gone; whatever was granted stays used up. */
 void own_stop(struct own *own);
+/* Whoever had it is proven dead, and it shall run again: what was granted is used up, and nothing
+ * that an earlier life does counts any more. */
+void own_lose(struct own *own);
+bool own_is_lost(const struct own *own); /* and waits to be started anew */
+/* A lost one starts on `host`, at a new generation. */
+void own_restart(struct own *own, const char *host, const char *incarnation);
 /* A stopped VM is found running with the newest generation: the record was too pessimistic. */
 void own_adopt(struct own *own);
+/* Found running as `gen`, by a pool whose own memory is older than that (R5, R10). */
+void own_adopt_found(struct own *own, const char *host, const char *incarnation, uint64_t gen);
 /* A roll-back was recorded, yet the source turns out to have given (and the target is gone). */
 void own_reopen(struct own *own, const char *target, const char *move_id);
 

@@ -314,10 +314,67 @@ static void put_settings(struct store_batch *batch, const struct cluster *cluste
     store_batch_text(batch, auto_words[cluster->auto_balance]);
 }
 
+/* ---- fence, setting ---------------------------------------------------------------------------
+ */
+
+static void put_fence(struct store_batch *batch, const struct cluster_host *host, uint64_t revision)
+{
+    enum ha_phase phase = host->ha.phase;
+    bool lasts = phase == HA_FENCING || phase == HA_FENCED || phase == HA_QUARANTINE;
+    store_batch_put(batch, STORE_FENCE, host->name, revision);
+    store_batch_text(batch, host->fence_agent);
+    store_batch_text(batch, host->fence_options);
+    store_batch_text(batch, ha_phase_name(lasts ? phase : HA_WELL));
+    store_batch_text(batch, host->ha.incarnation);
+    store_batch_text(batch, ha_class_name(host->ha.fenced_by));
+}
+
+static int load_fence(void *data, const char *key, uint64_t revision,
+                      const struct store_cell *cells, struct fault *fault)
+{
+    struct cluster_host *host = cluster_host(data, key);
+    if (!host)
+        return bad_row(fault, "fence", key, "host: there is none of that name");
+    host->fence_revision = revision;
+    WORDS_COPY(host->fence_agent, text(cells, STORE_FENCE_AGENT));
+    WORDS_COPY(host->fence_options, text(cells, STORE_FENCE_OPTIONS));
+    WORDS_COPY(host->ha.incarnation, text(cells, STORE_FENCE_INCARNATION));
+    host->ha.phase = ha_phase_from_name(text(cells, STORE_FENCE_PHASE));
+    host->ha.fenced_by = ha_class_from_name(text(cells, STORE_FENCE_CLASS));
+    if (host->ha.phase == HA_PHASE_COUNT || host->ha.fenced_by == HA_CLASS_COUNT)
+        return bad_row(fault, "fence", key, "phase or class");
+    return 0;
+}
+
+static const char *const setting_names[SETTING_COUNT] = {
+    [SETTING_HA_DISARMED] = "ha.disarmed_until_unix_ms",
+    [SETTING_HA_RESERVE] = "ha.reserve",
+    [SETTING_RESTORED] = "restored_unix_ms",
+};
+
+static void put_setting(struct store_batch *batch, const struct cluster_put *put)
+{
+    const struct cluster_setting_row *row = put->object;
+    store_batch_put(batch, STORE_SETTING, put->key, put->revision);
+    store_batch_text(batch, row->value);
+}
+
+const char *rows_setting_name(enum cluster_setting setting)
+{
+    assert((unsigned)setting < SETTING_COUNT);
+    return setting_names[setting];
+}
+
 static int load_setting(void *data, const char *key, uint64_t revision,
                         const struct store_cell *cells, struct fault *fault)
 {
     struct cluster *cluster = data;
+    for (enum cluster_setting i = 0; i < SETTING_COUNT; i++) {
+        if (strcmp(setting_names[i], key) != 0)
+            continue;
+        cluster->settings[i].revision = revision;
+        WORDS_COPY(cluster->settings[i].value, text(cells, STORE_SETTING_VALUE));
+    }
     if (strcmp(key, "balance.auto") != 0)
         return 0; /* of somebody else */
     cluster->settings_revision = revision;
@@ -381,6 +438,12 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_DELETE_JOB:
         store_batch_delete(batch, STORE_JOB, put->key, put->revision);
         break;
+    case PUT_FENCE:
+        put_fence(batch, put->object, put->revision);
+        break;
+    case PUT_SETTING:
+        put_setting(batch, put);
+        break;
     case PUT_EVENT:
         put_event(batch, put, now, last_event);
         break;
@@ -433,6 +496,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_RULE, load_rule, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_FENCE, load_fence, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_SETTING, load_setting, cluster, fault);
     if (r < 0)

@@ -29,7 +29,9 @@ enum store_table {
     STORE_EVENT,
     STORE_RULE,
     STORE_PLAN,
-    STORE_SETTING,
+    STORE_FENCE,   /* a host's: how it is fenced, and whether it has been */
+    STORE_SETTING, /* of the pool, by name */
+    STORE_AUDIT,
     STORE_TABLE_COUNT
 };
 
@@ -61,7 +63,15 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
 
 #define STORE_RULE_COLUMNS(X) X(RULE, "rule BLOB")
 #define STORE_PLAN_COLUMNS(X) X(STATE, "state TEXT") X(INFO, "info BLOB")
+#define STORE_FENCE_COLUMNS(X)                                                                     \
+    X(AGENT, "agent TEXT")                                                                         \
+    X(OPTIONS, "options TEXT") X(PHASE, "phase TEXT") X(INCARNATION, "incarnation TEXT")           \
+        X(CLASS, "class TEXT")
 #define STORE_SETTING_COLUMNS(X) X(VALUE, "value TEXT")
+#define STORE_AUDIT_COLUMNS(X)                                                                     \
+    X(TIME, "unix_ms INTEGER")                                                                     \
+    X(WHO, "who TEXT") X(WHAT, "what TEXT") X(SUBJECT, "subject TEXT") X(OUTCOME, "outcome TEXT")  \
+        X(BEGINS, "begins INTEGER") X(HASH, "hash TEXT")
 
 #define STORE_COLUMN_ENUM_HOST(id, sql) STORE_HOST_##id,
 #define STORE_COLUMN_ENUM_VM(id, sql) STORE_VM_##id,
@@ -71,7 +81,9 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
 #define STORE_COLUMN_ENUM_EVENT(id, sql) STORE_EVENT_##id,
 #define STORE_COLUMN_ENUM_RULE(id, sql) STORE_RULE_##id,
 #define STORE_COLUMN_ENUM_PLAN(id, sql) STORE_PLAN_##id,
+#define STORE_COLUMN_ENUM_FENCE(id, sql) STORE_FENCE_##id,
 #define STORE_COLUMN_ENUM_SETTING(id, sql) STORE_SETTING_##id,
+#define STORE_COLUMN_ENUM_AUDIT(id, sql) STORE_AUDIT_##id,
 enum { STORE_HOST_COLUMNS(STORE_COLUMN_ENUM_HOST) STORE_HOST_COLUMN_COUNT };
 enum { STORE_VM_COLUMNS(STORE_COLUMN_ENUM_VM) STORE_VM_COLUMN_COUNT };
 enum { STORE_OWN_COLUMNS(STORE_COLUMN_ENUM_OWN) STORE_OWN_COLUMN_COUNT };
@@ -80,7 +92,9 @@ enum { STORE_TOKEN_COLUMNS(STORE_COLUMN_ENUM_TOKEN) STORE_TOKEN_COLUMN_COUNT };
 enum { STORE_EVENT_COLUMNS(STORE_COLUMN_ENUM_EVENT) STORE_EVENT_COLUMN_COUNT };
 enum { STORE_RULE_COLUMNS(STORE_COLUMN_ENUM_RULE) STORE_RULE_COLUMN_COUNT };
 enum { STORE_PLAN_COLUMNS(STORE_COLUMN_ENUM_PLAN) STORE_PLAN_COLUMN_COUNT };
+enum { STORE_FENCE_COLUMNS(STORE_COLUMN_ENUM_FENCE) STORE_FENCE_COLUMN_COUNT };
 enum { STORE_SETTING_COLUMNS(STORE_COLUMN_ENUM_SETTING) STORE_SETTING_COLUMN_COUNT };
+enum { STORE_AUDIT_COLUMNS(STORE_COLUMN_ENUM_AUDIT) STORE_AUDIT_COLUMN_COUNT };
 
 struct store_cell {
     enum { STORE_NULL, STORE_NUMBER, STORE_TEXT, STORE_BLOB } type;

@@ -46,7 +46,9 @@ struct rpc_request {
     uint64_t id;
     uint16_t method;
     size_t fd_count;
-    int fds[RPC_FDS_MAX]; /* -1: taken */
+    int fds[RPC_FDS_MAX];  /* -1: taken */
+    rpc_done_fn *answered; /* NULL: nobody wants to know */
+    void *answered_data;
 };
 
 struct rpc {
@@ -415,8 +417,24 @@ static void request_free(struct rpc_request *request)
     free(request);
 }
 
+void rpc_request_watch(struct rpc_request *request, rpc_done_fn *answered, void *data)
+{
+    assert(!request->answered);
+    request->answered = answered;
+    request->answered_data = data;
+}
+
+static void tell_answer(struct rpc_request *request, const ProtobufCMessage *reply,
+                        const struct fault *fault)
+{
+    rpc_done_fn *answered = TAKE(request->answered);
+    if (answered)
+        answered(request->answered_data, reply, fault);
+}
+
 int rpc_reply(struct rpc_request *request, const ProtobufCMessage *reply)
 {
+    tell_answer(request, reply, NULL);
     struct rpc *rpc = request->rpc;
     int r = ERR_CLOSED;
     if (rpc && rpc->is_open) {
@@ -434,6 +452,7 @@ int rpc_reply(struct rpc_request *request, const ProtobufCMessage *reply)
 int rpc_reply_fault(struct rpc_request *request, const struct fault *fault)
 {
     assert(fault->code < 0);
+    tell_answer(request, NULL, fault);
     struct rpc *rpc = request->rpc;
     int r = ERR_CLOSED;
     if (rpc && rpc->is_open)

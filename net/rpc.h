@@ -100,6 +100,8 @@ int rpc_send_event(struct rpc *rpc, uint16_t method, const ProtobufCMessage *eve
 int rpc_reply(struct rpc_request *request, const ProtobufCMessage *reply);
 /* Sends code, text, hint. */
 int rpc_reply_fault(struct rpc_request *request, const struct fault *fault);
+/* Tell what it is answered with, or that it is refused; once, from inside rpc_reply. */
+void rpc_request_watch(struct rpc_request *request, rpc_done_fn *answered, void *data);
 /* The connection a request came on, NULL when it has ended meanwhile (answers are then dropped). */
 struct rpc *rpc_request_rpc(const struct rpc_request *request);
 /* Take descriptor `index` that came with the request; -1 when there is none. Those not taken are

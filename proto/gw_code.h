@@ -85,6 +85,10 @@ enum exit_code {
       "share move in this version.")                                                               \
     X(GW_NO_BRIDGE, 2161, "no-bridge", EXIT_CODE_REFUSED, false,                                   \
       "The host has no bridge of the name that a nic of the VM needs.")                            \
+    X(GW_HOST_ALIVE, 2170, "host-alive", EXIT_CODE_REFUSED, false,                                 \
+      "The host is said to be down, but it answers, or it has been fenced already.")               \
+    X(GW_RESERVE, 2171, "reserve", EXIT_CODE_REFUSED, true,                                        \
+      "The pool keeps room for the death of hosts; what was asked would take that room away.")     \
     X(GW_MOVE_ROLLED_BACK, 2201, "move-rolled-back", EXIT_CODE_ROLLED_BACK, true,                  \
       "The move failed before the target took the guest; the VM runs on its source as before.")    \
     X(GW_MOVE_CANCELED, 2202, "move-canceled", EXIT_CODE_ROLLED_BACK, false,                       \

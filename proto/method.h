@@ -46,6 +46,11 @@ enum method {
     METHOD_ORDER_STORE_WORD = 233,  /* OrderStoreWord -> Empty */
     METHOD_ORDER_MOVE_CHECK = 234,  /* OrderMoveCheck -> MoveChecked */
 
+    METHOD_ORDER_PROBE = 240,       /* OrderProbe -> ProbeReply */
+    METHOD_ORDER_EVICT = 241,       /* OrderEvict -> EvictReply */
+    /* agent -> agent */
+    METHOD_PEER_ALIVE = 250,        /* PeerAlive -> PeerAliveReply */
+
     /* host without certificate -> coordinator */
     METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */
 
@@ -75,6 +80,10 @@ enum method {
     METHOD_PLAN_EVENT = 368,        /* PlanInfo, event */
     METHOD_BALANCE = 369,           /* BalanceRequest -> BalanceReply */
     METHOD_WHY = 370,               /* WhyRequest -> WhyReply */
+    METHOD_HA = 380,                /* HaRequest -> HaReply */
+    METHOD_EVENTS = 381,            /* EventsRequest -> EventList */
+    METHOD_AUDIT = 382,             /* AuditRequest -> AuditList */
+    METHOD_POOL_BACKUP = 383,       /* BackupRequest -> BackupReply */
 };
 
 #endif

@@ -107,6 +107,7 @@ class Pool:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"{self.tag}-", dir=base))
         self.processes = []
         self.coordinator = None  # the only one, or the first
+        self.coordinator_words = []
         self.coordinators, self.etcds = [], []
         self._coordinator_count = coordinators
         self._netns = []
@@ -213,7 +214,7 @@ class Pool:
     def start_coordinator(self):
         self.coordinator = self.spawn(
             "coordinator", self.hosts[0],
-            [self.bin / "godwit-coordinator", "--dir", self.state / "coordinator"])
+            [self.bin / "godwit-coordinator", "--dir", self.state / "coordinator", *self.coordinator_words])
 
         def up():
             if self.coordinator.poll() is not None:

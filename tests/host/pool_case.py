@@ -20,13 +20,13 @@ def skip_unless_possible():
         sys.exit(77)
 
 
-def run(cases, hosts=2, **more):
+def run(cases, hosts=2, kind=pools.Pool, **more):
     """Each case gets the same living pool, in order; then nothing may be left behind."""
     skip_unless_possible()
     pools.end_on_signals()
     wanted = sys.argv[1:]
     failed, ran = [], 0
-    pool = pools.Pool(hosts=hosts, **more, log_level=os.environ.get("GODWIT_LOG", "info"))
+    pool = kind(hosts=hosts, **more, log_level=os.environ.get("GODWIT_LOG", "info"))
     with pool:
         for case in cases:
             name = case.__name__

@@ -8,8 +8,15 @@
  * again, no plan's move goes where a hard rule has another member or to a cordoned host. Liveness,
  * after healing: no job and no plan is active, no guest is held, record and world agree.
  *
+ * In two of three runs hosts die, are cut off, are fenced (by power, over a shared store, by an
+ * operator's word) and come back; what HA protects must run again, once.
+ *
+ * Every seed replays bit by bit: some are run twice and their logs compared by hash. Seeded
+ * mistakes in what surrounds the cores (agents, fences, the order of store and network) must each
+ * be caught.
+ *
  *   GODWIT_SIM_SEED=n     run that seed only, with a trace
- *   GODWIT_SIM_SEEDS=n    how many (default 400)
+ *   GODWIT_SIM_SEEDS=n    how many (default 1000)
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,6 +25,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -27,11 +37,13 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_make.h"
 #include "coordinator/rows.h"
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
+#include "coordinator/store_driver.h"
 #include "proto/limits.h"
 
 enum {
@@ -43,6 +55,14 @@ enum {
     GENERATIONS_MAX = 4096,
     OVERS_MAX = 4096,
     STEPS = 1500,
+    HA_STEPS = 2500,
+    MUTATION_SEEDS = 400,
+    REPLAY_EVERY = 20,
+#ifdef __SANITIZE_ADDRESS__
+    SEEDS = 150, /* each takes several times as long */
+#else
+    SEEDS = 1000,
+#endif
     HEAL_STEPS = 6000,
 };
 
@@ -61,11 +81,75 @@ struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool got_ready, got_transfer, got_started, got_abandoned;
 };
 
+/* Mistakes outside the cores: each breaks a rule that the cores rest on. */
+enum mutation {
+    MUTATION_NONE,
+    MUTATION_RESUME_ON_TIMEOUT,    /* a source that GAVE resumes because it hears nothing */
+    MUTATION_TARGET_STARTS_ITSELF, /* at READY, without the right */
+    MUTATION_ABANDON_NOT_LATCHED,  /* ABANDONED is said, and a later TRANSFER taken */
+    MUTATION_GAVE_FORGOTTEN,       /* GAVE does not last */
+    MUTATION_NO_INCARNATION,       /* grants of another life are obeyed */
+    MUTATION_OLD_GENERATION,       /* a generation that was seen is started again */
+    MUTATION_REBOOT_SAME_LIFE,   /* a boot does not change the incarnation, and takes the journal */
+    MUTATION_FENCE_LIES,         /* off is confirmed, and the host runs on */
+    MUTATION_EVICT_LIES,         /* evicted is said, and the VMs run on */
+    MUTATION_OPERATOR_ERRS,      /* a living host is confirmed down */
+    MUTATION_ORDER_BEFORE_STORE, /* orders leave before they are durable */
+    MUTATION_STORE_LOSES_RECORD, /* an ownership record is told durable and is not */
+    MUTATION_STORE_LOSES_FENCE,  /* a fence is told durable and is not */
+    MUTATION_ROLLED_BACK_STORE,  /* a coordinator begins with an older state */
+    MUTATION_HELLO_FORGETS,      /* an agent that knows nothing lists nothing */
+    MUTATION_CANCEL_AFTER_GAVE,  /* a cancel is obeyed past the commit point */
+    MUTATION_STARTED_RESUMES,    /* STARTED makes the source run on */
+    MUTATION_COUNT
+};
+static const char *const mutation_names[MUTATION_COUNT] = {
+    "none",
+    "resume_on_timeout",
+    "target_starts_itself",
+    "abandon_not_latched",
+    "gave_forgotten",
+    "no_incarnation",
+    "old_generation",
+    "reboot_same_life",
+    "fence_lies",
+    "evict_lies",
+
+    "operator_errs",
+    "order_before_store",
+    "store_loses_record",
+    "store_loses_fence",
+    "rolled_back_store",
+    "hello_forgets",
+    "cancel_after_gave",
+    "started_resumes",
+
+};
+static enum mutation mutation;
+static bool is_child; /* a mutation's process: a breach ends it */
+
 struct host {
     bool connected;
-    uint64_t away_until_ns; /* a long outage */
+    uint64_t away_until_ns;     /* a long outage of its line to the coordinator */
+    uint64_t dead_until_ns;     /* powered off */
+    uint64_t isolated_until_ns; /* nobody reaches it, but it runs on, and so does its store */
+    bool is_forgetful;          /* its agent came up without knowing its VMs */
     unsigned boot;
     struct process processes[VMS];
+};
+
+enum total {
+    TOTAL_FAULTS = 4,
+    TOTAL_HOST_DEATHS,
+    TOTAL_ISOLATIONS,
+    TOTAL_FENCES,
+    TOTAL_EVICTIONS,
+    TOTAL_RESTARTS,
+    TOTAL_QUARANTINES,
+    TOTAL_PLANS_DONE,
+    TOTAL_PLANS_PARTLY,
+    TOTAL_PLAN_MOVES,
+    TOTAL_COUNT
 };
 
 struct call { /* an order on its way, or its answer */
@@ -80,6 +164,8 @@ struct call { /* an order on its way, or its answer */
     Godwit__Latch latch;
     char move_id[ID_TEXT_SIZE];
     bool has_status;
+    bool confirmed; /* of HA's orders */
+    uint64_t storage_age_ms;
 };
 
 struct commit {
@@ -114,6 +200,9 @@ static struct sim {
     size_t over_count;
     uint64_t plans_done, plans_partly, plan_moves;
     uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
+    bool has_ha, has_store;
+    uint64_t hash; /* of all that happened */
+    uint64_t faults, host_deaths, isolations, fences, evictions, restarts, quarantines;
 } sim;
 
 /* ---- chance -----------------------------------------------------------------------------------
@@ -132,9 +221,20 @@ static bool percent(unsigned n)
     return draw(100) < n;
 }
 
+static void log_event(uint64_t what, uint64_t which)
+{
+    uint64_t words[] = {sim.now_ns, what, which};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++)
+        sim.hash = (sim.hash ^ words[i]) * UINT64_C(0x100000001B3) + (sim.hash >> 29);
+}
+
 static bool fault_happens(unsigned per_mille)
 {
-    return !sim.heals && draw(1000) < (uint64_t)per_mille * sim.fault_percent / 100;
+    bool happens = !sim.heals && draw(1000) < (uint64_t)per_mille * sim.fault_percent / 100;
+    sim.faults += happens;
+    if (happens)
+        log_event(1, per_mille);
+    return happens;
 }
 
 #define TRACE(...)                                                                                 \
@@ -149,6 +249,8 @@ static bool fault_happens(unsigned per_mille)
 #define CHECK(claim, ...)                                                                          \
     do {                                                                                           \
         if (!(claim)) {                                                                            \
+            if (is_child)                                                                          \
+                _exit(3);                                                                          \
             (void)fprintf(stderr, "GODWIT_SIM_SEED=%llu: ", (unsigned long long)sim.seed);         \
             (void)fprintf(stderr, __VA_ARGS__);                                                    \
             fail_msg(" (%s)", #claim);                                                             \
@@ -181,6 +283,22 @@ static int vm_index(const char *id)
 static void incarnation_of(int host, char ret_text[static ID_TEXT_SIZE])
 {
     (void)snprintf(ret_text, ID_TEXT_SIZE, "boot-%d-%u", host, sim.hosts[host].boot);
+}
+
+static bool is_dead(int h)
+{
+    return !sim.heals && sim.now_ns < sim.hosts[h].dead_until_ns;
+}
+
+static bool is_isolated(int h)
+{
+    return !sim.heals && sim.now_ns < sim.hosts[h].isolated_until_ns;
+}
+
+/* Could the coordinator's words arrive? */
+static bool hears(int h)
+{
+    return !is_dead(h) && !is_isolated(h) && (sim.heals || sim.now_ns > sim.hosts[h].away_until_ns);
 }
 
 /* ---- the world --------------------------------------------------------------------------------
@@ -282,7 +400,7 @@ static struct process *peer_of(int v, const struct process *process)
 {
     for (int h = 0; h < HOSTS; h++) {
         struct process *other = &sim.hosts[h].processes[v];
-        if (other != process && other->exists && other->move_id[0] &&
+        if (other != process && other->exists && other->move_id[0] && !is_isolated(h) &&
             strcmp(other->move_id, process->move_id) == 0)
             return other;
     }
@@ -363,6 +481,18 @@ static void tell_vm(int h, int v)
     apply(&todo);
 }
 
+/* It ends what was superseded, then takes a new life; it says hello again later. */
+static void be_quarantined(int h, Godwit__VmStatus *const *list, size_t count)
+{
+    const struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+    sim.quarantines++;
+    for (size_t i = 0; i < count; i++) {
+        if (cluster_ha_superseded(&sim.cluster, host, list[i]))
+            end_process(&sim.hosts[h].processes[vm_index(list[i]->vm_id)]);
+    }
+    sim.hosts[h].boot++;
+}
+
 static void say_hello(int h)
 {
     Godwit__BaselineFact baseline = GODWIT__BASELINE_FACT__INIT;
@@ -391,12 +521,24 @@ static void say_hello(int h)
         const struct process *process = &sim.hosts[h].processes[v];
         if (!process->exists && !(sim.journal_tells && process->latch))
             continue;
+        if (mutation == MUTATION_HELLO_FORGETS && sim.hosts[h].is_forgetful)
+            continue;
         fill_status(v, process, &told[v]);
         list[hello.n_vms++] = &told[v].status;
     }
+    facts.heartbeat_store = sim.has_store ? (char *)(uintptr_t) "store" : NULL;
+    log_event(2, (uint64_t)h);
+    struct cluster_todo todo = {0};
+    struct cluster_host *known = cluster_host(&sim.cluster, host_names[h]);
+    if (!cluster_ha_hello(&sim.cluster, known, &hello, now(), &todo)) {
+        TRACE("%s is quarantined", host_names[h]);
+        be_quarantined(h, list, hello.n_vms);
+        apply(&todo);
+        return;
+    }
     TRACE("%s says hello", host_names[h]);
     sim.hosts[h].connected = true;
-    struct cluster_todo todo = {0};
+    sim.hosts[h].is_forgetful = false;
     cluster_hello(&sim.cluster, cluster_host(&sim.cluster, host_names[h]), &hello, now(), &todo);
     apply(&todo);
 }
@@ -410,9 +552,11 @@ static int agent_start(struct process *process, const struct call *call)
     incarnation_of(host_index(call->order.host), incarnation);
     if (process->exists && process->generation == call->order.generation)
         return 0;
-    if (strcmp(incarnation, call->incarnation) != 0)
+    if (strcmp(incarnation, call->incarnation) != 0 && mutation != MUTATION_NO_INCARNATION)
         return ERR_DENIED;
-    if (process->exists || call->order.generation <= process->seen)
+    if (process->exists ||
+        (call->order.generation <= process->seen && mutation != MUTATION_OLD_GENERATION &&
+         mutation != MUTATION_NO_INCARNATION))
         return ERR_STATE;
     process->seen = call->order.generation;
     if (fault_happens(50))
@@ -472,6 +616,12 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL:
         if (process->latch == GODWIT__LATCH__LATCH_ABORTED)
             return 0;
+        if (mutation == MUTATION_CANCEL_AFTER_GAVE && process->latch == GODWIT__LATCH__LATCH_GAVE) {
+            process->latch = GODWIT__LATCH__LATCH_ABORTED;
+            process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+            process->paused_by_move = false;
+            return 0;
+        }
         if (process->latch != GODWIT__LATCH__LATCH_OUT)
             return ERR_STATE;
         process->latch = GODWIT__LATCH__LATCH_ABORTED;
@@ -491,6 +641,11 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
         if (process->latch != GODWIT__LATCH__LATCH_GAVE ||
             process->state != GODWIT__VM_STATE__VM_STATE_HELD)
             return ERR_STATE;
+        if (mutation == MUTATION_STARTED_RESUMES) {
+            process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+            process->paused_by_move = false;
+            return 0;
+        }
         process->latch = GODWIT__LATCH__LATCH_RELEASED;
         end_process(process);
         return 0;
@@ -516,8 +671,71 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
     return ERR_INVALID;
 }
 
+static void power_off(int h)
+{
+    for (int v = 0; v < VMS; v++) {
+        end_process(&sim.hosts[h].processes[v]);
+        sim.hosts[h].processes[v].latch = GODWIT__LATCH__LATCH_NONE;
+        if (mutation == MUTATION_REBOOT_SAME_LIFE)
+            sim.hosts[h].processes[v].seen = 0;
+    }
+    if (mutation != MUTATION_REBOOT_SAME_LIFE)
+        sim.hosts[h].boot++;
+}
+
+static void handle_fence(struct call *call, int about)
+{
+    call->confirmed = !fault_happens(150);
+    if (!call->confirmed || mutation == MUTATION_FENCE_LIES)
+        return;
+    sim.fences++;
+    TRACE("%s is switched off", host_names[about]);
+    power_off(about);
+    sim.hosts[about].dead_until_ns = sim.now_ns + (1 + draw(20)) * NS_PER_S;
+}
+
+static void handle_evict(struct call *call, int about)
+{
+    char life[ID_TEXT_SIZE];
+    incarnation_of(about, life);
+    bool is_meant = strcmp(life, call->order.incarnation) == 0;
+    call->confirmed = sim.has_store && is_meant && !is_dead(about) && !fault_happens(150);
+    if (!call->confirmed)
+        return;
+    sim.evictions++;
+    TRACE("%s is evicted", host_names[about]);
+    for (int v = 0; v < VMS && mutation != MUTATION_EVICT_LIES; v++)
+        end_process(&sim.hosts[about].processes[v]);
+    sim.hosts[about].boot++;
+    sim.hosts[about].connected = false;
+}
+
+/* Orders about a host: its state answers for it. */
+static void handle_ha(struct call *call)
+{
+    int about = host_index(call->order.about);
+    call->answered = true;
+    call->storage_age_ms = UINT64_MAX;
+    log_event(3, (uint64_t)call->order.kind);
+    if (call->order.kind == ORDER_FENCE) {
+        handle_fence(call, about);
+    } else if (call->order.kind == ORDER_EVICT) {
+        handle_evict(call, about);
+    } else {
+        call->confirmed = !is_dead(about) && !is_isolated(about);
+        if (sim.has_store && !is_dead(about))
+            call->storage_age_ms = draw(2000);
+    }
+    TRACE("order %d about %s: %s", (int)call->order.kind, host_names[about],
+          call->confirmed ? "yes" : "no");
+}
+
 static void agent_handle(struct call *call)
 {
+    if (call->order.about[0]) {
+        handle_ha(call);
+        return;
+    }
     int h = host_index(call->order.host), v = vm_index(call->order.vm_id);
     struct process *process = &sim.hosts[h].processes[v];
     int err = 0;
@@ -551,8 +769,12 @@ static void agent_handle(struct call *call)
     case ORDER_PAUSE:
     case ORDER_RESUME:
     case ORDER_POWER_BUTTON:
+    case ORDER_PROBE:
+    case ORDER_EVICT:
+    case ORDER_FENCE:
         break;
     }
+    log_event(4, (uint64_t)call->order.kind << 8 | (uint64_t)h << 4 | (uint64_t)(err != 0));
     TRACE("%s handles order %d verdict %d gen %llu: %s", host_names[h], (int)call->order.kind,
           (int)call->order.verdict, (unsigned long long)call->order.generation,
           err ? err_name(err) : "ok");
@@ -568,25 +790,46 @@ static void agent_handle(struct call *call)
     (void)snprintf(call->move_id, sizeof call->move_id, "%s", process->move_id);
 }
 
+static void disconnect(int h);
+
+/* INV of HA: when a VM is ordered to start, nobody runs it but perhaps by this very order. */
+static void check_start(const struct cluster_order *order)
+{
+    int v = vm_index(order->vm_id);
+    for (int h = 0; h < HOSTS; h++) {
+        const struct process *process = &sim.hosts[h].processes[v];
+        bool is_this = host_index(order->host) == h && process->generation == order->generation;
+        CHECK(!runs(process) || is_this, "vm %d is ordered to start on %s while it runs on %s", v,
+              order->host, host_names[h]);
+    }
+}
+
 /* ---- the coordinator's shell, in small --------------------------------------------------------
  */
 
 static void send_order(const struct cluster_order *order)
 {
     const struct cluster_vm *vm = cluster_vm(&sim.cluster, order->vm_id);
-    if (!vm)
+    if (!vm && !order->about[0])
         return;
+    if (order->kind == ORDER_EVICT || order->kind == ORDER_FENCE) {
+        if (sim.hosts[host_index(order->about)].connected)
+            disconnect(host_index(order->about));
+    }
+    if (order->kind == ORDER_START)
+        check_start(order);
     for (size_t i = 0; i < CALLS_MAX; i++) {
         struct call *call = &sim.calls[i];
         if (call->is_used)
             continue;
         *call =
             (struct call){.is_used = true, .is_open = true, .order = *order, .sent_ns = sim.now_ns};
-        (void)snprintf(call->incarnation, sizeof call->incarnation, "%s", vm->own.incarnation);
+        (void)snprintf(call->incarnation, sizeof call->incarnation, "%s",
+                       vm ? vm->own.incarnation : "");
         TRACE("order %d verdict %d to %s gen %llu", (int)order->kind, (int)order->verdict,
               order->host, (unsigned long long)order->generation);
-        call->is_unsent = !sim.hosts[host_index(order->host)].connected;
-        if (!call->is_unsent && percent(10) && !sim.heals)
+        call->is_unsent = order->host[0] && !sim.hosts[host_index(order->host)].connected;
+        if (!call->is_unsent && percent(order->kind == ORDER_START ? 40 : 10) && !sim.heals)
             sim.strays[draw(STRAYS_MAX)] = *call;
         return;
     }
@@ -595,6 +838,7 @@ static void send_order(const struct cluster_order *order)
 
 static void act(const struct cluster_todo *todo)
 {
+    log_event(5, todo->order_count);
     for (size_t i = 0; i < todo->order_count; i++)
         send_order(&todo->orders[i]);
 }
@@ -605,6 +849,9 @@ static void apply(struct cluster_todo *todo)
     struct store_batch *batch = NULL;
     assert_int_equal(store_batch_new(&batch, &fault), 0);
     for (size_t i = 0; i < todo->put_count; i++)
+        sim.restarts += todo->puts[i].kind == PUT_EVENT &&
+                        strstr(todo->puts[i].text, "is started again") != NULL;
+    for (size_t i = 0; i < todo->put_count; i++)
         rows_put(batch, &sim.cluster, &todo->puts[i], now(), &sim.last_event);
     if (store_batch_is_empty(batch) && (sim.commit_count == 0 || todo->order_count == 0)) {
         act(todo);
@@ -613,16 +860,72 @@ static void apply(struct cluster_todo *todo)
         return;
     }
     CHECK(sim.commit_count < COMMITS_MAX, "too many commits");
+    if (mutation == MUTATION_ORDER_BEFORE_STORE && todo->order_count > 0) {
+        act(todo);
+        todo->order_count = 0;
+    }
     sim.commits[sim.commit_count++] = (struct commit){.batch = batch, .todo = *todo};
     *todo = (struct cluster_todo){0};
+}
+
+/* What the store holds now of a row. */
+struct old_row {
+    struct store_change *change;
+    bool found;
+};
+
+static int on_old(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
+                  struct fault *fault)
+{
+    struct old_row *old = data;
+    (void)revision;
+    (void)fault;
+    if (strcmp(key, old->change->key) != 0)
+        return 0;
+    old->found = true;
+    for (size_t i = 0; i < old->change->cell_count; i++) {
+        struct store_cell *cell = &old->change->cells[i];
+        free((char *)(uintptr_t)cell->bytes);
+        *cell = cells[i];
+        cell->bytes = NULL;
+        if (cells[i].type == STORE_TEXT || cells[i].type == STORE_BLOB) {
+            char *copy = malloc(cells[i].count + 1);
+            assert_non_null(copy);
+            memcpy(copy, cells[i].bytes, cells[i].count);
+            copy[cells[i].count] = '\0';
+            cell->bytes = copy;
+        }
+    }
+    return 0;
+}
+
+static void restore_old(struct store_change *change)
+{
+    struct old_row old = {.change = change};
+    if (percent(20))
+        (void)store_load(sim.store, change->table, on_old, &old, NULL);
+}
+
+/* A store that loses rows keeps their revisions, or nothing would be committed any more. */
+static int commit_batch(struct store_batch *batch, struct fault *fault)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        struct store_change *change = &batch->changes[i];
+        bool loses = (mutation == MUTATION_STORE_LOSES_RECORD && change->table == STORE_OWN) ||
+                     (mutation == MUTATION_STORE_LOSES_FENCE && change->table == STORE_FENCE);
+        if (loses && !change->is_delete)
+            restore_old(change);
+    }
+    return store_commit_now(sim.store, batch, fault);
 }
 
 static void commit_first(bool and_act)
 {
     struct commit commit = sim.commits[0];
     struct fault fault = {0};
-    int r = store_commit_now(sim.store, commit.batch, &fault);
+    int r = commit_batch(commit.batch, &fault);
     CHECK(r == 0, "commit: %s", fault.text);
+    log_event(6, commit.todo.put_count);
     sim.commit_count--;
     memmove(&sim.commits[0], &sim.commits[1], sim.commit_count * sizeof sim.commits[0]);
     if (and_act)
@@ -656,6 +959,13 @@ static void coordinator_dies(void)
     struct fault fault = {0};
     int r = rows_load(sim.store, &sim.cluster, &sim.last_event, &fault);
     CHECK(r == 0, "load: %s", fault.text);
+    if (mutation == MUTATION_ROLLED_BACK_STORE) {
+        for (int v = 0; v < VMS; v++) { /* as a backup would have it */
+            struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
+            if (vm->own.hiwater > 2 && vm->own.phase == OWN_STOPPED)
+                vm->own.hiwater = vm->own.gen = vm->own.hiwater - 2;
+        }
+    }
     struct cluster_todo todo = {0};
     uint64_t chance = draw(1u << 30);
     cluster_seed(&sim.cluster, chance, draw(1u << 30));
@@ -668,7 +978,10 @@ static void finish_call(struct call *call, int err, bool definite)
     struct cluster_order order = call->order;
     struct fault fault = {0};
     struct told told;
-    struct cluster_result result = {.definite = definite, .never_left = call->is_unsent};
+    struct cluster_result result = {.definite = definite,
+                                    .never_left = call->is_unsent,
+                                    .confirmed = call->confirmed,
+                                    .storage_age_ms = call->storage_age_ms};
     if (err) {
         fault_set(&fault, err, "simulated: %s", err_name(err));
         result.fault = &fault;
@@ -700,7 +1013,8 @@ static void disconnect(int h)
     sim.hosts[h].connected = false;
     for (size_t i = 0; i < CALLS_MAX; i++) {
         struct call *call = &sim.calls[i];
-        if (!call->is_used || !call->is_open || host_index(call->order.host) != h)
+        if (!call->is_used || !call->is_open || !call->order.host[0] ||
+            host_index(call->order.host) != h)
             continue;
         struct call lost = *call;
         if (!lost.at_agent && !lost.is_unsent && percent(50))
@@ -715,7 +1029,8 @@ static void disconnect(int h)
 static void step_call(struct call *call)
 {
     if (!call->is_open) { /* of a coordinator that died: the agent may have it still */
-        if (!call->at_agent && !call->is_unsent && percent(50))
+        bool arrives = !call->order.host[0] || hears(host_index(call->order.host));
+        if (!call->at_agent && !call->is_unsent && arrives && percent(50))
             agent_handle(call);
         call->is_used = false;
         return;
@@ -724,7 +1039,8 @@ static void step_call(struct call *call)
         finish_call(call, ERR_UNREACHABLE, true);
     } else if (!call->at_agent) {
         call->at_agent = true;
-        if (percent(90) || sim.heals)
+        bool arrives = !call->order.host[0] || hears(host_index(call->order.host));
+        if (arrives && (percent(90) || sim.heals))
             agent_handle(call);
     } else if (call->answered) {
         finish_call(call, call->err, true);
@@ -768,6 +1084,14 @@ static void step_source(int h, int v, struct process *source)
             source->paused_by_move = false;
             TRACE("%s resumes at its target's word", host_names[h]);
             tell_move(h, v, true);
+        } else if ((mutation == MUTATION_RESUME_ON_TIMEOUT && source->parked_told && percent(10)) ||
+                   (mutation == MUTATION_GAVE_FORGOTTEN && percent(5))) {
+            source->latch = GODWIT__LATCH__LATCH_ABORTED;
+            source->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+            source->paused_by_move = false;
+            if (mutation == MUTATION_RESUME_ON_TIMEOUT)
+                source->latch = GODWIT__LATCH__LATCH_GAVE;
+            tell_move(h, v, true);
         } else if (!source->parked_told) {
             source->parked_told = true;
             tell_move(h, v, false);
@@ -785,7 +1109,9 @@ static void step_target(int h, int v, struct process *target)
         source->got_ready = true;
         TRACE("%s READY", host_names[h]);
         tell_move(h, v, false);
-    } else if (target->latch == GODWIT__LATCH__LATCH_READY && target->got_transfer) {
+    } else if (target->latch == GODWIT__LATCH__LATCH_READY &&
+               (target->got_transfer ||
+                (mutation == MUTATION_TARGET_STARTS_ITSELF && percent(30)))) {
         target->latch = GODWIT__LATCH__LATCH_TOOK;
         target->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
         target->generation = target->latch_generation;
@@ -801,6 +1127,11 @@ static void step_target(int h, int v, struct process *target)
             source->got_abandoned = true;
         TRACE("%s ABANDONED", host_names[h]);
         tell_move(h, v, true);
+        if (mutation == MUTATION_ABANDON_NOT_LATCHED) {
+            target->latch = GODWIT__LATCH__LATCH_READY;
+            target->got_transfer = percent(50);
+            return;
+        }
         end_process(target);
     }
 }
@@ -809,8 +1140,10 @@ static void step_move(void)
 {
     int h = (int)draw(HOSTS), v = (int)draw(VMS);
     struct process *process = &sim.hosts[h].processes[v];
-    if (!process->exists || !process->latch)
+    if (!process->exists || !process->latch || is_dead(h))
         return;
+    if (is_isolated(h))
+        process->lane_cut = true;
     if (fault_happens(30))
         process->lane_cut = true;
     if (process->latch >= GODWIT__LATCH__LATCH_IN)
@@ -822,10 +1155,41 @@ static void step_move(void)
 /* ---- faults and operators ---------------------------------------------------------------------
  */
 
+static void step_host_fault(int h)
+{
+    if (is_dead(h) || is_isolated(h))
+        return;
+    if (fault_happens(15)) {
+        TRACE("%s dies", host_names[h]);
+        sim.host_deaths++;
+        if (sim.hosts[h].connected)
+            disconnect(h);
+        power_off(h);
+        sim.hosts[h].dead_until_ns = sim.now_ns + (2 + draw(40)) * NS_PER_S;
+    } else if (fault_happens(15)) {
+        TRACE("%s is cut off from all and runs on", host_names[h]);
+        sim.isolations++;
+        sim.hosts[h].isolated_until_ns = sim.now_ns + (2 + draw(40)) * NS_PER_S;
+        if (percent(50) && sim.hosts[h].connected)
+            disconnect(h);
+    } else if (percent(2)) {
+        struct cluster_todo todo = {0};
+        struct problem problem;
+        bool errs = mutation == MUTATION_OPERATOR_ERRS;
+        int about = (int)draw(HOSTS);
+        if (is_dead(about) || errs)
+            (void)cluster_ha_confirm_down(&sim.cluster, host_names[about], host_names[about], now(),
+                                          &problem, &todo);
+        apply(&todo);
+    }
+}
+
 static void step_fault(void)
 {
     int h = (int)draw(HOSTS), v = (int)draw(VMS);
     struct process *process = &sim.hosts[h].processes[v];
+    if (sim.has_ha)
+        step_host_fault(h);
     switch (draw(7)) {
     case 0:
         if (fault_happens(sim.death_per_mille))
@@ -834,6 +1198,7 @@ static void step_fault(void)
     case 1:
         if (sim.hosts[h].connected && fault_happens(200)) {
             disconnect(h);
+            sim.hosts[h].is_forgetful = percent(30);
             if (percent(10)) /* longer than any patience of the cores */
                 sim.hosts[h].away_until_ns = sim.now_ns + (4 + draw(20)) * NS_PER_S;
         }
@@ -852,16 +1217,12 @@ static void step_fault(void)
             TRACE("%s boots anew", host_names[h]);
             if (sim.hosts[h].connected)
                 disconnect(h);
-            sim.hosts[h].boot++;
-            for (int i = 0; i < VMS; i++) {
-                end_process(&sim.hosts[h].processes[i]);
-                sim.hosts[h].processes[i].latch = GODWIT__LATCH__LATCH_NONE;
-            }
+            power_off(h);
         }
         break;
     case 4: { /* a double, however late */
         struct call *stray = &sim.strays[draw(STRAYS_MAX)];
-        if (stray->is_used) {
+        if (stray->is_used && !stray->order.about[0] && hears(host_index(stray->order.host))) {
             TRACE("a stray order arrives");
             agent_handle(stray);
             stray->is_used = false;
@@ -988,6 +1349,12 @@ static void heartbeats(void)
     Godwit__AgentHeartbeat heartbeat = GODWIT__AGENT_HEARTBEAT__INIT;
     for (int h = 0; h < HOSTS; h++) {
         struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+        if (is_dead(h) || is_isolated(h)) {
+            /* its line breaks when it is missed for long enough, as agent_link's does */
+            if (sim.hosts[h].connected && sim.now_ns - host->seen_ns > 8 * NS_PER_S)
+                disconnect(h);
+            continue;
+        }
         if (sim.hosts[h].connected)
             cluster_heartbeat(&sim.cluster, host, &heartbeat, now());
         else if (sim.heals || (sim.now_ns > sim.hosts[h].away_until_ns && percent(5)))
@@ -999,7 +1366,7 @@ static void step(void)
 {
     sim.now_ns += (1 + draw(60)) * NS_PER_MS;
     heartbeats();
-    if (sim.commit_count > 0 && percent(70))
+    if (sim.commit_count > 0 && percent(mutation == MUTATION_ORDER_BEFORE_STORE ? 10 : 70))
         commit_first(true);
     for (int i = 0; i < 4; i++) {
         struct call *call = &sim.calls[draw(CALLS_MAX / 8)]; /* mostly the first are in use */
@@ -1043,6 +1410,9 @@ static void begin(uint64_t seed)
     sim.journal_tells = percent(50);
     sim.plans = percent(50);
     cluster_seed(&sim.cluster, seed, seed + 1);
+    sim.has_ha = percent(66) || mutation != MUTATION_NONE;
+    sim.has_store = percent(60);
+    sim.hash = UINT64_C(0xCBF29CE484222325);
     sim.fault_percent = (unsigned)draw(200);
     sim.death_per_mille = (unsigned)draw(60);
     int r = store_open(&sim.store, ":memory:", NULL, &fault);
@@ -1052,8 +1422,13 @@ static void begin(uint64_t seed)
         assert_non_null(cluster_host_joined(&sim.cluster, host_names[h], now(), &todo));
         apply(&todo);
         say_hello(h);
+        todo = (struct cluster_todo){0};
+        if (sim.has_ha && percent(70))
+            (void)cluster_ha_set_fence(&sim.cluster, host_names[h], "fence_sim", "", NULL, &todo);
+        apply(&todo);
     }
     for (int v = 0; v < VMS; v++) {
+        Godwit__HaSpec ha = GODWIT__HA_SPEC__INIT;
         Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
         Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
         char name[16];
@@ -1067,6 +1442,9 @@ static void begin(uint64_t seed)
         spec.name = name;
         spec.memory = &memory;
         spec.kernel = (char *)(uintptr_t) "/kernel";
+        ha.has_restart = ha.restart = true;
+        if (sim.has_ha && percent(75))
+            spec.ha = &ha;
         r = cluster_create_vm(&sim.cluster, &spec, sim.vm_ids[v], false, now(), &ticket, &problem,
                               &todo);
         CHECK(r == 0, "create: %s", problem.text);
@@ -1154,7 +1532,16 @@ static void check_settled(void)
     }
 }
 
-static void end_run(uint64_t totals[static 7])
+/* What HA protects runs once all is well, unless it was started in vain too often. */
+static void check_protected(void)
+{
+    for (int v = 0; v < VMS; v++) {
+        const struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
+        CHECK(!own_is_lost(&vm->own), "vm %d is lost and not started again", v);
+    }
+}
+
+static void end_run(uint64_t totals[static TOTAL_COUNT])
 {
     for (size_t i = 0; i < sim.cluster.job_count; i++) {
         const struct job_core *core = &sim.cluster.jobs[i]->core;
@@ -1165,10 +1552,17 @@ static void end_run(uint64_t totals[static 7])
     totals[3] += sim.crashes;
     for (size_t i = 0; i < sim.cluster.plan_count; i++) {
         enum plan_state state = plan_state_of(sim.cluster.plans[i]);
-        totals[4] += state == PLAN_DONE;
-        totals[5] += state == PLAN_PARTLY || state == PLAN_CANCELED;
+        totals[TOTAL_PLANS_DONE] += state == PLAN_DONE;
+        totals[TOTAL_PLANS_PARTLY] += state == PLAN_PARTLY || state == PLAN_CANCELED;
     }
-    totals[6] += sim.plan_moves;
+    totals[TOTAL_PLAN_MOVES] += sim.plan_moves;
+    totals[TOTAL_FAULTS] += sim.faults;
+    totals[TOTAL_HOST_DEATHS] += sim.host_deaths;
+    totals[TOTAL_ISOLATIONS] += sim.isolations;
+    totals[TOTAL_FENCES] += sim.fences;
+    totals[TOTAL_EVICTIONS] += sim.evictions;
+    totals[TOTAL_RESTARTS] += sim.restarts;
+    totals[TOTAL_QUARANTINES] += sim.quarantines;
     for (size_t i = 0; i < sim.commit_count; i++) {
         cluster_todo_deinit(&sim.commits[i].todo);
         (void)store_batch_free(sim.commits[i].batch);
@@ -1177,38 +1571,116 @@ static void end_run(uint64_t totals[static 7])
     sim.store = store_close(sim.store);
 }
 
-static void moves_are_safe_and_end(void **state)
+/* Returns the hash of all that happened. */
+static uint64_t run_seed(uint64_t seed, bool traces, uint64_t totals[static TOTAL_COUNT])
+{
+    memset(&sim, 0, sizeof sim);
+    sim.traces = traces;
+    begin(seed);
+    for (int i = 0; i < (sim.has_ha ? HA_STEPS : STEPS); i++)
+        step();
+    heal();
+    check_settled();
+    check_protected();
+    uint64_t hash = sim.hash;
+    end_run(totals);
+    return hash;
+}
+
+static void moves_and_failovers_are_safe_and_end(void **state)
 {
     (void)state;
     const char *one = getenv("GODWIT_SIM_SEED"), *many = getenv("GODWIT_SIM_SEEDS");
-    uint64_t first = one ? strtoull(one, NULL, 10) : 1;
-    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 400;
-    uint64_t totals[7] = {0};
+    const char *from = getenv("GODWIT_SIM_FROM");
+    uint64_t first = one ? strtoull(one, NULL, 10) : from ? strtoull(from, NULL, 10) : 1;
+    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : SEEDS;
+    uint64_t totals[TOTAL_COUNT] = {0}, ignored[TOTAL_COUNT] = {0}, replayed = 0;
     for (uint64_t seed = first; seed < first + count; seed++) {
-        memset(&sim, 0, sizeof sim);
-        sim.traces = one != NULL;
-        begin(seed);
-        for (int i = 0; i < STEPS; i++)
-            step();
-        heal();
-        check_settled();
-        end_run(totals);
+        uint64_t hash = run_seed(seed, one != NULL, totals);
+        if (seed % REPLAY_EVERY != 0)
+            continue;
+        replayed++;
+        CHECK(run_seed(seed, false, ignored) == hash, "seed %llu does not replay",
+              (unsigned long long)seed);
     }
-    print_message("%llu seeds: %llu moves done, %llu not, %llu resumed at a new generation, "
-                  "%llu coordinator deaths; %llu plans done, %llu partly or canceled, %llu moves "
-                  "of plans\n",
-                  (unsigned long long)count, (unsigned long long)totals[0],
-                  (unsigned long long)totals[1], (unsigned long long)totals[2],
-                  (unsigned long long)totals[3], (unsigned long long)totals[4],
-                  (unsigned long long)totals[5], (unsigned long long)totals[6]);
-    if (!one && count >= 100)
-        assert_true(totals[0] > count && totals[1] > count && totals[2] > 10 && totals[3] > count &&
-                    totals[4] > count && totals[5] > count / 2 && totals[6] > count / 2);
+    print_message(
+        "%llu seeds (%llu replayed alike): %llu faults, %llu coordinator deaths, "
+        "%llu host deaths, %llu isolations; %llu moves done, %llu not, %llu resumed at a "
+        "new generation; %llu fenced by power, %llu evicted, %llu started again, "
+        "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans; "
+        "0 violations\n",
+        (unsigned long long)count, (unsigned long long)replayed,
+        (unsigned long long)totals[TOTAL_FAULTS], (unsigned long long)totals[3],
+        (unsigned long long)totals[TOTAL_HOST_DEATHS], (unsigned long long)totals[TOTAL_ISOLATIONS],
+        (unsigned long long)totals[0], (unsigned long long)totals[1], (unsigned long long)totals[2],
+        (unsigned long long)totals[TOTAL_FENCES], (unsigned long long)totals[TOTAL_EVICTIONS],
+        (unsigned long long)totals[TOTAL_RESTARTS], (unsigned long long)totals[TOTAL_QUARANTINES],
+        (unsigned long long)totals[TOTAL_PLANS_DONE],
+        (unsigned long long)totals[TOTAL_PLANS_PARTLY],
+        (unsigned long long)totals[TOTAL_PLAN_MOVES]);
+    if (one || count < 100)
+        return;
+    assert_true(totals[0] > count / 2 && totals[1] > count / 2 && totals[2] > count / 200 &&
+                totals[3] > count / 2);
+    assert_true(totals[TOTAL_FENCES] > count / 20 && totals[TOTAL_EVICTIONS] > count / 50 &&
+                totals[TOTAL_RESTARTS] > count / 20 && totals[TOTAL_QUARANTINES] > count / 100);
+    assert_true(totals[TOTAL_PLANS_DONE] > count / 2 && totals[TOTAL_PLANS_PARTLY] > count / 4 &&
+                totals[TOTAL_PLAN_MOVES] > count / 4);
+}
+
+/* How many seeds it took, 0: it was not caught. The child ends at the first breach. */
+static uint64_t seeds_to_catch(enum mutation tried)
+{
+    int seen[2];
+    uint64_t last = 0, seed;
+    assert_int_equal(pipe(seen), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        uint64_t totals[TOTAL_COUNT] = {0};
+        int quiet = open("/dev/null", O_WRONLY);
+        (void)dup2(quiet, 2);
+        is_child = true;
+        mutation = tried;
+        for (seed = 1; seed <= MUTATION_SEEDS; seed++) {
+            if (write(seen[1], &seed, sizeof seed) != sizeof seed)
+                _exit(4);
+            (void)run_seed(seed, false, totals);
+        }
+        _exit(0);
+    }
+    (void)close(seen[1]);
+    while (read(seen[0], &seed, sizeof seed) == sizeof seed)
+        last = seed;
+    (void)close(seen[0]);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    bool caught = (WIFEXITED(status) && WEXITSTATUS(status) == 3) ||
+                  (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT); /* a core's assert */
+    return caught ? last : 0;
+}
+
+static void every_seeded_mistake_is_caught(void **state)
+{
+    (void)state;
+    unsigned missed = 0;
+    if (getenv("GODWIT_SIM_SEED") || getenv("GODWIT_SIM_FROM"))
+        return;
+    for (enum mutation tried = MUTATION_NONE + 1; tried < MUTATION_COUNT; tried++) {
+        uint64_t seeds = seeds_to_catch(tried);
+        print_message("%-22s %s (%llu seeds)\n", mutation_names[tried],
+                      seeds ? "caught" : "NOT CAUGHT",
+                      (unsigned long long)(seeds ? seeds : MUTATION_SEEDS));
+        missed += seeds == 0;
+    }
+    assert_int_equal(missed, 0);
 }
 
 int main(void)
 {
     log_set_level(LOG_ERROR);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(moves_are_safe_and_end)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moves_and_failovers_are_safe_and_end),
+        cmocka_unit_test(every_seeded_mistake_is_caught),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

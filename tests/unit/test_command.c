@@ -80,7 +80,7 @@ static void refuses_with_the_nearest_match(void **state)
         {{"migarte", "x"}, "there is no command 'godwit migarte'", "godwit migrate"},
         {{"vm", "consle"}, "there is no command 'godwit vm consle'", "godwit vm console"},
         {{"snapshot"}, "there is no command 'godwit snapshot'", "godwit --help"},
-        {{"host", "fence"}, "there is no command 'godwit host fence'", "godwit host --help"},
+        {{"host", "melt"}, "there is no command 'godwit host melt'", "godwit host --help"},
         {{"migrate", "a", "--max-downtme=3ms"},
          "'godwit migrate' has no option '--max-downtme=3ms'; did you mean '--max-downtime'?",
          "godwit migrate --help"},

@@ -1,0 +1,161 @@
+#include "agent/quarantine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/host_facts.h"
+#include "agent/vm_process.h"
+#include "agent/vm_table.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+enum { DONES_MAX = 4 };
+
+struct doomed {
+    struct doomed *next;
+    char id[VM_ID_SIZE];
+    uint64_t generation;
+};
+
+struct quarantine {
+    struct loop *loop;
+    struct vm_table *table;
+    struct host_facts *facts;
+    struct loop_timer *timer;
+    struct doomed *doomed;
+    bool is_on, is_all;
+    struct {
+        void (*done)(void *data);
+        void *data;
+    } dones[DONES_MAX];
+    unsigned done_count;
+};
+
+static void forget_doomed(struct quarantine *quarantine)
+{
+    while (quarantine->doomed) {
+        struct doomed *doomed = quarantine->doomed;
+        quarantine->doomed = doomed->next;
+        free(doomed);
+    }
+}
+
+static bool must_end(const struct quarantine *quarantine, const struct vm_entry *entry)
+{
+    if (quarantine->is_all)
+        return true;
+    for (const struct doomed *doomed = quarantine->doomed; doomed; doomed = doomed->next) {
+        if (strcmp(doomed->id, entry->id) == 0 && entry->status->generation == doomed->generation)
+            return true;
+    }
+    return false;
+}
+
+/* Kills what is left; false: something is. */
+static bool all_have_ended(struct quarantine *quarantine)
+{
+    bool ended = true;
+    for (struct vm_entry *entry = vm_table_first(quarantine->table); entry; entry = entry->next) {
+        struct fault fault = {0};
+        if (!vm_entry_is_alive(entry) || !must_end(quarantine, entry))
+            continue;
+        ended = false;
+        if (!entry->process)
+            log_error("quarantine", "a VM that must end cannot be reached vm=%s", entry->id);
+        else if (vm_process_kill(entry->process, &fault) < 0)
+            log_warn("quarantine", "a VM that must end is not known yet vm=%s: %s", entry->id,
+                     fault.text);
+        else
+            log_warn("quarantine", "killed: it was superseded vm=%s generation=%llu", entry->id,
+                     (unsigned long long)entry->status->generation);
+    }
+    return ended;
+}
+
+static void finish(struct quarantine *quarantine)
+{
+    struct fault fault = {0};
+    if (host_facts_renew(quarantine->facts, &fault) < 0) {
+        log_error("quarantine", "no new incarnation, trying on: %s", fault.text);
+        loop_timer_start(quarantine->timer, QUARANTINE_AGAIN_MS, 0);
+        return;
+    }
+    log_info("quarantine", "over, this host lives as incarnation=%.8s now",
+             host_facts_incarnation(quarantine->facts));
+    unsigned count = quarantine->done_count;
+    quarantine->is_on = quarantine->is_all = false;
+    quarantine->done_count = 0;
+    forget_doomed(quarantine);
+    for (unsigned i = 0; i < count; i++)
+        quarantine->dones[i].done(quarantine->dones[i].data);
+}
+
+static void look(void *data)
+{
+    struct quarantine *quarantine = data;
+    if (!quarantine->is_on)
+        return;
+    if (all_have_ended(quarantine))
+        finish(quarantine);
+    else
+        loop_timer_start(quarantine->timer, 20, 0);
+}
+
+void quarantine_begin(struct quarantine *quarantine, const Godwit__AgentWelcome *named,
+                      void (*done)(void *data), void *data)
+{
+    quarantine->is_on = true;
+    quarantine->is_all = quarantine->is_all || !named;
+    for (size_t i = 0; named && i < named->n_superseded; i++) {
+        const Godwit__VmGeneration *end = named->superseded[i];
+        struct doomed *doomed = end->vm_id ? calloc(1, sizeof *doomed) : NULL;
+        if (!doomed) {
+            quarantine->is_all = quarantine->is_all || end->vm_id; /* rather one too many */
+            continue;
+        }
+        (void)snprintf(doomed->id, sizeof doomed->id, "%s", end->vm_id);
+        doomed->generation = end->generation;
+        doomed->next = quarantine->doomed;
+        quarantine->doomed = doomed;
+    }
+    if (quarantine->done_count < DONES_MAX) {
+        quarantine->dones[quarantine->done_count].done = done;
+        quarantine->dones[quarantine->done_count++].data = data;
+    }
+    loop_timer_start(quarantine->timer, 0, 0);
+}
+
+bool quarantine_is_on(const struct quarantine *quarantine)
+{
+    return quarantine->is_on;
+}
+
+int quarantine_new(struct quarantine **ret_quarantine, struct loop *loop, struct vm_table *table,
+                   struct host_facts *facts, struct fault *fault)
+{
+    struct quarantine *quarantine = calloc(1, sizeof *quarantine);
+    if (!quarantine)
+        return fault_set(fault, ERR_NOMEM, "no memory for the quarantine");
+    quarantine->loop = loop;
+    quarantine->table = table;
+    quarantine->facts = facts;
+    int r = loop_timer_new(&quarantine->timer, loop, look, quarantine, fault);
+    if (r < 0) {
+        free(quarantine);
+        return r;
+    }
+    *ret_quarantine = quarantine;
+    return 0;
+}
+
+struct quarantine *quarantine_free(struct quarantine *quarantine)
+{
+    if (!quarantine)
+        return NULL;
+    (void)loop_timer_free(quarantine->timer);
+    forget_doomed(quarantine);
+    free(quarantine);
+    return NULL;
+}

@@ -1,0 +1,405 @@
+/* A real coordinator under many agents: mutual TLS on loopback, a hello each, a heartbeat each a
+ * second; beside that an operator who asks for what `godwit status` shows.
+ *
+ *   bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS]
+ *
+ * Prints the coordinator's CPU and memory, and how long the operator waited. */
+#include <fcntl.h>
+#include <ftw.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/config.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/store.h"
+#include "net/pki.h"
+#include "net/rpc.h"
+#include "proto/method.h"
+#include "proto/pool.pb-c.h"
+
+#define POOL_ID "bench"
+enum { SAMPLES_MAX = 20000, ASK_EVERY_MS = 50 };
+
+struct agent {
+    char name[32];
+    struct tls_context *context;
+    struct rpc *rpc;
+    bool is_open, is_welcome;
+};
+
+static char folder[64], address[64];
+static char *ca_certificate, *ca_key;
+static struct loop *loop;
+static struct agent *agents;
+static size_t agent_count = 1000, next_beat, welcome_count;
+static struct rpc *operator_rpc;
+static bool operator_is_open;
+static uint64_t samples[SAMPLES_MAX], asked_ns;
+static size_t sample_count;
+static unsigned replies_left;
+
+static void die(const char *doing, const struct fault *fault)
+{
+    (void)fprintf(stderr, "bench_agents: %s: %s\n", doing, fault ? fault->text : "failed");
+    exit(1);
+}
+
+static void identity_of(const char *role, const char *name, char **ret_certificate, char **ret_key)
+{
+    struct pki_identity identity = {.pool = POOL_ID};
+    struct fault fault = {0};
+    AUTO_FREE char *request = NULL;
+    (void)snprintf(identity.role, sizeof identity.role, "%s", role);
+    (void)snprintf(identity.name, sizeof identity.name, "%s", name);
+    if (pki_new_key(ret_key, &fault) < 0 || pki_new_request(*ret_key, &request, &fault) < 0 ||
+        pki_sign(ca_certificate, ca_key, request, &identity, 1, ret_certificate, &fault) < 0)
+        die("making an identity", &fault);
+}
+
+static struct tls_context *context_of(const char *role, const char *name)
+{
+    AUTO_FREE char *certificate = NULL, *key = NULL;
+    struct tls_context *context = NULL;
+    struct fault fault = {0};
+    identity_of(role, name, &certificate, &key);
+    const struct tls_identity identity = {
+        .ca_certificate = ca_certificate, .certificate = certificate, .key = key};
+    if (tls_context_new(&context, &identity, &fault) < 0)
+        die("making a TLS context", &fault);
+    return context;
+}
+
+static void write_text(const char *name, const char *text)
+{
+    char path[128];
+    struct fault fault = {0};
+    (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (file_write_atomic(path, 0600, text, strlen(text), &fault) < 0)
+        die("writing a file", &fault);
+}
+
+static int free_port(void)
+{
+    struct sockaddr_in place = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof place;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(fd, (struct sockaddr *)&place, size) != 0 ||
+        getsockname(fd, (struct sockaddr *)&place, &size) != 0)
+        die("finding a port", NULL);
+    (void)close(fd);
+    return ntohs(place.sin_port);
+}
+
+/* The hosts are put into the pool's file, as if they had joined by tokens. */
+static void make_pool(void)
+{
+    char path[128];
+    struct fault fault = {0};
+    AUTO_FREE char *certificate = NULL, *key = NULL;
+    (void)snprintf(folder, sizeof folder, "/dev/shm/godwit-bench-XXXXXX");
+    if (!mkdtemp(folder))
+        die("making a folder", NULL);
+    (void)snprintf(address, sizeof address, "127.0.0.1:%d", free_port());
+    if (pki_new_ca(POOL_ID, 1, &ca_certificate, &ca_key, &fault) < 0)
+        die("making a CA", &fault);
+    identity_of("coordinator", "c1", &certificate, &key);
+    write_text("ca.crt", ca_certificate);
+    write_text("ca.key", ca_key);
+    write_text("coordinator.crt", certificate);
+    write_text("coordinator.key", key);
+    const char *const keys[] = {"pool_id", "name", "listen", "address"};
+    const char *const values[] = {POOL_ID, "bench", address, address};
+    (void)snprintf(path, sizeof path, "%s/pool.json", folder);
+    if (config_write(path, 0600, keys, values, 4, &fault) < 0)
+        die("writing pool.json", &fault);
+
+    struct store *store = NULL;
+    struct store_batch *batch = NULL;
+    (void)snprintf(path, sizeof path, "%s/pool.db", folder);
+    if (store_open(&store, path, NULL, &fault) < 0 || store_batch_new(&batch, &fault) < 0)
+        die("making the pool's file", &fault);
+    for (size_t i = 0; i < agent_count; i++) {
+        store_batch_put(batch, STORE_HOST, agents[i].name, 0);
+        store_batch_number(batch, 0);
+        store_batch_blob(batch, "", 0);
+    }
+    if (store_commit_now(store, batch, &fault) < 0)
+        die("filling the pool's file", &fault);
+    (void)store_batch_free(batch);
+    (void)store_close(store);
+}
+
+static pid_t start_coordinator(const char *program)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)execl(program, program, "--dir", folder, "--log-level", "error", (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static void wait_until_it_listens(pid_t coordinator)
+{
+    struct sockaddr_in place = {.sin_family = AF_INET,
+                                .sin_port =
+                                    htons((uint16_t)strtoul(strchr(address, ':') + 1, NULL, 10)),
+                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (;;) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0), status;
+        bool listens = connect(fd, (struct sockaddr *)&place, sizeof place) == 0;
+        (void)close(fd);
+        if (listens)
+            return;
+        if (waitpid(coordinator, &status, WNOHANG) == coordinator)
+            die("the coordinator ended", NULL);
+        (void)poll(NULL, 0, 20);
+    }
+}
+
+/* ---- agents -----------------------------------------------------------------------------------
+ */
+
+static void on_welcome(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct agent *agent = data;
+    if (!reply)
+        die("saying hello", fault);
+    agent->is_welcome = true;
+    welcome_count++;
+}
+
+static void on_opened(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    struct agent *agent = data;
+    Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+    Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
+    Godwit__BaselineFact baseline = GODWIT__BASELINE_FACT__INIT;
+    Godwit__BaselineFact *baselines[] = {&baseline};
+    struct fault why = {0};
+    if (fault)
+        die("connecting an agent", fault);
+    agent->is_open = true;
+    baseline.name = (char *)(uintptr_t) "x86-64-v2";
+    baseline.has_given = baseline.given = true;
+    facts.name = agent->name;
+    facts.incarnation = agent->name;
+    facts.has_kvm = facts.kvm = facts.has_memory_bytes = facts.has_memory_free_bytes = true;
+    facts.memory_bytes = facts.memory_free_bytes = UINT64_C(256) << 30;
+    facts.baselines = baselines;
+    facts.n_baselines = 1;
+    hello.facts = &facts;
+    if (rpc_call(rpc, METHOD_AGENT_HELLO, &hello.base, &godwit__agent_welcome__descriptor, 60000,
+                 on_welcome, agent, &why) < 0)
+        die("saying hello", &why);
+}
+
+static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    (void)data;
+    (void)rpc;
+    die("a connection ended", fault);
+}
+
+static const struct rpc_service service = {.on_closed = on_closed};
+
+static void beat(void *data)
+{
+    (void)data;
+    size_t now = agent_count / 100 ? agent_count / 100 : 1; /* of 100 turns a second */
+    for (size_t i = 0; i < now; i++, next_beat = (next_beat + 1) % agent_count) {
+        Godwit__AgentHeartbeat message = GODWIT__AGENT_HEARTBEAT__INIT;
+        message.has_memory_free_bytes = message.has_load1 = true;
+        message.memory_free_bytes = UINT64_C(200) << 30;
+        message.load1 = 1.5;
+        if (agents[next_beat].is_welcome)
+            (void)rpc_send_event(agents[next_beat].rpc, METHOD_AGENT_HEARTBEAT, &message.base,
+                                 NULL);
+    }
+}
+
+/* ---- the operator -----------------------------------------------------------------------------
+ */
+
+static void on_told(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    (void)data;
+    if (!reply)
+        die("asking for the status", fault);
+    if (--replies_left == 0 && sample_count < SAMPLES_MAX)
+        samples[sample_count++] = world_now_ns() - asked_ns;
+}
+
+/* The four questions of `godwit status`, one after the other on the wire. */
+static void ask(void *data)
+{
+    Godwit__PoolStatusRequest pool = GODWIT__POOL_STATUS_REQUEST__INIT;
+    Godwit__HostListRequest hosts = GODWIT__HOST_LIST_REQUEST__INIT;
+    Godwit__VmListRequest vms = GODWIT__VM_LIST_REQUEST__INIT;
+    Godwit__JobListRequest jobs = GODWIT__JOB_LIST_REQUEST__INIT;
+    (void)data;
+    if (replies_left)
+        return;
+    replies_left = 4;
+    asked_ns = world_now_ns();
+    (void)rpc_call(operator_rpc, METHOD_POOL_STATUS, &pool.base, &godwit__pool_status__descriptor,
+                   30000, on_told, NULL, NULL);
+    (void)rpc_call(operator_rpc, METHOD_HOST_LIST, &hosts.base, &godwit__host_list__descriptor,
+                   30000, on_told, NULL, NULL);
+    (void)rpc_call(operator_rpc, METHOD_VM_LIST, &vms.base, &godwit__vm_list__descriptor, 30000,
+                   on_told, NULL, NULL);
+    (void)rpc_call(operator_rpc, METHOD_JOB_LIST, &jobs.base, &godwit__job_list__descriptor, 30000,
+                   on_told, NULL, NULL);
+}
+
+static void on_operator_opened(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    (void)data;
+    (void)rpc;
+    if (fault)
+        die("connecting the operator", fault);
+    operator_is_open = true;
+}
+
+/* ---- measuring --------------------------------------------------------------------------------
+ */
+
+static double cpu_seconds(pid_t pid)
+{
+    char path[64], line[1024] = "";
+    unsigned long user = 0, kernel = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (file && fgets(line, sizeof line, file)) {
+        const char *at = strrchr(line, ')');
+        if (at)
+            (void)sscanf(at + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                         &kernel);
+    }
+    if (file)
+        (void)fclose(file);
+    return (double)(user + kernel) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double resident_mib(pid_t pid)
+{
+    char path[64];
+    unsigned long pages = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (file) {
+        (void)!fscanf(file, "%*u %lu", &pages);
+        (void)fclose(file);
+    }
+    return (double)pages * 4096 / (1 << 20);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double percentile_ms(double part)
+{
+    size_t at = (size_t)((double)(sample_count - 1) * part);
+    return (double)samples[at] / 1e6;
+}
+
+static void connect_all(void)
+{
+    struct fault fault = {0};
+    for (size_t i = 0; i < agent_count; i++) {
+        agents[i].context = context_of("host", agents[i].name);
+        if (rpc_connect(&agents[i].rpc, loop, address, agents[i].context, "coordinator", &service,
+                        &agents[i], on_opened, &fault) < 0)
+            die("connecting an agent", &fault);
+        while (!agents[i].is_open) /* one handshake at a time: it is not what is measured */
+            loop_turn(loop, true);
+    }
+    while (welcome_count < agent_count)
+        loop_turn(loop, true);
+}
+
+static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
+{
+    (void)info;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+static void stop_now(void *data)
+{
+    loop_stop(data);
+}
+
+int main(int argc, char **argv)
+{
+    struct fault fault = {0};
+    if (argc < 2) {
+        (void)fputs("usage: bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS]\n", stderr);
+        return 2;
+    }
+    agent_count = argc > 2 ? strtoul(argv[2], NULL, 10) : 1000;
+    unsigned long seconds = argc > 3 ? strtoul(argv[3], NULL, 10) : 20;
+    struct rlimit files = {.rlim_cur = 65536, .rlim_max = 65536};
+    (void)setrlimit(RLIMIT_NOFILE, &files); /* the coordinator inherits it */
+    agents = calloc(agent_count + 1, sizeof *agents);
+    for (size_t i = 0; agents && i < agent_count; i++)
+        (void)snprintf(agents[i].name, sizeof agents[i].name, "node%04zu", i);
+    make_pool();
+    pid_t coordinator = start_coordinator(argv[1]);
+    struct loop_timer *beats = NULL, *asks = NULL, *end = NULL;
+    if (!agents || loop_new(&loop, &fault) < 0 ||
+        loop_timer_new(&beats, loop, beat, NULL, &fault) < 0 ||
+        loop_timer_new(&asks, loop, ask, NULL, &fault) < 0 ||
+        loop_timer_new(&end, loop, stop_now, loop, &fault) < 0)
+        die("setting up", &fault);
+    wait_until_it_listens(coordinator);
+    struct tls_context *operator_context = context_of("operator", "me");
+    if (rpc_connect(&operator_rpc, loop, address, operator_context, "coordinator", &service, NULL,
+                    on_operator_opened, &fault) < 0)
+        die("connecting the operator", &fault);
+    while (!operator_is_open)
+        loop_turn(loop, true);
+    uint64_t begun_ms = world_now_ms();
+    loop_timer_start(beats, 10, 10);
+    connect_all();
+    (void)printf("%zu agents connected and welcomed in %.1f s\n", agent_count,
+                 (double)(world_now_ms() - begun_ms) / 1e3);
+
+    double cpu = cpu_seconds(coordinator);
+    begun_ms = world_now_ms();
+    loop_timer_start(end, seconds * 500, 0);
+    loop_run(loop);
+    double idle = (cpu_seconds(coordinator) - cpu) / ((double)(world_now_ms() - begun_ms) / 1e3);
+    cpu = cpu_seconds(coordinator);
+    begun_ms = world_now_ms();
+    loop_timer_start(asks, 1, ASK_EVERY_MS);
+    loop_timer_start(end, seconds * 500, 0);
+    loop_run(loop);
+    double busy = (cpu_seconds(coordinator) - cpu) / ((double)(world_now_ms() - begun_ms) / 1e3);
+    qsort(samples, sample_count, sizeof *samples, by_size);
+    (void)printf("coordinator: %.1f %% of a CPU under %zu heartbeats a second, %.1f %% with %zu "
+                 "status questions beside; %.0f MiB resident\n",
+                 idle * 100, agent_count, busy * 100, sample_count, resident_mib(coordinator));
+    if (sample_count > 0)
+        (void)printf("status (pool, hosts, VMs, jobs): p50 %.1f ms, p99 %.1f ms, worst %.1f ms\n",
+                     percentile_ms(0.5), percentile_ms(0.99), percentile_ms(1));
+    (void)kill(coordinator, SIGTERM);
+    (void)waitpid(coordinator, NULL, 0);
+    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return 0;
+}
