@@ -390,7 +390,9 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
     if (!vm->guest)
         return fault_set(fault, ERR_NOMEM, "no memory for a VM");
 
-    vm->fd = ioctl(config->kvm_fd, KVM_CREATE_VM, 0);
+    do { /* seen once in some hundred: the kernel gives up for a signal that is not for us */
+        vm->fd = ioctl(config->kvm_fd, KVM_CREATE_VM, 0);
+    } while (vm->fd < 0 && errno == EINTR);
     if (vm->fd < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "creating a VM");
     if ((r = cpu_model_host_vendor(config->kvm_fd, vm->vendor, fault)) < 0 ||
