@@ -13,6 +13,8 @@
 #include "base/own.h"
 #include "migrate/guest.h"
 #include "migrate/region.h"
+#include "proto/limits.h"
+#include "proto/vm_spec.h"
 #include "vmm-core/dirty_tracker.h"
 #include "vmm-core/guest_memory.h"
 #include "vmm-core/vm.h"
@@ -21,7 +23,8 @@ enum {
     PORT_MAGIC = 0x50475747, /* "GWGP" */
     PORT_VERSION = 1,
     PORT_HEADER_BYTES = 16,
-    PORT_FLAG_PAUSED = 1, /* by an operator */
+    PORT_FLAG_PAUSED = 1,  /* by an operator */
+    PORT_FLAG_CMDLINE = 2, /* the command line that its own disk gave it follows the header */
 };
 
 struct guest_port {
@@ -29,6 +32,8 @@ struct guest_port {
     struct guest guest;
     struct region regions[2]; /* RAM, and what the guest was booted from */
     struct dirty_tracker *tracker; /* between track_start and track_stop */
+    const Godwit__VmSpec *spec;    /* borrowed */
+    char *cmdline;                 /* that came with a load; as the next one */
     bool stays_paused;             /* move's thread, then the loop's after the move's end */
     atomic_bool ended;
 
@@ -59,15 +64,18 @@ static int on_resume(void *owner, struct fault *fault)
     return guest_port_resume(port, fault);
 }
 
-static void header_encode(uint8_t header[static PORT_HEADER_BYTES], bool paused)
+static void header_encode(uint8_t header[static PORT_HEADER_BYTES], bool paused,
+                          size_t cmdline_bytes)
 {
     bytes_put_u32(header, PORT_MAGIC);
     bytes_put_u32(header + 4, PORT_VERSION);
-    bytes_put_u32(header + 8, paused ? PORT_FLAG_PAUSED : 0);
-    bytes_put_u32(header + 12, 0);
+    bytes_put_u32(header + 8,
+                  (paused ? PORT_FLAG_PAUSED : 0) | (cmdline_bytes ? PORT_FLAG_CMDLINE : 0));
+    bytes_put_u32(header + 12, (uint32_t)cmdline_bytes);
 }
 
-static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused, struct fault *fault)
+static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused,
+                         size_t *ret_cmdline_bytes, struct fault *fault)
 {
     if (count < PORT_HEADER_BYTES || bytes_get_u32(bytes) != PORT_MAGIC)
         return fault_set(fault, ERR_CORRUPT, "machine state without its header");
@@ -75,9 +83,16 @@ static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused, s
         return fault_set(fault, ERR_UNSUPPORTED, "machine state of version %u, this host knows %d",
                          bytes_get_u32(bytes + 4), PORT_VERSION);
     uint32_t flags = bytes_get_u32(bytes + 8);
-    if (flags & ~(uint32_t)PORT_FLAG_PAUSED || bytes_get_u32(bytes + 12))
+    uint32_t cmdline_bytes = bytes_get_u32(bytes + 12);
+    if (flags & ~(uint32_t)(PORT_FLAG_PAUSED | PORT_FLAG_CMDLINE) ||
+        !(flags & PORT_FLAG_CMDLINE) != !cmdline_bytes)
         return fault_set(fault, ERR_CORRUPT, "machine state with unknown flags %#x", flags);
+    if (cmdline_bytes > CMDLINE_MAX || cmdline_bytes > count - PORT_HEADER_BYTES ||
+        memchr(bytes + PORT_HEADER_BYTES, 0, cmdline_bytes))
+        return fault_set(fault, ERR_CORRUPT, "machine state with a command line of %u bytes",
+                         cmdline_bytes);
     *ret_paused = flags & PORT_FLAG_PAUSED;
+    *ret_cmdline_bytes = cmdline_bytes;
     return 0;
 }
 
@@ -94,13 +109,16 @@ static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct f
     int r = vm_save(port->vm, &machine, &count, fault);
     if (r < 0)
         return r;
-    uint8_t *bytes = malloc(PORT_HEADER_BYTES + count);
+    const char *cmdline = vm_spec_boots_from_disk(port->spec) ? port->spec->cmdline : NULL;
+    size_t head = PORT_HEADER_BYTES + (cmdline ? strlen(cmdline) : 0);
+    uint8_t *bytes = malloc(head + count);
     if (!bytes)
         return fault_set(fault, ERR_NOMEM, "no memory for %zu bytes of machine state", count);
-    header_encode(bytes, !port->guest.was_running);
-    memcpy(bytes + PORT_HEADER_BYTES, machine, count);
+    header_encode(bytes, !port->guest.was_running, head - PORT_HEADER_BYTES);
+    memcpy(bytes + PORT_HEADER_BYTES, cmdline ? cmdline : "", head - PORT_HEADER_BYTES);
+    memcpy(bytes + head, machine, count);
     *ret_bytes = bytes;
-    *ret_count = PORT_HEADER_BYTES + count;
+    *ret_count = head + count;
     return 0;
 }
 
@@ -109,13 +127,17 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
 {
     struct guest_port *port = owner;
     bool paused = false;
+    size_t cmdline_bytes = 0;
 
-    int r = header_decode(bytes, count, &paused, fault);
+    int r = header_decode(bytes, count, &paused, &cmdline_bytes, fault);
     if (r < 0)
         return r;
-    r = vm_load(port->vm, bytes + PORT_HEADER_BYTES, count - PORT_HEADER_BYTES, paused_ns, fault);
+    size_t head = PORT_HEADER_BYTES + cmdline_bytes;
+    r = vm_load(port->vm, bytes + head, count - head, paused_ns, fault);
     if (r < 0)
         return r;
+    if (cmdline_bytes) /* without memory for it a reset stops the VM, visibly */
+        port->cmdline = strndup((const char *)bytes + PORT_HEADER_BYTES, cmdline_bytes);
     port->stays_paused = paused;
     return 0;
 }
@@ -209,6 +231,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_file
 
     pthread_mutex_init(&port->gate_mutex, NULL);
     port->vm = vm;
+    port->spec = spec;
     port->regions[0] = (struct region){
         .ops = &port_ram_ops,
         .owner = port,
@@ -238,9 +261,15 @@ struct guest_port *guest_port_free(struct guest_port *port)
     if (port) {
         (void)dirty_tracker_free(port->tracker);
         pthread_mutex_destroy(&port->gate_mutex);
+        free(port->cmdline);
         free(port);
     }
     return NULL;
+}
+
+char *guest_port_take_cmdline(struct guest_port *port)
+{
+    return TAKE(port->cmdline);
 }
 
 struct guest *guest_port_guest(struct guest_port *port)

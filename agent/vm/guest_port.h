@@ -5,7 +5,8 @@
  *         threads; ended from a vCPU thread.
  *
  * Two things are added to what vm saves. A header (16 bytes: magic, version, flags, zero) says
- * whether an operator had paused the guest, so that it stays paused at the target. And a gate: no
+ * whether an operator had paused the guest, so that it stays paused at the target, and may bring the
+ * command line that the guest's own disk gave it. And a gate: no
  * byte of console input enters the guest once it was stopped to be saved, or it would be lost.
  */
 #ifndef GODWIT_AGENT_VM_GUEST_PORT_H
@@ -27,6 +28,9 @@ struct vm;
 int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
                    const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault);
 struct guest_port *guest_port_free(struct guest_port *port);
+
+/* After a load: gives the command line that came with it (malloc'ed), once; NULL: none did. */
+char *guest_port_take_cmdline(struct guest_port *port);
 
 /* Borrowed. Its was_running is the caller's to set before a move begins. */
 struct guest *guest_port_guest(struct guest_port *port);

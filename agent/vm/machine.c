@@ -55,7 +55,7 @@ struct machine {
     struct backend_set backends;
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
     bool paused;      /* by an operator */
-    bool moved_in;    /* it was made for a move, so its spec is the pool's, not a start's */
+    bool moved_in;    /* its spec lacks what its disk said at its start */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
     struct fault pending_fault;
@@ -623,6 +623,19 @@ static void on_source_ended(struct machine *machine, enum phase phase)
               "%s", "");
 }
 
+/* The pool's description knows only what its operator added; a guest that resets needs all of it. */
+static void take_cmdline(struct machine *machine)
+{
+    char *cmdline = guest_port_take_cmdline(machine->port);
+
+    if (!cmdline)
+        return;
+    if (machine->spec->cmdline && machine->spec->cmdline != protobuf_c_empty_string)
+        free(machine->spec->cmdline);
+    machine->spec->cmdline = cmdline;
+    machine->moved_in = false; /* it is as if it had been started here */
+}
+
 static void on_target_ended(struct machine *machine, enum phase phase,
                             const Godwit__MoveEvent *event)
 {
@@ -633,6 +646,7 @@ static void on_target_ended(struct machine *machine, enum phase phase,
         return;
     }
     machine->move = move_free(machine->move);
+    take_cmdline(machine);
     machine->paused = guest_port_stays_paused(machine->port);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
