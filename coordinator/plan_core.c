@@ -241,6 +241,12 @@ static const char *companion_on_its_way(const struct running *running, const str
     return NULL;
 }
 
+/* The target has the guest: what is left to be told burdens no link. */
+static bool is_carrying(const struct cluster_job *job)
+{
+    return job_core_is_active(&job->core) && job->core.step != JOB_FORWARD;
+}
+
 static unsigned moves_under_way(const struct cluster *cluster, const char *host, bool in,
                                 double *ret_dirtiest)
 {
@@ -248,7 +254,7 @@ static unsigned moves_under_way(const struct cluster *cluster, const char *host,
     for (size_t i = 0; i < cluster->job_count; i++) {
         const struct cluster_job *job = cluster->jobs[i];
         const char *side = in ? job->core.target_host : job->core.source_host;
-        if (!job_core_is_active(&job->core) || strcmp(side, host) != 0)
+        if (!is_carrying(job) || strcmp(side, host) != 0)
             continue;
         count++;
         double dirty = job->progress ? (double)job->progress->dirty_bytes_per_s : 0;
@@ -301,15 +307,15 @@ static bool may_begin_move(struct running *running, Godwit__PlanStep *step, stru
     }
     if (running->now.ns < run_of(running, step)->not_before_ns)
         return false; /* its note says why */
-    const char *companion = companion_on_its_way(running, vm);
-    if (companion) {
-        (void)snprintf(why, sizeof why, "waits for %s, which a rule ties it to", companion);
-        wait_for(running, step, why);
+    if (plan_step_is(step, "migrate") && !(convoy_lets(running, step, vm, vm->own.owner, false) &&
+                                           convoy_lets(running, step, vm, step->target, true)))
         return false;
-    }
-    return !plan_step_is(step, "migrate") ||
-           (convoy_lets(running, step, vm, vm->own.owner, false) &&
-            convoy_lets(running, step, vm, step->target, true));
+    const char *companion = companion_on_its_way(running, vm);
+    if (!companion)
+        return true;
+    (void)snprintf(why, sizeof why, "waits for %s, which a rule ties it to", companion);
+    wait_for(running, step, why);
+    return false;
 }
 
 /* ---- beginning --------------------------------------------------------------------------------
@@ -581,8 +587,12 @@ static void finish(struct running *running)
     info->ended_unix_ms = running->now.unix_ms;
     char took[UNITS_TEXT_SIZE];
     units_print_duration((info->ended_unix_ms - info->began_unix_ms) * NS_PER_MS, took);
-    plan_text(&info->verdict, "%u of %zu done in %s%s", done, info->n_steps + info->n_blockers,
-              took, info->n_kept > 0 ? "; some stay by choice" : "");
+    bool stays_cordoned = strcmp(info->kind, "evacuate") == 0 && info->host;
+    plan_text(&info->verdict, "%u of %zu done in %s%s%s%s%s", done,
+              info->n_steps + info->n_blockers, took,
+              info->n_kept > 0 ? "; some stay by choice" : "", stays_cordoned ? "; " : "",
+              stays_cordoned ? info->host : "",
+              stays_cordoned ? " takes no VMs until it is restored" : "");
     if (left > 0)
         set_error(running, canceled ? GW_PLAN_CANCELED : GW_PLAN_PARTLY, done, left);
     cluster_todo_event(running->todo, "", "plan %s: %s %s: %s", running->plan->id, info->kind,
@@ -627,7 +637,7 @@ static void measure_host(struct cluster *cluster, struct cluster_host *host, boo
         const char *side = in ? job->core.target_host : job->core.source_host;
         if (!job->is_measured || strcmp(side, host->name) != 0)
             continue;
-        moves += job_core_is_active(&job->core) || job->fresh_bytes > 0;
+        moves += is_carrying(job) || job->fresh_bytes > 0;
         ended += !job_core_is_active(&job->core) && job->core.state == JOB_DONE;
         bytes += job->fresh_bytes;
     }

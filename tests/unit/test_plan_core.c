@@ -151,7 +151,8 @@ static void tick(void)
     cluster_todo_deinit(&todo);
     unsigned active = 0;
     for (size_t i = 0; i < cluster.job_count; i++)
-        active += job_core_is_active(&cluster.jobs[i]->core);
+        active += job_core_is_active(&cluster.jobs[i]->core) &&
+                  cluster.jobs[i]->core.step != JOB_FORWARD; /* those that have arrived */
     most_at_once = active > most_at_once ? active : most_at_once;
 }
 
