@@ -994,10 +994,11 @@ static void question_done(struct cluster *cluster, struct cluster_vm *vm,
     }
     if (!result->fault || !result->definite)
         return;
-    if (result->fault->code == ERR_NOT_FOUND) {
+    if (result->fault->code == ERR_NOT_FOUND && order->kind == ORDER_STATUS) {
         take_absence(cluster, host, vm, HEARD_ANSWER, order->asked_ns, now, todo);
     } else if (order->kind == ORDER_VERDICT && is_jobs) {
-        /* Refused, so things are not as we believed: look before saying it again. */
+        /* Refused, so things are not as we believed: look before saying it again. Also "not found":
+         * it may be the move that was not found, by a VM that runs and was never told of it. */
         job_order(vm->job, is_same(vm->job->core.target_host, order->host), ORDER_STATUS, 0, now,
                   todo);
     }

@@ -632,6 +632,28 @@ static void a_late_word_of_a_target_that_took_asks_for_nothing(void **state)
     cluster_todo_deinit(&todo);
 }
 
+static void a_move_that_its_source_never_heard_of_is_no_missing_vm(void **state)
+{
+    (void)state;
+    struct cluster_vm *vm = create("web", "node1");
+    (void)make("evacuate", "node1", false, NULL, 0);
+    tick();
+    struct cluster_order order = {.kind = ORDER_VERDICT, .host = "node1", .asked_ns = now_ns};
+    struct cluster_todo todo = {0};
+    struct fault fault = {0};
+    struct cluster_result result = {.fault = &fault, .definite = true};
+    (void)snprintf(order.vm_id, sizeof order.vm_id, "%s", vm->id);
+    (void)snprintf(order.job_id, sizeof order.job_id, "%s", vm->job->core.id);
+    fault_set(&fault, ERR_NOT_FOUND, "web has no move %s", vm->job->core.move_id);
+
+    cluster_order_done(&cluster, &order, &result, now(), &todo);
+
+    assert_false(vm->job->core.source.gone);
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_STATUS);
+    cluster_todo_deinit(&todo);
+}
+
 static void a_vm_goes_only_where_its_network_is(void **state)
 {
     (void)state;
@@ -707,6 +729,7 @@ int main(void)
         TEST(hosts_reboot_one_after_another_and_get_their_vms_back),
         TEST(a_plan_that_comes_too_late_is_refused_before_it_begins),
         TEST(a_late_word_of_a_target_that_took_asks_for_nothing),
+        TEST(a_move_that_its_source_never_heard_of_is_no_missing_vm),
         TEST(a_vm_goes_only_where_its_network_is),
         TEST(rules_are_judged_whole),
         TEST(labels_are_set_and_taken_away),
