@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/own.h"
+#include "base/world.h"
 
 enum {
     CONNECT_MS = 700,
@@ -372,6 +373,14 @@ static int read_where(struct etcd *etcd, const char *where, struct fault *fault)
     return 0;
 }
 
+/* Not all begin with the same member: it may be the one that is silent. */
+static void choose_first(struct etcd *etcd)
+{
+    uint8_t chance;
+    world_random(&chance, sizeof chance);
+    etcd->member = chance % etcd->member_count;
+}
+
 static void curl_begin(void)
 {
     (void)curl_global_init(CURL_GLOBAL_DEFAULT); /* fails without memory; then easy_init does */
@@ -404,6 +413,8 @@ int etcd_new(struct etcd **ret_etcd, const char *where, struct fault *fault)
     if (!etcd)
         return fault_set(fault, ERR_NOMEM, "no memory to reach etcd");
     int r = read_where(etcd, where, fault);
+    if (r == 0)
+        choose_first(etcd);
     if (r == 0)
         r = open_curl(etcd, fault);
     if (r < 0) {

@@ -203,7 +203,11 @@ static void learn_report(struct job_core *core, const struct job_report *report,
         side->latch = report->latch;
         todo->bits |= JOB_TODO_STORE | JOB_TODO_REPORT;
     }
-    if (report->absent && !side->gone && core->step != JOB_PREPARE) {
+    /* R7: a question that left before the target had its process is answered by "not here", and
+     * that may arrive when it has long been there. */
+    bool is_early =
+        report->at_target && report->asked_ns > 0 && report->asked_ns <= core->address_ns;
+    if (report->absent && !side->gone && core->step != JOB_PREPARE && !is_early) {
         side->gone = true;
         todo->bits |= JOB_TODO_STORE;
     }
@@ -557,6 +561,7 @@ void job_core_step(struct job_core *core, const struct job_event *event, struct 
     case JOB_EVENT_ADDRESS:
         if (core->step == JOB_PREPARE) { /* else it comes too late: BACK is on its way */
             core->out_sent = true;
+            core->address_ns = event->now_ns;
             core->source.heard_ns = core->target.heard_ns = event->now_ns;
             set_step(core, JOB_MOVE, event->now_ns, todo);
             todo->bits |= JOB_TODO_MOVE_OUT;

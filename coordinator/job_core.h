@@ -87,6 +87,7 @@ struct job_core {
     bool parked;      /* the source said that it waits */
     bool has_receipt;
     bool alarmed;
+    uint64_t address_ns;      /* when the target told its address: its process is there since */
     uint64_t gave_ns;         /* when GAVE was learned */
     uint64_t target_clear_ns; /* when it was learned that the target will never run it */
     uint64_t step_ns;         /* when the step began */

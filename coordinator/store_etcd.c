@@ -315,8 +315,9 @@ static int become_leader(struct etcd_store *store, struct fault *fault)
     r = etcd_commit(store->work, &free, 1, &take, 1, &revision, fault);
     if (r < 0 && r != ERR_UNREACHABLE)
         return r;
-    /* Whatever the answer was: is it ours? */
-    r = read_key(store, store->leader_key, &held, fault);
+    do { /* whatever the answer was: is it ours? */
+        r = read_key(store, store->leader_key, &held, fault);
+    } while (r == ERR_UNREACHABLE && world_now_ms() < sent_ms + LEASE_S * 1000);
     if (r < 0)
         return r;
     if (!held.is_there)
@@ -600,6 +601,25 @@ static void etcd_store_close(void *self)
     free(store);
 }
 
+/* Leadership that was won under a struggling etcd is not given away for one answer that is late:
+ * nobody else could do better with it. */
+static int take_over(struct etcd_store *store, struct fault *fault)
+{
+    int (*const steps[])(struct etcd_store * store, struct fault * fault) = {write_schema, know_all,
+                                                                             trim_events};
+    for (size_t at = 0; at < ARRAY_COUNT(steps);) {
+        int r = steps[at](store, fault);
+        if (r == 0)
+            at++;
+        else if (r != ERR_UNREACHABLE)
+            return r;
+        r = renew_by(store, store->work, fault); /* fails once the lease may have ended */
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 static int open_store(struct etcd_store *store, const char *where, const char *who,
                       struct fault *fault)
 {
@@ -619,11 +639,7 @@ static int open_store(struct etcd_store *store, const char *where, const char *w
     r = check_schema(store, fault);
     if (r == 0)
         r = become_leader(store, fault);
-    if (r == 0)
-        r = write_schema(store, fault);
-    if (r == 0)
-        r = know_all(store, fault);
-    return r == 0 ? trim_events(store, fault) : r;
+    return r == 0 ? take_over(store, fault) : r;
 }
 
 static int etcd_store_open(void **ret_self, const char *where, const char *who, struct fault *fault)

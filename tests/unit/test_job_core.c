@@ -191,6 +191,25 @@ static void a_parked_guest_is_pushed_forward_and_never_resumed_on_silence(void *
     assert_int_equal(job.state, JOB_RUNNING);
 }
 
+static void an_absence_that_was_asked_before_the_target_had_its_process_is_no_proof(void **state)
+{
+    (void)state;
+    uint64_t asked_ns = job.address_ns; /* of what an earlier move had left there */
+    (void)tick(10);
+    (void)report(false, LATCH(GAVE));
+
+    struct job_todo late = step(
+        (struct job_event){.type = JOB_EVENT_REPORT,
+                           .report = {.at_target = true, .absent = true, .asked_ns = asked_ns}});
+    assert_int_equal(late.own, JOB_OWN_KEEP);
+    assert_int_equal(job.step, JOB_MOVE);
+
+    struct job_todo true_one =
+        step((struct job_event){.type = JOB_EVENT_REPORT,
+                                .report = {.at_target = true, .absent = true, .asked_ns = now_ns}});
+    assert_int_equal(true_one.own, JOB_OWN_RECOVER);
+}
+
 static void an_abandoned_target_lets_the_source_go_on_as_a_new_generation(void **state)
 {
     (void)state;
@@ -330,6 +349,7 @@ int main(void)
         MOVING(an_aborted_source_that_never_says_why_ends_it_all_the_same),
         MOVING(an_aborted_move_does_not_wait_for_ever_for_a_dead_target),
         MOVING(a_parked_guest_is_pushed_forward_and_never_resumed_on_silence),
+        MOVING(an_absence_that_was_asked_before_the_target_had_its_process_is_no_proof),
         MOVING(an_abandoned_target_lets_the_source_go_on_as_a_new_generation),
         MOVING(a_cancel_asks_the_source_and_ends_as_canceled),
         MOVING(a_cancel_with_an_unreachable_source_abandons_the_target_first),
