@@ -20,7 +20,7 @@ def main():
         if not got:
             break
         seen += got
-        if any(line.strip().startswith(marker) for line in seen.splitlines()):
+        if any(line.strip().startswith(marker) for line in seen.split(b"\n")[:-1]):  # whole lines
             found = time.monotonic() - started
     if marker == b"END" and process.poll() is not None:
         found = time.monotonic() - started
