@@ -147,6 +147,8 @@ static void say_goal(struct words *words, const Godwit__JobInfo *job)
                   goal[0] ? "goal " : "more than its goal", goal);
     else
         words_say(words, "pause forecast %s%s%s", pause, goal[0] ? ", goal " : "", goal);
+    if (progress->throttle_permille)
+        words_say(words, ", its writers are held back %u %%", progress->throttle_permille / 10);
 }
 
 /* Why it waits and what can be done: only when a round has shown that it does not fit. */

@@ -298,6 +298,11 @@ static void say_cost(struct words *words, const Godwit__MoveReceipt *receipt)
     words_say(words, "%-14s source %s", "CPU time", text);
     units_print_duration(receipt->target_cpu_ns, text);
     words_say(words, ", target %s\n", text);
+    if (receipt->throttled_ns) {
+        units_print_duration(receipt->throttled_ns, text);
+        words_say(words, "%-14s %s of its vCPUs' time, at most %u %%\n", "held back", text,
+                  receipt->throttle_permille_peak / 10);
+    }
     if (receipt->digest_pages) {
         units_print_count(receipt->digest_pages, text);
         words_say(words, "%-14s %016" PRIx64 " over %s pages%s\n", "digest", receipt->memory_digest,

@@ -17,6 +17,9 @@ struct fault;
 struct guest_ops {
     void (*pause)(void *owner);                      /* all vCPUs at once; idempotent */
     int (*resume)(void *owner, struct fault *fault); /* guest time goes on */
+    /* Hold the writing vCPUs back for so many thousandths of the time, 0: no more; may be NULL.
+     * *ret_held_ns: how long they stood by now, added up over the vCPUs and since ever. */
+    int (*throttle)(void *owner, unsigned permille, uint64_t *ret_held_ns, struct fault *fault);
     /* Gives malloc'ed bytes. */
     int (*save)(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct fault *fault);
     int (*load)(void *owner, const uint8_t *bytes, size_t count, uint64_t paused_ns,

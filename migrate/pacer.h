@@ -23,6 +23,10 @@ struct pacer_core {
 void pacer_core_init(struct pacer_core *core, uint64_t bytes_per_s, uint64_t now_ns);
 /* Take `bytes`; returns how long the taker must wait before it sends them. */
 uint64_t pacer_core_take(struct pacer_core *core, uint64_t bytes, uint64_t now_ns);
+/* Another limit from now on; what was taken stays taken. */
+void pacer_core_set(struct pacer_core *core, uint64_t bytes_per_s, uint64_t now_ns);
+/* How long until the debt of now is paid. */
+uint64_t pacer_core_debt_ns(const struct pacer_core *core, uint64_t now_ns);
 
 struct pacer;
 
@@ -32,6 +36,8 @@ int pacer_new(struct pacer **ret_pacer, uint64_t bytes_per_s);
 struct pacer *pacer_free(struct pacer *pacer);
 /* Returns 0 after waiting, with the time in *ret_waited_ns; PACER_E_CLOSED once it is closed. */
 int pacer_wait(struct pacer *pacer, uint64_t bytes, uint64_t *ret_waited_ns);
+/* Another limit from now on, for those who wait, too. 0: none. */
+void pacer_set(struct pacer *pacer, uint64_t bytes_per_s);
 void pacer_close(struct pacer *pacer);
 
 #endif

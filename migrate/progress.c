@@ -75,6 +75,7 @@ void progress_fill(struct progress *progress, const struct progress_facts *facts
         FILL(dirty_bytes_per_s, converge->dirty_pages_per_s * PAGE_BYTES);
         FILL(predicted_pause_ns, converge->predicted_ns);
         FILL(waiting_for_goal, converge->waiting_for_goal);
+        FILL(throttle_permille, facts->throttle_permille);
         FILL(eta_ns, converge_forecast_ns(converge, progress->round_pages - done,
                                           facts->bandwidth_bytes_per_s));
     }

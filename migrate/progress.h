@@ -30,6 +30,7 @@ struct progress_facts {
     uint64_t memory_pages;           /* populated at the start */
     const struct converge *converge; /* NULL at the target */
     uint64_t bandwidth_bytes_per_s;
+    unsigned throttle_permille;
 };
 
 void progress_add(struct progress *progress, uint64_t pages, uint64_t zero_pages,

@@ -26,7 +26,8 @@ struct region_ops {
     /* Clear the pages of the aligned 512-page block at first_page that are set in the mask. */
     int (*clear)(struct region *region, uint64_t first_page, const uint64_t mask[static 8],
                  struct fault *fault);
-    /* Clear all pages that are set in `pages`, of the whole region: few calls, few interruptions. */
+    /* Clear all pages that are set in `pages`, of the whole region: few calls, few interruptions.
+     */
     int (*clear_many)(struct region *region, const struct bitmap *pages, struct fault *fault);
     /* Pages with memory behind them; all others are zero and are never touched. */
     int (*populated)(struct region *region, struct bitmap *ret_populated, struct fault *fault);

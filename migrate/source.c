@@ -157,6 +157,34 @@ static void resume_guest(struct source *source)
     pthread_mutex_unlock(&source->mutex);
 }
 
+void source_throttle(struct source *source, unsigned permille)
+{
+    const struct guest *guest = source->config.guest;
+    if (!guest->ops->throttle || permille == source->throttle_permille)
+        return;
+    /* Refused for want of memory: the guest runs free, and the next round asks again. */
+    struct fault fault = {0};
+    uint64_t held_ns = 0;
+    if (guest->ops->throttle(guest->owner, permille, &held_ns, &fault) == 0) {
+        if (!source->has_throttled)
+            source->throttled_before_ns = held_ns;
+        source->has_throttled = true;
+        source->throttled_ns = held_ns - source->throttled_before_ns;
+        source->throttle_permille = permille;
+    } else {
+        log_warn("source", "the guest is not slowed: %s vm=%s move=%s", fault.text, guest->vm_id,
+                 source->move_id);
+    }
+}
+
+static unsigned wanted_throttle(struct source *source)
+{
+    pthread_mutex_lock(&source->mutex);
+    unsigned permille = source->core.ended ? 0 : source->core.throttle.permille;
+    pthread_mutex_unlock(&source->mutex);
+    return permille;
+}
+
 static int carry_out(struct source *source, enum source_todo bit, struct fault *fault)
 {
     switch (bit) {
@@ -194,6 +222,7 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         latch(source, GODWIT__LATCH__LATCH_RELEASED);
         return 0;
     case SOURCE_TODO_LATCH_ABORTED:
+        source_throttle(source, 0);
         latch(source, GODWIT__LATCH__LATCH_ABORTED);
         return 0;
     case SOURCE_TODO_RESUME:
@@ -204,6 +233,9 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         return 0;
     case SOURCE_TODO_END:
         source->finished = true;
+        return 0;
+    case SOURCE_TODO_THROTTLE:
+        source_throttle(source, wanted_throttle(source));
         return 0;
     }
     assert(false);
@@ -245,6 +277,7 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
     struct converge converge = source->core.converge;
     enum phase phase = source->core.phase;
     uint64_t started_ns = source->core.started_ns;
+    uint64_t bandwidth_bytes_per_s = source->core.config.bandwidth_bytes_per_s;
     pthread_mutex_unlock(&source->mutex);
 
     const struct progress_facts facts = {
@@ -255,7 +288,8 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
         .lanes = source->lanes_open,
         .memory_pages = source->populated_pages,
         .converge = &converge,
-        .bandwidth_bytes_per_s = source->bandwidth_bytes_per_s,
+        .bandwidth_bytes_per_s = bandwidth_bytes_per_s,
+        .throttle_permille = source->throttle_permille,
     };
     Godwit__MoveProgress message;
     progress_fill(&source->progress, &facts, &message);
@@ -368,8 +402,6 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         r = resolve_compress(goals->compress, &source->compress, fault);
     if (r < 0)
         return r;
-    source->downtime_ns_max = core.downtime_ns_max;
-    source->bandwidth_bytes_per_s = core.bandwidth_bytes_per_s;
     source->reread = core.reread;
     unsigned lanes = goals->lanes ? goals->lanes : default_lanes();
     if (lanes > source->config.lanes)
@@ -436,7 +468,7 @@ int source_new(struct source **ret_source, const struct source_config *config, s
     source->config.move_id = source->move_id;
     source->config.target_incarnation = source->target_incarnation;
     if (!source->move_id || !source->target_incarnation ||
-        pacer_new(&source->pacer, source->bandwidth_bytes_per_s) < 0 ||
+        pacer_new(&source->pacer, source->core.config.bandwidth_bytes_per_s) < 0 ||
         mailbox_new(&source->mailbox, MAIL_SLOTS, sizeof(struct source_mail)) < 0)
         return fault_set(fault, ERR_NOMEM, "no memory for a move");
     *ret_source = TAKE(source);
@@ -515,6 +547,29 @@ static int verdict_event(Godwit__MoveVerdictKind kind, enum source_event_type *r
         break;
     }
     return ERR_STATE;
+}
+
+int source_tune(struct source *source, const Godwit__MoveGoals *goals, struct fault *fault)
+{
+    struct source_event event = {.now_ns = world_now_ns(), .type = SOURCE_EVENT_GOALS};
+    event.goals = (struct source_goals){
+        .downtime_ns_max = goals->downtime_ns_max ? goals->downtime_ns_max : DOWNTIME_NS_DEFAULT,
+        .deadline_ms = goals->deadline_ms,
+        .bandwidth_bytes_per_s = goals->bandwidth_bytes_per_s,
+    };
+    int r = resolve_policy(goals->policy, &event.goals.policy, fault);
+    if (r < 0)
+        return r;
+    unsigned todo = 0;
+    pthread_mutex_lock(&source->mutex);
+    r = source_core_step(&source->core, &event, &todo, fault);
+    merge_todo(source, todo);
+    if (r == 0)
+        pacer_set(source->pacer, event.goals.bandwidth_bytes_per_s);
+    pthread_mutex_unlock(&source->mutex);
+    if (r == 0)
+        mailbox_poke(source->mailbox); /* it looks at its deadline anew */
+    return r;
 }
 
 int source_verdict(struct source *source, Godwit__MoveVerdictKind kind, uint64_t generation,

@@ -3,7 +3,7 @@
  * Flow:   agent/vm -> [source] -> source_core, page_scan, lanes -> target
  * Thread: source_start begins the scan thread, which is the move's own; callbacks run on it, but
  *         for open_lane, which runs on a thread that does nothing else.
- *         verdict from any thread. new, start, free on the owner's.
+ *         verdict and tune from any thread. new, start, free on the owner's.
  */
 #ifndef GODWIT_MIGRATE_SOURCE_H
 #define GODWIT_MIGRATE_SOURCE_H
@@ -48,6 +48,11 @@ int source_new(struct source **ret_source, const struct source_config *config, s
 int source_start(struct source *source, struct fault *fault);
 /* Joins the thread (verdict CANCEL first, when it has not ended). */
 struct source *source_free(struct source *source);
+
+/* Other goals while it runs, all of them; of `goals` counts: downtime, deadline (of the whole
+ * pre-copy), bandwidth, policy. ERR_STATE once the pause is near, or the move has ended. Any
+ * thread. */
+int source_tune(struct source *source, const Godwit__MoveGoals *goals, struct fault *fault);
 
 /* What the world says of the move; obeyed where SWITCHOVER's rules allow it, else refused with
  * ERR_STATE (asked synchronously of the core under its lock): CANCEL before GAVE; STARTED,

@@ -24,6 +24,15 @@ enum {
     DRAIN_GOALS = 10, /* the drain may take ten times the goal before we turn back */
 };
 
+/* What each policy may take from the guest, in thousandths of its time, and how soon. */
+static const struct {
+    unsigned permille_max, stalls_min;
+} throttles[] = {
+    [SOURCE_POLICY_GENTLE] = {0, 0},
+    [SOURCE_POLICY_BALANCED] = {800, 2},
+    [SOURCE_POLICY_FINISH] = {THROTTLE_PERMILLE_MAX, 1},
+};
+
 static const char *const names[SOURCE_EVENT_COUNT] = {
     [SOURCE_EVENT_START] = "start",
     [SOURCE_EVENT_CONTROL_OPEN] = "control-open",
@@ -45,6 +54,7 @@ static const char *const names[SOURCE_EVENT_COUNT] = {
     [SOURCE_EVENT_VERDICT_ABANDONED] = "verdict-abandoned",
     [SOURCE_EVENT_VERDICT_RESUME] = "verdict-resume",
     [SOURCE_EVENT_VERDICT_DROP] = "verdict-drop",
+    [SOURCE_EVENT_GOALS] = "goals",
 };
 
 const char *source_event_name(enum source_event_type type)
@@ -86,6 +96,8 @@ void source_core_init(struct source_core *core, const struct source_core_config 
         core->config.deadline_ms = source_core_default_deadline_ms(config);
     core->latch = GODWIT__LATCH__LATCH_NONE;
     converge_init(&core->converge, config->downtime_ns_max, config->vcpus);
+    throttle_init(&core->throttle, throttles[config->policy].permille_max,
+                  throttles[config->policy].stalls_min);
 }
 
 static uint64_t phase_ms_max(const struct source_core *core, enum phase phase)
@@ -276,8 +288,14 @@ static unsigned on_prepared(struct source_core *core, const struct source_event 
 static unsigned on_round_done(struct source_core *core, const struct source_event *event)
 {
     assert(!core->standing_by);
-    if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND)
-        return SOURCE_TODO_ROUND;
+    const struct converge *converge = &core->converge;
+    if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND) {
+        unsigned before = core->throttle.permille;
+        if (converge->predicted_ns > converge->downtime_ns_max)
+            (void)throttle_step(&core->throttle, event->round.pages, event->round.dirty_pages,
+                                converge->stalls);
+        return SOURCE_TODO_ROUND | (core->throttle.permille != before ? SOURCE_TODO_THROTTLE : 0);
+    }
     core->standing_by = true;
     return SOURCE_TODO_STAND_BY;
 }
@@ -386,6 +404,23 @@ static unsigned on_cancel(struct source_core *core, const struct source_event *e
     return give_up(core, event->now_ns);
 }
 
+static unsigned on_goals(struct source_core *core, const struct source_event *event)
+{
+    const struct source_goals *goals = &event->goals;
+    struct source_core_config *config = &core->config;
+    config->downtime_ns_max = core->converge.downtime_ns_max = goals->downtime_ns_max;
+    config->bandwidth_bytes_per_s = goals->bandwidth_bytes_per_s;
+    config->policy = goals->policy;
+    config->deadline_ms =
+        goals->deadline_ms ? goals->deadline_ms : source_core_default_deadline_ms(config);
+    if (core->phase == PHASE_PRECOPY)
+        core->phase_deadline_ns = core->entered_ns[PHASE_PRECOPY] + config->deadline_ms * NS_PER_MS;
+    unsigned before = core->throttle.permille;
+    throttle_limit(&core->throttle, throttles[goals->policy].permille_max,
+                   throttles[goals->policy].stalls_min);
+    return core->throttle.permille != before ? SOURCE_TODO_THROTTLE : 0;
+}
+
 static unsigned resume_granted(struct source_core *core, const struct source_event *event)
 {
     assert(core->latch == GODWIT__LATCH__LATCH_GAVE);
@@ -450,6 +485,8 @@ static bool may_happen(const struct source_core *core, const struct source_event
         return gave;
     case SOURCE_EVENT_VERDICT_RESUME:
         return gave && event->generation > core->config.generation;
+    case SOURCE_EVENT_GOALS: /* nobody reads them any more once the pause was decided on */
+        return core->phase <= PHASE_PRECOPY && !core->standing_by;
     case SOURCE_EVENT_FAILED:
     case SOURCE_EVENT_TICK:
     case SOURCE_EVENT_WELCOME:
@@ -465,9 +502,10 @@ static bool may_happen(const struct source_core *core, const struct source_event
     return false;
 }
 
-static bool is_verdict(enum source_event_type type)
+/* Somebody waits for the answer. */
+static bool is_from_outside(enum source_event_type type)
 {
-    return type >= SOURCE_EVENT_VERDICT_CANCEL && type <= SOURCE_EVENT_VERDICT_DROP;
+    return type >= SOURCE_EVENT_VERDICT_CANCEL && type <= SOURCE_EVENT_GOALS;
 }
 
 static unsigned dispatch(struct source_core *core, const struct source_event *event)
@@ -512,6 +550,8 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
         return resume_granted(core, event);
     case SOURCE_EVENT_VERDICT_DROP:
         return on_drop(core, event);
+    case SOURCE_EVENT_GOALS:
+        return on_goals(core, event);
     case SOURCE_EVENT_COUNT:
         break;
     }
@@ -523,7 +563,7 @@ int source_core_step(struct source_core *core, const struct source_event *event,
                      struct fault *fault)
 {
     *ret_todo = 0;
-    if (core->ended && !is_verdict(event->type))
+    if (core->ended && !is_from_outside(event->type))
         return 0; /* the shell's and the wire's late news; nothing to decide any more */
     if (core->ended || !may_happen(core, event))
         return fault_set(fault, ERR_STATE, "'%s' may not be in phase %s",

@@ -14,6 +14,7 @@
 
 #include "base/err.h"
 #include "migrate/converge.h"
+#include "migrate/throttle.h"
 #include "proto/migration.pb-c.h"
 #include "proto/phase.h"
 
@@ -43,7 +44,16 @@ enum source_event_type {
     SOURCE_EVENT_VERDICT_ABANDONED, /* generation: 0, or the new one to resume at */
     SOURCE_EVENT_VERDICT_RESUME,    /* generation: the new one */
     SOURCE_EVENT_VERDICT_DROP,
+    /* the operator's, while it runs; not once the pause is near */
+    SOURCE_EVENT_GOALS,
     SOURCE_EVENT_COUNT
+};
+
+struct source_goals {
+    uint64_t downtime_ns_max;
+    uint64_t deadline_ms; /* of the whole pre-copy, 0: by policy */
+    uint64_t bandwidth_bytes_per_s;
+    enum source_policy policy;
 };
 
 struct source_event {
@@ -53,6 +63,7 @@ struct source_event {
     uint64_t activity;           /* TICK: grows whenever a page went out or a fence was answered */
     uint64_t populated_pages;    /* WELCOME: what prepare has to give memory to */
     uint64_t generation;         /* verdicts */
+    struct source_goals goals;   /* GOALS: all of them */
     const struct fault *fault;   /* FAILED, ABANDONED, LINK_LOST, CANCEL; borrowed */
 };
 
@@ -75,13 +86,15 @@ enum source_todo {
     SOURCE_TODO_RESUME = 1 << 14, /* as it was before the move */
     SOURCE_TODO_SEND_ABORT = 1 << 15,
     SOURCE_TODO_END = 1 << 16,
+    SOURCE_TODO_THROTTLE = 1 << 17, /* hold the guest's writers as core->throttle says */
 };
 
 /* Of these nothing may happen any more once the move rolls back. */
 #define SOURCE_TODO_FORWARD                                                                        \
     (SOURCE_TODO_OPEN_CONTROL | SOURCE_TODO_SEND_HELLO | SOURCE_TODO_PREPARE |                     \
      SOURCE_TODO_FIRST_ROUND | SOURCE_TODO_ROUND | SOURCE_TODO_STAND_BY | SOURCE_TODO_PAUSE |      \
-     SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER)
+     SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER |                      \
+     SOURCE_TODO_THROTTLE)
 
 enum { SOURCE_SILENT_MS_MAX = 60 * 1000 }; /* a round in which nothing moves at all */
 
@@ -104,6 +117,7 @@ struct source_core {
     enum phase phase;
     Godwit__Latch latch;
     struct converge converge;
+    struct throttle throttle;
     bool control_open, lanes_open, prepared, standing_by, guest_stopped, link_lost;
     bool target_abandoned; /* it said so after GAVE */
     bool ended;

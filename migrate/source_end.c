@@ -67,6 +67,8 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     FILL(target_cpu_ns, source->target_cpu_ns);
     FILL(populate_ns, source->populate_ns);
     FILL(predicted_total_ns, source->predicted_total_ns);
+    FILL(throttled_ns, source->throttled_ns);
+    FILL(throttle_permille_peak, source->core.throttle.permille_peak);
     if (to->moved) {
         FILL(digest_pages, source_total_pages(source->config.guest));
         FILL(memory_digest, digest);

@@ -59,14 +59,13 @@ struct source_region {
     struct bitmap scratch;
     bool tracking;
     uint64_t learn_ns; /* what it took to ask for populated */
-    bool exact;        /* the log holds only pages that were written: no need to ask for populated */
+    bool exact; /* the log holds only pages that were written: no need to ask for populated */
 };
 
 struct source {
     /* set before start, read by all */
     struct source_config config;
     char *move_id, *target_incarnation;
-    uint64_t downtime_ns_max, bandwidth_bytes_per_s;
     enum page_tuner_policy compress;
     bool reread;
     unsigned lanes_wanted;
@@ -110,6 +109,9 @@ struct source {
     uint64_t state_digest, memory_digest;
     uint64_t paused_at_ns;
     uint64_t populated_pages;
+    unsigned throttle_permille;                 /* as the guest was told last */
+    uint64_t throttled_ns, throttled_before_ns; /* by this move, and before it */
+    bool has_throttled;
     uint64_t predicted_total_ns, populate_ns, target_cpu_ns;
     bool forecast_refined;
     bool finished;
@@ -138,6 +140,9 @@ enum phase source_current_phase(struct source *source);
 
 /* The end of the core's phase, 0 for none; read under the lock. */
 uint64_t source_current_deadline(struct source *source);
+
+/* Hold the guest's writers back for so many thousandths of the time. */
+void source_throttle(struct source *source, unsigned permille);
 
 /* Tell the owner how far the move is. */
 void source_tell_progress(struct source *source, uint64_t now_ns);

@@ -186,9 +186,9 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
         return r;
     pthread_mutex_lock(&source->mutex);
     source->core.populated_pages = pages;
-    source->predicted_total_ns =
-        world_now_ns() - source->core.started_ns +
-        converge_forecast_ns(&source->core.converge, pages, source->bandwidth_bytes_per_s);
+    source->predicted_total_ns = world_now_ns() - source->core.started_ns +
+                                 converge_forecast_ns(&source->core.converge, pages,
+                                                      source->core.config.bandwidth_bytes_per_s);
     pthread_mutex_unlock(&source->mutex);
     source->populated_pages = pages;
     source_rounds_dispatch(source, pages, PAGE_BATCH_FENCE);
@@ -221,6 +221,7 @@ int source_rounds_pause_guest(struct source *source, struct fault *fault)
     source->paused_at_ns = world_now_ns();
     source->hot_until_ns = source->paused_at_ns + LANE_HOT_NS;
     guest->ops->pause(guest->owner);
+    source_throttle(source, 0);
 
     uint64_t pages = 0;
     int r = collect(source, &pages, fault);

@@ -309,8 +309,8 @@ static void stop_threads(struct target *target)
         target_mail_discard(&mail);
 }
 
-/* ABANDONED says why; a lane that closes says nothing. So the lanes stay until the source has heard it and
- * hung up, or LAST_WORD_MS have passed. */
+/* ABANDONED says why; a lane that closes says nothing. So the lanes stay until the source has heard
+ * it and hung up, or LAST_WORD_MS have passed. */
 static void let_the_last_word_arrive(struct target *target)
 {
     if (target->core.phase != PHASE_ROLLED_BACK || target->core.link_lost || !target->control)

@@ -21,10 +21,12 @@ function(vmm_host_test name)
 endfunction()
 
 vmm_host_test(vm_move)
+vmm_host_test(vm_brake)
 
 godwit_test(unit guest_memory ROOMS vmm-core)
 godwit_test(unit dev_serial ROOMS vmm-core)
 godwit_test(unit gate ROOMS vmm-core)
+godwit_test(unit brake ROOMS vmm-core)
 godwit_test(unit cpu_model ROOMS vmm-core)
 godwit_test(unit boot_pvh ROOMS vmm-core)
 godwit_test(unit boot ROOMS vmm-core)

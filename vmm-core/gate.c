@@ -141,3 +141,13 @@ bool gate_pass(struct gate *gate, uint32_t *seen)
         (void)wait_change(&gate->word, word, UINT64_MAX); /* no timeout: it changed */
     }
 }
+
+void gate_hold(struct gate *gate, uint64_t hold_ns)
+{
+    uint64_t begun_ns = world_now_ns(), stood_ns = 0;
+    uint32_t word = load(&gate->word);
+    while ((word & 3) == GATE_OPEN && load(&gate->word) == word && stood_ns < hold_ns) {
+        futex_wait(&gate->word, word, hold_ns - stood_ns);
+        stood_ns = world_now_ns() - begun_ns;
+    }
+}

@@ -32,6 +32,8 @@ enum gate_order gate_order(const struct gate *gate);
 void gate_close(struct gate *gate); /* does not wait */
 void gate_open(struct gate *gate);
 void gate_quit(struct gate *gate);
+/* From a thread that passed: stand here for so long, or until the gate is turned. */
+void gate_hold(struct gate *gate, uint64_t hold_ns);
 /* From a thread that passed: close for all who passed, unless somebody turned it meanwhile. */
 void gate_end(struct gate *gate);
 

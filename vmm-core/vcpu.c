@@ -20,6 +20,7 @@
 
 #include "base/err.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "vmm-core/cpu_model.h"
 #include "vmm-core/device.h"
 #include "vmm-core/device_table.h"
@@ -104,7 +105,7 @@ static int set_limits(struct vcpu *vcpu, struct fault *fault)
 int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned index, int kvm_fd, size_t run_bytes,
               struct fault *fault)
 {
-    *vcpu = (struct vcpu){.vm = vm, .index = index, .fd = -1};
+    *vcpu = (struct vcpu){.vm = vm, .index = index, .fd = -1, .stats_fd = -1};
     (void)pthread_once(&signal_once, install_signal);
 
     vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, index);
@@ -115,6 +116,7 @@ int vcpu_init(struct vcpu *vcpu, struct vm *vm, unsigned index, int kvm_fd, size
         return fault_set_errno(fault, err_from_errno(errno), errno, "mapping vCPU %u", index);
     vcpu->run = run;
     vcpu->run_bytes = run_bytes;
+    vcpu->stats_fd = ioctl(vcpu->fd, KVM_GET_STATS_FD, NULL); /* before Linux 5.14: not told */
 
     int r = set_cpuid(vcpu, kvm_fd, fault);
     if (r < 0)
@@ -129,8 +131,9 @@ void vcpu_deinit(struct vcpu *vcpu)
         return; /* never came to vcpu_init */
     if (vcpu->run)
         (void)munmap(vcpu->run, vcpu->run_bytes); /* our own mapping: cannot fail */
+    close_p(&vcpu->stats_fd);
     close_p(&vcpu->fd);
-    *vcpu = (struct vcpu){.fd = -1};
+    *vcpu = (struct vcpu){.fd = -1, .stats_fd = -1};
 }
 
 void vcpu_set_leave(struct vcpu *vcpu, bool leave)
@@ -243,6 +246,28 @@ static void run_until_interrupted(struct vcpu *vcpu)
     }
 }
 
+void vcpu_hold(struct vcpu *vcpu, uint64_t until_ns)
+{
+    __atomic_store_n(&vcpu->hold_until_ns, until_ns, __ATOMIC_RELEASE);
+    vcpu_set_leave(vcpu, true);
+    vcpu_kick(vcpu);
+}
+
+/* It left the guest: to stand at the gate, or because the brake holds it. `leave` is taken back in
+ * either case. Who closes the gate does so before he sets `leave`: either he sets it after us and
+ * KVM_RUN returns at once, or we take back what he set and with it have seen the gate closed. */
+static void stand_held(struct vcpu *vcpu)
+{
+    uint64_t until_ns = __atomic_load_n(&vcpu->hold_until_ns, __ATOMIC_ACQUIRE);
+    uint64_t now_ns = until_ns ? world_now_ns() : 0;
+    if (until_ns > now_ns) {
+        gate_hold(&vcpu->vm->gate, until_ns - now_ns);
+        uint64_t held_ns = world_now_ns() - now_ns;
+        __atomic_store_n(&vcpu->held_ns, vcpu->held_ns + held_ns, __ATOMIC_RELAXED);
+    }
+    (void)__atomic_exchange_n(&vcpu->run->immediate_exit, 0, __ATOMIC_ACQ_REL);
+}
+
 static void *vcpu_main(void *data)
 {
     struct vcpu *vcpu = data;
@@ -254,6 +279,7 @@ static void *vcpu_main(void *data)
     while (gate_pass(&vcpu->vm->gate, &seen)) {
         answer_resume(vcpu);
         run_until_interrupted(vcpu);
+        stand_held(vcpu);
     }
     return NULL;
 }

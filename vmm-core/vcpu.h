@@ -20,11 +20,15 @@ struct vcpu {
     struct vm *vm; /* borrowed */
     unsigned index;
     int fd;
+    int stats_fd; /* KVM's counts of it, -1: not told. Opened before it runs: KVM waits else */
     struct kvm_run *run; /* mapped */
     size_t run_bytes;
     bool started;
     pthread_t thread;
     uint64_t resume_turn; /* its own thread: the last opening it has answered */
+    /* atomic */
+    uint64_t hold_until_ns; /* as the brake wants it */
+    uint64_t held_ns;       /* all together */
 };
 
 extern const struct device vcpu_device;
@@ -45,5 +49,7 @@ void vcpu_join(struct vcpu *vcpu);
 /* Let KVM_RUN return soon (`leave`), or enter again (not `leave`, only while it stands). */
 void vcpu_set_leave(struct vcpu *vcpu, bool leave);
 void vcpu_kick(struct vcpu *vcpu);
+/* Out of the guest, and not in again before then; any thread. A gate that closes comes first. */
+void vcpu_hold(struct vcpu *vcpu, uint64_t until_ns);
 
 #endif

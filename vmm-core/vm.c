@@ -24,6 +24,7 @@
 #include "proto/limits.h"
 #include "storage/disk.h"
 #include "vmm-core/boot.h"
+#include "vmm-core/brake.h"
 #include "vmm-core/cpu_model.h"
 #include "vmm-core/dev_virtio_balloon.h"
 #include "vmm-core/dev_virtio_blk.h"
@@ -418,6 +419,7 @@ struct vm *vm_free(struct vm *vm)
 {
     if (!vm)
         return NULL;
+    vm->brake = brake_free(vm->brake);
     gate_quit(&vm->gate);
     for (unsigned i = 0; i < vm->vcpu_count; i++) {
         if (vm->vcpus[i].run)
@@ -717,6 +719,26 @@ size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count)
             return taken;
     }
     return serial_input(vm, bytes, count);
+}
+
+int vm_brake(struct vm *vm, unsigned permille, struct fault *fault)
+{
+    if (!vm->brake && permille > 0) {
+        int r = brake_new(&vm->brake, vm, fault);
+        if (r < 0)
+            return r;
+    }
+    if (vm->brake)
+        brake_set(vm->brake, permille);
+    return 0;
+}
+
+uint64_t vm_held_ns(const struct vm *vm)
+{
+    uint64_t sum_ns = 0;
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        sum_ns += __atomic_load_n(&vm->vcpus[i].held_ns, __ATOMIC_RELAXED);
+    return sum_ns;
 }
 
 uint64_t vm_vcpu_cpu_ns(const struct vm *vm)

@@ -159,6 +159,12 @@ bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats);
  * Returns how many it had room for. Any thread. */
 size_t vm_serial_input(struct vm *vm, const uint8_t *bytes, size_t count);
 
+/* Hold writing vCPUs back for so many thousandths of the time (at most 990; 0: no more). Fails only
+ * when it is the first time and there is no memory for it. The owner's or the scan thread. */
+int vm_brake(struct vm *vm, unsigned permille, struct fault *fault);
+/* How long vCPUs were held, added up over all of them. Any thread. */
+uint64_t vm_held_ns(const struct vm *vm);
+
 /* CPU time of all vCPU threads so far, in ns. Any thread. */
 uint64_t vm_vcpu_cpu_ns(const struct vm *vm);
 

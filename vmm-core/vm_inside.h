@@ -24,6 +24,7 @@
 #include "vmm-core/virtio_bus.h"
 #include "vmm-core/vm.h"
 
+struct brake;
 struct guest_memory;
 struct machine_guest;
 
@@ -51,6 +52,7 @@ struct vm {
     bool tsc_scaled;              /* KVM makes it so; else it is the host's, near enough */
     struct clock_instant stopped; /* when the guest last stood still */
     struct clock_instant loaded;  /* when vm_load began */
+    struct brake *brake;          /* owned; NULL: never needed */
     uint64_t paused_ns;           /* how long it had stood still by then */
     bool drain_late;              /* devices were not quiet in time: this pause can save nothing */
     bool time_due;                /* loaded, not resumed: guest time is still that of `guest` */

@@ -96,6 +96,15 @@ static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused,
     return 0;
 }
 
+static int on_throttle(void *owner, unsigned permille, uint64_t *ret_held_ns, struct fault *fault)
+{
+    struct guest_port *port = owner;
+
+    int r = vm_brake(port->vm, permille, fault);
+    *ret_held_ns = vm_held_ns(port->vm);
+    return r;
+}
+
 static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct fault *fault)
 {
     struct guest_port *port = owner;
@@ -145,6 +154,7 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
 static const struct guest_ops port_guest_ops = {
     .pause = on_pause,
     .resume = on_resume,
+    .throttle = on_throttle,
     .save = on_save,
     .load = on_load,
 };

@@ -27,10 +27,12 @@ struct fake_guest {
     pthread_mutex_t mutex; /* guards running, stopping, still */
     pthread_cond_t changed;
     bool running, stopping;
-    unsigned still;  /* writers that stand */
-    bool want_still; /* atomic: a glance for writers */
-    uint64_t writes; /* atomic */
-    uint64_t fence;  /* atomic */
+    unsigned still;    /* writers that stand */
+    bool want_still;   /* atomic: a glance for writers */
+    uint64_t writes;   /* atomic */
+    unsigned throttle; /* atomic: permille */
+    uint64_t held_ns;  /* atomic */
+    uint64_t fence;    /* atomic */
     pthread_t threads[WRITERS_MAX];
     uint8_t state[STATE_BYTES];
 };
@@ -87,11 +89,27 @@ static bool stand_still(struct fake_guest *fake)
     return !stopping;
 }
 
+/* What the brake of a real VM does: stand for a share of the time. */
+static void stand_throttled(struct fake_guest *fake, uint64_t *ran_ns)
+{
+    unsigned permille = __atomic_load_n(&fake->throttle, __ATOMIC_ACQUIRE);
+    uint64_t now_ns = world_now_ns();
+    if (permille) {
+        uint64_t hold_ns = (now_ns - *ran_ns) * permille / (1000 - permille);
+        if (hold_ns > 60 * NS_PER_MS)
+            hold_ns = 60 * NS_PER_MS;
+        const struct timespec rest = {.tv_nsec = (long)hold_ns};
+        (void)nanosleep(&rest, NULL);
+        __atomic_fetch_add(&fake->held_ns, hold_ns, __ATOMIC_RELAXED);
+    }
+    *ran_ns = world_now_ns();
+}
+
 static void *write_run(void *data)
 {
     struct fake_writer *writer = data;
     struct fake_guest *fake = writer->fake;
-    uint64_t random = writer->random, batch = 0;
+    uint64_t random = writer->random, batch = 0, ran_ns = world_now_ns();
     free(writer);
 
     if (!stand_still(fake))
@@ -102,7 +120,8 @@ static void *write_run(void *data)
         uint64_t r = next_random(&random);
         uint64_t page = r % fake->config.writer_pages;
         guest_write(fake, page, (r >> 40) % 512 * 8, r % 5 ? r : 0);
-        __atomic_fetch_add(&fake->writes, 1, __ATOMIC_RELEASE);
+        if (__atomic_add_fetch(&fake->writes, 1, __ATOMIC_RELEASE) % 16 == 0)
+            stand_throttled(fake, &ran_ns);
         if (fake->config.writes_per_ms && ++batch >= fake->config.writes_per_ms) {
             batch = 0;
             const struct timespec rest = {.tv_nsec = 1000000};
@@ -227,6 +246,15 @@ static void fake_pause(void *owner)
     pthread_mutex_unlock(&fake->mutex);
 }
 
+static int fake_throttle(void *owner, unsigned permille, uint64_t *ret_held_ns, struct fault *fault)
+{
+    (void)fault;
+    struct fake_guest *fake = owner;
+    __atomic_store_n(&fake->throttle, permille, __ATOMIC_RELEASE);
+    *ret_held_ns = __atomic_load_n(&fake->held_ns, __ATOMIC_RELAXED);
+    return 0;
+}
+
 static int fake_resume(void *owner, struct fault *fault)
 {
     struct fake_guest *fake = owner;
@@ -268,8 +296,11 @@ static int fake_load(void *owner, const uint8_t *bytes, size_t count, uint64_t p
     return 0;
 }
 
-static const struct guest_ops guest_ops = {
-    .pause = fake_pause, .resume = fake_resume, .save = fake_save, .load = fake_load};
+static const struct guest_ops guest_ops = {.pause = fake_pause,
+                                           .resume = fake_resume,
+                                           .throttle = fake_throttle,
+                                           .save = fake_save,
+                                           .load = fake_load};
 
 static void fill_page(uint8_t *page, enum fake_fill fill, uint64_t *random, uint64_t number)
 {
@@ -416,4 +447,9 @@ uint64_t fake_guest_compare(struct fake_guest *one, struct fake_guest *other)
 void fake_guest_stop(struct fake_guest *fake)
 {
     fake_pause(fake);
+}
+
+unsigned fake_guest_throttle(struct fake_guest *fake)
+{
+    return __atomic_load_n(&fake->throttle, __ATOMIC_ACQUIRE);
 }

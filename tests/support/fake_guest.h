@@ -37,6 +37,7 @@ struct guest *fake_guest_guest(struct fake_guest *fake);
 void fake_guest_scribble(struct fake_guest *fake, uint64_t page); /* behind everyone's back */
 bool fake_guest_runs(struct fake_guest *fake);
 bool fake_guest_is_tracked(struct fake_guest *fake);
+unsigned fake_guest_throttle(struct fake_guest *fake); /* permille, as it was told last */
 uint64_t fake_guest_writes(struct fake_guest *fake);
 /* Wait until its writers have written `more` times. */
 void fake_guest_await_writes(struct fake_guest *fake, uint64_t more);

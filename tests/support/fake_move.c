@@ -126,6 +126,7 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
     move->moved = receipt->moved;
     move->reread_verified = receipt->reread_verified;
     move->downtime_ns = receipt->downtime_ns;
+    move->throttled_ns = receipt->throttled_ns;
     move->total_ns = receipt->total_ns;
     move->wire_bytes = receipt->wire_bytes;
     move->predicted_ns = receipt->predicted_downtime_ns;

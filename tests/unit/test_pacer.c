@@ -37,6 +37,23 @@ static void without_a_limit_nobody_waits(void **state)
     assert_int_equal(pacer_core_take(&core, UINT64_MAX, 1), 0);
 }
 
+static void a_new_limit_counts_from_now_on(void **state)
+{
+    (void)state;
+    struct pacer_core core;
+    pacer_core_init(&core, 1 << 20, 0);
+    assert_true(pacer_core_take(&core, 100 << 20, 0) > 99 * NS_PER_S);
+    pacer_core_set(&core, 100 << 20, NS_PER_S); /* 1 MiB was paid */
+    assert_in_range(pacer_core_debt_ns(&core, NS_PER_S), 980 * NS_PER_MS, 990 * NS_PER_MS);
+    assert_in_range(pacer_core_debt_ns(&core, NS_PER_S + 500 * NS_PER_MS), 480 * NS_PER_MS,
+                    490 * NS_PER_MS);
+    assert_int_equal(pacer_core_debt_ns(&core, 3 * NS_PER_S), 0);
+    pacer_core_set(&core, 0, 3 * NS_PER_S);
+    assert_int_equal(pacer_core_take(&core, UINT64_MAX, 3 * NS_PER_S), 0);
+    pacer_core_set(&core, 1 << 20, 4 * NS_PER_S); /* no debt comes out of freedom */
+    assert_int_equal(pacer_core_take(&core, core.burst_bytes, 4 * NS_PER_S), 0);
+}
+
 static void a_closed_pacer_frees_whoever_waits(void **state)
 {
     (void)state;
@@ -54,6 +71,7 @@ int main(void)
         cmocka_unit_test(holds_the_rate_over_a_second),
         cmocka_unit_test(a_rest_saves_no_more_than_the_burst),
         cmocka_unit_test(without_a_limit_nobody_waits),
+        cmocka_unit_test(a_new_limit_counts_from_now_on),
         cmocka_unit_test(a_closed_pacer_frees_whoever_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

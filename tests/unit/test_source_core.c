@@ -98,6 +98,51 @@ static void every_pair_is_handled_or_refused_and_no_latch_goes_back(void **state
     assert_true(refused > 40 && handled > 60);
 }
 
+static int set_goals(struct source_core *core, enum source_policy policy, uint64_t downtime_ns,
+                     uint64_t deadline_ms, unsigned *ret_todo)
+{
+    struct source_event event = {
+        .now_ns = now_ns,
+        .type = SOURCE_EVENT_GOALS,
+        .goals = {.policy = policy, .downtime_ns_max = downtime_ns, .deadline_ms = deadline_ms}};
+    return source_core_step(core, &event, ret_todo, NULL);
+}
+
+static unsigned stalled_round(struct source_core *core)
+{
+    unsigned todo = 0;
+    struct source_event event = {
+        .now_ns = now_ns,
+        .type = SOURCE_EVENT_ROUND_DONE,
+        .round = {
+            .pages = 100000, .data_pages = 100000, .duration_ns = NS_PER_S, .dirty_pages = 100000}};
+    assert_int_equal(source_core_step(core, &event, &todo, NULL), 0);
+    return todo;
+}
+
+static void goals_count_from_the_moment_they_are_set(void **state)
+{
+    (void)state;
+    struct source_core core;
+    unsigned todo = 0;
+    walk(&core, PHASE_PRECOPY);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, NS_PER_MS, 5000, &todo), 0);
+    assert_int_equal(core.phase_deadline_ns, core.entered_ns[PHASE_PRECOPY] + 5000 * NS_PER_MS);
+    for (unsigned i = 0; i < 9; i++)
+        assert_int_equal(stalled_round(&core), SOURCE_TODO_ROUND); /* gentle never throttles */
+
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_FINISH, NS_PER_MS, 5000, &todo), 0);
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE);
+    assert_int_equal(core.throttle.permille, 500);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, NS_PER_MS, 5000, &todo), 0);
+    assert_int_equal(todo, SOURCE_TODO_THROTTLE);
+    assert_int_equal(core.throttle.permille, 0);
+
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, 60 * NS_PER_S, 5000, &todo), 0);
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_STAND_BY);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, NS_PER_S, 5000, &todo), ERR_STATE);
+}
+
 static void resume_after_gave_on_timeout_is_impossible(void **state)
 {
     (void)state;
@@ -195,6 +240,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_pair_is_handled_or_refused_and_no_latch_goes_back),
+        cmocka_unit_test(goals_count_from_the_moment_they_are_set),
         cmocka_unit_test(resume_after_gave_on_timeout_is_impossible),
         cmocka_unit_test(a_lost_link_after_gave_is_no_failure),
         cmocka_unit_test(an_abandoning_target_after_gave_still_needs_a_newer_generation),

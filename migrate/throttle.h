@@ -1,0 +1,32 @@
+/* How much a guest that writes faster than it can be sent must be held back: no more than needed.
+ *
+ * Flow:   converge, policy -> [throttle] -> source_core -> guest_ops.throttle
+ * Thread: the move's own; pure.
+ *
+ * The controlled quantity is the slope of what is left: dirty pages after a round over pages that
+ * it carried. While the goal is out of reach and the slope is not below a half, the time that the
+ * guest may run is cut in proportion, once a round, down to what the policy allows; a cut is kept
+ * until the move ends, so that what was won is not lost again.
+ */
+#ifndef GODWIT_MIGRATE_THROTTLE_H
+#define GODWIT_MIGRATE_THROTTLE_H
+
+#include <stdint.h>
+
+enum { THROTTLE_PERMILLE_MAX = 990, THROTTLE_SLOPE_PERMILLE = 500 };
+
+struct throttle {
+    unsigned permille_max; /* that the policy allows; 0: never */
+    unsigned stalls_min;   /* rounds without shrinking before it begins */
+    unsigned permille;     /* of the time, held back now */
+    unsigned permille_peak;
+};
+
+void throttle_init(struct throttle *throttle, unsigned permille_max, unsigned stalls_min);
+/* The policy changed on the way. */
+void throttle_limit(struct throttle *throttle, unsigned permille_max, unsigned stalls_min);
+/* After a round that did not reach the goal. `stalls`: as converge counts them. */
+unsigned throttle_step(struct throttle *throttle, uint64_t pages, uint64_t dirty_pages,
+                       unsigned stalls);
+
+#endif
