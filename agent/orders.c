@@ -861,6 +861,14 @@ static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *requ
     relay(orders, verdict->vm_id, METHOD_VM_MOVE_VERDICT, message, request);
 }
 
+static void handle_tune(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    const Godwit__MoveTune *tune = (const Godwit__MoveTune *)message;
+    (void)rpc;
+    relay(orders_of(data), tune->vm_id, METHOD_VM_MOVE_TUNE, message, request);
+}
+
 /* ---- MOVE_IN ---- */
 static void move_in_failed(struct step *step, const struct fault *fault)
 {
@@ -1449,6 +1457,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
     {METHOD_ORDER_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_ORDER_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
+    {METHOD_ORDER_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_ORDER_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
     {METHOD_ORDER_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
     {METHOD_ORDER_LOGS, &godwit__order_logs__descriptor, handle_logs},

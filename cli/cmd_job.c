@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/own.h"
 #include "base/units.h"
+#include "base/world.h"
 #include "cli/client.h"
 #include "cli/context.h"
 #include "cli/error_text.h"
@@ -163,6 +164,48 @@ int cmd_job_report(struct context *context)
 int cmd_job_watch(struct context *context)
 {
     return job_wait(context, context->line->operands[0], command_text(context->line, "progress"));
+}
+
+int cmd_job_set(struct context *context)
+{
+    const struct command_line *line = context->line;
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    goals.has_downtime_ns_max = command_given(line, "max-downtime");
+    goals.downtime_ns_max = command_number(line, "max-downtime");
+    goals.has_deadline_ms = command_given(line, "deadline");
+    goals.deadline_ms = command_number(line, "deadline") / NS_PER_MS;
+    goals.has_bandwidth_bytes_per_s = command_given(line, "bandwidth");
+    goals.bandwidth_bytes_per_s = command_number(line, "bandwidth");
+    goals.policy = (char *)command_text(line, "policy"); /* only read */
+
+    Godwit__JobSetRequest request = GODWIT__JOB_SET_REQUEST__INIT;
+    Godwit__MigrateReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.job = (char *)line->operands[0]; /* only read */
+    request.goals = &goals;
+    if (!goals.has_downtime_ns_max && !goals.has_deadline_ms && !goals.has_bandwidth_bytes_per_s &&
+        !(goals.policy && goals.policy[0])) {
+        (void)fault_set(&fault, ERR_INVALID, "nothing to set");
+        fault_hint(&fault, "godwit job set %s --max-downtime 300ms", line->operands[0]);
+        return error_print_fault(context, &fault);
+    }
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_JOB_SET, &request.base, &godwit__migrate_reply__descriptor,
+                        CLIENT_CALL_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    int exit_code = EXIT_CODE_DONE;
+    const Godwit__JobInfo *job = reply->job;
+    if (reply->error)
+        exit_code = error_print(context, reply->error);
+    else if (job && context_is_machine(context))
+        exit_code = print_report(context, job);
+    else if (job)
+        (void)fprintf(context->out, "job %s goes on with these goals\n", job->id ? job->id : "");
+    godwit__migrate_reply__free_unpacked(reply, NULL);
+    return exit_code;
 }
 
 int cmd_job_cancel(struct context *context)

@@ -11,6 +11,7 @@ struct context;
 int cmd_job_ls(struct context *context);
 int cmd_job_show(struct context *context);
 int cmd_job_watch(struct context *context);
+int cmd_job_set(struct context *context);
 int cmd_job_cancel(struct context *context);
 int cmd_job_report(struct context *context);
 

@@ -289,6 +289,26 @@ static const struct command_option migrate_options[] = {
 static const struct command_option job_ls_options[] = {
     {.name = "all", .letter = 'a', .type = COMMAND_FLAG, .help = "ended ones too"}, {0}};
 
+static const struct command_option job_set_options[] = {
+    {.name = "policy",
+     .type = COMMAND_CHOICE,
+     .value = "WORD",
+     .choices = "gentle|balanced|finish",
+     .help = "how much the guest may be disturbed from now on"},
+    {.name = "max-downtime",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "goal for the pause from now on"},
+    {.name = "deadline",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "give up after this time, counted from where memory began to be sent"},
+    {.name = "bandwidth",
+     .type = COMMAND_RATE,
+     .value = "RATE",
+     .help = "send no faster than this, like 500MiB/s"},
+    {0}};
+
 static const struct command_option job_watch_options[] = {PROGRESS_OPTION, {0}};
 
 #define PLAN_OPTIONS                                                                               \
@@ -845,6 +865,15 @@ static const struct command commands[] = {
      .run = cmd_job_watch,
      .examples = {{"godwit job watch J4K7Q2A", "with progress"},
                   {"godwit job watch J4K7Q2A --progress none", "only for its exit code"}}},
+    {.words = "job set",
+     .operands = "JOB",
+     .summary = "change the goals of a move while it runs",
+     .more = "What is not named stays as it was. Too late once the guest is about to be paused.",
+     .options = job_set_options,
+     .run = cmd_job_set,
+     .examples = {{"godwit job set J4K7Q2A --policy finish", "slow its writers until it fits"},
+                  {"godwit job set J4K --max-downtime 300ms --bandwidth 1GiB/s",
+                   "a longer pause, a faster wire"}}},
     {.words = "job cancel",
      .operands = "JOB",
      .summary = "stop a move; its VM stays where it is",

@@ -286,6 +286,15 @@ static void send_verdict(struct sent *sent)
                QUESTION_MS);
 }
 
+static void send_tune(struct sent *sent, struct cluster_job *job)
+{
+    Godwit__MoveTune order = GODWIT__MOVE_TUNE__INIT;
+    order.vm_id = sent->order.vm_id;
+    order.move_id = sent->order.move_id;
+    order.goals = job->goals;
+    send_order(sent, METHOD_ORDER_MOVE_TUNE, &order.base, &godwit__vm_status__descriptor, QUICK_MS);
+}
+
 static void send_move_in(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
 {
     struct job_key *key = job_key_new(sent->coordinator, job->core.id);
@@ -395,7 +404,8 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     log_debug("agent_link", "order=%d verdict=%d host=%s vm=%s generation=%llu", (int)order->kind,
               (int)order->verdict, order->host, order->vm_id,
               (unsigned long long)order->generation);
-    bool needs_job = order->kind == ORDER_MOVE_IN || order->kind == ORDER_MOVE_OUT;
+    bool needs_job =
+        order->kind == ORDER_MOVE_IN || order->kind == ORDER_MOVE_OUT || order->kind == ORDER_TUNE;
     if ((!vm && !order->about[0]) ||
         (needs_job && !job)) { /* removed while the transaction was on its way */
         free(sent);
@@ -422,6 +432,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_VERDICT:
         send_verdict(sent);
+        break;
+    case ORDER_TUNE:
+        send_tune(sent, job);
         break;
     case ORDER_MOVE_IN:
         begin_move_in(sent, vm, job);

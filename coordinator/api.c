@@ -452,6 +452,25 @@ static void on_job_watch(struct peer *peer, struct rpc_request *request, const v
         watch_add(peer, job->core.id);
 }
 
+static void on_job_set(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__JobSetRequest *wanted = message;
+    const Godwit__MoveGoals none = GODWIT__MOVE_GOALS__INIT;
+    struct cluster_todo todo = {0};
+    struct cluster_job *job = NULL;
+    struct problem problem;
+    if (cluster_set_goals(&coordinator->cluster, wanted->job ? wanted->job : "",
+                          wanted->goals ? wanted->goals : &none, coordinator_now(), &job, &problem,
+                          &todo) != 0) {
+        reply_job(coordinator, request, NULL, &problem, false);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    } else {
+        log_info("api", "goals job=%s by=%s", job->core.id, rpc_peer(peer->rpc)->name);
+        reply_when_stored(coordinator, request, job, &todo);
+    }
+}
+
 static void on_job_cancel(struct peer *peer, struct rpc_request *request, const void *message)
 {
     struct coordinator *coordinator = peer->coordinator;
@@ -492,6 +511,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_MIGRATE, migrate_request, "operator", on_migrate)                                     \
     X(METHOD_JOB_LIST, job_list_request, "operator", on_job_list)                                  \
     X(METHOD_JOB_WATCH, job_watch_request, "operator", on_job_watch)                               \
+    X(METHOD_JOB_SET, job_set_request, "operator", on_job_set)                                     \
     X(METHOD_JOB_CANCEL, job_cancel_request, "operator", on_job_cancel)                            \
     X(METHOD_HOST_SET, host_set_request, "operator", api_plan_host_set)                            \
     X(METHOD_RULE_LIST, rule_list_request, "operator", api_plan_rules)                             \

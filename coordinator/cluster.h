@@ -198,6 +198,7 @@ enum cluster_order_kind {
     ORDER_PROBE, /* to host: do you reach `about`? */
     ORDER_EVICT, /* to host: leave word for `about` on the store that you share */
     ORDER_FENCE, /* to nobody: the coordinator itself switches `about` off */
+    ORDER_TUNE, /* to the source: the job's goals */
 };
 
 struct cluster_order {

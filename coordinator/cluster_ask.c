@@ -771,6 +771,59 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     return 0;
 }
 
+static Godwit__MoveGoals *merge_goals(const Godwit__MoveGoals *old, const Godwit__MoveGoals *given)
+{
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    if (old)
+        goals = *old;
+    if (given->has_downtime_ns_max) {
+        goals.has_downtime_ns_max = true;
+        goals.downtime_ns_max = given->downtime_ns_max;
+    }
+    if (given->has_deadline_ms) {
+        goals.has_deadline_ms = true;
+        goals.deadline_ms = given->deadline_ms;
+    }
+    if (given->has_bandwidth_bytes_per_s) {
+        goals.has_bandwidth_bytes_per_s = true;
+        goals.bandwidth_bytes_per_s = given->bandwidth_bytes_per_s;
+    }
+    if (given->policy && given->policy[0])
+        goals.policy = given->policy;
+    return cluster_message_copy(&goals.base);
+}
+
+int cluster_set_goals(struct cluster *cluster, const char *word, const Godwit__MoveGoals *goals,
+                      struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
+                      struct cluster_todo *todo)
+{
+    struct cluster_job *job = cluster_find_job(cluster, word, problem);
+    if (!job || judge_goals(goals, problem) != 0)
+        return -1;
+    if (!job_core_is_active(&job->core)) {
+        (void)problem_set(problem, GW_JOB_ENDED, "job %s is over: %s", job->core.id,
+                          job_state_name(job->core.state));
+        problem_hint(problem, "godwit job report %s", job->core.id);
+        return -1;
+    }
+    if (job->core.step != JOB_PREPARE && job->core.step != JOB_MOVE) {
+        (void)problem_set(problem, GW_JOB_TOO_LATE, "job %s no longer reads its goals",
+                          job->core.id);
+        problem_hint(problem, "godwit job watch %s", job->core.id);
+        return -1;
+    }
+    Godwit__MoveGoals *merged = merge_goals(job->goals, goals);
+    if (!merged)
+        return problem_set(problem, GW_INTERNAL, "no memory for goals");
+    if (job->goals)
+        godwit__move_goals__free_unpacked(job->goals, NULL);
+    job->goals = merged;
+    *ret_job = job;
+    cluster_todo_event(todo, job->core.vm_id, "job %s: other goals", job->core.id);
+    cluster_tune_job(job, now, todo);
+    return 0;
+}
+
 int cluster_cancel(struct cluster *cluster, const char *word, struct cluster_now now,
                    struct cluster_job **ret_job, struct problem *problem, struct cluster_todo *todo)
 {

@@ -41,6 +41,10 @@ int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct clus
 int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
                      const struct cluster_host *host, struct cluster_now now,
                      struct problem *problem, struct cluster_todo *todo);
+/* Change goals of a move that is under way: what `goals` has counts, all else stays. */
+int cluster_set_goals(struct cluster *cluster, const char *word, const Godwit__MoveGoals *goals,
+                      struct cluster_now now, struct cluster_job **ret_job,
+                      struct problem *problem, struct cluster_todo *todo);
 int cluster_cancel(struct cluster *cluster, const char *word, struct cluster_now now,
                    struct cluster_job **ret_job, struct problem *problem,
                    struct cluster_todo *todo);

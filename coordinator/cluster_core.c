@@ -227,6 +227,14 @@ static void carry_out(struct cluster *cluster, struct cluster_job *job,
         cluster_todo_news(todo, job->core.id);
 }
 
+void cluster_tune_job(struct cluster_job *job, struct cluster_now now, struct cluster_todo *todo)
+{
+    put_job(job, todo);
+    cluster_todo_news(todo, job->core.id);
+    if (job->core.step == JOB_MOVE) /* before, MOVE_OUT carries them */
+        job_order(job, false, ORDER_TUNE, 0, now, todo);
+}
+
 void cluster_step_job(struct cluster *cluster, struct cluster_job *job,
                       const struct job_event *event, struct cluster_now now,
                       struct cluster_todo *todo)
@@ -1025,6 +1033,17 @@ static void move_order_done(struct cluster *cluster, const struct cluster_order 
     cluster_step_job(cluster, job, &event, now, todo);
 }
 
+static void tune_done(struct cluster *cluster, const struct cluster_order *order,
+                      const struct cluster_result *result)
+{
+    struct cluster_job *job = cluster_job(cluster, order->job_id);
+    if (!job || !result->fault)
+        return;
+    char text[CLUSTER_REASON_SIZE];
+    (void)snprintf(text, sizeof text, "the new goals came too late: %.200s", result->fault->text);
+    cluster_job_note(job, text);
+}
+
 void cluster_order_done(struct cluster *cluster, const struct cluster_order *order,
                         const struct cluster_result *result, struct cluster_now now,
                         struct cluster_todo *todo)
@@ -1066,6 +1085,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_EVICT:
     case ORDER_FENCE:
         break; /* answered above: they are about a host */
+    case ORDER_TUNE:
+        tune_done(cluster, order, result);
+        break;
     }
 }
 

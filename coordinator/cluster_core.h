@@ -40,6 +40,8 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
 void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
 
 /* One step of a job, with all that follows for its VM's record; for cluster_ask. */
+/* Its goals were changed: store them, and tell the source where it is at it. */
+void cluster_tune_job(struct cluster_job *job, struct cluster_now now, struct cluster_todo *todo);
 void cluster_step_job(struct cluster *cluster, struct cluster_job *job,
                       const struct job_event *event, struct cluster_now now,
                       struct cluster_todo *todo);

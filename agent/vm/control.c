@@ -302,6 +302,15 @@ static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *requ
     reply_status(machine_of(data), request, r, &fault);
 }
 
+static void handle_tune(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    int r = machine_tune(machine_of(data), (const Godwit__MoveTune *)message, &fault);
+    reply_status(machine_of(data), request, r, &fault);
+}
+
 static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -353,6 +362,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
     {METHOD_VM_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
+    {METHOD_VM_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
 };

@@ -772,6 +772,16 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
     return 0;
 }
 
+int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault)
+{
+    if (!machine->move || !tune->move_id || strcmp(tune->move_id, machine->last_move_id) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "%s has no move %s", machine->config.name,
+                         tune->move_id ? tune->move_id : "without an id");
+    if (!tune->goals)
+        return fault_set(fault, ERR_INVALID, "no goals to set");
+    return move_tune(machine->move, tune->goals, fault);
+}
+
 /* A verdict that comes again after the move has ended, and says what is so. */
 static bool verdict_is_fulfilled(Godwit__MoveVerdictKind kind, const struct latch_record *record)
 {

@@ -73,6 +73,8 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
                      size_t fd_count, bool *ret_taken, struct fault *fault);
 int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
                     bool *ret_taken, struct fault *fault);
+/* Other goals for the move out that is under way. */
+int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault);
 int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
                     struct fault *fault);
 

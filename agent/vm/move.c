@@ -420,3 +420,10 @@ int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t gener
         return source_verdict(move->source, kind, generation, reason, fault);
     return target_verdict(move->target, kind, generation, reason, fault);
 }
+
+int move_tune(struct move *move, const Godwit__MoveGoals *goals, struct fault *fault)
+{
+    if (!move->source)
+        return fault_set(fault, ERR_STATE, "the goals of a move are its source's");
+    return source_tune(move->source, goals, fault);
+}

@@ -54,4 +54,7 @@ bool move_is_source(const struct move *move);
 int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t generation,
                  const char *reason, struct fault *fault);
 
+/* As source_tune; a target has no goals. */
+int move_tune(struct move *move, const Godwit__MoveGoals *goals, struct fault *fault);
+
 #endif

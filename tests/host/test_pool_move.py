@@ -90,6 +90,27 @@ def a_canceled_move_rolls_back_and_the_guest_runs_on_at_its_source(pool):
     nothing_left_at(pool, target)
 
 
+def other_goals_reach_a_move_that_is_under_way(pool):
+    need_mover(pool)
+    target = "node1" if pool.vm("mover")["host"] == "node2" else "node2"
+    pool.godwit("migrate", "mover", "--to", target, "--bandwidth", "2MiB/s", "--no-wait")
+    job = last_job(pool, "mover")["id"]
+    pools.wait_for("the move to copy", 20, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy")
+    nothing = pool.godwit("job", "set", job, check=False)
+    expect(nothing.returncode == 2, f"nothing to set: exit {nothing.returncode}: {nothing.stderr}")
+    # At 2 MiB/s it would take a minute and more, and never converge.
+    pool.godwit("job", "set", job, "--bandwidth", "2GiB/s", "--policy", "finish")
+    watch = pool.godwit("job", "watch", job, "--progress", "none", check=False)
+    expect(watch.returncode == 0, f"exit {watch.returncode}: {watch.stdout}{watch.stderr}")
+    goals = pool.json("job", "show", job)["goals"]
+    expect(goals["policy"] == "finish" and goals["bandwidth_bytes_per_s"] == 2 << 30, str(goals))
+    expect_host(pool, "mover", target)
+    pool.verify("mover")
+    late = pool.godwit("job", "set", job, "--policy", "gentle", check=False)
+    expect(late.returncode != 0 and "over" in late.stderr, f"{late.returncode}: {late.stderr}")
+
+
 def nothing_left_at(pool, host_name):
     host = next(h for h in pool.hosts if h.name == host_name)
     pools.wait_for(f"no process left on {host_name}", 15, lambda: not host.vm_pids())
@@ -163,6 +184,7 @@ run([
     moves_a_paused_guest_which_stays_paused,
     refuses_a_move_to_where_it_runs_and_to_nobody,
     a_canceled_move_rolls_back_and_the_guest_runs_on_at_its_source,
+    other_goals_reach_a_move_that_is_under_way,
     a_deadline_rolls_back_with_exit_6,
     ctrl_c_detaches_and_the_move_goes_on,
     copies_every_fill_with_every_codec,

@@ -159,6 +159,51 @@ static void report(const char *host, const char *vm, Godwit__VmState state, uint
     hello(host, "boot-1", &status);
 }
 
+static void goals_of_a_move_change_until_it_no_longer_reads_them(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL, *set = NULL;
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    create_running("web", "node1");
+    assert_int_equal(migrate("web", "node2", &job), 0);
+
+    goals.has_bandwidth_bytes_per_s = true;
+    goals.bandwidth_bytes_per_s = MIB(5);
+    goals.policy = (char *)(uintptr_t) "finish";
+    assert_int_equal(cluster_set_goals(&cluster, "J000001", &goals, later(), &set, &problem, &todo),
+                     0);
+    assert_ptr_equal(set, job);
+    assert_string_equal(job->goals->policy, "finish");
+    assert_int_equal(job->goals->bandwidth_bytes_per_s, MIB(5));
+    bool has_job = false;
+    for (size_t i = 0; i < todo.put_count; i++)
+        has_job |= todo.puts[i].kind == PUT_JOB;
+    assert_true(has_job);
+    assert_int_equal(todo.order_count, 0); /* MOVE_OUT will carry them */
+
+    Godwit__MoveGoals other = GODWIT__MOVE_GOALS__INIT;
+    other.has_downtime_ns_max = true;
+    other.downtime_ns_max = NS_PER_MS;
+    job->core.step = JOB_MOVE;
+    assert_int_equal(cluster_set_goals(&cluster, "J000001", &other, later(), &set, &problem, &todo),
+                     0);
+    assert_string_equal(job->goals->policy, "finish"); /* what is not named stays */
+    assert_int_equal(job->goals->downtime_ns_max, NS_PER_MS);
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_TUNE);
+    assert_string_equal(todo.orders[0].host, "node1");
+
+    other.policy = (char *)(uintptr_t) "soon";
+    assert_int_equal(cluster_set_goals(&cluster, "J000001", &other, later(), &set, &problem, &todo),
+                     -1);
+    assert_int_equal(problem.code, GW_USAGE);
+    other.policy = NULL;
+    job->core.step = JOB_FORWARD;
+    assert_int_equal(cluster_set_goals(&cluster, "J000001", &other, later(), &set, &problem, &todo),
+                     -1);
+    assert_int_equal(problem.code, GW_JOB_TOO_LATE);
+}
+
 /* ---- create, start ----------------------------------------------------------------------------
  */
 
@@ -617,6 +662,7 @@ static void a_weaker_host_tells_what_it_costs_when_it_comes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(goals_of_a_move_change_until_it_no_longer_reads_them),
         TEST(a_start_is_recorded_before_it_is_ordered),
         TEST(a_start_that_was_refused_leaves_the_vm_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
