@@ -54,6 +54,8 @@ foreach(kind blk balloon console rng vsock)
   godwit_test(unit dev_virtio_${kind} ROOMS vmm-core SOURCES ${virtio_machine_sources})
 endforeach()
 godwit_test(unit io_loop ROOMS vmm-core)
+godwit_test(unit virtio_blk_flush ROOMS vmm-core SOURCES ${virtio_machine_sources}
+            ${CMAKE_SOURCE_DIR}/tests/support/fake_disk.c)
 godwit_test(unit virtio_pci ROOMS vmm-core SOURCES ${virtio_machine_sources})
 godwit_test(unit pci ROOMS vmm-core)
 godwit_test(host virtio_net ROOMS vmm-core SOURCES ${virtio_machine_sources}

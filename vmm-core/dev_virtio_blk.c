@@ -9,7 +9,8 @@
  *
  * A drain: no new requests; when the last one has ended, one flush for what was written since the
  * last; then quiet. A flush that fails refuses the save by name: the target would find less on the
- * disk than the guest was told.
+ * disk than the guest was told. It also fails every later one: the kernel tells a lost write once,
+ * and a second fdatasync that says yes means nothing.
  */
 #include "vmm-core/dev_virtio_blk.h"
 
@@ -79,7 +80,7 @@ struct blk {
     struct disk_request flush; /* ours, for a pause */
     uint64_t flush_covers;
     bool flushing;
-    int flush_error; /* of the last drain */
+    int lost_errno; /* of the first flush that failed; it stays */
 
     struct vm_disk_stats stats;
     void (*on_error)(void *data, unsigned disk, const struct fault *fault);
@@ -330,29 +331,38 @@ static void count_done(struct blk *blk, const struct disk_request *request)
 
 static void submit(struct blk *blk, struct blk_request *request);
 
+static void note_lost(struct blk *blk, enum disk_op op, int error)
+{
+    if (op == DISK_FLUSH && blk->lost_errno == 0)
+        blk->lost_errno = error;
+}
+
 static void request_done(struct disk_request *done, int error)
 {
     struct blk_request *request = CONTAINER_OF(done, struct blk_request, disk);
     struct blk *blk = request->blk;
     blk->in_flight--;
     bool is_write = done->op != DISK_READ && done->op != DISK_FLUSH;
+    bool must_be_durable = is_write && !virtio_device_has(blk->device, VIRTIO_BLK_F_FLUSH);
     if (is_write)
         blk->written++; /* also when it failed: part of it may be there */
     if (error) {
         tell_error(blk, request, error);
+        note_lost(blk, done->op, error);
     } else {
         count_done(blk, done);
         if (done->op == DISK_FLUSH && blk->durable < (uintptr_t)done->data)
             blk->durable = (uintptr_t)done->data;
         /* A driver that cannot flush is told of a write when it is durable. */
-        if (is_write && !virtio_device_has(blk->device, VIRTIO_BLK_F_FLUSH)) {
+        if (must_be_durable && !blk->lost_errno) {
             done->op = DISK_FLUSH;
             done->offset = done->bytes = 0;
             submit(blk, request);
             return;
         }
     }
-    answer(blk, request, error ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+    bool lost = blk->lost_errno && (done->op == DISK_FLUSH || must_be_durable);
+    answer(blk, request, error || lost ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
 }
 
 static void submit(struct blk *blk, struct blk_request *request)
@@ -442,6 +452,8 @@ static int begin_range(struct blk *blk, struct blk_request *request, bool zeroes
 
 static int begin_flush(struct blk *blk, struct blk_request *request)
 {
+    if (blk->lost_errno)
+        return VIRTIO_BLK_S_IOERR;
     request->disk = (struct disk_request){.op = DISK_FLUSH};
     submit(blk, request);
     return -1;
@@ -553,8 +565,8 @@ static void flush_done(struct disk_request *request, int error)
 {
     struct blk *blk = CONTAINER_OF(request, struct blk, flush);
     blk->flushing = false;
-    blk->flush_error = error;
     if (error) {
+        note_lost(blk, DISK_FLUSH, error);
         blk->stats.errors++;
         blk->stats.last_errno = error;
     } else {
@@ -565,7 +577,7 @@ static void flush_done(struct disk_request *request, int error)
 
 static void begin_own_flush(struct blk *blk)
 {
-    if (blk->flushing || blk->durable == blk->written)
+    if (blk->flushing || blk->lost_errno || blk->durable == blk->written)
         return;
     blk->flushing = true;
     blk->flush_covers = blk->written;
@@ -576,7 +588,7 @@ static void begin_own_flush(struct blk *blk)
 
 static void flush_before_pause(struct blk *blk)
 {
-    if (blk->in_flight == 0 && blk->flush_error == 0)
+    if (blk->in_flight == 0)
         begin_own_flush(blk);
 }
 
@@ -588,7 +600,6 @@ static void blk_flush_ahead(struct virtio_device *device)
 static void blk_drain(struct virtio_device *device)
 {
     struct blk *blk = device->state;
-    blk->flush_error = 0;
     flush_before_pause(blk);
 }
 
@@ -642,8 +653,8 @@ int virtio_blk_capture(const struct virtio_device *device, struct virtio_blk_gue
 {
     const struct blk *blk = device->state;
     assert(blk_is_quiet(device));
-    if (blk->durable != blk->written)
-        return fault_set_errno(fault, ERR_IO, blk->flush_error,
+    if (blk->lost_errno || blk->durable != blk->written)
+        return fault_set_errno(fault, ERR_IO, blk->lost_errno,
                                "disk %u: what the guest wrote may not be durable: flushing it",
                                device->instance);
     *ret_guest = blk->guest;
