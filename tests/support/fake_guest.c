@@ -13,7 +13,7 @@
 #include "base/err.h"
 #include "base/world.h"
 
-enum { WRITERS_MAX = 4, STATE_BYTES = 4096 };
+enum { MISSED_PAGE = 3, WRITERS_MAX = 4, STATE_BYTES = 4096 };
 
 struct fake_guest {
     struct fake_guest_config config;
@@ -69,7 +69,7 @@ static void guest_write(struct fake_guest *fake, uint64_t page, uint64_t offset,
     bitmap_set_atomic(&fake->populated, page);
     write_word(fake->memory + page * PAGE_BYTES + offset, value);
     (void)__atomic_fetch_add(&fake->fence, 0, __ATOMIC_SEQ_CST); /* the write before the look */
-    if (fake->config.miss_write && page == 3)
+    if (fake->config.miss_write && page == MISSED_PAGE)
         return;
     if (__atomic_load_n(&fake->tracking, __ATOMIC_SEQ_CST))
         __atomic_fetch_or(&fake->dirty.words[page / 64], UINT64_C(1) << (page % 64),
@@ -244,6 +244,8 @@ static void fake_pause(void *owner)
     while (fake->still < fake->config.writers)
         pthread_cond_wait(&fake->changed, &fake->mutex);
     pthread_mutex_unlock(&fake->mutex);
+    if (fake->config.miss_write) /* the last write of all is one that tracking misses */
+        write_word(fake->memory + MISSED_PAGE * PAGE_BYTES, ~UINT64_C(0));
 }
 
 static int fake_throttle(void *owner, unsigned permille, uint64_t *ret_held_ns, struct fault *fault)
