@@ -173,9 +173,10 @@ SHORT = [
     hosts_offer_a_genuine_kvm_of_another_maker,
     the_folder_that_hosts_share_is_one_folder,
     the_cloud_kernel_boots_and_powers_off,
-    a_loaded_guest_with_disk_and_network_moves_to_and_fro,
 ]
+# The loaded guest is here and not above because of two troubles that are not understood yet (README.md, Open).
 LONG = [
+    a_loaded_guest_with_disk_and_network_moves_to_and_fro,
     pvh_guest_moves_on_svm,
     the_generic_kernel_boots_and_powers_off,
     a_guest_reboots_itself,
