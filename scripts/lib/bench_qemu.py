@@ -101,7 +101,7 @@ class Qemu:
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gwq-"))
         self.processes = []
         common = [
-            program, "-name", "bench,debug-threads=on", "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-nodefaults", "-display", "none",
+            program, "-name", "bench,debug-threads=on", "-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-machine", "q35", "-nodefaults", "-display", "none",
             "-no-user-config", "-m", str(workload.memory_mib), "-smp", str(workload.vcpus),
             "-kernel", str(elf), "-append", workload.cmdline,
         ]
