@@ -27,8 +27,8 @@ import pool as pools  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 QEMU = "qemu-system-x86_64"
 CPU = "max,+svm,+npt,-la57"
-# One processor a host: with two, emulated ones that wait for each other (a TLB flush under kvm_amd's lock) have
-# locked up both, for good, in the middle of a move. GODWIT_NESTED_CPUS=2 brings them back.
+# One processor a host: with two, a host once locked up in the middle of a move (soft lockups of its own kernel on
+# both); why is not known (README.md, Open). GODWIT_NESTED_CPUS=2 brings them back.
 HOST_CPUS = int(os.environ.get("GODWIT_NESTED_CPUS", "1"))
 SHARED = "/srv/shared"  # where a host sees the folder that all hosts share
 NETWORK = "10.78.0"
