@@ -1,7 +1,6 @@
 #include "cli/vm_spec_file.h"
 
 #include <assert.h>
-#include <libfyaml.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,6 +17,7 @@
 #include "base/units.h"
 #include "base/world.h"
 #include "cli/vm_spec_rules.h"
+#include "cli/yaml_tree.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 
@@ -38,78 +38,61 @@ struct binder {
 
 /* ---- where and what ---- */
 
-static struct fy_mark mark_of(struct fy_node *node)
+/* Where the eye looks: a mapping or a list begins where its first key or item does. */
+static struct yaml_node *place_of(struct yaml_node *node)
 {
-    struct fy_mark mark = {0};
-    struct fy_node_pair *pair;
-    void *state = NULL;
-    struct fy_token *token = fy_node_get_scalar_token(node);
-    if (token) {
-        const struct fy_mark *at = fy_token_start_mark(token);
-        return at ? *at : mark;
-    }
-    if (fy_node_is_mapping(node)) { /* it begins where its first key does */
-        pair = fy_node_mapping_iterate(node, &state);
-        if (pair && fy_node_pair_key(pair))
-            return mark_of(fy_node_pair_key(pair));
-    } else if (fy_node_is_sequence(node)) {
-        struct fy_node *first = fy_node_sequence_iterate(node, &state);
-        if (first)
-            return mark_of(first);
-    }
-    return mark;
+    while (node->kind != YAML_KIND_SCALAR && node->first)
+        node = node->first;
+    return node;
 }
 
-__attribute__((format(printf, 3, 4))) static int refuse(struct binder *binder, struct fy_node *node,
-                                                        const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int
+refuse(struct binder *binder, struct yaml_node *node, const char *format, ...)
 {
     char words[FAULT_TEXT_MAX];
     va_list args;
     va_start(args, format);
     (void)vsnprintf(words, sizeof words, format, args);
     va_end(args);
-    struct fy_mark mark = mark_of(node);
-    return fault_set(binder->fault, ERR_INVALID, "%.120s:%d:%d: %.330s", binder->name,
-                     mark.line + 1, mark.column + 1, words);
+    struct yaml_node *place = place_of(node);
+    return fault_set(binder->fault, ERR_INVALID, "%.120s:%d:%d: %.330s", binder->name, place->line,
+                     place->column, words);
 }
 
 /* "found the list [...]": for a node that cannot be taken. */
-static void describe(struct fy_node *node, char *ret_words, size_t size)
+static void describe(struct yaml_node *node, char *ret_words, size_t size)
 {
-    size_t count = 0;
-    const char *text = fy_node_is_scalar(node) ? fy_node_get_scalar(node, &count) : NULL;
-    if (!node)
+    if (!node || (node->kind == YAML_KIND_SCALAR && node->count == 0))
         (void)snprintf(ret_words, size, "nothing");
-    else if (fy_node_is_mapping(node))
+    else if (node->kind == YAML_KIND_MAPPING)
         (void)snprintf(ret_words, size, "a mapping (key: value)");
-    else if (fy_node_is_sequence(node))
+    else if (node->kind == YAML_KIND_LIST)
         (void)snprintf(ret_words, size, "a list");
-    else if (!text || count == 0)
-        (void)snprintf(ret_words, size, "nothing");
+    else if (node->kind == YAML_KIND_ALIAS)
+        (void)snprintf(ret_words, size, "an alias");
     else
-        (void)snprintf(ret_words, size, "'%.*s'", (int)(count < 40 ? count : 40), text);
+        (void)snprintf(ret_words, size, "'%.*s'", (int)(node->count < 40 ? node->count : 40),
+                       node->text);
 }
 
 /* A copy of a scalar's text; refuses what is no plain scalar. */
-static int take_text(struct binder *binder, struct fy_node *at, struct fy_node *node,
+static int take_text(struct binder *binder, struct yaml_node *at, struct yaml_node *node,
                      const char *path, const char *fits, char **ret_text)
 {
     char found[80];
-    size_t count = 0;
-    if (!node || !fy_node_is_scalar(node)) {
-        describe(node, found, sizeof found);
-        return refuse(binder, node ? node : at, "%s: found %s; %s would fit", path, found, fits);
-    }
-    if (fy_node_is_alias(node))
+    if (node->kind == YAML_KIND_ALIAS)
         return refuse(binder, node, "%s: found an alias; write the value itself", path);
-    const char *text = fy_node_get_scalar(node, &count);
+    if (node->kind != YAML_KIND_SCALAR) {
+        describe(node, found, sizeof found);
+        return refuse(binder, node, "%s: found %s; %s would fit", path, found, fits);
+    }
+    const char *text = node->text;
+    size_t count = node->count;
     if (count > SCALAR_MAX)
         return refuse(binder, node, "%s: found %zu bytes, more than %d", path, count, SCALAR_MAX);
-    if (!text)
-        text = "";
     if (memchr(text, '\0', count))
         return refuse(binder, node, "%s: found a zero byte", path);
-    bool plain = fy_node_get_style(node) == FYNS_PLAIN;
+    bool plain = node->plain;
     bool null = plain && (count == 0 || (count == 1 && text[0] == '~') ||
                           (count == 4 && memcmp(text, "null", 4) == 0));
     if (null)
@@ -223,7 +206,7 @@ static void set_present(ProtobufCMessage *message, const ProtobufCFieldDescripto
     *(protobuf_c_boolean *)((char *)message + field->quantifier_offset) = true;
 }
 
-static int bind_scalar(struct binder *binder, struct fy_node *key, struct fy_node *node,
+static int bind_scalar(struct binder *binder, struct yaml_node *key, struct yaml_node *node,
                        ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
                        const char *path)
 {
@@ -267,7 +250,7 @@ static int bind_scalar(struct binder *binder, struct fy_node *key, struct fy_nod
 
 /* ---- mappings ---- */
 
-static int refuse_key(struct binder *binder, struct fy_node *key, const char *word,
+static int refuse_key(struct binder *binder, struct yaml_node *key, const char *word,
                       const ProtobufCMessageDescriptor *type, const char *path)
 {
     const char *names[KEYS_MAX];
@@ -284,7 +267,7 @@ static int refuse_key(struct binder *binder, struct fy_node *key, const char *wo
                   nearest ? "'?" : "", list);
 }
 
-static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMessage *message,
+static int bind_mapping(struct binder *binder, struct yaml_node *node, ProtobufCMessage *message,
                         const char *path);
 
 /* Memory of a protobuf-c message comes from malloc, so that free_unpacked can give it back. */
@@ -297,14 +280,14 @@ static ProtobufCMessage *new_message(const ProtobufCMessageDescriptor *type)
 }
 
 /* One message from a mapping; `key` stands for it where the file has nothing. */
-static int bind_message(struct binder *binder, struct fy_node *key, struct fy_node *value,
+static int bind_message(struct binder *binder, struct yaml_node *key, struct yaml_node *value,
                         const ProtobufCMessageDescriptor *type, const char *path,
                         ProtobufCMessage **ret_message)
 {
-    if (!value || !fy_node_is_mapping(value)) {
+    if (value->kind != YAML_KIND_MAPPING) {
         char found[80];
         describe(value, found, sizeof found);
-        bool empty = !value || (fy_node_is_scalar(value) && strcmp(found, "nothing") == 0);
+        bool empty = value->kind == YAML_KIND_SCALAR && value->count == 0;
         return refuse(binder, empty ? key : value, "%s: found %s; a mapping (key: value) would fit",
                       path, found);
     }
@@ -315,18 +298,16 @@ static int bind_message(struct binder *binder, struct fy_node *key, struct fy_no
     return bind_mapping(binder, value, inner, path);
 }
 
-static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node *value,
+static int bind_list(struct binder *binder, struct yaml_node *key, struct yaml_node *value,
                      ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
                      const char *path)
 {
     size_t *count = (size_t *)((char *)message + field->quantifier_offset);
     ProtobufCMessage ***list = (ProtobufCMessage ***)((char *)message + field->offset);
-    struct fy_node *item;
-    void *state = NULL;
-    if (!value || !fy_node_is_sequence(value)) {
+    if (value->kind != YAML_KIND_LIST) {
         char found[80];
         describe(value, found, sizeof found);
-        bool empty = !value || (fy_node_is_scalar(value) && strcmp(found, "nothing") == 0);
+        bool empty = value->kind == YAML_KIND_SCALAR && value->count == 0;
         return refuse(binder, empty ? key : value,
                       "%s: found %s; a list (lines that begin with '- ') would fit", path, found);
     }
@@ -334,14 +315,14 @@ static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node 
     *list = calloc(most, sizeof **list);
     if (!*list)
         return fault_set(binder->fault, ERR_NOMEM, "no memory to read %s", binder->name);
-    while ((item = fy_node_sequence_iterate(value, &state)) != NULL) {
+    for (struct yaml_node *item = value->first; item; item = item->next) {
         char inner[PATH_MAX_BYTES];
         int r = path_join(inner, sizeof inner, binder->fault, "%s[%zu]", path, *count);
         if (r < 0)
             return r;
         if (*count == most)
             return refuse(binder, item, "%s: found more than %zu", path, most);
-        if (fy_node_get_tag(item, NULL))
+        if (item->tagged)
             return refuse(binder, item, "%s: found a tag (!...); a spec takes none", inner);
         ProtobufCMessage *bound = NULL;
         r = bind_message(binder, item, item, field->descriptor, inner, &bound);
@@ -353,7 +334,7 @@ static int bind_list(struct binder *binder, struct fy_node *key, struct fy_node 
     return 0;
 }
 
-static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node *value,
+static int bind_field(struct binder *binder, struct yaml_node *key, struct yaml_node *value,
                       ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,
                       const char *path)
 {
@@ -365,25 +346,23 @@ static int bind_field(struct binder *binder, struct fy_node *key, struct fy_node
                         (ProtobufCMessage **)((char *)message + field->offset));
 }
 
-static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMessage *message,
+static int bind_mapping(struct binder *binder, struct yaml_node *node, ProtobufCMessage *message,
                         const char *path)
 {
     const ProtobufCMessageDescriptor *type = message->descriptor;
-    struct fy_node *seen[KEYS_MAX] = {0};
-    struct fy_node_pair *pair;
-    void *state = NULL;
+    struct yaml_node *seen[KEYS_MAX] = {0};
     assert(type->n_fields <= KEYS_MAX);
-    if (fy_node_get_tag(node, NULL))
+    if (node->tagged)
         return refuse(binder, node, "%s: found a tag (!...); a spec takes none",
                       path[0] ? path : "the file");
 
-    while ((pair = fy_node_mapping_iterate(node, &state)) != NULL) {
-        struct fy_node *key = fy_node_pair_key(pair), *value = fy_node_pair_value(pair);
+    for (struct yaml_node *key = node->first; key; key = key->next->next) {
+        struct yaml_node *value = key->next;
         AUTO_FREE char *word = NULL;
-        int r = take_text(binder, key ? key : node, key, path[0] ? path : "key", "a key", &word);
+        int r = take_text(binder, key, key, path[0] ? path : "key", "a key", &word);
         if (r < 0)
             return r;
-        if (value && fy_node_get_tag(value, NULL))
+        if (value->tagged)
             return refuse(binder, value, "%.60s: found a tag (!...); a spec takes none", word);
         const ProtobufCFieldDescriptor *field =
             protobuf_c_message_descriptor_get_field_by_name(type, word);
@@ -392,7 +371,7 @@ static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMe
         size_t index = (size_t)(field - type->fields);
         if (seen[index])
             return refuse(binder, key, "%s%s%s: stands here for the second time; first on line %d",
-                          path, path[0] ? "." : "", word, mark_of(seen[index]).line + 1);
+                          path, path[0] ? "." : "", word, place_of(seen[index])->line);
         seen[index] = key;
         char inner[PATH_MAX_BYTES];
         (void)snprintf(inner, sizeof inner, "%s%s%s", path, path[0] ? "." : "", word);
@@ -405,35 +384,22 @@ static int bind_mapping(struct binder *binder, struct fy_node *node, ProtobufCMe
 
 /* ---- the file ---- */
 
-static int refuse_syntax(struct binder *binder, struct fy_diag *diag)
-{
-    void *state = NULL;
-    const struct fy_diag_error *error = fy_diag_errors_iterate(diag, &state);
-    if (!error)
-        return fault_set(binder->fault, ERR_INVALID, "%.120s: found no YAML", binder->name);
-    char words[200];
-    (void)snprintf(words, sizeof words, "%s", error->msg ? error->msg : "no YAML");
-    words[strcspn(words, "\n")] = '\0';
-    return fault_set(binder->fault, ERR_INVALID, "%.120s:%d:%d: no YAML: %s", binder->name,
-                     error->line, error->column, words);
-}
-
 /* The node that "disks[1].store: found ..." speaks of, or the nearest above it that is there. */
-static struct fy_node *find_place(struct fy_node *root, const char *words)
+static struct yaml_node *find_place(struct yaml_node *root, const char *words)
 {
     size_t count = strcspn(words, ": ");
-    struct fy_node *node = root;
+    struct yaml_node *node = root;
     for (size_t i = 0; i < count && node;) {
-        struct fy_node *next;
+        struct yaml_node *next;
         size_t length = strcspn(words + i, ".[]: ");
         if (length == 0) {
             i++;
             continue;
         }
         if (i > 0 && words[i - 1] == '[')
-            next = fy_node_sequence_get_by_index(node, (int)strtol(words + i, NULL, 10));
+            next = yaml_node_item(node, strtoul(words + i, NULL, 10));
         else
-            next = fy_node_mapping_lookup_value_by_simple_key(node, words + i, length);
+            next = yaml_node_value(node, words + i, length);
         if (!next)
             break;
         node = next;
@@ -442,12 +408,10 @@ static struct fy_node *find_place(struct fy_node *root, const char *words)
     return node;
 }
 
-static int bind_document(struct binder *binder, struct fy_document *document,
-                         ProtobufCMessage **ret_spec)
+static int bind_document(struct binder *binder, struct yaml_node *root, ProtobufCMessage **ret_spec)
 {
-    struct fy_node *root = fy_document_root(document);
     char found[80];
-    if (!root || !fy_node_is_mapping(root)) {
+    if (!root || root->kind != YAML_KIND_MAPPING) {
         describe(root, found, sizeof found);
         return fault_set(binder->fault, ERR_INVALID,
                          "%.120s:1:1: found %s; %s as key: value lines would fit, like "
@@ -470,44 +434,8 @@ static int bind_document(struct binder *binder, struct fy_document *document,
     return 0;
 }
 
-static int parse_document(struct binder *binder, struct fy_parser *parser, struct fy_diag *diag,
-                          ProtobufCMessage **ret_spec)
-{
-    struct fy_document *document = fy_parse_load_document(parser);
-    if (!document) {
-        if (fy_diag_got_error(diag))
-            return refuse_syntax(binder, diag);
-        return fault_set(binder->fault, ERR_INVALID,
-                         "%.120s:1:1: found nothing; a VM as key: "
-                         "value lines would fit, like 'name: web-01'",
-                         binder->name);
-    }
-    ProtobufCMessage *spec = NULL;
-    int r = bind_document(binder, document, &spec);
-    fy_parse_document_destroy(parser, document);
-    if (r < 0)
-        return r;
-    document = fy_parse_load_document(parser);
-    if (document) {
-        struct fy_node *root = fy_document_root(document);
-        r = root ? refuse(binder, root, "a second document begins here; one VM a file")
-                 : fault_set(binder->fault, ERR_INVALID,
-                             "%.120s: a second document follows; one VM a file", binder->name);
-        fy_parse_document_destroy(parser, document);
-    } else if (fy_diag_got_error(diag)) {
-        r = refuse_syntax(binder, diag);
-    }
-    if (r < 0) {
-        protobuf_c_message_free_unpacked(spec, NULL);
-        return r;
-    }
-    *ret_spec = spec;
-    return 0;
-}
-
-/* What no spec needs and libfyaml 0.7.12 trips over: control letters (a zero byte, a form feed),
- * bytes that are no UTF-8, and directives ("%YAML"), in some of which it loops for ever (found by
- * fuzzing). */
+/* What no spec needs: control letters (a zero byte, a form feed), bytes that are no UTF-8, and
+ * directives ("%YAML"). */
 static int check_bytes(struct binder *binder, const char *text, size_t count)
 {
     int line = 1, column = 1;
@@ -551,26 +479,12 @@ int vm_spec_file_bind(const char *text, size_t count, const char *name,
     int checked = check_bytes(&binder, text, count);
     if (checked < 0)
         return checked;
-    struct fy_diag_cfg diag_config;
-    fy_diag_cfg_default(&diag_config);
-    struct fy_diag *diag = fy_diag_create(&diag_config);
-    if (!diag)
-        return fault_set(fault, ERR_NOMEM, "no memory to read %s", name);
-    fy_diag_set_collect_errors(diag, true);
-    /* Doubled keys are ours to find: libfyaml's words do not say where the first one is. */
-    const struct fy_parse_cfg config = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG |
-                                                 FYPCF_ALLOW_DUPLICATE_KEYS |
-                                                 FYPCF_DEFAULT_VERSION_1_2 | FYPCF_JSON_NONE,
-                                        .diag = diag};
-    struct fy_parser *parser = fy_parser_create(&config);
-    int r = ERR_NOMEM;
-    if (parser && fy_parser_set_string(parser, text, count) == 0)
-        r = parse_document(&binder, parser, diag, (ProtobufCMessage **)ret_message);
-    else
-        r = fault_set(fault, ERR_NOMEM, "no memory to read %s", name);
-    if (parser)
-        fy_parser_destroy(parser);
-    fy_diag_destroy(diag);
+    struct yaml_node *root = NULL;
+    int r = yaml_tree_parse(text, count, name, &root, fault);
+    if (r < 0)
+        return r;
+    r = bind_document(&binder, root, (ProtobufCMessage **)ret_message);
+    yaml_tree_free(root);
     return r;
 }
 

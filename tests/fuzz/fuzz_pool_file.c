@@ -10,12 +10,6 @@
 #include "placement/evacuate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
-const char *__lsan_default_suppressions(void);
-
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libfyaml"; /* see fuzz_vm_spec */
-}
 
 static void plan(struct layout *layout)
 {

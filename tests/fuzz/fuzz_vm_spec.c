@@ -7,15 +7,9 @@
 #include "cli/vm_spec_file.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
-const char *__lsan_default_suppressions(void);
 
 /* libfyaml 0.7.12 loses its buffer of a long quoted text that never ends; a command that then exits
  * does not mind, and leaks of ours are still told. */
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libfyaml";
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     Godwit__VmSpec *spec = NULL;

@@ -120,7 +120,7 @@ static void says_where_what_and_what_would_fit(void **state)
          "web.yaml:2:6: disks[0]: shared needs a store and a file: the folder is what the hosts "
          "share"},
         {"nics:\n  - {bridge: br0, mac: \"53:54:00:12:34:56\"}\n",
-         "web.yaml:2:25: nics[0].mac: found '53:54:00:12:34:56'; one station's address like "
+         "web.yaml:2:24: nics[0].mac: found '53:54:00:12:34:56'; one station's address like "
          "52:54:00:12:34:56 would fit"},
         {"disks:\n  - {name: a, path: /d}\n  - {name: b, path: /d}\n",
          "web.yaml:3:6: disks[1]: it is the same as disks[0]"},
@@ -156,12 +156,12 @@ static void says_where_what_and_what_would_fit(void **state)
          "web.yaml:1:1: found a list; a VM as key: value lines would fit, like 'name: web-01'"},
         {"", "web.yaml:1:1: found nothing; a VM as key: value lines would fit, like 'name: "
              "web-01'"},
-        {"name: !!str web\n", "web.yaml:1:13: name: found a tag (!...); a spec takes none"},
+        {"name: !!str web\n", "web.yaml:1:7: name: found a tag (!...); a spec takes none"},
         {"%YAML 1.2\n---\nname: a\n", "web.yaml:1:1: found a directive (%...); a spec takes none"},
         {"name: a\x01\n", "web.yaml:1:8: found the control letter 0x01; plain text would fit"},
         {"name: a\xff\n",
          "web.yaml:1:8: found a byte that is no UTF-8 (0xff); plain text would fit"},
-        {"name: &a web\nhost: *a\n", "web.yaml:2:8: host: found an alias; write the value itself"},
+        {"name: &a web\nhost: *a\n", "web.yaml:2:7: host: found an alias; write the value itself"},
     };
 
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
@@ -184,6 +184,19 @@ static void tells_the_place_of_bad_yaml(void **state)
     assert_int_equal(r, ERR_INVALID);
     assert_non_null(strstr(fault.text, "web.yaml:"));
     assert_non_null(strstr(fault.text, "no YAML"));
+}
+
+static void refuses_what_is_nested_too_deeply(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    Godwit__VmSpec *spec = NULL;
+
+    int r = parse("disks: [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n", &spec, &fault);
+
+    assert_int_equal(r, ERR_LIMIT);
+    assert_string_equal(fault.text, "web.yaml:1:39: found more than 32 levels");
+    assert_null(spec);
 }
 
 static void takes_no_number_for_octal(void **state)
@@ -230,6 +243,7 @@ int main(void)
         cmocka_unit_test(binds_disks_nics_and_the_rest),
         cmocka_unit_test(says_where_what_and_what_would_fit),
         cmocka_unit_test(tells_the_place_of_bad_yaml),
+        cmocka_unit_test(refuses_what_is_nested_too_deeply),
         cmocka_unit_test(takes_no_number_for_octal),
         cmocka_unit_test(says_what_a_vm_lacks),
     };
