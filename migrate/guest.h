@@ -31,7 +31,7 @@ struct guest {
     void *owner;
     const char *vm_id, *name, *machine, *baseline; /* borrowed; for the greeting */
     unsigned vcpus;
-    struct region *regions; /* borrowed */
+    struct region *regions; /* borrowed; the first is the RAM */
     unsigned region_count;
     bool was_running; /* source: resume it on a roll-back (an operator's pause stays a pause) */
 };

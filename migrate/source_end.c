@@ -3,6 +3,7 @@
  */
 #include "migrate/source_inside.h"
 
+#include "base/bytes.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
@@ -53,6 +54,7 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
 {
     struct receipt *receipt = &source->receipt;
     Godwit__MoveReceipt *to = &receipt->message;
+    uint64_t ram_pages = source->config.guest->regions[0].pages;
     uint64_t cpu_ns = control_cpu_ns + world_thread_cpu_ns(), digest = source->memory_digest;
     for (unsigned i = 0; i < LANES_MAX; i++)
         cpu_ns += source->lane_cpu_ns[i];
@@ -61,6 +63,7 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     to->move_id = source->move_id;
     to->vm_id = (char *)source->config.guest->vm_id;
 #define FILL(field, value) (to->has_##field = 1, to->field = (value))
+    FILL(memory_bytes, ram_pages * PAGE_BYTES); /* what else travels is no memory of the guest */
     FILL(wire_bytes, progress_wire_bytes(&source->progress) + control_wire_bytes);
     FILL(lanes, source->lanes_open);
     FILL(source_cpu_ns, cpu_ns);
@@ -70,7 +73,7 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     FILL(throttled_ns, source->throttled_ns);
     FILL(throttle_permille_peak, source->core.throttle.permille_peak);
     if (to->moved) {
-        FILL(digest_pages, source_total_pages(source->config.guest));
+        FILL(digest_pages, ram_pages);
         FILL(memory_digest, digest);
         FILL(reread_verified, source->reread);
     }

@@ -47,6 +47,9 @@ def tells_phases_rounds_and_pause_in_its_receipt(pool):
     for phase in ("greet", "prepare", "precopy", "pause", "drain", "state", "handover"):
         expect(phase in names, f"phase {phase} is missing: {names}")
     expect(receipt["moved"] and receipt["downtime_ns"] > 0 and receipt["rounds"], str(receipt))
+    memory = pool.vm("mover")["spec"]["memory"]["size"]
+    expect(int(receipt["memory_bytes"]) == int(memory) == int(receipt["digest_pages"]) * 4096,
+           f"of {memory} bytes of memory: {receipt}")
 
 
 def moves_a_paused_guest_which_stays_paused(pool):
