@@ -162,6 +162,10 @@ static void carry_out_own(struct cluster *cluster, struct cluster_job *job, stru
         vm->own.gen = job->core.source_generation; /* what its process goes by; hiwater stays */
         own_recovered(&vm->own);
         break;
+    case JOB_OWN_ENDED:
+        set_reason(vm, false, "the guest ended by itself");
+        cluster_ha_end_vm(cluster, vm, false, now, todo);
+        return;
     case JOB_OWN_STOP:
         set_reason(vm, true, job->core.error_text);
         cluster_ha_end_vm(cluster, vm, true, now, todo);
@@ -617,6 +621,7 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
             .at_target = at_target,
             .latch = ours ? status.latch : GODWIT__LATCH__LATCH_NONE,
             .absent = status.absent && absence_is_of_move(&job->core, at_target, &status, heard),
+            .powered_off = status.state == GODWIT__VM_STATE__VM_STATE_STOPPED,
             .runs = status.runs,
             .generation = status.generation,
             .asked_ns = asked_ns,

@@ -211,6 +211,8 @@ static void learn_report(struct job_core *core, const struct job_report *report,
         side->gone = true;
         todo->bits |= JOB_TODO_STORE;
     }
+    if (report->absent && report->powered_off && side->gone)
+        side->powered_off = true;
     if (report->asked_ns > side->answered_ns) {
         side->answered_ns = report->asked_ns;
         side->answer_has_move = report->latch != GODWIT__LATCH__LATCH_NONE;
@@ -285,12 +287,12 @@ static void go_forward(struct job_core *core, uint64_t now_ns, struct job_todo *
     set_step(core, JOB_FORWARD, now_ns, todo);
 }
 
-/* The process that held the guest's memory is gone, and the target will never have it. */
-static void end_lost(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
+/* The process that held the guest's memory is gone, and the other end will never have it. */
+static void end_lost(struct job_core *core, const char *host, uint64_t now_ns,
+                     struct job_todo *todo)
 {
     char text[FAULT_TEXT_MAX];
-    (void)snprintf(text, sizeof text, "the VM's process on %s ended during the move",
-                   core->source_host);
+    (void)snprintf(text, sizeof text, "the VM's process on %s ended during the move", host);
     core->error_code = GW_NONE; /* this outweighs what was told of the move itself */
     set_error(core, GW_VM_LOST, text);
     set_own(todo, JOB_OWN_STOP);
@@ -334,7 +336,7 @@ static void decide_move(struct job_core *core, uint64_t now_ns, struct job_todo 
         if (!target_is_clear(core)) {
             push_parked(core, now_ns, todo);
         } else if (core->source.gone) {
-            end_lost(core, now_ns, todo);
+            end_lost(core, core->source_host, now_ns, todo);
         } else {
             /* Proven: T latched ABANDONED m or its process is gone. The new generation is in the
              * store before the verdict leaves; a late TAKE finds nobody. */
@@ -392,7 +394,7 @@ static void decide_back(struct job_core *core, uint64_t now_ns, struct job_todo 
         return;
     }
     if (core->source.gone && target_is_clear(core)) {
-        end_lost(core, now_ns, todo);
+        end_lost(core, core->source_host, now_ns, todo);
         return;
     }
     /* A target that is away cannot matter any more once the source has ABORTED or never began:
@@ -419,6 +421,20 @@ static void decide_back(struct job_core *core, uint64_t now_ns, struct job_todo 
         tell_source(core, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL, now_ns, todo);
 }
 
+/* What the target said of its guest's end while the job had it is said to nobody again. */
+static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
+{
+    if (core->target.gone && todo->own != JOB_OWN_KEEP)
+        return; /* its own change of the record, a tick later */
+    if (core->target.gone && !core->target.powered_off) {
+        end_lost(core, core->target_host, now_ns, todo);
+        return;
+    }
+    if (core->target.gone)
+        set_own(todo, JOB_OWN_ENDED);
+    end(core, JOB_DONE, now_ns, todo);
+}
+
 static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     bool released = core->source.latch == GODWIT__LATCH__LATCH_RELEASED || core->source.gone;
@@ -429,7 +445,7 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
         core->has_receipt || (released && now_ns - core->released_ns > RECEIPT_MS * NS_PER_MS);
     /* A source that is away is told by its next HELLO: a GAVE of a superseded generation. */
     if ((released && told) || is_away(&core->source, now_ns)) {
-        end(core, JOB_DONE, now_ns, todo);
+        end_forward(core, now_ns, todo);
         return;
     }
     if (!released)
@@ -440,7 +456,7 @@ static void decide_resume(struct job_core *core, uint64_t now_ns, struct job_tod
 {
     const struct job_side *source = &core->source;
     if (source->gone) {
-        end_lost(core, now_ns, todo);
+        end_lost(core, core->source_host, now_ns, todo);
         return;
     }
     bool resumed = source->answer_runs && source->answered_ns > core->target_clear_ns;

@@ -57,6 +57,7 @@ struct job_side { /* what is known of the source's or the target's end */
     bool gone; /* its agent said that no process of this VM is there */
     /* from here on: of this coordinator's life only */
     bool link_up;
+    bool powered_off;  /* it is gone because its guest ended by itself */
     uint64_t heard_ns; /* when anything of this end was heard last */
     uint64_t ask_ns;   /* not before: the next question or repeated verdict */
     uint64_t link_lost_ns;
@@ -110,6 +111,7 @@ struct job_report {
     bool at_target;
     Godwit__Latch latch; /* LATCH_NONE: nothing of this move */
     bool absent;         /* no process of this VM is there (any more) */
+    bool powered_off;    /* because its guest ended by itself */
     bool runs;           /* a machine that is not held by a switchover */
     bool parked;         /* the source waits for word of the target */
     bool ended;
@@ -153,7 +155,8 @@ enum job_own { /* what becomes of the ownership record, in the same transaction 
                JOB_OWN_RECOVER,
                JOB_OWN_RECOVERED,     /* the source runs as resume_generation */
                JOB_OWN_RECOVERED_OLD, /* it resumed at the target's word, as what it was */
-               JOB_OWN_STOP,
+               JOB_OWN_STOP,  /* its only process is gone */
+               JOB_OWN_ENDED, /* the guest ended by itself */
 };
 
 struct job_todo {

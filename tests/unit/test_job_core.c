@@ -335,6 +335,57 @@ static void a_dead_source_process_before_gave_is_a_lost_vm(void **state)
     assert_int_equal(job.error_code, GW_VM_LOST);
 }
 
+static struct job_todo move_and_lose_the_target(bool powered_off)
+{
+    (void)report(false, LATCH(GAVE));
+    struct job_todo took = report(true, LATCH(TOOK));
+    assert_int_equal(took.own, JOB_OWN_TAKEN);
+    (void)step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.at_target = true, .absent = true, .powered_off = powered_off}});
+    (void)report(false, LATCH(RELEASED));
+    assert_int_equal(job.step, JOB_FORWARD); /* the receipt is still to come */
+    return tick(10000);
+}
+
+static void a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done(void **state)
+{
+    (void)state;
+    struct job_todo end = move_and_lose_the_target(false);
+
+    assert_int_equal(end.own, JOB_OWN_STOP);
+    assert_int_equal(job.state, JOB_FAILED);
+    assert_int_equal(job.error_code, GW_VM_LOST);
+    assert_string_equal(job.error_text, "the VM's process on node2 ended during the move");
+}
+
+static void a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped(void **state)
+{
+    (void)state;
+    struct job_todo end = move_and_lose_the_target(true);
+
+    assert_int_equal(end.own, JOB_OWN_ENDED);
+    assert_int_equal(job.state, JOB_DONE);
+}
+
+static void a_target_that_took_it_and_died_in_one_word_changes_the_record_twice(void **state)
+{
+    (void)state;
+    (void)step(
+        (struct job_event){.type = JOB_EVENT_REPORT,
+                           .report = {.latch = LATCH(GAVE), .absent = true, .has_receipt = true}});
+
+    struct job_todo first = step(
+        (struct job_event){.type = JOB_EVENT_REPORT,
+                           .report = {.at_target = true, .latch = LATCH(TOOK), .absent = true}});
+    assert_int_equal(first.own, JOB_OWN_TAKEN);
+    assert_int_equal(job.step, JOB_FORWARD);
+    struct job_todo second = tick(100);
+
+    assert_int_equal(second.own, JOB_OWN_STOP);
+    assert_int_equal(job.state, JOB_FAILED);
+}
+
 #define FRESH(name) cmocka_unit_test_setup(name, set_up)
 #define MOVING(name) cmocka_unit_test_setup(name, set_up_moving)
 
@@ -358,6 +409,9 @@ int main(void)
         FRESH(a_restart_before_the_sources_order_rolls_back),
         MOVING(a_restart_after_it_waits_for_both_sides),
         MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
+        MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
+        MOVING(a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped),
+        MOVING(a_target_that_took_it_and_died_in_one_word_changes_the_record_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
