@@ -330,6 +330,7 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .program = agent->vm_program,
         .log_level = arg_log_level,
         .incarnation = host_facts_incarnation(agent->facts),
+        .failpoints_path = getenv("GODWIT_FAILPOINTS"), /* of whoever starts agents here: root */
         .on_vm = on_vm,
         .on_move = on_move,
         .on_console = on_console,
@@ -339,6 +340,9 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .data = agent,
     };
 
+    if (table.failpoints_path)
+        log_warn("main", "TEST MODE: VMs started from now on obey the failpoints in %s",
+                 table.failpoints_path);
     int r = vm_table_new(&agent->table, &table, fault);
     if (r == 0)
         r = attach_new(&agent->attach, agent->loop, agent->table, agent->facts, fault);

@@ -19,7 +19,7 @@
 #include "net/rpc.h"
 #include "proto/method.h"
 
-enum { CONTROL_FD = 3, RECONNECT_MS = 200, LAST_WORDS_MS = 1000 };
+enum { CONTROL_FD = 3, FAILPOINTS_FD = 4, RECONNECT_MS = 200, LAST_WORDS_MS = 1000 };
 
 struct vm_process {
     struct vm_process_config config; /* its strings are void after new, but these: */
@@ -178,8 +178,15 @@ static int process_connect(struct vm_process *process, struct fault *fault)
 static int spawn(struct vm_process *process, const struct vm_process_config *config, int listen_fd,
                  struct fault *fault)
 {
-    char *const argv[] = {"godwit-vm",          "--vm-id",     (char *)config->vm_id,     "--name",
-                          (char *)config->name, "--log-level", (char *)config->log_level, NULL};
+    char *const argv[] = {"godwit-vm",
+                          "--vm-id",
+                          (char *)config->vm_id,
+                          "--name",
+                          (char *)config->name,
+                          "--log-level",
+                          (char *)config->log_level,
+                          config->failpoints_path ? "--failpoints" : NULL,
+                          NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none, defaults;
@@ -187,6 +194,15 @@ static int spawn(struct vm_process *process, const struct vm_process_config *con
     AUTO_FD int log_fd = open(config->log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (log_fd < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "opening %s", config->log_path);
+    AUTO_FD int failpoints_low_fd = -1;
+    AUTO_FD int failpoints_fd = -1;
+    if (config->failpoints_path) {
+        failpoints_low_fd = open(config->failpoints_path, O_RDWR | O_APPEND | O_CLOEXEC);
+        failpoints_fd = fcntl(failpoints_low_fd, F_DUPFD_CLOEXEC, 10);
+        if (failpoints_fd < 0)
+            return fault_set_errno(fault, err_from_errno(errno), errno, "opening %s",
+                                   config->failpoints_path);
+    }
     sigemptyset(&none);
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGTERM);
@@ -201,6 +217,8 @@ static int spawn(struct vm_process *process, const struct vm_process_config *con
     (void)posix_spawn_file_actions_adddup2(&actions, log_fd, 1);
     (void)posix_spawn_file_actions_adddup2(&actions, log_fd, 2);
     (void)posix_spawn_file_actions_adddup2(&actions, listen_fd, CONTROL_FD);
+    if (failpoints_fd >= 0)
+        (void)posix_spawn_file_actions_adddup2(&actions, failpoints_fd, FAILPOINTS_FD);
     int error = posix_spawn(&process->pid, config->program, &actions, &attributes, argv, environ);
     (void)posix_spawn_file_actions_destroy(&actions);
     (void)posix_spawnattr_destroy(&attributes);

@@ -29,6 +29,7 @@ struct vm_process_config {
     const char *vm_id, *name;
     const char *socket_path; /* its control socket; all of these are copied where they are kept */
     const char *log_path;    /* its own log: descriptors 1 and 2 */
+    const char *failpoints_path; /* for tests: see base/failpoint; NULL, always but there */
     void (*on_state)(void *data, const Godwit__VmStatus *status);
     void (*on_move)(void *data, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, const Godwit__ConsoleData *event);

@@ -662,6 +662,7 @@ static int process_config(struct vm_entry *entry, const char *name, char socket_
         .name = name,
         .socket_path = socket_path,
         .log_path = log_path,
+        .failpoints_path = entry->table->config.failpoints_path,
         .on_state = on_state,
         .on_move = on_move,
         .on_console = on_console,

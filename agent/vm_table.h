@@ -72,6 +72,7 @@ struct vm_table_config {
     struct loop *loop;
     const char *state_dir, *run_dir, *program, *log_level,
         *incarnation;                                  /* must outlive the table */
+    const char *failpoints_path;                       /* so must this; NULL but in tests */
     void (*on_vm)(void *data, struct vm_entry *entry); /* its status changed */
     void (*on_move)(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);

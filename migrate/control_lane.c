@@ -5,9 +5,11 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
+#include "migrate/lane_write.h"
 #include "net/stream.h"
 #include "proto/move_frame.h"
 
@@ -113,10 +115,10 @@ struct control_lane *control_lane_free(struct control_lane *lane)
     return NULL;
 }
 
-static int send_bytes(struct control_lane *lane, const uint8_t *bytes, size_t count,
-                      struct fault *fault)
+static int send_bytes(struct control_lane *lane, enum failpoint_id point, const uint8_t *bytes,
+                      size_t count, struct fault *fault)
 {
-    int r = stream_write(lane->stream, bytes, count, fault);
+    int r = lane_write(lane->stream, point, bytes, count, fault);
     if (r == 0)
         r = stream_flush(lane->stream, fault);
     if (r < 0)
@@ -125,22 +127,57 @@ static int send_bytes(struct control_lane *lane, const uint8_t *bytes, size_t co
     return 0;
 }
 
+static enum failpoint_id failpoint_of(const Godwit__MoveMessage *message)
+{
+    switch (message->body_case) {
+    case GODWIT__MOVE_MESSAGE__BODY_HELLO:
+        return FAILPOINT_SOURCE_HELLO;
+    case GODWIT__MOVE_MESSAGE__BODY_EXTENTS:
+        return FAILPOINT_SOURCE_EXTENTS;
+    case GODWIT__MOVE_MESSAGE__BODY_EXTENTS_END:
+        return FAILPOINT_SOURCE_EXTENTS_END;
+    case GODWIT__MOVE_MESSAGE__BODY_STATE:
+        return FAILPOINT_SOURCE_STATE;
+    case GODWIT__MOVE_MESSAGE__BODY_TRANSFER:
+        return FAILPOINT_SOURCE_TRANSFER;
+    case GODWIT__MOVE_MESSAGE__BODY_ABORT:
+        return FAILPOINT_SOURCE_ABORT;
+    case GODWIT__MOVE_MESSAGE__BODY_WELCOME:
+        return FAILPOINT_TARGET_WELCOME;
+    case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
+        return FAILPOINT_TARGET_PREPARED;
+    case GODWIT__MOVE_MESSAGE__BODY_READY:
+        return FAILPOINT_TARGET_READY;
+    case GODWIT__MOVE_MESSAGE__BODY_STARTED:
+        return FAILPOINT_TARGET_STARTED;
+    case GODWIT__MOVE_MESSAGE__BODY_ABANDONED:
+        return FAILPOINT_TARGET_ABANDONED;
+    case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
+    case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
+        break;
+    }
+    return FAILPOINT_COUNT;
+}
+
 int control_lane_send(struct control_lane *lane, const Godwit__MoveMessage *message,
                       struct fault *fault)
 {
     AUTO_FREE uint8_t *bytes = NULL;
     size_t count = 0;
+    enum failpoint_id point = failpoint_of(message);
+    assert(point < FAILPOINT_COUNT);
     int r = move_frame_encode(message, &bytes, &count, fault);
     if (r < 0)
         return r;
-    return send_bytes(lane, bytes, count, fault);
+    return send_bytes(lane, point, bytes, count, fault);
 }
 
 int control_lane_send_hot(struct control_lane *lane, struct fault *fault)
 {
     uint8_t bytes[MOVE_FRAME_HEADER_BYTES];
     move_frame_put_empty(MOVE_FRAME_HOT, bytes);
-    return send_bytes(lane, bytes, sizeof bytes, fault);
+    return send_bytes(lane, lane->config.is_source ? FAILPOINT_SOURCE_HOT : FAILPOINT_TARGET_HOT,
+                      bytes, sizeof bytes, fault);
 }
 
 void control_lane_interrupt(struct control_lane *lane)

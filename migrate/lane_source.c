@@ -9,10 +9,12 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "base/failpoint.h"
 #include "base/handoff.h"
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
+#include "migrate/lane_write.h"
 #include "migrate/pacer.h"
 #include "migrate/page_batch.h"
 #include "migrate/page_codec.h"
@@ -60,7 +62,7 @@ static int write_frame(struct lane_source *lane, struct fault *fault)
         lane->report.held_back_ns += waited_ns;
         lane->held_back_ns += waited_ns;
     }
-    int r = stream_write(lane->stream, bytes, count, fault);
+    int r = lane_write(lane->stream, FAILPOINT_SOURCE_FRAME, bytes, count, fault);
     if (r < 0)
         return r;
     page_tuner_step(&codec->tuner, world_now_ns(), (uint64_t)codec->frame.data_count * PAGE_BYTES,
@@ -107,7 +109,9 @@ static int send_pages(struct lane_source *lane, const struct page_batch *batch, 
     /* INV-5: cleared before it is read. In the pause nobody writes and tracking ends with the move:
      * nothing to clear. */
     if (!lane->hot) {
-        int r = region->ops->clear((struct region *)region, batch->first_page, batch->mask, fault);
+        int r = failpoint_check(FAILPOINT_SOURCE_CLEAR, fault);
+        if (r == 0)
+            r = region->ops->clear((struct region *)region, batch->first_page, batch->mask, fault);
         if (r < 0)
             return r;
     }
@@ -178,7 +182,7 @@ static int send_fence(struct lane_source *lane, enum page_batch_type type, struc
     uint8_t bytes[PAGE_FRAME_HEAD_MAX];
     unsigned count = page_frame_put(&fence, NULL, bytes);
 
-    int r = stream_write(lane->stream, bytes, count, fault);
+    int r = lane_write(lane->stream, FAILPOINT_SOURCE_FENCE, bytes, count, fault);
     if (r == 0)
         r = stream_flush(lane->stream, fault);
     if (r < 0)

@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
+#include "migrate/lane_write.h"
 #include "migrate/page_place.h"
 #include "migrate/progress.h"
 #include "net/stream.h"
@@ -44,7 +46,9 @@ static int read_pages(struct lane_target *lane, struct page_frame *frame, uint8_
         return r;
 
     uint64_t pages = lane->place.pages, zero_pages = lane->place.zero_pages;
-    r = page_place_frame(&lane->place, frame, entries, lane->stream, fault);
+    r = failpoint_check(FAILPOINT_TARGET_PLACE, fault);
+    if (r == 0)
+        r = page_place_frame(&lane->place, frame, entries, lane->stream, fault);
     if (r < 0)
         return r;
     uint64_t wire = lane->stream->wire_bytes_in;
@@ -84,7 +88,7 @@ static int read_fence(struct lane_target *lane, const struct page_frame *fence, 
     if (hot)
         stream_set_hot(lane->stream, lane->config.may_spin);
     send_report(lane, hot ? LANE_REPORT_HOT : LANE_REPORT_FENCE);
-    int r = stream_write(lane->stream, bytes, count, fault);
+    int r = lane_write(lane->stream, FAILPOINT_TARGET_ANSWER, bytes, count, fault);
     if (r == 0)
         r = stream_flush(lane->stream, fault);
     lane->place.running = 0;
@@ -99,7 +103,9 @@ static int read_frame(struct lane_target *lane, struct fault *fault)
     if (r < 0)
         return r;
     struct page_frame frame;
-    r = page_frame_get(head, &frame, fault);
+    r = failpoint_check(FAILPOINT_TARGET_READ, fault);
+    if (r == 0)
+        r = page_frame_get(head, &frame, fault);
     if (r < 0)
         return r;
     if (!__atomic_load_n(lane->config.frames_allowed, __ATOMIC_ACQUIRE)) /* INV-4 */

@@ -7,6 +7,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
@@ -75,7 +76,9 @@ static int populate_chunk(const struct populate *populate, const struct chunk *c
         uint64_t end = bitmap_next_clear(wanted, page);
         if (end > chunk->end)
             end = chunk->end;
-        int r = region->ops->populate(region, page, end - page, fault);
+        int r = failpoint_check(FAILPOINT_TARGET_POPULATE, fault);
+        if (r == 0)
+            r = region->ops->populate(region, page, end - page, fault);
         if (r < 0)
             return r;
         page = end;

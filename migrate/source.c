@@ -21,6 +21,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "base/thread.h"
@@ -139,7 +140,15 @@ static void on_watch_expired(void *data)
 
 static void latch(struct source *source, Godwit__Latch latch)
 {
+    if (latch == GODWIT__LATCH__LATCH_GAVE)
+        (void)failpoint(FAILPOINT_SOURCE_BEFORE_GAVE);
+    else if (latch == GODWIT__LATCH__LATCH_RELEASED)
+        (void)failpoint(FAILPOINT_SOURCE_BEFORE_RELEASED);
+    else if (latch == GODWIT__LATCH__LATCH_ABORTED)
+        (void)failpoint(FAILPOINT_SOURCE_BEFORE_ABORTED);
     source->config.on_latch(source->config.data, latch);
+    if (latch == GODWIT__LATCH__LATCH_GAVE)
+        (void)failpoint(FAILPOINT_SOURCE_AFTER_GAVE);
 }
 
 static void resume_guest(struct source *source)
@@ -148,6 +157,7 @@ static void resume_guest(struct source *source)
     if (!guest->was_running)
         return;
     struct fault fault = {0};
+    (void)failpoint(FAILPOINT_SOURCE_RESUME);
     int r = guest->ops->resume(guest->owner, &fault);
     if (r == 0)
         return;

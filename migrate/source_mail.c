@@ -6,6 +6,7 @@
 #include <assert.h>
 
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
 #include "migrate/hot.h"
@@ -23,6 +24,9 @@ static int open_lane(void *data, unsigned wanted, struct stream **ret_stream, un
 {
     struct source *source = data;
     *ret_lane = wanted;
+    int r = failpoint_check(FAILPOINT_SOURCE_OPEN, fault);
+    if (r < 0)
+        return r;
     return source->config.open_lane(source->config.data, wanted, ret_stream, fault);
 }
 
@@ -116,7 +120,7 @@ static void take_stream(struct source *source, const struct source_mail *mail)
 {
     if (mail->lane == TLS_LANE_CONTROL) {
         const struct control_lane_config config = {
-
+            .is_source = true,
             .on_message = on_message,
             .on_hot = on_hot,
             .on_lost = on_lost,

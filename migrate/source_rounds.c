@@ -13,6 +13,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
@@ -39,7 +40,9 @@ int source_rounds_learn_populated(struct source *source, unsigned i, struct faul
     struct region *ops = &source->config.guest->regions[i];
     bitmap_clear_all(&region->scratch); /* its first touch is not part of the asking */
     uint64_t begun_ns = world_now_ns();
-    int r = ops->ops->populated(ops, &region->scratch, fault);
+    int r = failpoint_check(FAILPOINT_SOURCE_POPULATED, fault);
+    if (r == 0)
+        r = ops->ops->populated(ops, &region->scratch, fault);
     if (r < 0)
         return fault_wrap(fault, r, "asking which pages of '%s' have memory", ops->name);
     region->learn_ns = world_now_ns() - begun_ns;
@@ -83,7 +86,9 @@ static int collect(struct source *source, uint64_t *ret_pages, struct fault *fau
     uint64_t pages = 0;
     for (unsigned i = 0; i < source->config.guest->region_count; i++) {
         struct region *ops = &source->config.guest->regions[i];
-        int r = ops->ops->collect(ops, &source->regions[i].dirty, fault);
+        int r = failpoint_check(FAILPOINT_SOURCE_COLLECT, fault);
+        if (r == 0)
+            r = ops->ops->collect(ops, &source->regions[i].dirty, fault);
         if (r < 0)
             return fault_wrap(fault, r, "collecting dirty pages of '%s'", ops->name);
         r = keep_populated(source, i, fault);
@@ -167,7 +172,9 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
         return r;
     struct guest *guest = source->config.guest;
     for (unsigned i = 0; i < guest->region_count; i++) {
-        r = guest->regions[i].ops->track_start(&guest->regions[i], fault);
+        r = failpoint_check(FAILPOINT_SOURCE_TRACK, fault);
+        if (r == 0)
+            r = guest->regions[i].ops->track_start(&guest->regions[i], fault);
         if (r < 0)
             return fault_wrap(fault, r, "tracking dirty pages of '%s'", guest->regions[i].name);
         source->regions[i].tracking = true;
@@ -224,7 +231,9 @@ int source_rounds_pause_guest(struct source *source, struct fault *fault)
     source_throttle(source, 0);
 
     uint64_t pages = 0;
-    int r = collect(source, &pages, fault);
+    int r = failpoint_check(FAILPOINT_SOURCE_PAUSE, fault);
+    if (r == 0)
+        r = collect(source, &pages, fault);
     if (r < 0)
         return r;
     source_feed_type(source, SOURCE_EVENT_PAUSED);
@@ -259,9 +268,14 @@ int source_rounds_drain(struct source *source, struct fault *fault)
     source_rounds_dispatch(source, source_rounds_dirty_count(source), PAGE_BATCH_FENCE_LAST);
 
     /* Saved while the lanes work. */
-    int r = guest->ops->save(guest->owner, &source->machine, &source->machine_bytes, fault);
+    enum failpoint_action wrong = failpoint(FAILPOINT_SOURCE_SAVE);
+    int r = wrong == FAILPOINT_ERROR
+                ? failpoint_fail(FAILPOINT_SOURCE_SAVE, fault)
+                : guest->ops->save(guest->owner, &source->machine, &source->machine_bytes, fault);
     if (r < 0)
         return fault_wrap(fault, r, "saving the machine");
+    if (wrong == FAILPOINT_TRUNCATE)
+        source->machine_bytes /= 2;
     if (source->machine_bytes > MACHINE_STATE_MAX)
         return fault_set(fault, ERR_LIMIT, "a machine state of %zu bytes, at most %d may be",
                          source->machine_bytes, MACHINE_STATE_MAX);

@@ -19,6 +19,7 @@
 
 #include "base/bitmap.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "base/thread.h"
@@ -124,7 +125,15 @@ static void on_watch_expired(void *data)
 
 static void latch(struct target *target, Godwit__Latch latch)
 {
+    if (latch == GODWIT__LATCH__LATCH_READY)
+        (void)failpoint(FAILPOINT_TARGET_BEFORE_READY);
+    else if (latch == GODWIT__LATCH__LATCH_TOOK)
+        (void)failpoint(FAILPOINT_TARGET_BEFORE_TOOK);
+    else if (latch == GODWIT__LATCH__LATCH_ABANDONED)
+        (void)failpoint(FAILPOINT_TARGET_BEFORE_ABANDONED);
     target->config.on_latch(target->config.data, latch);
+    if (latch == GODWIT__LATCH__LATCH_TOOK)
+        (void)failpoint(FAILPOINT_TARGET_AFTER_TOOK);
 }
 
 static int check_digest(struct target *target, const Godwit__MoveState *state, struct fault *fault)
@@ -159,8 +168,10 @@ static int load(struct target *target, struct fault *fault)
     int r = check_digest(target, state, fault);
     if (r < 0)
         return r;
-    r = guest->ops->load(guest->owner, state->machine.data, state->machine.len, state->paused_ns,
-                         fault);
+    r = failpoint_check(FAILPOINT_TARGET_LOAD, fault);
+    if (r == 0)
+        r = guest->ops->load(guest->owner, state->machine.data, state->machine.len,
+                             state->paused_ns, fault);
     if (r < 0)
         return fault_wrap(fault, r, "loading the machine");
     target->load_ns = world_now_ns() - begun_ns;
@@ -172,6 +183,7 @@ static int resume_guest(struct target *target, struct fault *fault)
 {
     const struct guest *guest = target->config.guest;
     uint64_t begun_ns = world_now_ns();
+    (void)failpoint(FAILPOINT_TARGET_RESUME);
     int r = guest->ops->resume(guest->owner, fault);
     if (r < 0)
         return r;

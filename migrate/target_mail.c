@@ -5,6 +5,7 @@
 #include "migrate/target_inside.h"
 
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
@@ -24,6 +25,9 @@ static int accept_lane(void *data, unsigned wanted, struct stream **ret_stream, 
                        struct fault *fault)
 {
     struct target *target = data;
+    int r = failpoint_check(FAILPOINT_TARGET_ACCEPT, fault);
+    if (r < 0)
+        return r;
     uint64_t ms = wanted == TLS_LANE_CONTROL ? CONNECT_MS_MAX + GREET_MS_MAX : PREPARE_MS_MAX;
     return target->config.accept_lane(target->config.data, ms, ret_stream, ret_lane, fault);
 }

@@ -1,4 +1,4 @@
-foreach(noun err bitmap handoff id log world bytes loop)
+foreach(noun err failpoint bitmap handoff id log world bytes loop)
   godwit_test(unit ${noun} ROOMS base)
 endforeach()
 godwit_test(unit pki ROOMS net LIBS PkgConfig::OPENSSL)

@@ -8,6 +8,7 @@
 #include "agent/vm/console_ring.h"
 #include "agent/vm/machine.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -33,7 +34,7 @@ struct control {
 };
 
 /* ---- events to every connection ---- */
-static void send_all(struct control *control, uint16_t method, const ProtobufCMessage *event)
+static void send_all_once(struct control *control, uint16_t method, const ProtobufCMessage *event)
 {
     for (size_t i = 0; i < PEERS_MAX; i++) {
         struct fault fault = {0};
@@ -41,6 +42,17 @@ static void send_all(struct control *control, uint16_t method, const ProtobufCMe
             rpc_send_event(control->peers[i].rpc, method, event, &fault) < 0)
             log_debug("control", "an event was not sent: %s", fault.text);
     }
+}
+
+static void send_all(struct control *control, uint16_t method, const ProtobufCMessage *event)
+{
+    enum failpoint_action wrong = failpoint(FAILPOINT_VM_EVENT);
+
+    if (wrong == FAILPOINT_DROP)
+        return;
+    if (wrong == FAILPOINT_DUPLICATE)
+        send_all_once(control, method, event);
+    send_all_once(control, method, event);
 }
 
 static void on_state(void *data)

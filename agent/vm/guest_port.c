@@ -10,6 +10,7 @@
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "migrate/guest.h"
 #include "migrate/region.h"
@@ -113,6 +114,9 @@ static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct f
     if (atomic_load(&port->ended))
         return fault_set(fault, ERR_STATE, "the guest reset or ended itself while it moved");
 
+    enum failpoint_action wrong = failpoint(FAILPOINT_VM_SAVE);
+    if (wrong == FAILPOINT_ERROR)
+        return failpoint_fail(FAILPOINT_VM_SAVE, fault);
     AUTO_FREE uint8_t *machine = NULL;
     size_t count = 0;
     int r = vm_save(port->vm, &machine, &count, fault);
@@ -127,7 +131,7 @@ static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct f
     memcpy(bytes + PORT_HEADER_BYTES, cmdline ? cmdline : "", head - PORT_HEADER_BYTES);
     memcpy(bytes + head, machine, count);
     *ret_bytes = bytes;
-    *ret_count = head + count;
+    *ret_count = wrong == FAILPOINT_TRUNCATE ? (head + count) / 2 : head + count;
     return 0;
 }
 
@@ -142,6 +146,11 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
     if (r < 0)
         return r;
     size_t head = PORT_HEADER_BYTES + cmdline_bytes;
+    enum failpoint_action wrong = failpoint(FAILPOINT_VM_LOAD);
+    if (wrong == FAILPOINT_ERROR)
+        return failpoint_fail(FAILPOINT_VM_LOAD, fault);
+    if (wrong == FAILPOINT_TRUNCATE)
+        count = head + (count - head) / 2;
     r = vm_load(port->vm, bytes + head, count - head, paused_ns, fault);
     if (r < 0)
         return r;

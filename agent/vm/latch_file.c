@@ -18,6 +18,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "proto/migration.pb-c.h"
 
@@ -66,7 +67,9 @@ static void slot_encode(uint8_t *slot, const struct latch_record *record)
      * stay in this order: void, body, whole. */
     uint64_t *checksum = (uint64_t *)(void *)(slot + AT_CHECKSUM);
     (void)__atomic_exchange_n(checksum, 0, __ATOMIC_SEQ_CST);
-    memcpy(slot, bytes, AT_CHECKSUM);
+    memcpy(slot, bytes, AT_CHECKSUM / 2);
+    (void)failpoint(FAILPOINT_VM_LATCH_TORN);
+    memcpy(slot + AT_CHECKSUM / 2, bytes + AT_CHECKSUM / 2, AT_CHECKSUM - AT_CHECKSUM / 2);
     (void)__atomic_exchange_n(checksum, htole64(XXH3_64bits(bytes, AT_CHECKSUM)), __ATOMIC_SEQ_CST);
 }
 

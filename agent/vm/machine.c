@@ -21,6 +21,7 @@
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -443,6 +444,8 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
                          machine->config.name);
     }
     int r = check_create(machine, order, fds, fault);
+    if (r == 0)
+        r = failpoint_check(FAILPOINT_VM_CREATE, fault);
     if (r < 0)
         return r;
     Godwit__VmSpec *spec = spec_copy(order->spec);
@@ -730,6 +733,11 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    r = failpoint_reload(fault);
+    if (r == 0)
+        r = failpoint_check(FAILPOINT_VM_MOVE_OUT, fault);
+    if (r < 0)
+        return r;
 
     const struct move_config config = move_config_of(machine);
     guest_port_guest(machine->port)->was_running = !machine->paused;
@@ -760,6 +768,11 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
     if (machine->state != GODWIT__VM_STATE__VM_STATE_INCOMING)
         return fault_set(fault, ERR_STATE, "%s: this process does not wait for a move",
                          machine->config.name);
+    r = failpoint_reload(fault);
+    if (r == 0)
+        r = failpoint_check(FAILPOINT_VM_MOVE_IN, fault);
+    if (r < 0)
+        return r;
 
     const struct move_config config = move_config_of(machine);
     record_begin_move(machine, order->move_id, order->generation);

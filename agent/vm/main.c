@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +13,14 @@
 #include "agent/vm/control.h"
 #include "agent/vm/sandbox.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
 
-enum { CONTROL_FD = 3, CONTROL_BACKLOG = 16 };
+enum { CONTROL_FD = 3, FAILPOINTS_FD = 4, CONTROL_BACKLOG = 16 };
 
 static const char *arg_vm_id, *arg_name = "";
+static bool arg_failpoints;
 
 static void print_help(FILE *out)
 {
@@ -25,6 +28,7 @@ static void print_help(FILE *out)
           "\n"
           "Runs one virtual machine. A listening Unix socket must be descriptor 3.\n"
           "Orders, disks and sockets come through it; see proto/method.h, METHOD_VM_*.\n"
+          "--failpoints: a test's spec is descriptor 4; --list-failpoints names what it may say.\n"
           "\n"
           "To start a VM by hand, use the operator's command:\n"
           "  godwit vm create web-01 --memory 1GiB --vcpus 2 --kernel /boot/vmlinux\n",
@@ -33,11 +37,13 @@ static void print_help(FILE *out)
 
 static int parse_arguments(int argc, char **argv)
 {
-    enum { OPTION_VM_ID = 256, OPTION_NAME, OPTION_LOG_LEVEL };
+    enum { OPTION_VM_ID = 256, OPTION_NAME, OPTION_LOG_LEVEL, OPTION_FAILPOINTS, OPTION_LIST_FAILPOINTS };
     static const struct option options[] = {
         {"vm-id", required_argument, NULL, OPTION_VM_ID},
         {"name", required_argument, NULL, OPTION_NAME},
         {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
+        {"failpoints", no_argument, NULL, OPTION_FAILPOINTS},
+        {"list-failpoints", no_argument, NULL, OPTION_LIST_FAILPOINTS},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -59,6 +65,12 @@ static int parse_arguments(int argc, char **argv)
             log_set_level((enum log_level)level);
             break;
         }
+        case OPTION_FAILPOINTS:
+            arg_failpoints = true;
+            break;
+        case OPTION_LIST_FAILPOINTS:
+            failpoint_print(stdout);
+            exit(0);
         case 'h':
             print_help(stdout);
             exit(0);
@@ -91,6 +103,16 @@ static int check_control_fd(struct fault *fault)
     return 0;
 }
 
+/* For tests: what may go wrong in this process, as its agent's environment says. */
+static int take_failpoints(struct fault *fault)
+{
+    if (!arg_failpoints)
+        return 0;
+    (void)fcntl(FAILPOINTS_FD, F_SETFD, FD_CLOEXEC);
+    failpoint_set_file(FAILPOINTS_FD);
+    return failpoint_reload(fault);
+}
+
 int main(int argc, char **argv)
 {
     struct fault fault = {0};
@@ -107,7 +129,9 @@ int main(int argc, char **argv)
     signal(SIGHUP, SIG_IGN);
     r = check_control_fd(&fault);
     if (r == 0)
-        r = sandbox_enter(CONTROL_FD, &fault);
+        r = sandbox_enter(arg_failpoints ? FAILPOINTS_FD : CONTROL_FD, &fault);
+    if (r == 0)
+        r = take_failpoints(&fault);
     if (r == 0)
         r = loop_new(&loop, &fault);
     if (r == 0)

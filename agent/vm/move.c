@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -87,8 +88,21 @@ static void note_posted(void *data)
     free(note);
 }
 
-static void note_post(struct move *move, enum move_note_type type, enum phase phase,
-                      Godwit__MoveEvent *event)
+static enum failpoint_id failpoint_of(enum move_note_type type)
+{
+    switch (type) {
+    case NOTE_LATCH:
+        return FAILPOINT_VM_TELL_LATCH;
+    case NOTE_PROGRESS:
+        return FAILPOINT_VM_TELL_PROGRESS;
+    case NOTE_ENDED:
+        break;
+    }
+    return FAILPOINT_VM_TELL_ENDED;
+}
+
+static void note_post_once(struct move *move, enum move_note_type type, enum phase phase,
+                           Godwit__MoveEvent *event)
 {
     event->vm_id = (char *)move->config.vm_id;
     event->move_id = move->id;
@@ -120,6 +134,18 @@ static void note_post(struct move *move, enum move_note_type type, enum phase ph
         }
         (void)poll(NULL, 0, 10);
     }
+}
+
+static void note_post(struct move *move, enum move_note_type type, enum phase phase,
+                      Godwit__MoveEvent *event)
+{
+    enum failpoint_action wrong = failpoint(failpoint_of(type));
+
+    if (wrong == FAILPOINT_DROP)
+        return;
+    if (wrong == FAILPOINT_DUPLICATE)
+        note_post_once(move, type, phase, event);
+    note_post_once(move, type, phase, event);
 }
 
 static void wipe_psk(struct move *move)
@@ -189,6 +215,9 @@ static int open_lane(void *data, unsigned lane, struct stream **ret_stream, stru
     unsigned slot = lane == TLS_LANE_CONTROL ? 0 : lane + 1;
 
     assert(lane == TLS_LANE_CONTROL || lane < move->lanes);
+    int r = failpoint_check(FAILPOINT_VM_CONNECT, fault);
+    if (r < 0)
+        return r;
     if (move->fds[slot] < 0 || move->psk_wiped)
         return fault_set(fault, ERR_STATE, "lane %u of this move was opened before", lane);
     const struct tls_lane_config config = {
@@ -200,7 +229,7 @@ static int open_lane(void *data, unsigned lane, struct stream **ret_stream, stru
         .handshake_ms_max = GREET_MS_MAX,
     };
     unsigned number;
-    int r = tls_lane_new(ret_stream, &number, &config, fault);
+    r = tls_lane_new(ret_stream, &number, &config, fault);
     if (r == 0)
         move->fds[slot] = -1;
     return r;
@@ -248,6 +277,8 @@ static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stre
         int r = accept_socket(move, until_ms, &fd, fault);
         if (r < 0)
             return r;
+        if (failpoint(FAILPOINT_VM_ACCEPT) == FAILPOINT_DROP)
+            continue;
         struct fault stranger = {0};
         r = tcp_set_options(fd, &stranger);
         if (r == 0) {

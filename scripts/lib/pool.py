@@ -56,6 +56,7 @@ class Host:
         self.namespace = f"{pool.tag}-{name}" if pool.namespaces else None
         self.address = f"10.77.0.{number}" if pool.namespaces else f"127.0.0.{number + 1}"
         self.agent = None
+        self.failpoints = self.dir / "failpoints"  # what may go wrong in its VMs' processes
         self.dir.mkdir(parents=True)
         self.run_dir.mkdir()
 
@@ -64,6 +65,9 @@ class Host:
 
     def start_agent(self, prefix=()):
         """`prefix` runs the agent, and so its VMs, under another command (prlimit, nice)."""
+        if self.pool.failpoints:
+            self.failpoints.touch()
+            prefix = ["env", f"GODWIT_FAILPOINTS={self.failpoints}", *prefix]
         self.agent = self.pool.spawn(
             f"agent-{self.name}", self,
             [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir])
@@ -95,12 +99,14 @@ class Host:
 class Pool:
     """with Pool(hosts=3) as pool: pool.godwit("host", "ls")"""
 
-    def __init__(self, hosts=3, build=None, keep=False, log_level="info", coordinators=1):
+    def __init__(self, hosts=3, build=None, keep=False, log_level="info", coordinators=1,
+                 failpoints=False):
         """With several coordinators they share an etcd of as many members: one of each on the first hosts."""
         self.build = pathlib.Path(build or os.environ.get("GODWIT_BUILD", ROOT / "build/release"))
         self.bin = self.build / "bin"
         self.tag = f"gw{os.getpid()}"
         self.keep, self.log_level = keep, log_level
+        self.failpoints = failpoints  # agents in test mode: see base/failpoint.h
         self.namespaces = os.geteuid() == 0 and os.environ.get("GODWIT_LOOPBACK") is None
         # /dev/shm when there is room: the run folder belongs on tmpfs, as /run is
         base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
