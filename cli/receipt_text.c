@@ -60,30 +60,46 @@ static bool was_in(const Godwit__MoveReceipt *receipt, enum phase phase)
     return false;
 }
 
-/* "(zero 1.9, lz4 3.0 x1.8)" in GiB or what fits the total. */
+/* " (", then ", ": before the next codec. */
+static void say_gap(struct words *words, unsigned *told)
+{
+    words_say(words, "%s", (*told)++ ? ", " : " (");
+}
+
+/* "(zero 1.9, lz4 3.0 x1.8, patches 0.2 x40)" in GiB or what fits the total. */
 static void say_codecs(struct words *words, const Godwit__MoveReceipt *receipt)
 {
-    uint64_t zero = 0, lz4 = 0, lz4_bytes = 0;
+    uint64_t zero = 0, lz4 = 0, lz4_bytes = 0, patches = 0, patch_bytes = 0;
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         zero += receipt->rounds[i]->zero_pages * PAGE_BYTES;
         lz4 += receipt->rounds[i]->lz4_pages * PAGE_BYTES;
         lz4_bytes += receipt->rounds[i]->lz4_bytes;
+        patches += receipt->rounds[i]->patch_pages * PAGE_BYTES;
+        patch_bytes += receipt->rounds[i]->patch_bytes;
     }
     char text[UNITS_TEXT_SIZE];
-    if (!zero && !lz4)
-        return;
-    words_say(words, " (");
+    unsigned told = 0;
     if (zero) {
         units_print_bytes(zero, text);
-        words_say(words, "zero %s%s", text, lz4 ? ", " : "");
+        say_gap(words, &told);
+        words_say(words, "zero %s", text);
     }
     if (lz4) {
         units_print_bytes(lz4, text);
+        say_gap(words, &told);
         words_say(words, "lz4 %s", text);
         if (lz4_bytes)
             words_say(words, " x%.1f", (double)lz4 / (double)lz4_bytes);
     }
-    words_say(words, ")");
+    if (patches) {
+        units_print_bytes(patches, text);
+        say_gap(words, &told);
+        words_say(words, "patches %s", text);
+        if (patch_bytes)
+            words_say(words, " x%.0f", (double)patches / (double)patch_bytes);
+    }
+    if (told)
+        words_say(words, ")");
 }
 
 static void phase_precopy(struct page *page, const Godwit__MoveReceipt *receipt)
@@ -261,18 +277,18 @@ static void say_rounds(struct words *words, const Godwit__MoveReceipt *receipt)
 {
     if (receipt->n_rounds == 0)
         return;
-    words_say(words, "\n%-5s %11s %11s %11s %11s %11s %10s %12s\n", "ROUND", "PAGES", "ZERO", "RAW",
-              "LZ4", "WIRE", "TOOK", "DIRTY AFTER");
+    words_say(words, "\n%-5s %11s %11s %11s %11s %9s %11s %10s %12s\n", "ROUND", "PAGES", "ZERO",
+              "RAW", "LZ4", "PATCH", "WIRE", "TOOK", "DIRTY AFTER");
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         const Godwit__MoveRound *round = receipt->rounds[i];
         char wire[UNITS_TEXT_SIZE], took[UNITS_TEXT_SIZE];
         units_print_bytes(round->wire_bytes, wire);
         units_print_duration(round->duration_ns, took);
         words_say(words,
-                  "%5" PRIu32 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64
+                  "%5" PRIu32 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64 " %9" PRIu64
                   " %11s %10s %12" PRIu64 "\n",
                   round->number, round->pages, round->zero_pages, round->raw_pages,
-                  round->lz4_pages, wire, took, round->dirty_pages_after);
+                  round->lz4_pages, round->patch_pages, wire, took, round->dirty_pages_after);
     }
 }
 

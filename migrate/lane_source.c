@@ -35,6 +35,7 @@ struct lane_source {
 
     /* the lane's own */
     struct page_codec codec;
+    struct page_delta_pace pace;
     struct lane_report report;
     uint64_t running;      /* digest of this round */
     uint64_t wire_bytes;   /* told to progress so far */
@@ -65,28 +66,62 @@ static int write_frame(struct lane_source *lane, struct fault *fault)
     int r = lane_write(lane->stream, FAILPOINT_SOURCE_FRAME, bytes, count, fault);
     if (r < 0)
         return r;
-    page_tuner_step(&codec->tuner, world_now_ns(), (uint64_t)codec->frame.data_count * PAGE_BYTES,
-                    lane->stream->wait_out_ns + lane->held_back_ns);
+    uint64_t now_ns = world_now_ns(), waited_ns = lane->stream->wait_out_ns + lane->held_back_ns;
+    uint64_t data_bytes = (uint64_t)codec->frame.data_count * PAGE_BYTES;
+    page_tuner_step(&codec->tuner, now_ns, data_bytes, waited_ns);
+    page_delta_pace_step(&lane->pace, now_ns, data_bytes, waited_ns);
     return 0;
 }
 
-/* Copy one page into the frame and account for it. */
-static void take_page(struct lane_source *lane, const struct region *region,
-                      struct page_digest *digest, uint64_t page)
+/* How the page in the slot, which is not zero, has to go. `before`: the hash of the target's. */
+static enum page_delta_answer judge_delta(struct lane_source *lane, struct page_delta *delta,
+                                          uint64_t page, uint64_t before, uint64_t hash,
+                                          uint64_t *ret_lines)
 {
+    if (!page_delta_pace_wants(&lane->pace, before != 0)) {
+        page_delta_forget(delta, page);
+        return PAGE_DELTA_WHOLE;
+    }
+    bool was_known = page_delta_is_known(delta, page);
+    enum page_delta_answer answer =
+        page_delta_step(delta, page, page_codec_slot(&lane->codec), before == 0, ret_lines);
+    if (was_known)
+        page_delta_pace_learn(&lane->pace, answer);
+    if (answer == PAGE_DELTA_SAME && hash != before)
+        return PAGE_DELTA_WHOLE; /* lines that only look the same */
+    return answer;
+}
+
+/* Copy one page into the frame and account for it. */
+static void take_page(struct lane_source *lane, const struct page_batch *batch, uint64_t page)
+{
+    const struct region *region = &lane->config.regions[batch->region];
+    struct page_digest *digest = &lane->config.digests[batch->region];
+    struct page_delta *delta = &lane->config.deltas[batch->region];
     struct page_codec *codec = &lane->codec;
     uint8_t *slot = page_codec_slot(codec);
     unsigned in_block = (unsigned)(page % BLOCK_PAGES);
 
     lane->report.pages++;
-    uint64_t hash = 0;
+    uint64_t hash = 0, before = page_digest_get(digest, page), lines = 0;
     if (page_copy(slot, region->base + page * PAGE_BYTES)) {
         hash = page_digest_hash(slot);
-        page_codec_add_data(codec, in_block);
+        switch (judge_delta(lane, delta, page, before, hash, &lines)) {
+        case PAGE_DELTA_WHOLE:
+            page_codec_add_data(codec, in_block);
+            break;
+        case PAGE_DELTA_PATCH:
+            page_codec_add_patch(codec, in_block, lines);
+            break;
+        case PAGE_DELTA_SAME:
+            lane->report.same_pages++;
+            return;
+        }
     } else {
         lane->report.zero_pages++;
-        if (page_digest_get(digest, page) == 0)
+        if (before == 0)
             return; /* zero, and the target's is zero still: nothing to say */
+        page_delta_forget(delta, page);
         page_codec_add_zero(codec, in_block);
     }
     page_digest_set(digest, page, hash, &lane->report.digest_sum);
@@ -103,7 +138,6 @@ static void tell_progress(struct lane_source *lane, uint64_t pages, uint64_t zer
 static int send_pages(struct lane_source *lane, const struct page_batch *batch, struct fault *fault)
 {
     const struct region *region = &lane->config.regions[batch->region];
-    struct page_digest *digest = &lane->config.digests[batch->region];
     uint64_t pages = lane->report.pages, zero_pages = lane->report.zero_pages;
 
     /* INV-5: cleared before it is read. In the pause nobody writes and tracking ends with the move:
@@ -120,7 +154,7 @@ static int send_pages(struct lane_source *lane, const struct page_batch *batch, 
         for (uint64_t word = batch->mask[i]; word; word &= word - 1) {
             uint64_t page = batch->first_page + i * 64 + (unsigned)__builtin_ctzll(word);
             assert(page < region->pages);
-            take_page(lane, region, digest, page);
+            take_page(lane, batch, page);
             if (lane->codec.frame.count < PAGE_FRAME_PAGES_MAX)
                 continue;
             int r = write_frame(lane, fault);
@@ -160,6 +194,8 @@ static void finish_report(struct lane_source *lane, enum lane_report_type type)
     report->raw_pages = lane->codec.raw_pages;
     report->lz4_pages = lane->codec.lz4_pages;
     report->lz4_bytes = lane->codec.lz4_bytes;
+    report->patch_pages = lane->codec.patch_pages;
+    report->patch_bytes = lane->codec.patch_bytes;
     report->wire_bytes = lane->stream->wire_bytes_out;
     report->cpu_ns = world_thread_cpu_ns();
     lane->config.report(lane->config.data, report);
@@ -168,6 +204,7 @@ static void finish_report(struct lane_source *lane, enum lane_report_type type)
 static void begin_round(struct lane_source *lane, unsigned round)
 {
     lane->codec.raw_pages = lane->codec.lz4_pages = lane->codec.lz4_bytes = 0;
+    lane->codec.patch_pages = lane->codec.patch_bytes = 0;
     lane->report = (struct lane_report){
         .lane = lane->config.lane, .round = round, .digest_sum = lane->report.digest_sum};
     lane->running = 0;
@@ -250,6 +287,7 @@ int lane_source_new(struct lane_source **ret_lane, const struct lane_source_conf
     if (!lane)
         return fault_set(fault, ERR_NOMEM, "no memory for lane %u", config->lane);
     lane->config = *config;
+    lane->pace.policy = config->delta;
     int r = page_codec_init(&lane->codec, config->compress, fault);
     if (r < 0)
         return r;

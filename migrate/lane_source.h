@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "migrate/page_delta.h"
 #include "migrate/page_tuner.h"
 
 struct lane_source;
@@ -37,6 +38,7 @@ struct lane_report {
     enum lane_report_type type;
     unsigned lane, round;
     uint64_t pages, zero_pages, raw_pages, lz4_pages, lz4_bytes, wire_bytes;
+    uint64_t patch_pages, patch_bytes, same_pages;
     uint64_t held_back_ns, round_trip_ns;
     uint64_t digest_sum; /* of all rounds: this lane's part of the digest over every page */
     uint64_t cpu_ns;     /* with LAST and FAILED */
@@ -47,12 +49,14 @@ struct lane_source_config {
     unsigned lane;
     const struct region *regions; /* these all: borrowed, must outlive the lane */
     struct page_digest *digests;  /* one a region */
+    struct page_delta *deltas;    /* one a region */
     unsigned region_count;
     struct pacer *pacer;
     struct progress *progress;
     enum page_tuner_policy compress;
-    bool may_spin;        /* on its stream, see hot */
-    uint64_t batches_max; /* that may wait at once */
+    enum page_delta_policy delta; /* OFF where the target takes no patches */
+    bool may_spin;                /* on its stream, see hot */
+    uint64_t batches_max;         /* that may wait at once */
     void (*report)(void *data, const struct lane_report *report);
     void *data;
 };

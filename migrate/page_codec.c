@@ -4,6 +4,8 @@
  *
  *      staging  | ......... head | page | page | page | ...
  *      packed   | ... head | sizes | group | group ...      (only when LZ4 gained something)
+ *
+ * Patches gather in their own room and are laid behind the pages or groups at the end.
  */
 #include "migrate/page_codec.h"
 
@@ -20,6 +22,7 @@ enum {
     GROUP_BYTES = PAGE_FRAME_GROUP_PAGES * PAGE_BYTES,
     STAGING_BYTES = ROOM_FOR_HEAD + PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
     PACKED_BYTES = ROOM_FOR_HEAD + ROOM_FOR_SIZES + PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
+    PATCHES_BYTES = PAGE_FRAME_PAGES_MAX * PAGE_PATCH_BYTES_MAX,
     SKIP_GROUPS_MAX = 64,
 };
 
@@ -37,8 +40,9 @@ int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, str
     page_tuner_init(&codec->tuner, policy);
     codec->staging = room_new(STAGING_BYTES);
     codec->packed = room_new(PACKED_BYTES);
+    codec->patches = room_new(PATCHES_BYTES);
     codec->lz4_state = malloc((size_t)LZ4_sizeofState());
-    if (!codec->staging || !codec->packed || !codec->lz4_state) {
+    if (!codec->staging || !codec->packed || !codec->patches || !codec->lz4_state) {
         page_codec_deinit(codec);
         return fault_set(fault, ERR_NOMEM, "no memory for a lane's frames");
     }
@@ -48,10 +52,11 @@ int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, str
 void page_codec_deinit(struct page_codec *codec)
 {
     free(codec->lz4_state);
+    free(codec->patches);
     free(codec->packed);
     free(codec->staging);
     codec->lz4_state = NULL;
-    codec->packed = codec->staging = NULL;
+    codec->packed = codec->staging = codec->patches = NULL;
 }
 
 void page_codec_begin(struct page_codec *codec, uint32_t region, uint64_t first_page,
@@ -73,24 +78,34 @@ uint8_t *page_codec_slot(struct page_codec *codec)
     return codec->staging + ROOM_FOR_HEAD + (size_t)codec->frame.data_count * PAGE_BYTES;
 }
 
-static void add_entry(struct page_codec *codec, unsigned page_in_block, bool has_data)
+static void add_entry(struct page_codec *codec, unsigned page_in_block, bool has_data,
+                      bool is_patch)
 {
     struct page_frame *frame = &codec->frame;
     assert(frame->count < PAGE_FRAME_PAGES_MAX);
     assert(page_in_block < BLOCK_PAGES);
     codec->entries[frame->count++] =
-        (struct page_frame_entry){.page = (uint16_t)page_in_block, .has_data = has_data};
+        (struct page_frame_entry){(uint16_t)page_in_block, has_data, is_patch};
     frame->data_count += has_data;
+    frame->patch_count += is_patch;
 }
 
 void page_codec_add_data(struct page_codec *codec, unsigned page_in_block)
 {
-    add_entry(codec, page_in_block, true);
+    add_entry(codec, page_in_block, true, false);
 }
 
 void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block)
 {
-    add_entry(codec, page_in_block, false);
+    add_entry(codec, page_in_block, false, false);
+}
+
+void page_codec_add_patch(struct page_codec *codec, unsigned page_in_block, uint64_t lines)
+{
+    struct page_frame *frame = &codec->frame;
+    frame->patch_bytes +=
+        page_frame_put_patch(page_codec_slot(codec), lines, codec->patches + frame->patch_bytes);
+    add_entry(codec, page_in_block, false, true);
 }
 
 /* Bytes that the group takes behind `to`; its raw size when it was stored as it is. */
@@ -165,6 +180,11 @@ size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
         codec->raw_pages += frame->data_count;
         body = codec->staging + ROOM_FOR_HEAD;
     }
+    /* Together no more than as many whole pages would take, so there is room. */
+    memcpy(body + frame->body_bytes, codec->patches, frame->patch_bytes);
+    frame->body_bytes += frame->patch_bytes;
+    codec->patch_pages += frame->patch_count;
+    codec->patch_bytes += frame->patch_bytes;
     uint8_t head[PAGE_FRAME_HEAD_MAX];
     unsigned head_bytes = page_frame_put(frame, codec->entries, head);
     memcpy(body - head_bytes, head, head_bytes);

@@ -1,4 +1,5 @@
-/* Pages to frames and back: raw or LZ4 groups of 16 pages, zero pages as bare entries.
+/* Pages to frames and back: raw or LZ4 groups of 16 pages, patches of pages that the target has,
+ * zero pages as bare entries.
  *
  * Flow:   lane_source -> [page_codec] -> page_frame -> stream; page_place <- [page_codec]
  * Thread: one lane's.
@@ -18,13 +19,15 @@ struct page_codec {
     struct page_tuner tuner;
     uint8_t *staging; /* owned: room for a head, then raw pages; 64-byte aligned data */
     uint8_t *packed;  /* owned: room for a head, then sizes and groups */
+    uint8_t *patches; /* owned: those of the frame being filled */
     void *lz4_state;  /* owned */
 
     struct page_frame frame; /* being filled */
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
     unsigned skip_groups, skip_next; /* incompressible lately: store so many without trying */
 
-    uint64_t raw_pages, lz4_pages, lz4_bytes; /* since the owner last reset them */
+    /* since the owner last reset them */
+    uint64_t raw_pages, lz4_pages, lz4_bytes, patch_pages, patch_bytes;
 };
 
 int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, struct fault *fault);
@@ -37,6 +40,8 @@ void page_codec_begin(struct page_codec *codec, uint32_t region, uint64_t first_
 uint8_t *page_codec_slot(struct page_codec *codec);
 void page_codec_add_data(struct page_codec *codec, unsigned page_in_block);
 void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block);
+/* Only these lines of the page that was copied to the slot. */
+void page_codec_add_patch(struct page_codec *codec, unsigned page_in_block, uint64_t lines);
 /* Give the frame's bytes (borrowed until the next begin); 0 when it has no entries. */
 size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes);
 

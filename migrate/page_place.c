@@ -58,9 +58,24 @@ static unsigned run_length(const struct page_frame_entry *entries, unsigned firs
     return run;
 }
 
-static int place_raw(const struct region *region, const struct page_frame *frame,
-                     const struct page_frame_entry *entries, struct stream *stream,
-                     struct fault *fault)
+/* Lay the patches over the pages that lie here already. */
+static int place_patches(const struct region *region, const struct page_frame *frame,
+                         const struct page_frame_entry *entries, const uint8_t *patches,
+                         struct fault *fault)
+{
+    int r = page_frame_get_patches(frame, patches, fault);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < frame->count; i++) {
+        if (entries[i].is_patch)
+            patches += page_frame_lay_patch(patches, page_at(region, frame, &entries[i]));
+    }
+    return 0;
+}
+
+static int place_raw(struct page_place *place, const struct region *region,
+                     const struct page_frame *frame, const struct page_frame_entry *entries,
+                     struct stream *stream, struct fault *fault)
 {
     for (unsigned i = 0; i < frame->count;) {
         if (!entries[i].has_data) {
@@ -74,7 +89,12 @@ static int place_raw(const struct region *region, const struct page_frame *frame
             return r;
         i += run;
     }
-    return 0;
+    if (frame->patch_count == 0)
+        return 0;
+    int r = stream_read(stream, place->staging, frame->patch_bytes, fault);
+    if (r < 0)
+        return r;
+    return place_patches(region, frame, entries, place->staging, fault);
 }
 
 static int place_group(struct page_place *place, const struct region *region,
@@ -96,7 +116,7 @@ static int place_group(struct page_place *place, const struct region *region,
 }
 
 static int place_lz4(struct page_place *place, const struct region *region,
-                     const struct page_frame *frame, const struct page_frame_entry *entries,
+                     struct page_frame *frame, const struct page_frame_entry *entries,
                      struct stream *stream, struct fault *fault)
 {
     int r = stream_read(stream, place->staging, frame->body_bytes, fault);
@@ -124,10 +144,10 @@ static int place_lz4(struct page_place *place, const struct region *region,
             return r;
         at += sizes[i];
     }
-    return 0;
+    return frame->patch_count ? place_patches(region, frame, entries, at, fault) : 0;
 }
 
-int page_place_frame(struct page_place *place, const struct page_frame *frame,
+int page_place_frame(struct page_place *place, struct page_frame *frame,
                      const struct page_frame_entry *entries, struct stream *stream,
                      struct fault *fault)
 {
@@ -135,8 +155,9 @@ int page_place_frame(struct page_place *place, const struct page_frame *frame,
     const struct region *region = &place->regions[index];
     struct page_digest *digest = &place->digests[index];
 
-    int r = frame->codec == PAGE_FRAME_LZ4 ? place_lz4(place, region, frame, entries, stream, fault)
-                                           : place_raw(region, frame, entries, stream, fault);
+    int r = frame->codec == PAGE_FRAME_LZ4
+                ? place_lz4(place, region, frame, entries, stream, fault)
+                : place_raw(place, region, frame, entries, stream, fault);
     if (r < 0)
         return r;
 
@@ -144,13 +165,13 @@ int page_place_frame(struct page_place *place, const struct page_frame *frame,
         uint64_t page = frame->first_page + entries[i].page;
         uint8_t *bytes = page_at(region, frame, &entries[i]);
         uint64_t hash = 0;
-        if (entries[i].has_data)
+        if (entries[i].has_data || entries[i].is_patch)
             hash = page_digest_hash(bytes);
         else if (page_digest_get(digest, page) != 0)
             memset(bytes, 0, PAGE_BYTES);
         page_digest_set(digest, page, hash, &place->sum);
         place->running = page_digest_fold(place->running, page, hash);
-        place->zero_pages += !entries[i].has_data;
+        place->zero_pages += !entries[i].has_data && !entries[i].is_patch;
     }
     place->pages += frame->count;
     return 0;

@@ -22,7 +22,7 @@ struct page_place {
     const struct region *regions; /* borrowed */
     struct page_digest *digests;  /* borrowed, one a region */
     unsigned region_count;
-    uint8_t *staging; /* owned: body of a compressed frame */
+    uint8_t *staging; /* owned: body of a compressed frame; then its patches */
     uint8_t *group;   /* owned: a group whose pages are not neighbours */
 
     uint64_t sum;     /* this lane's part of the digest over every page */
@@ -35,7 +35,7 @@ int page_place_init(struct page_place *place, const struct region *regions,
 void page_place_deinit(struct page_place *place);
 
 /* Read the body of a frame that page_frame_get_entries accepted, and place it. */
-int page_place_frame(struct page_place *place, const struct page_frame *frame,
+int page_place_frame(struct page_place *place, struct page_frame *frame,
                      const struct page_frame_entry *entries, struct stream *stream,
                      struct fault *fault);
 

@@ -46,6 +46,9 @@ static void merge_round(Godwit__MoveRound *into, const Godwit__MoveRound *round)
     into->raw_pages += round->raw_pages;
     into->lz4_pages += round->lz4_pages;
     into->lz4_bytes += round->lz4_bytes;
+    into->patch_pages += round->patch_pages;
+    into->patch_bytes += round->patch_bytes;
+    into->same_pages += round->same_pages;
     into->wire_bytes += round->wire_bytes;
     into->duration_ns += round->duration_ns;
     into->dirty_pages_after = round->dirty_pages_after;

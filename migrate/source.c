@@ -378,6 +378,19 @@ static int resolve_compress(const char *word, enum page_tuner_policy *ret_policy
     return 0;
 }
 
+static int resolve_delta(const char *word, enum page_delta_policy *ret_policy, struct fault *fault)
+{
+    if (!word || !word[0] || strcmp(word, "auto") == 0)
+        *ret_policy = PAGE_DELTA_AUTO;
+    else if (strcmp(word, "off") == 0)
+        *ret_policy = PAGE_DELTA_OFF;
+    else if (strcmp(word, "always") == 0)
+        *ret_policy = PAGE_DELTA_ALWAYS;
+    else
+        return fault_set(fault, ERR_INVALID, "delta '%s': auto, off or always", word);
+    return 0;
+}
+
 static int resolve_policy(const char *word, enum source_policy *ret_policy, struct fault *fault)
 {
     if (!word || !word[0] || strcmp(word, "balanced") == 0)
@@ -410,6 +423,8 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
     int r = resolve_policy(goals->policy, &core.policy, fault);
     if (r == 0)
         r = resolve_compress(goals->compress, &source->compress, fault);
+    if (r == 0)
+        r = resolve_delta(goals->delta, &source->delta, fault);
     if (r < 0)
         return r;
     source->reread = core.reread;
@@ -431,7 +446,9 @@ static int alloc_regions(struct source *source, struct fault *fault)
                          REGIONS_MAX);
     source->regions = calloc(guest->region_count, sizeof *source->regions);
     source->digests = calloc(guest->region_count, sizeof *source->digests);
-    if (!source->regions || !source->digests)
+    source->deltas = calloc(guest->region_count, sizeof *source->deltas);
+    source->delta_room = PAGE_DELTA_BYTES_MAX / (PAGE_LINES * sizeof(uint64_t));
+    if (!source->regions || !source->digests || !source->deltas)
         return fault_set(fault, ERR_NOMEM, "no memory for %u regions", guest->region_count);
     for (unsigned i = 0; i < guest->region_count; i++) {
         const struct region *region = &guest->regions[i];
@@ -442,6 +459,8 @@ static int alloc_regions(struct source *source, struct fault *fault)
             return fault_set(fault, ERR_NOMEM, "no memory for the bitmaps of region '%s'",
                              region->name);
         int r = page_digest_init(&source->digests[i], region, fault);
+        if (r == 0)
+            r = page_delta_init(&source->deltas[i], region, &source->delta_room, fault);
         if (r < 0)
             return r;
         source->batches_max += (region->pages + BLOCK_PAGES - 1) / BLOCK_PAGES;
@@ -522,11 +541,14 @@ struct source *source_free(struct source *source)
     }
     for (unsigned i = 0; source->digests && i < source->config.guest->region_count; i++)
         page_digest_deinit(&source->digests[i]);
+    for (unsigned i = 0; source->deltas && i < source->config.guest->region_count; i++)
+        page_delta_deinit(&source->deltas[i]);
     receipt_deinit(&source->receipt);
     pthread_mutex_destroy(&source->mutex);
     free(source->batches);
     free(source->regions);
     free(source->digests);
+    free(source->deltas);
     free(source->machine);
     free(source->target_incarnation);
     free(source->move_id);

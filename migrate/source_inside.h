@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "migrate/lane_source.h"
 #include "migrate/page_batch.h"
+#include "migrate/page_delta.h"
 #include "migrate/page_tuner.h"
 #include "migrate/progress.h"
 #include "migrate/receipt.h"
@@ -67,6 +68,7 @@ struct source {
     struct source_config config;
     char *move_id, *target_incarnation;
     enum page_tuner_policy compress;
+    enum page_delta_policy delta;
     bool reread;
     unsigned lanes_wanted;
     pthread_t thread;
@@ -87,6 +89,9 @@ struct source {
     unsigned lanes_open;
     struct source_region *regions;
     struct page_digest *digests;
+    struct page_delta *deltas;
+    uint64_t delta_room; /* atomic: pages that the lanes may still remember */
+    bool takes_patches;  /* the target said so */
     struct page_batch *batches;
     uint64_t batches_max;
     struct page_batch fences[LANES_MAX];

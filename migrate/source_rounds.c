@@ -294,6 +294,9 @@ static void add_report(struct source *source, const struct lane_report *report)
     sum->raw_pages += report->raw_pages;
     sum->lz4_pages += report->lz4_pages;
     sum->lz4_bytes += report->lz4_bytes;
+    sum->patch_pages += report->patch_pages;
+    sum->patch_bytes += report->patch_bytes;
+    sum->same_pages += report->same_pages;
     sum->wire_bytes += report->wire_bytes - source->lane_wire_bytes[report->lane];
     if (report->held_back_ns > sum->held_back_ns)
         sum->held_back_ns = report->held_back_ns; /* lanes wait side by side */
@@ -317,6 +320,9 @@ static void note_round(struct source *source, uint64_t duration_ns, uint64_t dir
     FILL(raw_pages, sum->raw_pages);
     FILL(lz4_pages, sum->lz4_pages);
     FILL(lz4_bytes, sum->lz4_bytes);
+    FILL(patch_pages, sum->patch_pages);
+    FILL(patch_bytes, sum->patch_bytes);
+    FILL(same_pages, sum->same_pages);
     FILL(wire_bytes, sum->wire_bytes);
     FILL(duration_ns, duration_ns);
     FILL(dirty_pages_after, dirty_pages);
@@ -335,7 +341,7 @@ static int round_done(struct source *source, struct fault *fault)
     struct source_event event = {
         .type = SOURCE_EVENT_ROUND_DONE,
         .round = {.pages = sum->pages,
-                  .data_pages = sum->raw_pages + sum->lz4_pages,
+                  .data_pages = sum->raw_pages + sum->lz4_pages + sum->patch_pages,
                   .duration_ns = duration_ns,
                   .held_back_ns = sum->held_back_ns,
                   .dirty_pages = dirty_pages,

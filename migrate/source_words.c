@@ -234,6 +234,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
             source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
             return;
         }
+        source->takes_patches = message->welcome->takes_patches;
         learn_extents_populated(source, &event);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:

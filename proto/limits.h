@@ -25,6 +25,8 @@ enum {
     PAGE_FRAME_PAGES_MAX = 64,  /* 256 KiB of guest memory in one frame */
     PAGE_FRAME_HEADER_BYTES = 32,
     PAGE_ENTRY_BYTES = 4,
+    PAGE_LINE_BYTES = 64,       /* what a patch of a page is made of */
+    PAGE_PATCH_LINES_MAX = 48,  /* beyond that the whole page is sent */
     PAGE_FRAME_BODY_MAX = PAGE_FRAME_PAGES_MAX * (PAGE_BYTES + PAGE_ENTRY_BYTES),
     MOVE_MESSAGE_MAX = 4 << 20, /* one message on a move's control lane */
     REGIONS_MAX = 64,
@@ -52,6 +54,8 @@ enum {
     CONSOLE_CHUNK_MAX = 16 << 10,
     LOG_TAIL_MAX = 1 << 20,
 };
+
+#define PAGE_DELTA_BYTES_MAX MIB(256) /* that a move remembers of the pages it sent */
 
 #define DISK_BYTES_MIN MIB(1)
 #define DISK_BYTES_MAX (UINT64_C(64) << 40)

@@ -17,11 +17,14 @@ enum {
     AT_CHECK = 28,
     ENTRY_PAGE_MASK = BLOCK_PAGES - 1,
     ENTRY_DATA = 1 << 16,
+    ENTRY_PATCH = 1 << 17,
 };
 
 static_assert(AT_CHECK + 4 == PAGE_FRAME_HEADER_BYTES, "the header ends with its check");
 static_assert(PAGE_FRAME_GROUPS_MAX * 4 + PAGE_FRAME_PAGES_MAX * PAGE_BYTES <= PAGE_FRAME_BODY_MAX,
               "a full page frame must fit even when nothing compresses");
+
+static_assert((int)PAGE_PATCH_BYTES_MAX < (int)PAGE_BYTES, "a patch is smaller than its page");
 
 static uint32_t head_check(const uint8_t *bytes, unsigned count)
 {
@@ -49,8 +52,10 @@ unsigned page_frame_put(const struct page_frame *frame, const struct page_frame_
     bytes_put_u32(ret_bytes + AT_BODY_BYTES, frame->body_bytes);
     for (unsigned i = 0; i < frame->count; i++) {
         assert(entries[i].page < BLOCK_PAGES);
+        assert(!entries[i].has_data || !entries[i].is_patch);
         bytes_put_u32(ret_bytes + PAGE_FRAME_HEADER_BYTES + (size_t)i * PAGE_ENTRY_BYTES,
-                      entries[i].page | (entries[i].has_data ? ENTRY_DATA : 0u));
+                      entries[i].page | (entries[i].has_data ? ENTRY_DATA : 0u) |
+                          (entries[i].is_patch ? ENTRY_PATCH : 0u));
     }
     bytes_put_u32(ret_bytes + AT_CHECK, head_check(ret_bytes, frame->count));
     return PAGE_FRAME_HEADER_BYTES + frame->count * PAGE_ENTRY_BYTES;
@@ -126,16 +131,27 @@ static int plan_pages(const struct page_frame_plan *plan, uint32_t region, uint6
     return ERR_NOT_FOUND;
 }
 
-static int judge_body(const struct page_frame *frame, struct fault *fault)
+static bool patches_fit(const struct page_frame *frame, uint32_t bytes)
+{
+    return bytes >= frame->patch_count * PAGE_PATCH_BYTES_MIN &&
+           bytes <= frame->patch_count * PAGE_PATCH_BYTES_MAX;
+}
+
+static int judge_body(struct page_frame *frame, struct fault *fault)
 {
     uint32_t raw = frame->data_count * PAGE_BYTES;
     uint32_t sizes = page_frame_groups(frame->data_count) * 4;
 
-    if (frame->codec == PAGE_FRAME_RAW && frame->body_bytes != raw)
-        return fault_set(fault, ERR_CORRUPT, "page frame: %u raw pages in a body of %u bytes",
-                         frame->data_count, frame->body_bytes);
+    if (frame->codec == PAGE_FRAME_RAW) {
+        if (frame->body_bytes < raw || !patches_fit(frame, frame->body_bytes - raw))
+            return fault_set(fault, ERR_CORRUPT,
+                             "page frame: %u raw pages and %u patches in a body of %u bytes",
+                             frame->data_count, frame->patch_count, frame->body_bytes);
+        frame->patch_bytes = frame->body_bytes - raw;
+    }
     if (frame->codec == PAGE_FRAME_LZ4 &&
-        (frame->data_count == 0 || frame->body_bytes <= sizes || frame->body_bytes > sizes + raw))
+        (frame->data_count == 0 || frame->body_bytes <= sizes ||
+         frame->body_bytes > sizes + raw + frame->patch_count * PAGE_PATCH_BYTES_MAX))
         return fault_set(fault, ERR_CORRUPT,
                          "page frame: %u compressed pages in a body of %u bytes", frame->data_count,
                          frame->body_bytes);
@@ -161,11 +177,13 @@ int page_frame_get_entries(const struct page_frame_plan *plan, const uint8_t *by
                          (unsigned long long)frame->first_page, (unsigned long long)pages);
 
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
-    unsigned data_count = 0;
+    unsigned data_count = 0, patch_count = 0;
     for (unsigned i = 0; i < frame->count; i++) {
         uint32_t word =
             bytes_get_u32(bytes + PAGE_FRAME_HEADER_BYTES + (size_t)i * PAGE_ENTRY_BYTES);
-        if (word & ~(uint32_t)(ENTRY_PAGE_MASK | ENTRY_DATA))
+        bool has_data = (word & ENTRY_DATA) != 0, is_patch = (word & ENTRY_PATCH) != 0;
+        if (word & ~(uint32_t)(ENTRY_PAGE_MASK | ENTRY_DATA | ENTRY_PATCH) ||
+            (has_data && is_patch))
             return fault_set(fault, ERR_CORRUPT, "page frame: entry %u is %#x", i, word);
         uint16_t page = (uint16_t)(word & ENTRY_PAGE_MASK);
         if (i > 0 && page <= entries[i - 1].page)
@@ -173,12 +191,14 @@ int page_frame_get_entries(const struct page_frame_plan *plan, const uint8_t *by
         if (!range_fits(page, 1, pages - frame->first_page))
             return fault_set(fault, ERR_CORRUPT, "page frame leaves region %u at page %llu",
                              frame->region, (unsigned long long)(frame->first_page + page));
-        entries[i] = (struct page_frame_entry){.page = page, .has_data = (word & ENTRY_DATA) != 0};
-        data_count += entries[i].has_data;
+        entries[i] = (struct page_frame_entry){page, has_data, is_patch};
+        data_count += has_data;
+        patch_count += is_patch;
     }
 
     struct page_frame judged = *frame;
     judged.data_count = data_count;
+    judged.patch_count = patch_count;
     int r = judge_body(&judged, fault);
     if (r < 0)
         return r;
@@ -194,7 +214,7 @@ void page_frame_put_sizes(const uint32_t *sizes, unsigned groups, uint8_t *ret_b
         bytes_put_u32(ret_bytes + (size_t)i * 4, sizes[i]);
 }
 
-int page_frame_get_sizes(const struct page_frame *frame, const uint8_t *bytes,
+int page_frame_get_sizes(struct page_frame *frame, const uint8_t *bytes,
                          uint32_t ret_sizes[static PAGE_FRAME_GROUPS_MAX], struct fault *fault)
 {
     assert(frame->codec == PAGE_FRAME_LZ4);
@@ -211,9 +231,48 @@ int page_frame_get_sizes(const struct page_frame *frame, const uint8_t *bytes,
                              sizes[i], left);
         left -= sizes[i];
     }
-    if (left)
+    if (!patches_fit(frame, left))
         return fault_set(fault, ERR_CORRUPT, "page frame: %u bytes behind the last group", left);
 
+    frame->patch_bytes = left;
     memcpy(ret_sizes, sizes, groups * sizeof sizes[0]);
     return 0;
+}
+
+unsigned page_frame_put_patch(const uint8_t *page, uint64_t lines, uint8_t *ret_bytes)
+{
+    assert(lines && __builtin_popcountll(lines) <= PAGE_PATCH_LINES_MAX);
+    bytes_put_u64(ret_bytes, lines);
+    uint8_t *at = ret_bytes + 8;
+    for (uint64_t left = lines; left; left &= left - 1, at += PAGE_LINE_BYTES)
+        memcpy(at, page + (size_t)__builtin_ctzll(left) * PAGE_LINE_BYTES, PAGE_LINE_BYTES);
+    return (unsigned)(at - ret_bytes);
+}
+
+int page_frame_get_patches(const struct page_frame *frame, const uint8_t *bytes,
+                           struct fault *fault)
+{
+    uint32_t left = frame->patch_bytes;
+    for (unsigned i = 0; i < frame->patch_count; i++) {
+        uint64_t lines = left >= PAGE_PATCH_BYTES_MIN ? bytes_get_u64(bytes) : 0;
+        unsigned count = (unsigned)__builtin_popcountll(lines);
+        uint32_t take = 8 + count * PAGE_LINE_BYTES;
+        if (count == 0 || count > PAGE_PATCH_LINES_MAX || take > left)
+            return fault_set(fault, ERR_CORRUPT, "page frame: patch %u has %u lines in %u bytes", i,
+                             count, left);
+        bytes += take;
+        left -= take;
+    }
+    if (left)
+        return fault_set(fault, ERR_CORRUPT, "page frame: %u bytes behind the last patch", left);
+    return 0;
+}
+
+unsigned page_frame_lay_patch(const uint8_t *bytes, uint8_t *page)
+{
+    uint64_t lines = bytes_get_u64(bytes);
+    const uint8_t *at = bytes + 8;
+    for (uint64_t left = lines; left; left &= left - 1, at += PAGE_LINE_BYTES)
+        memcpy(page + (size_t)__builtin_ctzll(left) * PAGE_LINE_BYTES, at, PAGE_LINE_BYTES);
+    return (unsigned)(at - bytes);
 }

@@ -21,6 +21,8 @@ class Workload:
         self.name, self.memory_mib, self.vcpus = name, memory_mib, vcpus
         self.cmdline, self.what, self.prealloc = f"vcpus={vcpus} {cmdline}".strip(), what, prealloc
         self.writes = "writers=" in cmdline
+        fill = [w for w in cmdline.split() if w.startswith("fillmb=")]
+        self.fill_pages = int(fill[0].split("=")[1]) * 256 if fill else 0
 
 
 WORKLOADS = {w.name: w for w in [
@@ -40,6 +42,9 @@ CONFIGS = {
     f"{'tls' if tls else 'plain'}-{f'multifd{m}' if m else 'single'}-{d}ms": {
         "tls": tls, "multifd": m, "downtime_ms": d}
     for tls in (False, True) for m in (0, 2, 4) for d in (300, 20)}
+# QEMU's own delta codec knows one sender only. Its cache is 64 MiB unless told; 512 hold every page written here.
+CONFIGS |= {f"{'tls' if tls else 'plain'}-xbzrle{mib}-20ms": {"tls": tls, "multifd": 0, "downtime_ms": 20, "xbzrle_mib": mib}
+            for tls in (False, True) for mib in (64, 512)}
 DEFAULT_CONFIGS = ["plain-single-300ms", "plain-single-20ms", "plain-multifd2-300ms", "plain-multifd2-20ms",
                    "plain-multifd4-20ms", "tls-single-20ms", "tls-multifd2-20ms"]
 
@@ -101,13 +106,14 @@ def run_godwit(pool, workload, extra):
             "predicted_downtime_ms": receipt.get("predicted_downtime_ns", 0) / 1e6,
             "populate_ms": receipt.get("populate_ns", 0) / 1e6,
             "rounds": len(receipt.get("rounds", [])), "receipt": receipt,
+            "resent_bytes": sum(r.get("wire_bytes", 0) for r in receipt.get("rounds", [])[1:]),
         }
     finally:
         pool.godwit("vm", "rm", "bench", "--stop", "-y", check=False)
 
 
-def run_qemu(program, elf, workload, config):
-    qemu = bench_qemu.Qemu(program, elf, workload, config)
+def run_qemu(program, elf, workload, config, bandwidth_mib):
+    qemu = bench_qemu.Qemu(program, elf, workload, config, bandwidth_mib)
     try:
         return qemu.migrate(free_port(), lambda: warm(
             workload.memory_mib + 600 if workload.prealloc else 600))
@@ -129,7 +135,7 @@ def spread(runs, key):
 
 
 COLUMNS = [("total", "total_ms", "{:.0f}"), ("gap", "gap_ms", "{:.1f}"), ("down", "downtime_ms", "{:.1f}"),
-           ("wire MiB", "wire_bytes", None), ("cpu src", "source_cpu_s", "{:.2f}"),
+           ("wire MiB", "wire_bytes", None), ("again MiB", "resent_bytes", None), ("cpu src", "source_cpu_s", "{:.2f}"),
            ("cpu tgt", "target_cpu_s", "{:.2f}"), ("work kept", "work_retained", None),
            ("lost ms", "lost_work_ms", "{:.0f}")]
 
@@ -138,8 +144,8 @@ def cell(runs, key, form):
     value = median(runs, key)
     if value is None:
         return "-"
-    if key == "wire_bytes":
-        return f"{value / 2**20:.1f}"
+    if key in ("wire_bytes", "resent_bytes"):
+        return f"{value / 2**20:.2f}"
     if key == "work_retained":
         return f"{value * 100:.0f} %"
     text = form.format(value)
@@ -202,6 +208,7 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
     parser.add_argument("--configs", default=",".join(DEFAULT_CONFIGS), help="of QEMU: " + ", ".join(CONFIGS))
     parser.add_argument("--json", type=pathlib.Path, help="write everything here")
     parser.add_argument("--godwit-options", default="", help="more words for godwit migrate, e.g. '--streams 2'")
+    parser.add_argument("--bandwidth", type=int, metavar="MIB", help="of both contenders, MiB/s; else unlimited")
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--no-quiet-wait", action="store_true", help="do not wait for other load to end")
     options = parser.parse_args()
@@ -219,6 +226,9 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
                                       check=True).stdout.splitlines()[0]
                 for label, path in programs.items()} if configs else {}
 
+    extra = options.godwit_options.split()
+    if options.bandwidth:
+        extra += ["--bandwidth", f"{options.bandwidth}MiB/s"]
     pools.end_on_signals()
     results, notes = {}, []
     # QEMU's ends talk over the loopback device; a bridge between namespaces would cost ours more.
@@ -238,9 +248,9 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
                     print(f"\r{name} run {run + 1}/{options.runs} {contender:40}", end="", file=sys.stderr)
                     try:
                         if config is None:
-                            result = run_godwit(pool, workload, options.godwit_options.split())
+                            result = run_godwit(pool, workload, extra)
                         else:
-                            result = run_qemu(path, elf, workload, config)
+                            result = run_qemu(path, elf, workload, config, options.bandwidth)
                         result["quiet"] = quiet
                         contenders.setdefault(contender, []).append(result)
                     except pools.PoolError as error:

@@ -96,7 +96,8 @@ def cpu_seconds(pid):
 class Qemu:
     """One run: a warm source with a guest that is ready, and a target that waits."""
 
-    def __init__(self, program, elf, workload, config):
+    def __init__(self, program, elf, workload, config, bandwidth_mib=None):
+        self.bandwidth = bandwidth_mib << 20 if bandwidth_mib else 1 << 40
         self.program, self.workload, self.config = program, workload, config
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gwq-"))
         self.processes = []
@@ -146,9 +147,12 @@ class Qemu:
     def migrate(self, port, warm=lambda: None):
         streams = self.config["multifd"]
         for qmp in (self.source_qmp, self.target_qmp):
-            capabilities = [{"capability": "multifd", "state": streams > 0}]
+            capabilities = [{"capability": "multifd", "state": streams > 0},
+                            {"capability": "xbzrle", "state": bool(self.config.get("xbzrle_mib"))}]
             qmp.call("migrate-set-capabilities", capabilities=capabilities)
-            parameters = {"max-bandwidth": 1 << 40, "downtime-limit": self.config["downtime_ms"]}
+            parameters = {"max-bandwidth": self.bandwidth, "downtime-limit": self.config["downtime_ms"]}
+            if self.config.get("xbzrle_mib"):
+                parameters["xbzrle-cache-size"] = self.config["xbzrle_mib"] << 20
             if streams:
                 parameters["multifd-channels"] = streams
             if self.config["tls"]:
@@ -182,11 +186,13 @@ class Qemu:
         if " ok " not in verify + " ":
             raise pools.PoolError(f"QEMU's guest after the move: {verify}")
         ram = info["ram"]
+        again = max(0, ram["normal"] - self.workload.fill_pages)  # every filled page once is no repetition
         return {
             "total_ms": info.get("total-time", wall * 1000), "wall_ms": wall * 1000,
             "downtime_ms": info.get("downtime", 0), "gap_ms": int(stats["gap_ns"]) / 1e6,
             "wire_bytes": ram["transferred"] + (ram.get("multifd-bytes", 0) if ram["transferred"] < ram.get(
                 "multifd-bytes", 0) else 0),
+            "resent_bytes": again * (4096 + 8) + info.get("xbzrle-cache", {}).get("bytes", 0),
             "source_cpu_s": after[0] - before[0], "target_cpu_s": after[1] - before[1],
             **work_retained(rate, stats, info.get("total-time", wall * 1000)),
             "expected_downtime_ms": info.get("expected-downtime"),

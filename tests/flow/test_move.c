@@ -16,7 +16,7 @@
 struct run {
     struct fake_guest_config guest;
     unsigned lanes;
-    const char *compress;
+    const char *compress, *delta;
     uint64_t bytes_per_s;
     uint64_t bandwidth;
     bool reread;
@@ -26,13 +26,14 @@ static void print_move(const char *what, const struct fake_move *move)
 {
     print_message("%s: total %.1f ms, pause %.0f us (%.0f + %.0f + %.0f + %.0f), predicted %.0f "
                   "us, %u rounds, "
-                  "%.1f MiB on the wire, raw %llu lz4 %llu zero %llu\n",
+                  "%.1f MiB on the wire, raw %llu lz4 %llu zero %llu patch %llu same %llu\n",
                   what, (double)move->total_ns / 1e6, (double)move->downtime_ns / 1e3,
                   (double)move->pause_ns / 1e3, (double)move->drain_ns / 1e3,
                   (double)move->state_ns / 1e3, (double)move->resume_ns / 1e3,
                   (double)move->predicted_ns / 1e3, move->rounds,
                   (double)move->wire_bytes / 1048576, (unsigned long long)move->raw_pages,
-                  (unsigned long long)move->lz4_pages, (unsigned long long)move->zero_pages);
+                  (unsigned long long)move->lz4_pages, (unsigned long long)move->zero_pages,
+                  (unsigned long long)move->patch_pages, (unsigned long long)move->same_pages);
 }
 
 static void move_and_compare(const char *what, const struct run *run, struct fake_move *move)
@@ -42,6 +43,7 @@ static void move_and_compare(const char *what, const struct run *run, struct fak
     struct fake_guest *target = fake_guest_new(&target_config);
     Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
     goals.compress = (char *)run->compress;
+    goals.delta = (char *)run->delta;
     goals.lanes = run->lanes;
     goals.downtime_ns_max = 2000 * NS_PER_MS; /* a sanitizer is slow; the pause is not the matter */
     goals.bandwidth_bytes_per_s = run->bandwidth;
@@ -183,6 +185,63 @@ static void a_slow_wire_turns_compression_on(void **state)
     assert_true(move.lz4_pages > move.raw_pages);
 }
 
+/* The fake guest writes a word here and there: a line of each page. */
+static void pages_sent_again_go_as_patches_with_every_codec(void **state)
+{
+    (void)state;
+    static const char *const codecs[] = {"off", "lz4", "auto"};
+    for (unsigned i = 0; i < 3; i++) {
+        struct fake_move move;
+        struct run run = {.guest = {.pages = PAGES,
+                                    .fill = FAKE_FILL_MIX,
+                                    .writers = 2,
+                                    .writer_pages = 3000,
+                                    .writes_per_ms = 40,
+                                    .running = true},
+                          .lanes = 1 + i,
+                          .compress = codecs[i],
+                          .delta = "always",
+                          .reread = true};
+        move_and_compare("delta", &run, &move);
+        assert_true(move.patch_pages > 0);
+        assert_true(move.patch_bytes < move.patch_pages * 1024);
+    }
+}
+
+static void no_patch_is_sent_where_none_may_be(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run run = {.guest = {.pages = PAGES,
+                                .fill = FAKE_FILL_RANDOM,
+                                .writers = 2,
+                                .writer_pages = 3000,
+                                .writes_per_ms = 40,
+                                .running = true},
+                      .lanes = 2,
+                      .delta = "off"};
+    move_and_compare("no delta", &run, &move);
+    assert_int_equal(move.patch_pages, 0);
+    assert_int_equal(move.same_pages, 0);
+}
+
+static void a_slow_wire_remembers_the_bulk_for_patches(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run run = {.guest = {.pages = PAGES,
+                                .fill = FAKE_FILL_RANDOM,
+                                .writers = 1,
+                                .writer_pages = PAGES,
+                                .writes_per_ms = 10,
+                                .running = true},
+                      .lanes = 1,
+                      .compress = "off",
+                      .bytes_per_s = 40 << 20};
+    move_and_compare("slow wire, delta", &run, &move);
+    assert_true(move.patch_pages > 0);
+}
+
 static void the_bandwidth_limit_holds(void **state)
 {
     (void)state;
@@ -207,6 +266,9 @@ int main(void)
         cmocka_unit_test(memory_is_equal_under_writers_that_never_rest),
         cmocka_unit_test(every_codec_moves_every_content),
         cmocka_unit_test(a_slow_wire_turns_compression_on),
+        cmocka_unit_test(pages_sent_again_go_as_patches_with_every_codec),
+        cmocka_unit_test(no_patch_is_sent_where_none_may_be),
+        cmocka_unit_test(a_slow_wire_remembers_the_bulk_for_patches),
         cmocka_unit_test(the_bandwidth_limit_holds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,7 @@ static void scene_init(struct scene *scene, const char *policy)
     };
     scene->goals.policy = (char *)policy;
     scene->goals.compress = (char *)"off";
+    scene->goals.delta = (char *)"off";
     scene->goals.downtime_ns_max = 50 * NS_PER_MS; /* some 300 pages */
     scene->goals.deadline_ms = 60000;
     scene->config.on_source = on_source;
@@ -101,6 +102,18 @@ static void finish_slows_a_writer_until_it_fits(void **state)
     assert_in_range(scene.throttle_seen, 300, 990);
     assert_true(scene.move.throttled_ns > 0);
     assert_true(scene.move.predicted_ns <= scene.goals.downtime_ns_max);
+    scene_deinit(&scene);
+}
+
+static void who_writes_little_of_each_page_is_sent_as_patches(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene, "finish");
+    scene.goals.delta = (char *)"always";
+    scene_run(&scene);
+    assert_true(scene.move.moved);
+    assert_true(scene.move.patch_pages > 0);
     scene_deinit(&scene);
 }
 
@@ -245,6 +258,7 @@ int main(void)
     log_set_level(LOG_WARN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finish_slows_a_writer_until_it_fits),
+        cmocka_unit_test(who_writes_little_of_each_page_is_sent_as_patches),
         cmocka_unit_test(balanced_slows_no_further_than_it_may),
         cmocka_unit_test(gentle_never_slows),
         cmocka_unit_test(a_cancel_lets_a_slowed_guest_go),

@@ -146,6 +146,9 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
         move->raw_pages += receipt->rounds[i]->raw_pages;
         move->lz4_pages += receipt->rounds[i]->lz4_pages;
         move->lz4_bytes += receipt->rounds[i]->lz4_bytes;
+        move->patch_pages += receipt->rounds[i]->patch_pages;
+        move->patch_bytes += receipt->rounds[i]->patch_bytes;
+        move->same_pages += receipt->rounds[i]->same_pages;
     }
     pthread_mutex_unlock(&move->mutex);
     note_end(move, &move->at_source, phase, fault);

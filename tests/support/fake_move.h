@@ -65,7 +65,7 @@ struct fake_move {
     uint64_t pause_ns, drain_ns, state_ns, resume_ns, predicted_total_ns;
     unsigned rounds, lanes;
     uint64_t round_pages[ROUNDS_MAX], round_ns[ROUNDS_MAX], zero_pages, raw_pages, lz4_pages,
-        lz4_bytes;
+        lz4_bytes, patch_pages, patch_bytes, same_pages;
 };
 
 void fake_move_init(struct fake_move *move, const struct fake_move_config *config);

@@ -80,6 +80,53 @@ static void pages_come_back_by_every_codec(void **state)
     round_trip(PAGE_TUNER_ALWAYS, 0, PAGE_FRAME_RAW); /* nothing gained: sent as it is */
 }
 
+/* Pages, zeros and patches in one frame, whatever the codec of the pages. */
+static void patches_stand_behind_the_pages(void **state)
+{
+    (void)state;
+    for (unsigned kind = 0; kind < 2; kind++) {
+        struct page_codec codec;
+        uint8_t page[PAGE_BYTES], want[PAGE_BYTES];
+        assert_int_equal(page_codec_init(&codec, PAGE_TUNER_ALWAYS, NULL), 0);
+        page_codec_begin(&codec, 1, 0, 1);
+        for (unsigned i = 0; i < 60; i++) {
+            fill(page_codec_slot(&codec), kind, i);
+            if (i % 3 == 0)
+                page_codec_add_data(&codec, i);
+            else if (i % 3 == 1)
+                page_codec_add_zero(&codec, i);
+            else
+                page_codec_add_patch(&codec, i, UINT64_C(1) << i % 64 | UINT64_C(1) << 40);
+        }
+        const uint8_t *bytes = NULL;
+        size_t count = page_codec_encode(&codec, &bytes);
+
+        struct page_frame frame;
+        struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+        uint32_t sizes[PAGE_FRAME_GROUPS_MAX];
+        assert_int_equal(page_frame_get(bytes, &frame, NULL), 0);
+        assert_int_equal(page_frame_get_entries(&plan, bytes, &frame, entries, NULL), 0);
+        assert_int_equal(frame.codec, kind == 0 ? PAGE_FRAME_RAW : PAGE_FRAME_LZ4);
+        if (kind == 1)
+            assert_int_equal(page_frame_get_sizes(&frame, bytes + 32 + 60 * 4, sizes, NULL), 0);
+        assert_int_equal(frame.patch_count, 20);
+        assert_int_equal(codec.patch_pages, 20);
+        const uint8_t *patch = bytes + count - frame.patch_bytes;
+        assert_int_equal(page_frame_get_patches(&frame, patch, NULL), 0);
+        for (unsigned i = 2; i < 60; i += 3) {
+            memset(page, 0, sizeof page);
+            patch += page_frame_lay_patch(patch, page);
+            fill(want, kind, i);
+            assert_memory_equal(page + i * PAGE_LINE_BYTES, want + i * PAGE_LINE_BYTES,
+                                PAGE_LINE_BYTES);
+            assert_memory_equal(page + 40 * PAGE_LINE_BYTES, want + 40 * PAGE_LINE_BYTES,
+                                PAGE_LINE_BYTES);
+        }
+        assert_ptr_equal(patch, bytes + count);
+        page_codec_deinit(&codec);
+    }
+}
+
 static void a_group_that_gives_another_length_is_refused(void **state)
 {
     (void)state;
@@ -137,6 +184,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_come_back_by_every_codec),
+        cmocka_unit_test(patches_stand_behind_the_pages),
         cmocka_unit_test(a_group_that_gives_another_length_is_refused),
         cmocka_unit_test(a_copy_says_whether_a_page_is_zero),
         cmocka_unit_test(compression_is_chosen_only_where_it_pays),

@@ -4,7 +4,9 @@
 #include <stdint.h>
 #include <string.h>
 #include <cmocka.h>
+#include <xxhash.h>
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "proto/page_frame.h"
 
@@ -105,7 +107,7 @@ static void refuses_what_is_not_of_the_plan(void **state)
     refuse(frame, 0, 1, "page frame: block at page 100 of a region of 1000");
     frame = good_frame(2);
     frame.body_bytes = PAGE_BYTES - 1;
-    refuse(frame, 0, 1, "page frame: 1 raw pages in a body of 4095 bytes");
+    refuse(frame, 0, 1, "page frame: 1 raw pages and 0 patches in a body of 4095 bytes");
     refuse(good_frame(2), 5, 0, "page frame: entries out of order at 1");
 }
 
@@ -149,6 +151,75 @@ static void group_sizes_must_fill_the_body_exactly(void **state)
     assert_int_equal(page_frame_get_sizes(&frame, bytes, got, NULL), ERR_CORRUPT);
 }
 
+/* Entry 0 is a patch, entry 1 a page, and so on; both patches have `lines` lines in `body_bytes`.
+ */
+static int judge_patches(unsigned lines, unsigned said_lines, uint32_t body_bytes)
+{
+    static uint8_t bytes[PAGE_FRAME_HEAD_MAX], body[2 * PAGE_PATCH_BYTES_MAX + 512];
+    struct page_frame frame = good_frame(4), got;
+    struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+    for (unsigned i = 0; i < 4; i++)
+        entries[i] = (struct page_frame_entry){(uint16_t)i, i % 2, i % 2 == 0};
+    frame.body_bytes = body_bytes;
+    (void)page_frame_put(&frame, entries, bytes);
+    uint64_t mask = lines < 64 ? (UINT64_C(1) << said_lines) - 1 : UINT64_MAX;
+    bytes_put_u64(body, mask);
+    bytes_put_u64(body + 8 + (size_t)lines * PAGE_LINE_BYTES, mask);
+
+    int r = get(bytes, &got, NULL);
+    if (r < 0)
+        return r;
+    assert_int_equal(got.patch_count, 2);
+    assert_int_equal(got.patch_bytes, body_bytes - 2 * PAGE_BYTES);
+    return page_frame_get_patches(&got, body, NULL);
+}
+
+static void patches_must_fill_what_is_behind_the_pages(void **state)
+{
+    (void)state;
+    enum { RAW = 2 * PAGE_BYTES, THREE = 2 * (8 + 3 * PAGE_LINE_BYTES) };
+    assert_int_equal(judge_patches(3, 3, RAW + THREE), 0);
+    assert_int_equal(judge_patches(48, 48, RAW + 2 * PAGE_PATCH_BYTES_MAX), 0);
+    assert_int_equal(judge_patches(3, 3, RAW + THREE - 1), ERR_CORRUPT);
+    assert_int_equal(judge_patches(3, 3, RAW + THREE + 1), ERR_CORRUPT);
+    assert_int_equal(judge_patches(3, 4, RAW + THREE), ERR_CORRUPT);
+    assert_int_equal(judge_patches(3, 2, RAW + THREE), ERR_CORRUPT);
+    assert_int_equal(judge_patches(3, 0, RAW + THREE), ERR_CORRUPT); /* of nothing: no patch */
+    assert_int_equal(judge_patches(49, 49, RAW + 2 * (8 + 49 * PAGE_LINE_BYTES)), ERR_CORRUPT);
+    assert_int_equal(judge_patches(3, 3, RAW), ERR_CORRUPT);
+}
+
+static void a_page_and_a_patch_at_once_is_refused(void **state)
+{
+    (void)state;
+    uint8_t bytes[PAGE_FRAME_HEAD_MAX];
+    struct page_frame frame = good_frame(2), got;
+    (void)put(bytes, &frame, 0, 1);
+    bytes[PAGE_FRAME_HEADER_BYTES + PAGE_ENTRY_BYTES + 2] |= 2; /* entry 1 has data already */
+    XXH64_hash_t check = XXH3_64bits(bytes, 28);
+    check = XXH3_64bits_withSeed(bytes + PAGE_FRAME_HEADER_BYTES, 2 * PAGE_ENTRY_BYTES, check);
+    bytes_put_u32(bytes + 28, (uint32_t)check);
+    struct fault fault = {0};
+    assert_int_equal(get(bytes, &got, &fault), ERR_CORRUPT);
+    assert_string_equal(fault.text, "page frame: entry 1 is 0x30001");
+}
+
+static void a_patch_lays_its_lines_and_no_others(void **state)
+{
+    (void)state;
+    uint8_t from[PAGE_BYTES], to[PAGE_BYTES], patch[PAGE_PATCH_BYTES_MAX];
+    memset(from, 1, sizeof from);
+    memset(to, 2, sizeof to);
+    uint64_t lines = UINT64_C(1) << 63 | 5;
+    unsigned count = page_frame_put_patch(from, lines, patch);
+    assert_int_equal(count, 8 + 3 * PAGE_LINE_BYTES);
+    for (unsigned turn = 0; turn < 2; turn++) { /* twice is as good as once */
+        assert_int_equal(page_frame_lay_patch(patch, to), count);
+        for (unsigned i = 0; i < PAGE_BYTES; i++)
+            assert_int_equal(to[i], lines >> i / PAGE_LINE_BYTES & 1 ? 1 : 2);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +229,9 @@ int main(void)
         cmocka_unit_test(refuses_what_is_not_of_the_plan),
         cmocka_unit_test(a_fence_carries_its_digest_and_no_page),
         cmocka_unit_test(group_sizes_must_fill_the_body_exactly),
+        cmocka_unit_test(patches_must_fill_what_is_behind_the_pages),
+        cmocka_unit_test(a_page_and_a_patch_at_once_is_refused),
+        cmocka_unit_test(a_patch_lays_its_lines_and_no_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
