@@ -45,6 +45,7 @@ struct store_beat {
     unsigned works; /* on workers, with a pointer to us */
     bool is_beating, is_closed, was_told;
     uint64_t count;
+    unsigned looks; /* since it last beat */
 };
 
 /* ---- files ------------------------------------------------------------------------------------
@@ -127,6 +128,7 @@ static int read_id(struct store_beat *beat, struct fault *fault)
 struct round { /* one look at the folder, on a worker */
     struct store_beat *beat;
     char folder[PATH_MAX], host[WORD_SIZE], incarnation[WORD_SIZE], count[WORD_SIZE];
+    bool beats;           /* else it only looks whether word was left for us */
     struct watched *seen; /* owned */
     size_t seen_count;
     char asked_life[WORD_SIZE], asked_nonce[WORD_SIZE];
@@ -138,8 +140,9 @@ static void round_work(void *data)
 {
     struct round *round = data;
     char life[WORD_SIZE];
-    (void)write_words(round->folder, round->host, ".beat", round->incarnation, round->count,
-                      &round->fault); /* travels in the round */
+    if (round->beats)
+        (void)write_words(round->folder, round->host, ".beat", round->incarnation, round->count,
+                          &round->fault); /* travels in the round */
     for (size_t i = 0; i < round->seen_count; i++) {
         struct watched *seen = &round->seen[i];
         if (!read_words(round->folder, seen->host, ".beat", life, seen->count))
@@ -197,7 +200,8 @@ static void round_done(void *data)
     beat->is_beating = false;
     if (round->fault.code && !beat->was_told)
         log_warn("store_beat", "the storage heartbeat is not written: %s", round->fault.text);
-    beat->was_told = round->fault.code != 0;
+    if (round->beats)
+        beat->was_told = round->fault.code != 0;
     if (!beat->is_closed)
         take_round(beat, round);
     free(round->seen);
@@ -205,27 +209,41 @@ static void round_done(void *data)
     work_over(beat);
 }
 
-static void beat_once(void *data)
+static struct round *round_new(struct store_beat *beat, bool beats)
 {
-    struct store_beat *beat = data;
-    if (beat->is_beating)
-        return; /* a store that hangs holds one worker, not all */
     struct round *round = calloc(1, sizeof *round);
-    struct watched *seen = calloc(beat->watched_count + 1, sizeof *seen);
+    size_t count = beats ? beat->watched_count : 0;
+    struct watched *seen = calloc(count + 1, sizeof *seen);
     if (!round || !seen) {
         free(round);
         free(seen);
-        return;
+        return NULL;
     }
     round->beat = beat;
+    round->beats = beats;
     memcpy(round->folder, beat->folder, sizeof round->folder);
     memcpy(round->host, beat->host, sizeof round->host);
     (void)snprintf(round->incarnation, WORD_SIZE, "%s", host_facts_incarnation(beat->facts));
-    (void)snprintf(round->count, WORD_SIZE, "%" PRIu64, ++beat->count);
-    if (beat->watched_count)
-        memcpy(seen, beat->watched, beat->watched_count * sizeof *seen);
+    beat->count += beats;
+    (void)snprintf(round->count, WORD_SIZE, "%" PRIu64, beat->count);
+    if (count)
+        memcpy(seen, beat->watched, count * sizeof *seen);
     round->seen = seen;
-    round->seen_count = beat->watched_count;
+    round->seen_count = count;
+    return round;
+}
+
+static void on_timer(void *data)
+{
+    struct store_beat *beat = data;
+    bool beats = beat->looks++ % (STORE_BEAT_MS / STORE_BEAT_LOOK_MS) == 0;
+    if (beat->is_beating) {   /* a store that hangs holds one worker, not all */
+        beat->looks -= beats; /* a beat that is due is only late */
+        return;
+    }
+    struct round *round = round_new(beat, beats);
+    if (!round)
+        return;
     beat->is_beating = loop_work(beat->loop, round_work, round_done, round) == 0;
     if (beat->is_beating) {
         beat->works++;
@@ -374,13 +392,13 @@ int store_beat_new(struct store_beat **ret_beat, struct loop *loop, struct host_
     if (r == 0)
         r = read_id(beat, fault);
     if (r == 0)
-        r = loop_timer_new(&beat->timer, loop, beat_once, beat, fault);
+        r = loop_timer_new(&beat->timer, loop, on_timer, beat, fault);
     if (r < 0) {
         release(beat);
         return r;
     }
     host_facts_set_heartbeat_store(facts, beat->id);
-    loop_timer_start(beat->timer, 1, STORE_BEAT_MS);
+    loop_timer_start(beat->timer, 1, STORE_BEAT_LOOK_MS);
     *ret_beat = beat;
     return 0;
 }

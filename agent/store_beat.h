@@ -5,12 +5,13 @@
  *
  *   id            which store this is: random, made once
  *   HOST.beat     "<incarnation> <count>", counted up every second
- *   HOST.evict    "<incarnation> <nonce>": that life of HOST shall end its VMs, asked by a peer
+ *   HOST.evict    "<incarnation> <nonce>": that life of HOST shall end its VMs, asked by a peer;
+ *                 looked for four times a second
  *   HOST.evicted  "<nonce>": it has, and has taken a new life
  *
  * How old a beat is is told by the reader's clock: since when has its count stood still? Nobody's
- * wall clock matters. An eviction is confirmed by the evicted host itself, so it is sound as long as
- * that host speaks the truth; it is no defence against one that does not.
+ * wall clock matters. An eviction is confirmed by the evicted host itself, so it is sound as long
+ * as that host speaks the truth; it is no defence against one that does not.
  */
 #ifndef GODWIT_AGENT_STORE_BEAT_H
 #define GODWIT_AGENT_STORE_BEAT_H
@@ -23,7 +24,13 @@ struct host_facts;
 struct loop;
 struct store_beat;
 
-enum { STORE_BEAT_MS = 1000, STORE_BEAT_HOSTS_MAX = 1000, STORE_BEAT_NONCE_SIZE = 33 };
+enum {
+    STORE_BEAT_MS = 1000,
+    STORE_BEAT_LOOK_MS =
+        250, /* word for us is looked for so often: a start elsewhere waits for it */
+    STORE_BEAT_HOSTS_MAX = 1000,
+    STORE_BEAT_NONCE_SIZE = 33
+};
 
 /* `asked`: this life of this host is to end all its VMs; answer by store_beat_evicted. */
 int store_beat_new(struct store_beat **ret_beat, struct loop *loop, struct host_facts *facts,

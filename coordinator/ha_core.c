@@ -92,15 +92,17 @@ static bool is_reached_by_others(const struct ha_core *core, uint64_t now_ns)
     return is_within(core->reached_ns, now_ns, HA_PROBE_FRESH_MS);
 }
 
-/* A host that beats on the store but that nobody reaches runs VMs that nobody reaches: it can be
- * evicted, for it reads what is left for it there. It gets a little longer to come back by itself.
- */
+static bool beats_on_store(const struct ha_core *core, uint64_t now_ns)
+{
+    return is_within(core->storage_ns, now_ns, HA_STORAGE_FRESH_MS);
+}
+
+/* An agent that has died ends its connection; so does one that cannot reach us and goes on beating
+ * on the store. */
 static bool is_silent_enough(const struct ha_core *core, const struct ha_view *view)
 {
-    bool beats = is_within(core->storage_ns, view->now_ns, HA_STORAGE_FRESH_MS);
-    return is_silent(view, beats            ? HA_ISOLATED_MS
-                           : !view->link_up ? HA_DECLARE_GONE_MS
-                                            : HA_DECLARE_MS);
+    bool is_gone = !view->link_up && !beats_on_store(core, view->now_ns);
+    return is_silent(view, is_gone ? HA_DECLARE_GONE_MS : HA_DECLARE_MS);
 }
 
 /* Somebody was asked in this suspicion and could not reach it; where there is nobody to ask, our
@@ -131,6 +133,7 @@ static unsigned begin_fencing(struct ha_core *core, const struct ha_view *view)
     set_phase(core, HA_FENCING);
     WORDS_COPY(core->incarnation, view->incarnation);
     core->retry_ns = view->now_ns;
+    memset(core->was_tried, 0, sizeof core->was_tried);
     return HA_TODO_STORE;
 }
 
@@ -181,7 +184,18 @@ static unsigned try_class(struct ha_core *core, enum ha_class class, uint64_t no
     core->trying = class;
     core->trying_ns = now_ns;
     core->try_failed = false;
+    core->was_tried[class] = true;
     return class == HA_CLASS_F1 ? HA_TODO_EVICT : HA_TODO_POWER;
+}
+
+/* NONE: all that the host has was tried in this round. */
+static enum ha_class next_class(const struct ha_core *core, const struct ha_view *view)
+{
+    bool f1 = view->has_storage && !core->was_tried[HA_CLASS_F1];
+    bool f2 = view->has_power && !core->was_tried[HA_CLASS_F2];
+    if (f1 && (!f2 || beats_on_store(core, view->now_ns)))
+        return HA_CLASS_F1;
+    return f2 ? HA_CLASS_F2 : HA_CLASS_NONE;
 }
 
 /* It was declared dead and that is recorded: from here there is no way back but through FENCED, for
@@ -192,19 +206,14 @@ static unsigned tick_fencing(struct ha_core *core, const struct ha_view *view)
     if (core->trying != HA_CLASS_NONE && !core->try_failed &&
         is_within(core->trying_ns, view->now_ns, most_ms))
         return 0;
-    if (core->trying == HA_CLASS_F1 && view->has_power)
-        return try_class(core, HA_CLASS_F2, view->now_ns);
-    if (core->trying != HA_CLASS_NONE) { /* the last class failed: a round is over */
-        core->trying = HA_CLASS_NONE;
-        core->retry_ns = view->now_ns + HA_RETRY_MS * NS_PER_MS;
-        return tell(core, HA_TODO_HELD);
-    }
-    if (view->now_ns < core->retry_ns)
+    if (core->trying == HA_CLASS_NONE && view->now_ns < core->retry_ns)
         return 0;
-    if (view->has_storage)
-        return try_class(core, HA_CLASS_F1, view->now_ns);
-    if (view->has_power)
-        return try_class(core, HA_CLASS_F2, view->now_ns);
+    enum ha_class next = next_class(core, view);
+    if (next != HA_CLASS_NONE)
+        return try_class(core, next, view->now_ns);
+    core->trying = HA_CLASS_NONE; /* a round is over */
+    core->retry_ns = view->now_ns + HA_RETRY_MS * NS_PER_MS;
+    memset(core->was_tried, 0, sizeof core->was_tried);
     return tell(core, HA_TODO_HELD);
 }
 

@@ -7,14 +7,21 @@
  * FENCED
  *
  *   SUSPECT --> WELL      it is heard again; or a peer reaches it: then it is cut off from us only,
- *                         its VMs run on, and it stays suspect. Beats on the store alone give it 10
- * s. FENCED --> QUARANTINE the life that was fenced says hello: it must end what is left of it (R6)
+ *                         its VMs run on, and it stays suspect. A connection that has ended is a
+ *                         sign of death (6 s), unless it beats on the store (8 s)
+ *   FENCED --> QUARANTINE the life that was fenced says hello: it must end what is left of it (R6)
  *   FENCED, QUARANTINE --> WELL   a new incarnation says hello
  *
  * Suspicion is never evidence (R1): only a confirmed fence is, by one of the classes that the host
- * has, in this order: F1 eviction (its own agent, reached over the shared storage, has ended the
- * VMs and says so), F2 power (a fence agent switched it off and reads "off" back), F0 an operator's
- * word. A host without F1 and F2 that is dead is HELD: an alert, and nothing else.
+ * has: F1 eviction (its own agent, reached over the shared storage, has ended the VMs and says so),
+ * F2 power (a fence agent switched it off and reads "off" back), F0 an operator's word. A host that
+ * beats on the store is evicted first, one that does not has nobody there who could answer: power
+ * goes first. The other class follows when the first fails. A host without F1 and F2 that is dead
+ * is HELD: an alert, and nothing else.
+ *
+ * How long a cut-off host that runs on takes to be replaced (F1), in the worst case: 8 s of silence
+ * since its last heartbeat, two ticks of 100 ms, 250 ms until its agent reads the word
+ * (store_beat), the VMs' end, 100 ms until that is read back, the start: below 9.5 s from the cut.
  */
 #ifndef GODWIT_COORDINATOR_HA_CORE_H
 #define GODWIT_COORDINATOR_HA_CORE_H
@@ -27,9 +34,7 @@
 enum {
     HA_SUSPECT_MS = 4000,
     HA_DECLARE_MS = 8000,
-    HA_DECLARE_GONE_MS = 6000, /* when its connection has ended, too */
-    HA_ISOLATED_MS =
-        10000, /* nobody reaches it, yet it beats on the store: evict it from then on */
+    HA_DECLARE_GONE_MS = 6000, /* when its connection has ended and it does not beat on the store */
     HA_PROBE_EVERY_MS = 1000,
     HA_PROBE_FRESH_MS = 3000,   /* an answer that is older tells nothing of now */
     HA_STORAGE_FRESH_MS = 6000, /* storage heartbeats come every 2 s */
@@ -72,7 +77,8 @@ struct ha_core {
     enum ha_class trying; /* which class is being tried, NONE for none */
     bool try_failed;
     uint64_t trying_ns;
-    bool is_told; /* the alert of HELD or of a brake */
+    bool was_tried[HA_CLASS_COUNT]; /* in this round of fencing */
+    bool is_told;                   /* the alert of HELD or of a brake */
 };
 
 struct ha_view {                        /* what the host's row and the pool say, at one instant */

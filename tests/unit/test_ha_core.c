@@ -64,16 +64,19 @@ static void a_host_that_others_reach_is_not_fenced(void **state)
     assert_int_equal(core.phase, HA_SUSPECT);
 }
 
-static void beats_on_the_store_give_a_host_that_nobody_reaches_more_time(void **state)
+static void beats_on_the_store_outweigh_a_connection_that_ended(void **state)
 {
     (void)state;
-    struct ha_core core = missed_host();
-    ha_core_probed(&core, false, 1000, 8500 * NS_PER_MS);
+    struct ha_core core = missed_host(), dead = missed_host();
+    ha_core_probed(&core, false, 1000, 6500 * NS_PER_MS);
 
-    struct ha_view view = quiet_host(10900);
+    struct ha_view view = quiet_host(7000); /* its connection has ended */
+    assert_int_equal(ha_core_tick(&dead, &view) & HA_TODO_STORE, HA_TODO_STORE);
+    assert_int_equal(ha_core_tick(&core, &view) & ~HA_TODO_PROBE, 0);
+    view = quiet_host(8900);
     assert_int_equal(ha_core_tick(&core, &view) & ~HA_TODO_PROBE, 0);
 
-    view = quiet_host(11000);
+    view = quiet_host(9000);
     assert_int_equal(ha_core_tick(&core, &view) & HA_TODO_STORE, HA_TODO_STORE);
     assert_int_equal(core.phase, HA_FENCING);
 }
@@ -96,17 +99,36 @@ static void a_dead_host_is_recorded_then_switched_off_then_fenced(void **state)
     assert_int_equal(core.fenced_by, HA_CLASS_F2);
 }
 
-static void eviction_comes_first_and_power_when_it_fails(void **state)
+static void a_host_that_beats_is_evicted_and_switched_off_when_that_fails(void **state)
+{
+    (void)state;
+    struct ha_core core = missed_host();
+    struct ha_view view = quiet_host(9000);
+    view.has_storage = true;
+    ha_core_probed(&core, false, 500, 8500 * NS_PER_MS);
+    (void)ha_core_tick(&core, &view);
+    assert_int_equal(ha_core_tick(&core, &view), HA_TODO_EVICT);
+
+    assert_int_equal(ha_core_tried(&core, HA_CLASS_F1, false), 0);
+
+    assert_int_equal(ha_core_tick(&core, &view), HA_TODO_POWER);
+}
+
+static void a_host_that_does_not_beat_is_switched_off_before_word_is_left_for_it(void **state)
 {
     (void)state;
     struct ha_core core = missed_host();
     struct ha_view view = quiet_host(9000);
     view.has_storage = true;
     (void)ha_core_tick(&core, &view);
+    assert_int_equal(ha_core_tick(&core, &view), HA_TODO_POWER);
+    (void)ha_core_tried(&core, HA_CLASS_F2, false);
+
     assert_int_equal(ha_core_tick(&core, &view), HA_TODO_EVICT);
+    (void)ha_core_tried(&core, HA_CLASS_F1, false);
 
-    assert_int_equal(ha_core_tried(&core, HA_CLASS_F1, false), 0);
-
+    assert_int_equal(ha_core_tick(&core, &view), HA_TODO_HELD); /* the round is over */
+    view.now_ns += HA_RETRY_MS * NS_PER_MS;
     assert_int_equal(ha_core_tick(&core, &view), HA_TODO_POWER);
 }
 
@@ -243,9 +265,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(silence_alone_is_suspicion_and_asks_others),
         cmocka_unit_test(a_host_that_others_reach_is_not_fenced),
-        cmocka_unit_test(beats_on_the_store_give_a_host_that_nobody_reaches_more_time),
+        cmocka_unit_test(beats_on_the_store_outweigh_a_connection_that_ended),
         cmocka_unit_test(a_dead_host_is_recorded_then_switched_off_then_fenced),
-        cmocka_unit_test(eviction_comes_first_and_power_when_it_fails),
+        cmocka_unit_test(a_host_that_beats_is_evicted_and_switched_off_when_that_fails),
+        cmocka_unit_test(a_host_that_does_not_beat_is_switched_off_before_word_is_left_for_it),
         cmocka_unit_test(a_fence_that_fails_is_told_and_tried_again),
         cmocka_unit_test(without_a_class_a_dead_host_is_held_until_an_operator_says_so),
         cmocka_unit_test(an_operator_cannot_call_a_host_down_that_answers),
