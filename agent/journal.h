@@ -22,7 +22,7 @@ enum { JOURNAL_LINE_MAX = 384, JOURNAL_WORD_SIZE = 64, JOURNAL_BYTES_MAX = 16 <<
 
 struct journal_entry {
     uint64_t unix_ms;              /* filled by journal_put */
-    char event[JOURNAL_WORD_SIZE]; /* "start", "stop", "end", "latch", "adopt" */
+    char event[JOURNAL_WORD_SIZE]; /* "start", "stop", "end", "refuse", "latch", "adopt" */
     char vm_id[JOURNAL_WORD_SIZE];
     uint64_t generation;
     char move_id[JOURNAL_WORD_SIZE]; /* empty: none */

@@ -26,6 +26,7 @@
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
+#include "base/id.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -199,19 +200,21 @@ static int check_incarnation(const struct orders *orders, const char *named, str
     return 0;
 }
 
-int orders_judge_start(const struct vm_entry *entry, uint64_t generation, struct fault *fault)
+int orders_judge_start(const struct vm_entry *entry, uint64_t hiwater, uint64_t generation,
+                       struct fault *fault)
 {
     if (!generation)
         return fault_set(fault, ERR_INVALID, "a start needs a generation");
-    if (!entry)
-        return ORDERS_START;
-    if (entry->status->has_state && generation == entry->status->generation)
+    if (entry && entry->status->has_state && generation == entry->status->generation)
         return ORDERS_SAME;
-    if (generation <= entry->hiwater)
+    if (generation <= hiwater)
         return fault_set(fault, ERR_REFUSED,
                          "a start as generation %llu is too old: this host has seen %llu",
-                         (unsigned long long)generation, (unsigned long long)entry->hiwater);
-    if (vm_entry_is_alive(entry))
+                         (unsigned long long)generation, (unsigned long long)hiwater);
+    if (entry && entry->starting)
+        return fault_set(fault, ERR_STATE, "it is being started here already, as generation %llu",
+                         (unsigned long long)entry->starting_generation);
+    if (entry && vm_entry_is_alive(entry))
         return fault_set(fault, ERR_STATE, "it has a process here already, as generation %llu",
                          (unsigned long long)entry->status->generation);
     return ORDERS_START;
@@ -404,6 +407,7 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
                   struct fault *fault)
 {
     entry->starting = true;
+    entry->starting_generation = step->generation;
     step->created = created;
     host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
     int r = vm_entry_begin(entry, fault);
@@ -427,6 +431,7 @@ static void start_failed(struct step *step, const struct fault *fault)
 
     log_warn("orders", "start failed vm=%s generation=%llu: %s", step->vm_id,
              (unsigned long long)step->generation, fault->text);
+    vm_table_refuse(step->orders->table, step->vm_id, step->generation);
     if (entry) {
         struct vm_waiters waiters = entry->start_waiters;
         entry->start_waiters.count = 0;
@@ -455,6 +460,16 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     step_free(step);
 }
 
+/* A refusal is final (R7): the coordinator starts the VM elsewhere as the next generation, and this
+ * order may have been said twice. */
+static void refuse_start(struct orders *orders, const Godwit__OrderVmStart *order,
+                         struct rpc_request *request, const struct fault *fault)
+{
+    if (order->vm_id && id_name_is_valid(order->vm_id))
+        vm_table_refuse(orders->table, order->vm_id, order->generation);
+    reply_fault(request, fault);
+}
+
 static void handle_start(void *data, struct rpc *rpc, struct rpc_request *request,
                          const ProtobufCMessage *message)
 {
@@ -466,12 +481,16 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
     (void)rpc;
 
     int r = check_incarnation(orders, order->incarnation, &fault);
-    if (r == 0 && entry && entry->starting) {
+    if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    if (entry && entry->starting && entry->starting_generation == order->generation) {
         waiters_add(&entry->start_waiters, request);
         return;
     }
-    if (r == 0)
-        r = orders_judge_start(entry, order->generation, &fault);
+    uint64_t hiwater = order->vm_id ? vm_table_hiwater(orders->table, order->vm_id) : 0;
+    r = orders_judge_start(entry, hiwater, order->generation, &fault);
     if (r == ORDERS_SAME) {
         reply_status(request, entry);
         return;
@@ -484,7 +503,7 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
     if (r == 0)
         r = step_new(&step, orders, entry->id, &order->base, NULL, &fault);
     if (r < 0) {
-        reply_fault(request, &fault);
+        refuse_start(orders, order, request, &fault);
         return;
     }
     step->generation = order->generation;
@@ -1398,6 +1417,8 @@ static void handle_probe(void *data, struct rpc *rpc, struct rpc_request *reques
     asking->orders = orders;
     asking->request = request;
     (void)snprintf(asking->host, sizeof asking->host, "%s", order->host);
+    if (orders->beat) /* watched from now on, so that the answer can tell its age */
+        (void)store_beat_age_ms(orders->beat, order->host);
     if (orders->peers && order->address && order->address[0])
         peers_probe(orders->peers, order->host, order->address, probed, asking);
     else

@@ -45,10 +45,11 @@ const struct rpc_method *orders_methods(size_t *ret_count);
 void orders_on_ended(struct orders *orders, struct vm_entry *entry); /* a VM's process has */
 void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles are detached */
 
-/* What a start of `generation` would mean for this entry: ORDERS_START, ORDERS_SAME (answer the
- * status), or a refusal. */
+/* What a start of `generation` would mean for this entry (NULL: none) where `hiwater` was the highest
+ * that was seen: ORDERS_START, ORDERS_SAME (answer the status), or a refusal. */
 enum { ORDERS_START = 1, ORDERS_SAME = 2 };
-int orders_judge_start(const struct vm_entry *entry, uint64_t generation, struct fault *fault);
+int orders_judge_start(const struct vm_entry *entry, uint64_t hiwater, uint64_t generation,
+                       struct fault *fault);
 
 /* Would this verdict let a source run again as a newer generation, whose shared disks have then to be
  * stamped first? */

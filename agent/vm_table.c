@@ -260,10 +260,7 @@ static int entry_new(struct vm_table *table, const char *vm_id, struct vm_entry 
     }
     entry->table = table;
     (void)snprintf(entry->id, sizeof entry->id, "%s", vm_id);
-    for (const struct remembered *at = table->remembered; at; at = at->next) {
-        if (strcmp(at->id, vm_id) == 0)
-            entry->hiwater = at->generation;
-    }
+    entry->hiwater = vm_table_hiwater(table, vm_id);
     entry->next = table->entries;
     table->entries = entry;
     table->count++;
@@ -282,6 +279,7 @@ static void entry_drop(struct vm_entry *entry)
             break;
         }
     }
+    vm_table_note_generation(table, entry->id, entry->hiwater);
     entry_free(entry);
 }
 
@@ -965,6 +963,34 @@ void vm_table_note_generation(struct vm_table *table, const char *vm_id, uint64_
     }
     if (generation > at->generation)
         at->generation = generation;
+}
+
+uint64_t vm_table_hiwater(struct vm_table *table, const char *vm_id)
+{
+    const struct vm_entry *entry = vm_table_find(table, vm_id);
+    uint64_t hiwater = entry ? entry->hiwater : 0;
+
+    for (const struct remembered *at = table->remembered; at; at = at->next) {
+        if (strcmp(at->id, vm_id) == 0 && at->generation > hiwater)
+            hiwater = at->generation;
+    }
+    return hiwater;
+}
+
+void vm_table_refuse(struct vm_table *table, const char *vm_id, uint64_t generation)
+{
+    struct vm_entry *entry = vm_table_find(table, vm_id);
+    struct journal_entry line = {.event = "refuse", .generation = generation};
+
+    if (generation <= vm_table_hiwater(table, vm_id))
+        return;
+    vm_table_note_generation(table, vm_id, generation);
+    if (entry)
+        entry->hiwater = generation;
+    (void)snprintf(line.vm_id, sizeof line.vm_id, "%s", vm_id);
+    (void)snprintf(line.incarnation, sizeof line.incarnation, "%s", table->config.incarnation);
+    if (table->journal)
+        journal_put(table->journal, &line);
 }
 
 /* ---- the table ---- */

@@ -51,6 +51,7 @@ struct vm_entry {
 
     /* orders under way (orders.c) */
     bool starting;
+    uint64_t starting_generation;
     bool attaching;                     /* attach.c: disks and nics are on their way */
     char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */
     bool stopping, remove;
@@ -86,9 +87,14 @@ int vm_table_new(struct vm_table **ret_table, const struct vm_table_config *conf
                  struct fault *fault);
 struct vm_table *vm_table_free(struct vm_table *table); /* processes run on */
 
-/* A generation of a VM as the journal remembers it; before vm_table_load. Best effort: without
- * memory it is forgotten. */
+/* This generation of a VM was seen here, as the journal remembers or as an order names it: none up
+ * to it starts here any more. Best effort: without memory it is forgotten. */
 void vm_table_note_generation(struct vm_table *table, const char *vm_id, uint64_t generation);
+/* The highest generation that was seen, also of a VM that is not here any more; 0: none. */
+uint64_t vm_table_hiwater(struct vm_table *table, const char *vm_id);
+/* A start as `generation` is refused, and the coordinator goes by that: it is not to begin when the
+ * order, said twice, comes again. Also journaled. */
+void vm_table_refuse(struct vm_table *table, const char *vm_id, uint64_t generation);
 /* Where events go from now on; must outlive the table's last event. NULL: nowhere. */
 void vm_table_set_journal(struct vm_table *table, struct journal *journal);
 /* Read the folders, adopt what runs; on_settled comes when it has answered. */

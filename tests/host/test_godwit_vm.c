@@ -853,16 +853,22 @@ static void node_restart(struct node *node)
     assert_true(world_now_ms() - before_ms < 3000);
 }
 
-static struct answer order_start(struct node *node, uint64_t generation, const char *incarnation)
+static struct answer order_start_of(struct node *node, const char *vm_id, uint64_t generation,
+                                    const char *incarnation)
 {
     Godwit__OrderVmStart order = GODWIT__ORDER_VM_START__INIT;
-    order.vm_id = (char *)"v1";
+    order.vm_id = (char *)vm_id;
     order.spec = &vm_spec;
     order.has_generation = true;
     order.generation = generation;
     order.incarnation = (char *)incarnation;
     return call(node->rpc, METHOD_ORDER_VM_START, &order.base, NULL, 0,
                 &godwit__vm_status__descriptor);
+}
+
+static struct answer order_start(struct node *node, uint64_t generation, const char *incarnation)
+{
+    return order_start_of(node, "v1", generation, incarnation);
 }
 
 static struct answer order_stop(struct node *node, bool remove)
@@ -961,10 +967,13 @@ static void starts_a_vm_once_per_generation(struct node *a)
     assert_int_equal(answer.fault.code, ERR_REFUSED);
 
     vm_spec.kernel = (char *)"/no/such/kernel";
-    answer = order_start(a, 1, a->incarnation);
+    answer = order_start_of(a, "v0", 1, a->incarnation);
     assert_null(answer.message);
     assert_non_null(strstr(answer.fault.text, "/no/such/kernel"));
     vm_spec.kernel = (char *)GUEST_ELF;
+    answer = order_start_of(a, "v0", 1, a->incarnation); /* said twice: the refusal stands */
+    assert_null(answer.message);
+    assert_int_equal(answer.fault.code, ERR_REFUSED);
 
     answer = order_start(a, 1, a->incarnation);
     if (!answer.message)

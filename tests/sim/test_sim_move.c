@@ -8,6 +8,9 @@
  * again, no plan's move goes where a hard rule has another member or to a cordoned host. Liveness,
  * after healing: no job and no plan is active, no guest is held, record and world agree.
  *
+ * Some VMs have a shared disk, and with it the stamp L: a start takes it from what was read before,
+ * a target after TOOK, a source that resumes anew. Whoever writes holds it, always.
+ *
  * In two of three runs hosts die, are cut off, are fenced (by power, over a shared store, by an
  * operator's word) and come back; what HA protects must run again, once.
  *
@@ -40,6 +43,7 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_make.h"
+#include "coordinator/preflight.h"
 #include "coordinator/rows.h"
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
@@ -56,7 +60,7 @@ enum {
     OVERS_MAX = 4096,
     STEPS = 1500,
     HA_STEPS = 2500,
-    MUTATION_SEEDS = 400,
+    MUTATION_SEEDS = 1000,
     REPLAY_EVERY = 20,
 #ifdef __SANITIZE_ADDRESS__
     SEEDS = 150, /* each takes several times as long */
@@ -67,6 +71,12 @@ enum {
 };
 
 static const char *const host_names[HOSTS] = {"node1", "node2", "node3"};
+
+struct l { /* the stamp beside a VM's disks; generation 0: nobody has held it yet */
+    uint64_t generation;
+    int host;
+    unsigned boot;
+};
 
 struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool exists;
@@ -79,6 +89,8 @@ struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool parked_told;
     /* on the lane, towards this process */
     bool got_ready, got_transfer, got_started, got_abandoned;
+    struct l expected; /* of a move in */
+    bool disks_wait;   /* it runs, and its requests wait until L is taken */
 };
 
 /* Mistakes outside the cores: each breaks a rule that the cores rest on. */
@@ -101,6 +113,9 @@ enum mutation {
     MUTATION_HELLO_FORGETS,      /* an agent that knows nothing lists nothing */
     MUTATION_CANCEL_AFTER_GAVE,  /* a cancel is obeyed past the commit point */
     MUTATION_STARTED_RESUMES,    /* STARTED makes the source run on */
+    MUTATION_REFUSAL_FORGOTTEN,  /* a start that was refused begins when it is said again */
+    MUTATION_TAKE_UNSTAMPED,     /* a target writes without having taken L */
+    MUTATION_RESUME_UNSTAMPED,   /* a source writes as a new generation, L is of the old one */
     MUTATION_COUNT
 };
 static const char *const mutation_names[MUTATION_COUNT] = {
@@ -123,7 +138,9 @@ static const char *const mutation_names[MUTATION_COUNT] = {
     "hello_forgets",
     "cancel_after_gave",
     "started_resumes",
-
+    "refusal_forgotten",
+    "take_unstamped",
+    "resume_unstamped",
 };
 static enum mutation mutation;
 static bool is_child; /* a mutation's process: a breach ends it */
@@ -149,6 +166,8 @@ enum total {
     TOTAL_PLANS_DONE,
     TOTAL_PLANS_PARTLY,
     TOTAL_PLAN_MOVES,
+    TOTAL_STAMPS,
+    TOTAL_STAMPS_REFUSED,
     TOTAL_COUNT
 };
 
@@ -166,6 +185,7 @@ struct call { /* an order on its way, or its answer */
     bool has_status;
     bool confirmed; /* of HA's orders */
     uint64_t storage_age_ms;
+    struct l expected; /* of a start and a move in */
 };
 
 struct commit {
@@ -195,6 +215,8 @@ static struct sim {
     size_t commit_count;
     char vm_ids[VMS][ID_TEXT_SIZE];
     uint64_t hiwater[VMS];
+    bool has_disk[VMS];
+    struct l l[VMS];
     int8_t ran[VMS][GENERATIONS_MAX]; /* host + 1 that has run this generation */
     struct over overs[OVERS_MAX];
     size_t over_count;
@@ -203,6 +225,7 @@ static struct sim {
     bool has_ha, has_store;
     uint64_t hash; /* of all that happened */
     uint64_t faults, host_deaths, isolations, fences, evictions, restarts, quarantines;
+    uint64_t stamps, stamps_refused;
 } sim;
 
 /* ---- chance -----------------------------------------------------------------------------------
@@ -320,6 +343,11 @@ static void check_world(void)
                 continue;
             CHECK(running < 0, "vm %d runs on %s and on %s", v, host_names[running], host_names[h]);
             running = h;
+            CHECK(!sim.has_disk[v] || process->disks_wait ||
+                      (sim.l[v].generation == process->generation && sim.l[v].host == h),
+                  "vm %d writes its disk on %s as %llu, but L is %llu of %s", v, host_names[h],
+                  (unsigned long long)process->generation, (unsigned long long)sim.l[v].generation,
+                  host_names[sim.l[v].host]);
             CHECK(process->generation < GENERATIONS_MAX, "generations run out");
             int8_t *ran = &sim.ran[v][process->generation];
             CHECK(*ran == 0 || *ran == h + 1, "generation %llu of vm %d ran on %s, now on %s",
@@ -546,10 +574,43 @@ static void say_hello(int h)
 /* ---- agents carry out -------------------------------------------------------------------------
  */
 
+/* An exact compare-and-swap, as storage/stamp makes it. */
+static bool take_l(int v, const struct l *expected, const struct l *wanted)
+{
+    const struct l *found = &sim.l[v];
+    bool is_ours = found->generation == wanted->generation && found->host == wanted->host;
+    bool is_expected = found->generation == expected->generation &&
+                       (found->generation == 0 ||
+                        (found->host == expected->host && found->boot == expected->boot));
+    bool swaps = is_expected && wanted->generation > found->generation;
+    if (!is_ours && !swaps) {
+        sim.stamps_refused++;
+        return false;
+    }
+    sim.l[v] = *wanted;
+    sim.stamps++;
+    return true;
+}
+
+static struct l wanted_l(int h, uint64_t generation)
+{
+    return (struct l){.generation = generation, .host = h, .boot = sim.hosts[h].boot};
+}
+
+/* A start that cannot go on from here; the agent keeps the generation, for the order may have been
+ * said twice and the coordinator goes by the refusal. */
+static int refuse_start(struct process *process, const struct call *call, uint64_t seen, int err)
+{
+    bool keeps = mutation != MUTATION_REFUSAL_FORGOTTEN && call->order.generation > seen;
+    process->seen = keeps ? call->order.generation : seen;
+    return err;
+}
+
 static int agent_start(struct process *process, const struct call *call)
 {
     char incarnation[ID_TEXT_SIZE];
-    incarnation_of(host_index(call->order.host), incarnation);
+    int h = host_index(call->order.host), v = vm_index(call->order.vm_id);
+    incarnation_of(h, incarnation);
     if (process->exists && process->generation == call->order.generation)
         return 0;
     if (strcmp(incarnation, call->incarnation) != 0 && mutation != MUTATION_NO_INCARNATION)
@@ -557,11 +618,13 @@ static int agent_start(struct process *process, const struct call *call)
     if (process->exists ||
         (call->order.generation <= process->seen && mutation != MUTATION_OLD_GENERATION &&
          mutation != MUTATION_NO_INCARNATION))
-        return ERR_STATE;
-    process->seen = call->order.generation;
+        return refuse_start(process, call, process->seen, ERR_STATE);
+    const struct l wanted = wanted_l(h, call->order.generation);
+    if (sim.has_disk[v] && !take_l(v, &call->expected, &wanted))
+        return refuse_start(process, call, process->seen, ERR_REFUSED);
     if (fault_happens(50))
-        return ERR_IO;
-    uint64_t seen = process->seen;
+        return refuse_start(process, call, process->seen, ERR_IO);
+    uint64_t seen = call->order.generation;
     *process = (struct process){.exists = true,
                                 .seen = seen,
                                 .generation = seen,
@@ -575,6 +638,9 @@ static int agent_move_in(struct process *process, const struct call *call)
         return 0;
     if (process->exists || call->order.generation <= process->seen)
         return ERR_STATE;
+    int v = vm_index(call->order.vm_id);
+    if (sim.has_disk[v] && memcmp(&sim.l[v], &call->expected, sizeof sim.l[v]) != 0)
+        return ERR_REFUSED; /* the record does not know whose the disks are */
     process->seen = call->order.generation;
     if (fault_happens(50))
         return ERR_NOMEM;
@@ -583,6 +649,7 @@ static int agent_move_in(struct process *process, const struct call *call)
                                 .seen = seen,
                                 .latch_generation = seen,
                                 .latch = GODWIT__LATCH__LATCH_IN,
+                                .expected = call->expected,
                                 .state = GODWIT__VM_STATE__VM_STATE_INCOMING};
     (void)snprintf(process->move_id, sizeof process->move_id, "%s", call->order.move_id);
     return 0;
@@ -610,6 +677,7 @@ static int agent_move_out(struct process *process, const struct call *call)
 
 static int agent_verdict(struct process *process, const struct cluster_order *order)
 {
+    int h = host_index(order->host), v = vm_index(order->vm_id);
     if (strcmp(process->move_id, order->move_id) != 0)
         return 0; /* it does not know that move: its status says so */
     switch (order->verdict) {
@@ -635,6 +703,7 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
         process->latch = GODWIT__LATCH__LATCH_TOOK;
         process->generation = process->latch_generation;
         process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        process->disks_wait = mutation != MUTATION_TAKE_UNSTAMPED;
         return 0;
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED:
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP:
@@ -661,6 +730,12 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
         if (process->latch != GODWIT__LATCH__LATCH_GAVE ||
             process->state != GODWIT__VM_STATE__VM_STATE_HELD || order->generation <= process->seen)
             return ERR_STATE;
+        if (sim.has_disk[v] && mutation != MUTATION_RESUME_UNSTAMPED &&
+            !take_l(v,
+                    &(struct l){process->generation, h,
+                                sim.l[v].host == h ? sim.l[v].boot : sim.hosts[h].boot},
+                    &(struct l){order->generation, h, sim.hosts[h].boot}))
+            return ERR_REFUSED;
         process->seen = process->generation = order->generation;
         process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
         process->paused_by_move = false;
@@ -808,6 +883,28 @@ static void check_start(const struct cluster_order *order)
 /* ---- the coordinator's shell, in small --------------------------------------------------------
  */
 
+/* What the order's agent shall find beside the disks: of a start what is there now, of a move what
+ * the record says. False: L is of a generation that the record does not know. */
+static bool expect_l(struct call *call, const struct cluster_vm *vm)
+{
+    if (call->order.kind == ORDER_START) {
+        const struct l *found = &sim.l[vm_index(vm->id)];
+        Godwit__Stamp stamp = GODWIT__STAMP__INIT;
+        stamp.generation = found->generation;
+        stamp.owner = (char *)(uintptr_t)host_names[found->host];
+        call->expected = *found;
+        return preflight_judge_stamp(vm, call->order.generation, &stamp, NULL) == 0;
+    }
+    const struct cluster_job *job = cluster_job(&sim.cluster, call->order.job_id);
+    if (call->order.kind == ORDER_MOVE_IN && job) {
+        call->expected.generation = job->core.source_generation;
+        call->expected.host = host_index(job->core.source_host);
+        const char *boot = strrchr(vm->own.incarnation, '-');
+        call->expected.boot = boot ? (unsigned)strtoul(boot + 1, NULL, 10) : 0;
+    }
+    return true;
+}
+
 static void send_order(const struct cluster_order *order)
 {
     const struct cluster_vm *vm = cluster_vm(&sim.cluster, order->vm_id);
@@ -830,6 +927,8 @@ static void send_order(const struct cluster_order *order)
         TRACE("order %d verdict %d to %s gen %llu", (int)order->kind, (int)order->verdict,
               order->host, (unsigned long long)order->generation);
         call->is_unsent = order->host[0] && !sim.hosts[host_index(order->host)].connected;
+        if (!call->is_unsent && !expect_l(call, vm))
+            call->is_unsent = true;
         if (!call->is_unsent && percent(order->kind == ORDER_START ? 40 : 10) && !sim.heals)
             sim.strays[draw(STRAYS_MAX)] = *call;
         return;
@@ -1115,6 +1214,7 @@ static void step_target(int h, int v, struct process *target)
                 (mutation == MUTATION_TARGET_STARTS_ITSELF && percent(30)))) {
         target->latch = GODWIT__LATCH__LATCH_TOOK;
         target->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        target->disks_wait = mutation != MUTATION_TAKE_UNSTAMPED;
         target->generation = target->latch_generation;
         if (lane && !fault_happens(100))
             source->got_started = true;
@@ -1137,12 +1237,32 @@ static void step_target(int h, int v, struct process *target)
     }
 }
 
+/* Its agent takes L for it; whoever does not get it is killed before it writes. */
+static void step_disks(int h, int v, struct process *process)
+{
+    const struct l wanted = wanted_l(h, process->generation);
+    if (fault_happens(300)) /* the store does not answer: tried on */
+        return;
+    if (!sim.has_disk[v] || take_l(v, &process->expected, &wanted)) {
+        process->disks_wait = false;
+        return;
+    }
+    TRACE("%s loses the disks of vm %d and ends it", host_names[h], v);
+    end_process(process);
+    process->state = GODWIT__VM_STATE__VM_STATE_CRASHED;
+    tell_vm(h, v);
+}
+
 static void step_move(void)
 {
     int h = (int)draw(HOSTS), v = (int)draw(VMS);
     struct process *process = &sim.hosts[h].processes[v];
     if (!process->exists || !process->latch || is_dead(h))
         return;
+    if (runs(process) && process->disks_wait) {
+        step_disks(h, v, process);
+        return;
+    }
     if (is_isolated(h))
         process->lane_cut = true;
     if (fault_happens(30))
@@ -1413,6 +1533,8 @@ static void begin(uint64_t seed)
     cluster_seed(&sim.cluster, seed, seed + 1);
     sim.has_ha = percent(66) || mutation != MUTATION_NONE;
     sim.has_store = percent(60);
+    for (int v = 0; v < VMS; v++)
+        sim.has_disk[v] = percent(60) || mutation != MUTATION_NONE;
     sim.hash = UINT64_C(0xCBF29CE484222325);
     sim.fault_percent = (unsigned)draw(200);
     sim.death_per_mille = (unsigned)draw(60);
@@ -1564,6 +1686,8 @@ static void end_run(uint64_t totals[static TOTAL_COUNT])
     totals[TOTAL_EVICTIONS] += sim.evictions;
     totals[TOTAL_RESTARTS] += sim.restarts;
     totals[TOTAL_QUARANTINES] += sim.quarantines;
+    totals[TOTAL_STAMPS] += sim.stamps;
+    totals[TOTAL_STAMPS_REFUSED] += sim.stamps_refused;
     for (size_t i = 0; i < sim.commit_count; i++) {
         cluster_todo_deinit(&sim.commits[i].todo);
         (void)store_batch_free(sim.commits[i].batch);
@@ -1609,7 +1733,7 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         "%llu host deaths, %llu isolations; %llu moves done, %llu not, %llu resumed at a "
         "new generation; %llu fenced by power, %llu evicted, %llu started again, "
         "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans; "
-        "0 violations\n",
+        "%llu stamps taken, %llu not given; 0 violations\n",
         (unsigned long long)count, (unsigned long long)replayed,
         (unsigned long long)totals[TOTAL_FAULTS], (unsigned long long)totals[3],
         (unsigned long long)totals[TOTAL_HOST_DEATHS], (unsigned long long)totals[TOTAL_ISOLATIONS],
@@ -1618,7 +1742,8 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         (unsigned long long)totals[TOTAL_RESTARTS], (unsigned long long)totals[TOTAL_QUARANTINES],
         (unsigned long long)totals[TOTAL_PLANS_DONE],
         (unsigned long long)totals[TOTAL_PLANS_PARTLY],
-        (unsigned long long)totals[TOTAL_PLAN_MOVES]);
+        (unsigned long long)totals[TOTAL_PLAN_MOVES], (unsigned long long)totals[TOTAL_STAMPS],
+        (unsigned long long)totals[TOTAL_STAMPS_REFUSED]);
     if (one || count < 100)
         return;
     assert_true(totals[0] > count / 2 && totals[1] > count / 2 && totals[2] > count / 200 &&

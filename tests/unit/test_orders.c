@@ -23,7 +23,7 @@ static int judge(bool known, uint64_t held, uint64_t hiwater, bool alive, uint64
 
     status.has_state = known;
     status.generation = held;
-    return orders_judge_start(&entry, generation, fault);
+    return orders_judge_start(&entry, hiwater, generation, fault);
 }
 
 static void a_start_of_the_present_generation_answers_its_status(void **state)
@@ -53,8 +53,9 @@ static void a_newer_start_waits_for_the_end_of_what_runs(void **state)
     assert_int_equal(judge(true, 5, 5, true, 6, &fault), ERR_STATE);
     assert_int_equal(judge(true, 5, 5, false, 6, &fault), ORDERS_START);
     assert_int_equal(judge(false, 0, 0, false, 1, &fault), ORDERS_START);
-    assert_int_equal(orders_judge_start(NULL, 1, &fault), ORDERS_START);
-    assert_int_equal(orders_judge_start(NULL, 0, &fault), ERR_INVALID);
+    assert_int_equal(orders_judge_start(NULL, 0, 1, &fault), ORDERS_START);
+    assert_int_equal(orders_judge_start(NULL, 0, 0, &fault), ERR_INVALID);
+    assert_int_equal(orders_judge_start(NULL, 7, 7, &fault), ERR_REFUSED); /* of one that is gone */
 }
 
 static void every_order_has_one_row(void **state)

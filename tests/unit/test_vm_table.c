@@ -211,6 +211,27 @@ static void remembers_generations_of_the_journal(void **state)
     (void)vm_table_free(table);
 }
 
+static void a_generation_that_was_refused_stays_seen(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    load(table);
+    assert_int_equal(vm_table_hiwater(table, "v1"), 0);
+    struct vm_entry *entry = add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, 5);
+
+    vm_table_refuse(table, "v1", 7);
+    vm_table_refuse(table, "v1", 6); /* an older one changes nothing */
+    vm_table_refuse(table, "v2", 3); /* which is not here */
+
+    assert_int_equal(entry->hiwater, 7);
+    vm_table_remove(entry);
+    while (vm_table_count(table))
+        loop_turn(loop, true);
+    assert_int_equal(vm_table_hiwater(table, "v1"), 7); /* also when it is gone */
+    assert_int_equal(vm_table_hiwater(table, "v2"), 3);
+    (void)vm_table_free(table);
+}
+
 static void a_damaged_body_does_not_decode(void **state)
 {
     (void)state;
@@ -270,6 +291,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_ran_before_a_boot_has_crashed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_file_is_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(remembers_generations_of_the_journal, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_generation_that_was_refused_stays_seen, set_up, tear_down),
         cmocka_unit_test(a_damaged_body_does_not_decode),
         cmocka_unit_test(an_end_means_what_the_latch_says),
     };
