@@ -132,6 +132,7 @@ static void make_pool(void)
     for (size_t i = 0; i < agent_count; i++) {
         store_batch_put(batch, STORE_HOST, agents[i].name, 0);
         store_batch_number(batch, 0);
+        store_batch_blob(batch, "", 0); /* no facts before its first hello, and no policy */
         store_batch_blob(batch, "", 0);
     }
     if (store_commit_now(store, batch, &fault) < 0)
