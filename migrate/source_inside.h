@@ -118,6 +118,7 @@ struct source {
     uint64_t throttled_ns, throttled_before_ns; /* by this move, and before it */
     bool has_throttled;
     uint64_t predicted_total_ns, populate_ns, target_cpu_ns;
+    bool target_has_started; /* by its own word */
     bool forecast_refined;
     bool finished;
 };

@@ -252,6 +252,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         break;
     case GODWIT__MOVE_MESSAGE__BODY_STARTED:
         source->target_cpu_ns = message->started->cpu_ns;
+        source->target_has_started = true;
         event.type = SOURCE_EVENT_STARTED;
         break;
     case GODWIT__MOVE_MESSAGE__BODY_ABANDONED:

@@ -20,6 +20,7 @@ struct run {
     uint64_t bytes_per_s;
     uint64_t bandwidth;
     bool reread;
+    void (*on_target)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
 };
 
 static void print_move(const char *what, const struct fake_move *move)
@@ -53,6 +54,7 @@ static void move_and_compare(const char *what, const struct run *run, struct fak
         .target_guest = fake_guest_guest(target),
         .goals = &goals,
         .lanes = run->lanes,
+        .on_target = run->on_target,
         .lane = {.bytes_per_s = run->bytes_per_s},
         .other_lanes = {.bytes_per_s = run->bytes_per_s},
     };
@@ -255,6 +257,31 @@ static void the_bandwidth_limit_holds(void **state)
     assert_true(move.downtime_ns < 100 * NS_PER_MS);
 }
 
+/* Runs on the target's move thread, before the target has said anything of it. */
+static void tell_the_source_at_took(struct fake_move *move, enum phase phase, Godwit__Latch latch,
+                                    void *data)
+{
+    (void)phase, (void)data;
+    struct fault fault = {0};
+    if (latch != GODWIT__LATCH__LATCH_TOOK)
+        return;
+    int r = source_verdict(move->source, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED, 0, NULL,
+                           &fault);
+    assert_int_equal(r, 0);
+    fake_move_await_source_latch(move, GODWIT__LATCH__LATCH_RELEASED);
+}
+
+static void the_receipt_says_what_the_target_spent_even_when_its_agent_was_faster(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run run = {.guest = {.pages = 4096, .fill = FAKE_FILL_RANDOM, .running = true},
+                      .lanes = 1,
+                      .on_target = tell_the_source_at_took};
+    move_and_compare("told by its agent", &run, &move);
+    assert_true(move.target_cpu_ns > 0);
+}
+
 int main(void)
 {
     log_set_level(LOG_WARN);
@@ -270,6 +297,7 @@ int main(void)
         cmocka_unit_test(no_patch_is_sent_where_none_may_be),
         cmocka_unit_test(a_slow_wire_remembers_the_bulk_for_patches),
         cmocka_unit_test(the_bandwidth_limit_holds),
+        cmocka_unit_test(the_receipt_says_what_the_target_spent_even_when_its_agent_was_faster),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

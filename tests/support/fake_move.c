@@ -74,6 +74,7 @@ static void note_latch(struct fake_move *move, struct fake_side *side, Godwit__L
     pthread_mutex_lock(&move->mutex);
     assert(side->latch_count < FAKE_MOVE_LATCHES);
     side->latches[side->latch_count++] = latch;
+    pthread_cond_broadcast(&move->changed);
     pthread_mutex_unlock(&move->mutex);
 }
 
@@ -231,6 +232,15 @@ void fake_move_await_end(struct fake_move *move)
 {
     pthread_mutex_lock(&move->mutex);
     while (!move->at_source.ended || !move->at_target.ended)
+        pthread_cond_wait(&move->changed, &move->mutex);
+    pthread_mutex_unlock(&move->mutex);
+}
+
+void fake_move_await_source_latch(struct fake_move *move, Godwit__Latch latch)
+{
+    const struct fake_side *side = &move->at_source;
+    pthread_mutex_lock(&move->mutex);
+    while (!side->ended && (!side->latch_count || side->latches[side->latch_count - 1] != latch))
         pthread_cond_wait(&move->changed, &move->mutex);
     pthread_mutex_unlock(&move->mutex);
 }

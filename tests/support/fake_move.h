@@ -71,6 +71,7 @@ struct fake_move {
 void fake_move_init(struct fake_move *move, const struct fake_move_config *config);
 void fake_move_start(struct fake_move *move);
 void fake_move_await_end(struct fake_move *move); /* of both sides */
+void fake_move_await_source_latch(struct fake_move *move, Godwit__Latch latch);
 void fake_move_await_source_phase(struct fake_move *move, enum phase phase);
 void fake_move_deinit(struct fake_move *move); /* frees both ends */
 
