@@ -13,6 +13,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import bench_qemu  # noqa: E402
+import cpu_group  # noqa: E402
 import pool as pools  # noqa: E402
 
 
@@ -87,18 +88,23 @@ def run_godwit(pool, workload, extra):
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = pool.ask("bench", "stats", "gw stats")
         warm(workload.memory_mib + 600 if workload.prealloc else 600)
+        marked = time.monotonic()
         pool.ask("bench", "mark", "gw ok")
-        started = time.monotonic()
+        stolen, started = bench_qemu.stolen_ms(), time.monotonic()
         pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none", *extra)
-        wall = time.monotonic() - started
+        moved = time.monotonic()
+        wall = moved - started
+        stolen = bench_qemu.stolen_ms() - stolen
+        time.sleep(bench_qemu.AFTER_S)
         stats = pool.ask("bench", "stats", "gw stats")
+        holes = pool.ask("bench", "holes", "gw holes")
         pool.verify("bench")
         job = [j for j in pool.ls("job") if j["vm"] == "bench"][-1]
         receipt = pool.json("job", "show", job["id"])["receipt"]
         total_ms = receipt["total_ns"] / 1e6
         return {
             "total_ms": total_ms, "wall_ms": wall * 1000, "downtime_ms": receipt["downtime_ns"] / 1e6,
-            "gap_ms": int(stats["gap_ns"]) / 1e6, "wire_bytes": receipt["wire_bytes"],
+            "gap_ms": bench_qemu.longest_hole_ms(holes, (moved - marked) * 1000), "wire_bytes": receipt["wire_bytes"],
             "source_cpu_s": receipt.get("source_cpu_ns", 0) / 1e9,
             "target_cpu_s": receipt.get("target_cpu_ns", 0) / 1e9,
             **bench_qemu.work_retained(rate, stats, total_ms),
@@ -107,6 +113,7 @@ def run_godwit(pool, workload, extra):
             "populate_ms": receipt.get("populate_ns", 0) / 1e6,
             "rounds": len(receipt.get("rounds", [])), "receipt": receipt,
             "resent_bytes": sum(r.get("wire_bytes", 0) for r in receipt.get("rounds", [])[1:]),
+            "stolen_ms": stolen, "holes_us": holes["us"], "hole_ends_us": holes["end_us"],
         }
     finally:
         pool.godwit("vm", "rm", "bench", "--stop", "-y", check=False)
@@ -122,22 +129,31 @@ def run_qemu(program, elf, workload, config, bandwidth_mib):
 
 
 def median(runs, key):
-    values = [r[key] for r in runs if r.get(key) is not None]
+    values = [r[key] for r in calm(runs, key) if r.get(key) is not None]
     return statistics.median(values) if values else None
 
 
 def spread(runs, key):
-    values = [r[key] for r in runs if r.get(key) is not None]
+    values = [r[key] for r in calm(runs, key) if r.get(key) is not None]
     if not values:
         return None
     middle = statistics.median(values)
     return statistics.median(abs(v - middle) for v in values)
 
 
+# A hypervisor that takes CPUs away makes holes that are nobody's here: whole runs are set aside for the gap.
+CALM = ("gap_ms",)
+
+
+def calm(runs, key):
+    left = [r for r in runs if not r.get("stolen_ms")]
+    return left if key in CALM and left else runs
+
+
 COLUMNS = [("total", "total_ms", "{:.0f}"), ("gap", "gap_ms", "{:.1f}"), ("down", "downtime_ms", "{:.1f}"),
            ("wire MiB", "wire_bytes", None), ("again MiB", "resent_bytes", None), ("cpu src", "source_cpu_s", "{:.2f}"),
            ("cpu tgt", "target_cpu_s", "{:.2f}"), ("work kept", "work_retained", None),
-           ("lost ms", "lost_work_ms", "{:.0f}")]
+           ("lost ms", "lost_work_ms", "{:.0f}"), ("clock lag", "clock_lag_ms", "{:.1f}")]
 
 
 def cell(runs, key, form):
@@ -233,7 +249,7 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
     results, notes = {}, []
     # QEMU's ends talk over the loopback device; a bridge between namespaces would cost ours more.
     os.environ.setdefault("GODWIT_LOOPBACK", "1")
-    with pools.Pool(hosts=2, log_level="warn") as pool:
+    with cpu_group.CpuGroup(os.getpid()) as group, pools.Pool(hosts=2, log_level="warn") as pool:
         elf = pool.guest_elf()
         for name in options.workloads.split(","):
             workload = WORKLOADS[name]
@@ -263,9 +279,14 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
         print(f"{label}: {version}")
     print("Godwit's total counts from the order at the source's process, with greeting, TLS and populating the\n"
           "target's memory inside; QEMU's from `migrate`, its target started and preallocated before.")
+    if group.made:
+        print("Everything measured ran in one CPU group of its own, before all else on the machine.")
     print(table(results))
+    stolen = [r["stolen_ms"] for c in results.values() for runs in c.values() for r in runs]
+    print(f"\nfrom {sum(map(bool, stolen))} of {len(stolen)} runs a hypervisor took CPU time; the gap is the median of the "
+          f"others, where there are any")
     every = [r["quiet"] for c in results.values() for runs in c.values() for r in runs]
-    print(f"\n{every.count(False)} of {len(every)} runs on a machine that did not become quiet, "
+    print(f"{every.count(False)} of {len(every)} runs on a machine that did not become quiet, "
           f"{every.count(None)} not checked for it; {len(notes)} runs failed")
     for note in notes:
         print("  " + note)

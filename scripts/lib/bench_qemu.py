@@ -9,6 +9,8 @@ import time
 
 import pool as pools
 
+AFTER_S = 0.1  # what a move leaves behind shows in the guest's first steps, too
+
 
 class Qmp:
     def __init__(self, path):
@@ -164,6 +166,9 @@ class Qemu:
         rate = fields(self.serial.ask("stats", "gw stats"))
         warm()  # as for Godwit, whose target's memory is populated inside the clock
         self.serial.ask("mark", "gw ok")
+        marked = time.monotonic()
+        lag_before_ms = clock_lag_ms(marked, fields(self.serial.ask("holes", "gw holes")))
+        stolen = stolen_ms()
         before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         started = time.monotonic()
         self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")
@@ -179,8 +184,13 @@ class Qemu:
             raise pools.PoolError(f"QEMU's migration {info['status']}: {info.get('error-desc', '')}")
         pools.wait_for("QEMU's target to run", 20, lambda: self.target_qmp.call(
             "query-status")["status"] == "running", 0.002)
+        moved = time.monotonic()
+        stolen = stolen_ms() - stolen
         after = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         serial = Serial(str(self.dir / "target.serial"))
+        time.sleep(AFTER_S)
+        holes = fields(serial.ask("holes", "gw holes"))
+        lag_ms = clock_lag_ms(marked, holes) - lag_before_ms
         stats = fields(serial.ask("stats", "gw stats"))
         verify = serial.ask("verify", "gw verify")
         if " ok " not in verify + " ":
@@ -189,11 +199,13 @@ class Qemu:
         again = max(0, ram["normal"] - self.workload.fill_pages)  # every filled page once is no repetition
         return {
             "total_ms": info.get("total-time", wall * 1000), "wall_ms": wall * 1000,
-            "downtime_ms": info.get("downtime", 0), "gap_ms": int(stats["gap_ns"]) / 1e6,
+            "downtime_ms": info.get("downtime", 0), "gap_ms": longest_hole_ms(holes, (moved - marked) * 1000),
             "wire_bytes": ram["transferred"] + (ram.get("multifd-bytes", 0) if ram["transferred"] < ram.get(
                 "multifd-bytes", 0) else 0),
             "resent_bytes": again * (4096 + 8) + info.get("xbzrle-cache", {}).get("bytes", 0),
             "source_cpu_s": after[0] - before[0], "target_cpu_s": after[1] - before[1],
+            # QEMU's target continues the TSC where the source stopped it, so its guest does not see the pause
+            "stolen_ms": stolen, "clock_lag_ms": lag_ms, "holes_us": holes["us"], "hole_ends_us": holes["end_us"],
             **work_retained(rate, stats, info.get("total-time", wall * 1000)),
             "expected_downtime_ms": info.get("expected-downtime"),
         }
@@ -209,6 +221,25 @@ class Qemu:
 
 def fields(record):
     return dict(w.split("=", 1) for w in record.split() if "=" in w)
+
+
+def stolen_ms():
+    """CPU time that a hypervisor below us has kept from this machine's CPUs since they began."""
+    words = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(words[8]) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def longest_hole_ms(holes, moved_ms):
+    """The longest hole in its time that a guest saw until AFTER_S behind the end of its move. Who is asked
+    later has more of the machine's own holes to tell of."""
+    until_us = (moved_ms / 1000 + AFTER_S) * 1e6
+    return max((int(us) / 1000 for end, us in zip(holes["end_us"].split(","), holes["us"].split(","))
+                if int(end) <= until_us), default=0.0)
+
+
+def clock_lag_ms(marked, holes):
+    """How far a guest's TSC is behind the time that went by since its mark."""
+    return (time.monotonic() - marked) * 1000 - int(holes["now_us"]) / 1000
 
 
 def work_retained(rate, stats, total_ms):

@@ -362,7 +362,8 @@ class Pool:
     # -- the test guest --------------------------------------------------------------------------
     def guest_elf(self):
         path = self.build / "guest" / "guest.elf"
-        if not path.exists():
+        sources = [*(ROOT / "tests/guest").iterdir()]
+        if not path.exists() or path.stat().st_mtime < max(s.stat().st_mtime for s in sources):
             path.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([ROOT / "tests/guest/build.sh", path.parent], check=True,
                            stdout=subprocess.DEVNULL)

@@ -181,6 +181,39 @@ static void on_vcpus(const char *argument)
     }
 }
 
+/* The longest holes of each vCPU: when they ended, counted from the mark, and how long they were.
+ */
+static void on_holes(const char *argument)
+{
+    (void)argument;
+    for (uint32_t i = 0; i < vcpu_count(); i++) {
+        const struct vcpu *vcpu = vcpu_get(i);
+        struct record record;
+
+        record_begin(&record, "holes");
+        record_number(&record, "index", i);
+        record_number(&record, "now_us", clock_ns(machine_tsc() - state.mark_tsc) / 1000);
+        for (uint32_t hole = 0; hole < HEARTBEAT_HOLES; hole++) {
+            const struct heartbeat_hole *one = &vcpu->heartbeat.holes[hole];
+            uint64_t at_us = one->ticks ? clock_ns(one->end_tsc - state.mark_tsc) / 1000 : 0;
+
+            if (hole == 0)
+                record_number(&record, "end_us", at_us);
+            else
+                record_more(&record, at_us);
+        }
+        for (uint32_t hole = 0; hole < HEARTBEAT_HOLES; hole++) {
+            uint64_t us = clock_ns(vcpu->heartbeat.holes[hole].ticks) / 1000;
+
+            if (hole == 0)
+                record_number(&record, "us", us);
+            else
+                record_more(&record, us);
+        }
+        record_end(&record);
+    }
+}
+
 static void mark(void)
 {
     state.mark_tsc = machine_tsc();
@@ -501,7 +534,7 @@ static const struct {
     {"timeline", on_timeline}, {"writers", on_writers},   {"flip", on_flip},   {"tick", on_tick},
     {"pattern", on_pattern},   {"poweroff", on_poweroff}, {"spin", on_spin},   {"idle", on_idle},
     {"reset", on_reset},       {"stale", on_stale},       {"trap", on_trap},   {"disk", on_disk},
-    {"nic", on_nic},
+    {"nic", on_nic},           {"holes", on_holes},
 };
 
 static void run_line(char *line)

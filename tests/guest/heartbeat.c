@@ -43,6 +43,8 @@ static void forget(struct heartbeat *heartbeat, uint64_t generation)
     heartbeat->back_tsc_ticks_max = heartbeat->back_cross_tsc_ticks_max = 0;
     heartbeat->back_kvmclock_ns_max = heartbeat->back_cross_kvmclock_ns_max = 0;
     heartbeat->forward_kvmclock_ns_max = 0;
+    for (uint32_t i = 0; i < HEARTBEAT_HOLES; i++)
+        heartbeat->holes[i] = (struct heartbeat_hole){0};
     for (uint32_t i = 0; i < HEARTBEAT_BUCKETS; i++)
         heartbeat->bucket_beats[i] = heartbeat->bucket_ticks[i] = 0;
     heartbeat->last_tsc = machine_tsc();
@@ -89,6 +91,15 @@ static void beat_kvmclock(struct heartbeat *heartbeat)
     heartbeat->last_ns = ns;
 }
 
+static void keep_hole(struct heartbeat *heartbeat, uint64_t now, uint64_t ticks)
+{
+    uint32_t i = HEARTBEAT_HOLES - 1;
+
+    for (; i > 0 && heartbeat->holes[i - 1].ticks < ticks; i--)
+        heartbeat->holes[i] = heartbeat->holes[i - 1];
+    heartbeat->holes[i] = (struct heartbeat_hole){.end_tsc = now, .ticks = ticks};
+}
+
 /* Returns the hole before `now`, 0 when the TSC stepped backwards. */
 static uint64_t beat_tsc(struct heartbeat *heartbeat, uint64_t now)
 {
@@ -100,6 +111,8 @@ static uint64_t beat_tsc(struct heartbeat *heartbeat, uint64_t now)
         return 0;
     }
     keep_max(&heartbeat->gap_ticks_max, ticks);
+    if (ticks > heartbeat->holes[HEARTBEAT_HOLES - 1].ticks)
+        keep_hole(heartbeat, now, ticks);
     return ticks;
 }
 

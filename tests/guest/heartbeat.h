@@ -11,7 +11,11 @@
 
 #include "clock.h"
 
-enum { HEARTBEAT_BUCKETS = 256, HEARTBEAT_DEEP_EVERY = 16 };
+enum { HEARTBEAT_BUCKETS = 256, HEARTBEAT_DEEP_EVERY = 16, HEARTBEAT_HOLES = 16 };
+
+struct heartbeat_hole {
+    uint64_t end_tsc, ticks;
+};
 
 struct heartbeat {
     const struct clock_page *page;
@@ -22,6 +26,7 @@ struct heartbeat {
     uint64_t gap_ticks_max, io_ticks_max;
     uint64_t back_tsc_ticks_max, back_cross_tsc_ticks_max;
     uint64_t back_kvmclock_ns_max, back_cross_kvmclock_ns_max, forward_kvmclock_ns_max;
+    struct heartbeat_hole holes[HEARTBEAT_HOLES]; /* the longest, longest first */
     uint64_t bucket_beats[HEARTBEAT_BUCKETS]; /* 4 buckets per power of two ticks */
     uint64_t bucket_ticks[HEARTBEAT_BUCKETS];
 };
