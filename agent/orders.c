@@ -40,6 +40,7 @@
 enum {
     CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
     CALL_MS_MAX = 5000,
+    SAMPLE_MS_MAX = 10000, /* a second, and a busy host */
     QUIT_MS_MAX = 3000,
 };
 
@@ -745,6 +746,42 @@ static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request 
     (void)rpc;
     relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_POWER_BUTTON,
           message, request);
+}
+
+static void sampled(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    struct step *step = data;
+
+    if (reply)
+        (void)rpc_reply(step->request, reply);
+    else
+        reply_fault(step->request, fault);
+    step_free(step);
+}
+
+static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    struct orders *orders = orders_of(data);
+    const Godwit__VmAction *order = (const Godwit__VmAction *)message;
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    struct step *step = NULL;
+    (void)rpc;
+
+    if (!request)
+        return;
+    int r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0)
+        r = step_new(&step, orders, entry->id, NULL, request, &fault);
+    if (r == 0)
+        r = rpc_call(vm_process_rpc(entry->process), METHOD_VM_SAMPLE, message,
+                     &godwit__vm_sample__descriptor, SAMPLE_MS_MAX, sampled, step, &fault);
+    if (r < 0) {
+        if (step)
+            step_free(step);
+        reply_fault(request, &fault);
+    }
 }
 
 static void handle_status(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -1485,6 +1522,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_STAMP_READ, &godwit__order_stamp_read__descriptor, handle_stamp_read},
     {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
+    {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},

@@ -10,6 +10,7 @@
 #include "cli/client.h"
 #include "cli/context.h"
 #include "cli/error_text.h"
+#include "cli/forecast_text.h"
 #include "cli/job_wait.h"
 #include "cli/progress_bar.h"
 #include "cli/render.h"
@@ -17,7 +18,7 @@
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
-enum { MIGRATE_MS = 60000 };
+enum { MIGRATE_MS = 60000, FORECAST_TEXT_SIZE = 2048 };
 
 static void set_goals(const struct command_line *line, Godwit__MoveGoals *goals)
 {
@@ -60,6 +61,9 @@ static int tell_dry_run(struct context *context, const Godwit__JobInfo *job)
                   job->target ? job->target : "-");
     for (size_t i = 0; i < job->n_notes; i++)
         (void)fprintf(context->out, "  %s\n", job->notes[i]);
+    char text[FORECAST_TEXT_SIZE];
+    forecast_text_move(job, text, sizeof text);
+    (void)fputs(text, context->out);
     return EXIT_CODE_DONE;
 }
 

@@ -4,6 +4,7 @@
 #include "cli/cmd_completion.h"
 #include "cli/cmd_console.h"
 #include "cli/cmd_demo.h"
+#include "cli/cmd_dirty_rate.h"
 #include "cli/cmd_doctor.h"
 #include "cli/cmd_explain.h"
 #include "cli/cmd_ha.h"
@@ -811,6 +812,15 @@ static const struct command commands[] = {
      .run = cmd_vm_logs,
      .examples = {{"godwit vm logs web-01", "the last MiB of it"},
                   {"godwit vm logs web-01 --tail 20", "the last lines"}}},
+    {.words = "vm dirty-rate",
+     .operands = "VM",
+     .summary = "what a guest writes and what its memory is made of, looked at for a second",
+     .more = "Its host reads a few thousand of its pages now and again within the second; the guest "
+             "is not held and takes no faults for it. A move counts distinct memory, since a page "
+             "that is written twice is sent once.",
+     .run = cmd_dirty_rate,
+     .examples = {{"godwit vm dirty-rate db-01", "at a glance"},
+                  {"godwit vm dirty-rate db-01 -o json", "for a script"}}},
     {.words = "vm schema",
      .operands = "",
      .summary = "the form of a VM's file, as JSON Schema",

@@ -234,7 +234,12 @@ void receipt_text_summary(const Godwit__JobInfo *job, char *ret_text, size_t siz
         if (receipt) {
             char total[UNITS_TEXT_SIZE];
             units_print_duration(receipt->total_ns, total);
-            words_say(&words, "; total %s, ", total);
+            words_say(&words, "; total %s", total);
+            if (job->forecast) {
+                units_print_duration(job->forecast->total_ns, total);
+                words_say(&words, " (forecast %s)", total);
+            }
+            words_say(&words, ", ");
             say_downtime(&words, receipt);
             words_say(&words, "; godwit job report %s", words_or_dash(job->id));
         }
@@ -300,6 +305,23 @@ static void say_bytes(struct words *words, const char *name, uint64_t bytes)
     words_say(words, "%-14s %s (%s bytes)\n", name, text, count);
 }
 
+/* What was told before it began, beside what came. */
+static void say_forecast(struct words *words, const Godwit__JobInfo *job)
+{
+    const Godwit__MoveForecast *forecast = job->forecast;
+    char told[UNITS_TEXT_SIZE], high[UNITS_TEXT_SIZE], came[UNITS_TEXT_SIZE];
+    if (!forecast || !job->receipt->moved)
+        return;
+    units_print_duration(forecast->total_ns, told);
+    units_print_duration(forecast->total_high_ns, high);
+    units_print_duration(job->receipt->total_ns, came);
+    words_say(words, "%-14s total %s (below %s), came %s", "forecast", told, high, came);
+    units_print_duration(forecast->pause_ns, told);
+    units_print_duration(forecast->pause_high_ns, high);
+    units_print_duration(job->receipt->downtime_ns, came);
+    words_say(words, "; pause %s (below %s), came %s\n", told, high, came);
+}
+
 static void say_cost(struct words *words, const Godwit__MoveReceipt *receipt)
 {
     char text[UNITS_TEXT_SIZE];
@@ -353,6 +375,7 @@ void receipt_text_report(const Godwit__JobInfo *job, unsigned width, bool color,
     say_phase_times(words, job->receipt);
     say_rounds(words, job->receipt);
     say_cost(words, job->receipt);
+    say_forecast(words, job);
     char summary[LINE_SIZE * 2];
     receipt_text_summary(job, summary, sizeof summary);
     char *hint = strstr(summary, "; godwit job report");

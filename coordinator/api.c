@@ -15,6 +15,7 @@
 #include "coordinator/audit.h"
 #include "coordinator/backup.h"
 #include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/cluster_core.h"
@@ -22,6 +23,7 @@
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
 #include "coordinator/preflight.h"
+#include "coordinator/sampling.h"
 #include "coordinator/watch.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -357,21 +359,90 @@ static void on_dry_run_checked(void *data, const struct fault *fault, enum agent
     free(dry_run);
 }
 
+static void on_dry_run_sampled(void *data, const Godwit__VmSample *sample,
+                               const struct fault *fault)
+{
+    struct dry_run *dry_run = data;
+    struct coordinator *coordinator = dry_run->coordinator;
+    struct cluster_job *job = dry_run->job;
+    const struct cluster_vm *vm = cluster_vm(&coordinator->cluster, job->core.vm_id);
+    char note[CLUSTER_REASON_SIZE];
+    if (!sample) {
+        (void)snprintf(note, sizeof note, "its guest was not looked at: %.160s", fault->text);
+        cluster_job_note(job, note);
+    } else if (vm) {
+        cluster_forecast_job(&coordinator->cluster, vm, job);
+    }
+    if (vm && preflight_is_needed(vm)) {
+        preflight_move(coordinator, vm, job->core.source_host, job->core.target_host,
+                       on_dry_run_checked, dry_run);
+        return;
+    }
+    reply_job(coordinator, dry_run->request, job, NULL, true);
+    (void)cluster_job_free(job);
+    free(dry_run);
+}
+
 /* Takes the job. */
 static void reply_dry_run(struct coordinator *coordinator, struct rpc_request *request,
                           struct cluster_job *job)
 {
     const struct cluster_vm *vm = cluster_vm(&coordinator->cluster, job->core.vm_id);
-    if (!vm || !preflight_is_needed(vm)) {
-        reply_job(coordinator, request, job, NULL, true);
-        (void)cluster_job_free(job);
-        return;
-    }
+    assert(vm); /* found a moment ago */
     struct dry_run *dry_run = calloc(1, sizeof *dry_run);
     assert(dry_run);
     *dry_run = (struct dry_run){.coordinator = coordinator, .request = request, .job = job};
-    preflight_move(coordinator, vm, job->core.source_host, job->core.target_host,
-                   on_dry_run_checked, dry_run);
+    sampling_start(coordinator, vm, on_dry_run_sampled, dry_run);
+}
+
+struct dirty_rate {
+    struct rpc_request *request;
+    char name[OWN_HOST_SIZE], host[OWN_HOST_SIZE];
+    uint64_t memory_bytes;
+};
+
+static void on_dirty_rate_sampled(void *data, const Godwit__VmSample *sample,
+                                  const struct fault *fault)
+{
+    struct dirty_rate *asked = data;
+    Godwit__VmDirtyRateReply reply = GODWIT__VM_DIRTY_RATE_REPLY__INIT;
+    reply.vm = asked->name;
+    reply.host = asked->host;
+    reply.has_memory_bytes = true;
+    reply.memory_bytes = asked->memory_bytes;
+    reply.sample = (Godwit__VmSample *)(uintptr_t)sample; /* protobuf-c knows no const */
+    if (sample)
+        (void)rpc_reply(asked->request, &reply.base);
+    else
+        (void)rpc_reply_fault(asked->request, fault);
+    free(asked);
+}
+
+static void on_vm_dirty_rate(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmDirtyRateRequest *wanted = message;
+    struct problem problem;
+    const struct cluster_vm *vm =
+        cluster_find_vm(&coordinator->cluster, wanted->vm ? wanted->vm : "", &problem);
+    if (!vm) {
+        api_reply_problem_as_fault(request, &problem, ERR_NOT_FOUND);
+        return;
+    }
+    if (vm->own.phase != OWN_RUN) {
+        struct fault fault = {0};
+        fault_set(&fault, ERR_STATE, "%s does not run, so it writes nothing", vm->spec->name);
+        fault_hint(&fault, "godwit vm start %s", vm->spec->name);
+        (void)rpc_reply_fault(request, &fault);
+        return;
+    }
+    struct dirty_rate *asked = calloc(1, sizeof *asked);
+    assert(asked);
+    asked->request = request;
+    WORDS_COPY(asked->name, vm->spec->name);
+    WORDS_COPY(asked->host, vm->own.owner);
+    asked->memory_bytes = vm->spec->memory->size;
+    sampling_start(coordinator, vm, on_dirty_rate_sampled, asked);
 }
 
 static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
@@ -509,6 +580,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_VM_CONSOLE, vm_console_request, "operator", console_relay_open)                       \
     X(METHOD_VM_CONSOLE_DATA, vm_console_data, "operator", console_relay_input)                    \
     X(METHOD_MIGRATE, migrate_request, "operator", on_migrate)                                     \
+    X(METHOD_VM_DIRTY_RATE, vm_dirty_rate_request, "operator", on_vm_dirty_rate)                   \
     X(METHOD_JOB_LIST, job_list_request, "operator", on_job_list)                                  \
     X(METHOD_JOB_WATCH, job_watch_request, "operator", on_job_watch)                               \
     X(METHOD_JOB_SET, job_set_request, "operator", on_job_set)                                     \

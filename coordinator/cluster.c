@@ -108,6 +108,8 @@ struct cluster_job *cluster_job_free(struct cluster_job *job)
         godwit__move_progress__free_unpacked(job->progress, NULL);
     if (job->receipt)
         godwit__move_receipt__free_unpacked(job->receipt, NULL);
+    if (job->forecast)
+        godwit__move_forecast__free_unpacked(job->forecast, NULL);
     free(job);
     return NULL;
 }
@@ -139,6 +141,7 @@ void cluster_deinit(struct cluster *cluster)
         rule_free(cluster->rules[i]);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
+    free(cluster->links);
     free(cluster->rules);
     free(cluster->plans);
     free(cluster->hosts);

@@ -69,6 +69,9 @@ struct cluster_vm {
     double run_cores, wait_cores; /* what its vCPUs get, and what they wait for */
     uint64_t load_ns;             /* when that was told; 0: never */
     double dirty_bytes_per_s;     /* as its last move saw */
+    struct forecast_guest seen;   /* as it was sampled, or as its last move found it; zeroed: never */
+    bool is_sampled;              /* the former */
+    struct forecast_record record; /* how its moves were forecast */
     uint64_t balanced_ns;         /* when a plan of balance moved it; 0: not in this life */
     /* restarts by HA, in this coordinator's life */
     unsigned ha_tries;    /* since it last ran steadily */
@@ -87,6 +90,7 @@ struct cluster_job {
     Godwit__MoveGoals *goals; /* owned, may be NULL, as are the next two */
     Godwit__MoveProgress *progress;
     Godwit__MoveReceipt *receipt;
+    Godwit__MoveForecast *forecast; /* owned; made before it began */
     uint64_t created_unix_ms, ended_unix_ms;
     uint32_t vcpus;
     uint64_t memory_bytes;
@@ -97,6 +101,12 @@ struct cluster_job {
     /* of this coordinator's life only: what plan_core measures */
     bool is_measured;
     double seen_bytes, fresh_bytes;
+};
+
+struct cluster_link { /* from one host to another, as moves found it */
+    char source[OWN_HOST_SIZE], target[OWN_HOST_SIZE];
+    struct forecast_link link;
+    struct forecast_record record;
 };
 
 struct cluster_rule {
@@ -144,6 +154,8 @@ struct cluster {
     enum cluster_auto auto_balance;
     uint64_t settings_revision;
     struct forecast_link link; /* what moves carry, as measured; zero: nothing was yet */
+    struct cluster_link *links; /* owned; the newest are kept */
+    size_t link_count;
     uint64_t measured_ns, balance_ns;
     char balance_word[CLUSTER_REASON_SIZE]; /* what the last look found */
     uint64_t balance_unix_ms;

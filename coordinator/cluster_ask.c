@@ -9,6 +9,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/admission.h"
+#include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
@@ -756,6 +757,7 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     }
     job->goals = goals;
     fill_job(job, vm, target, ask, now);
+    cluster_forecast_job(cluster, vm, job);
     *ret_job = job;
     if (ask->dry_run)
         return 0;

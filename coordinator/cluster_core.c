@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_core.h"
@@ -275,6 +276,8 @@ void cluster_restart(struct cluster *cluster, struct cluster_now now, struct clu
     for (size_t i = 0; i < cluster->job_count; i++) {
         struct cluster_job *job = cluster->jobs[i];
         struct cluster_vm *vm = cluster_vm(cluster, job->core.vm_id);
+        if (!job_core_is_active(&job->core))
+            cluster_forecast_learn(cluster, job); /* oldest first, as they were learned before */
         if (!job_core_is_active(&job->core) || !vm)
             continue;
         vm->job = job;

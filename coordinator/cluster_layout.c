@@ -255,14 +255,3 @@ double cluster_layout_pause_goal_s(const struct cluster_vm *vm)
     uint64_t ms = vm->spec->migration ? vm->spec->migration->max_downtime_ms : 0;
     return ms ? (double)ms / 1e3 : 0.1;
 }
-
-struct forecast cluster_layout_forecast(const struct cluster *cluster, const struct cluster_vm *vm)
-{
-    const struct forecast_guest guest = {
-        .populated_bytes = vm->memory_populated ? vm->memory_populated : vm->spec->memory->size,
-        .dirty_bytes_per_s = vm->dirty_bytes_per_s,
-        .vcpus = vm->spec->cpu->vcpus};
-    const struct forecast_link unknown = FORECAST_LINK_UNKNOWN;
-    return forecast_move(&guest, cluster->link.bytes_per_s > 0 ? &cluster->link : &unknown,
-                         cluster_layout_pause_goal_s(vm));
-}

@@ -38,8 +38,6 @@ int cluster_layout_new(struct cluster_layout *ret_view, struct cluster *cluster,
 void cluster_layout_deinit(struct cluster_layout *view);
 uint32_t cluster_layout_host(const struct cluster *cluster, const struct cluster_host *host);
 uint32_t cluster_layout_vm(const struct cluster *cluster, const struct cluster_vm *vm);
-/* What a move of this VM will take, by what was measured. */
-struct forecast cluster_layout_forecast(const struct cluster *cluster, const struct cluster_vm *vm);
 double cluster_layout_pause_goal_s(const struct cluster_vm *vm);
 
 #endif

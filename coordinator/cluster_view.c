@@ -185,6 +185,7 @@ void cluster_job_info(const struct cluster *cluster, const struct cluster_job *j
     info->ended_unix_ms = job->ended_unix_ms;
     info->progress = job->progress;
     info->receipt = job->receipt;
+    info->forecast = job->forecast;
     info->goals = job->goals;
     info->has_generation = info->has_vcpus = info->has_memory_bytes = true;
     info->generation = core->generation;

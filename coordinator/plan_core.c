@@ -12,6 +12,7 @@
 #include "coordinator/balancer.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_make.h"
@@ -644,22 +645,6 @@ static void measure_host(struct cluster *cluster, struct cluster_host *host, boo
     convoy_measure(in ? &host->convoy_in : &host->convoy_out, moves, bytes, seconds, ended);
 }
 
-static void learn_of(struct cluster *cluster, const struct cluster_job *job)
-{
-    const Godwit__MoveReceipt *receipt = job->receipt;
-    struct cluster_vm *vm = cluster_vm(cluster, job->core.vm_id);
-    if (!receipt || !receipt->moved)
-        return;
-    for (size_t i = 0; i < receipt->n_phases; i++) {
-        const Godwit__MovePhaseTime *phase = receipt->phases[i];
-        if (phase->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_PRECOPY && phase->duration_ns > 0)
-            forecast_learn(&cluster->link,
-                           (double)receipt->populated_bytes / ((double)phase->duration_ns / 1e9));
-    }
-    if (vm && job->progress && job->progress->has_dirty_bytes_per_s)
-        vm->dirty_bytes_per_s = (double)job->progress->dirty_bytes_per_s;
-}
-
 /* Since the last look: guest memory that each move dealt with. */
 static void measure(struct cluster *cluster, struct cluster_now now)
 {
@@ -686,7 +671,7 @@ static void measure(struct cluster *cluster, struct cluster_now now)
         if (!job->is_measured || job_core_is_active(&job->core))
             continue;
         job->is_measured = false;
-        learn_of(cluster, job);
+        cluster_forecast_learn(cluster, job);
     }
 }
 

@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "base/world.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/rule.h"
 #include "coordinator/words.h"
@@ -198,6 +199,13 @@ static int plan_vms(struct making *making, const uint32_t *vms, size_t count)
         .vms = vms, .count = count, .link = link_of(making->cluster), .pause_goal_s = 0.1};
     if (evacuate_plan(making->view.layout, &ask, &making->moves, &fault) < 0)
         return problem_set(making->problem, GW_INTERNAL, "%s", fault.text);
+    /* Where each goes is known now, and with it what is known of the way. */
+    for (size_t i = 0; i < making->moves.count; i++) {
+        struct move *move = &making->moves.moves[i];
+        move->forecast = cluster_forecast(making->cluster, making->cluster->vms[move->vm],
+                                          layout_host(making->view.layout, move->from)->name,
+                                          layout_host(making->view.layout, move->to)->name, NULL);
+    }
     return 0;
 }
 
@@ -278,7 +286,7 @@ static int make_restore(struct making *making, struct cluster_host *host)
         move->vm = v;
         move->from = layout_vm(layout, v)->host;
         move->to = h;
-        move->forecast = cluster_layout_forecast(cluster, vm);
+        move->forecast = cluster_forecast(cluster, vm, step->target, host->name, NULL);
         (void)snprintf(move->reason, sizeof move->reason, "plan %s took it away from %s", last->id,
                        host->name);
         moves_explain(layout, move);

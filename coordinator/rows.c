@@ -198,6 +198,7 @@ static int load_job_info(struct cluster_job *job, const struct store_cell *cell)
     job->goals = TAKE(info->goals);
     job->progress = TAKE(info->progress);
     job->receipt = TAKE(info->receipt);
+    job->forecast = TAKE(info->forecast);
     for (size_t i = 0; i < info->n_notes && i < CLUSTER_NOTES_MAX; i++)
         WORDS_COPY(job->notes[job->note_count++], info->notes[i]);
     godwit__job_info__free_unpacked(info, NULL);

@@ -19,6 +19,7 @@ enum method {
     METHOD_VM_ATTACH = 110,         /* VmAttach + fds -> VmStatus */
     METHOD_VM_POWER_BUTTON = 112,   /* VmAction -> VmStatus; the guest ends later or never */
     METHOD_VM_MOVE_TUNE = 113,      /* MoveTune -> VmStatus */
+    METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
@@ -47,6 +48,7 @@ enum method {
     METHOD_ORDER_STORE_WORD = 233,  /* OrderStoreWord -> Empty */
     METHOD_ORDER_MOVE_CHECK = 234,  /* OrderMoveCheck -> MoveChecked */
     METHOD_ORDER_MOVE_TUNE = 235,   /* MoveTune -> VmStatus */
+    METHOD_ORDER_VM_SAMPLE = 238,   /* VmAction -> VmSample */
 
     METHOD_ORDER_PROBE = 240,       /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,       /* OrderEvict -> EvictReply */
@@ -72,6 +74,7 @@ enum method {
     METHOD_JOB_EVENT = 332,         /* JobInfo, event */
     METHOD_JOB_CANCEL = 333,        /* JobCancelRequest -> MigrateReply */
     METHOD_JOB_SET = 334,           /* JobSetRequest -> MigrateReply */
+    METHOD_VM_DIRTY_RATE = 338,     /* VmDirtyRateRequest -> VmDirtyRateReply */
     METHOD_HOST_SET = 360,          /* HostSetRequest -> HostReply */
     METHOD_RULE_LIST = 361,         /* RuleListRequest -> RuleList */
     METHOD_RULE_ADD = 362,          /* RuleAddRequest -> RuleReply */

@@ -7,7 +7,7 @@ if(TARGET godwit_migrate)
   target_link_libraries(migrate_support PRIVATE godwit_flags PUBLIC godwit_migrate)
   godwit_test(unit switchover_explore ROOMS migrate storage)
   foreach(noun phase page_frame move_frame source_core target_core converge throttle pacer page_codec
-          page_delta page_digest page_scan progress)
+          page_delta page_digest page_scan progress sample)
     godwit_test(unit ${noun} ROOMS migrate)
   endforeach()
   target_link_libraries(test_unit_throttle PRIVATE m)

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "migrate/sample.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
 #include "proto/method.h"
@@ -245,6 +246,42 @@ static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request 
     reply_status(machine_of(data), request, r, &fault);
 }
 
+static void on_sampled(void *data, const struct sample_result *result, const struct fault *fault)
+{
+    struct rpc_request *request = data;
+    Godwit__VmSample sample = GODWIT__VM_SAMPLE__INIT;
+    uint64_t at_ns[SAMPLE_LOOKS], written_bytes[SAMPLE_LOOKS];
+
+    if (!result) {
+        (void)rpc_reply_fault(request, fault);
+        return;
+    }
+    memcpy(at_ns, result->at_ns, sizeof at_ns);
+    memcpy(written_bytes, result->written_bytes, sizeof written_bytes);
+    sample.has_populated_bytes = sample.has_zero_permille = sample.has_packed_permille = true;
+    sample.has_pages = sample.has_cpu_ns = true;
+    sample.populated_bytes = result->populated_bytes;
+    sample.zero_permille = result->zero_permille;
+    sample.packed_permille = result->packed_permille;
+    sample.pages = result->pages;
+    sample.cpu_ns = result->cpu_ns;
+    sample.at_ns = at_ns;
+    sample.written_bytes = written_bytes;
+    sample.n_at_ns = sample.n_written_bytes = result->looks;
+    (void)rpc_reply(request, &sample.base);
+}
+
+static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+
+    if (request && machine_sample(machine_of(data), on_sampled, request, &fault) < 0)
+        (void)rpc_reply_fault(request, &fault);
+}
+
 static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -370,6 +407,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
     {METHOD_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
     {METHOD_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
+    {METHOD_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},

@@ -28,6 +28,7 @@
 #include "base/world.h"
 #include "base/thread.h"
 #include "migrate/guest.h"
+#include "migrate/region.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 #include "vmm-core/cpu_model.h"
@@ -63,6 +64,7 @@ struct machine {
     char reason[LATCH_FILE_REASON_SIZE];
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
+    struct sampler *sampler; /* looks at the vm's memory; NULL: nobody asked */
     atomic_uint epoch; /* of the vm; read by vCPU threads */
     _Atomic(uint64_t) disk_told_ms; /* when a disk's failure was told last; any thread */
 
@@ -121,6 +123,7 @@ static void unbuild(struct machine *machine)
 {
     if (machine->vm)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
+    machine->sampler = sampler_free(machine->sampler);
     machine->port = guest_port_free(machine->port);
     machine->vm = vm_free(machine->vm);
     machine->backends.disks_attached = machine->backends.nics_attached = 0;
@@ -559,6 +562,18 @@ int machine_power_button(struct machine *machine, struct fault *fault)
         return fault_set(fault, ERR_UNSUPPORTED, "%s does not listen to its power button",
                          machine->config.name);
     return 0;
+}
+
+int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, struct fault *fault)
+{
+    if (!machine->port || (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+                           machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED))
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (machine->sampler && !sampler_is_over(machine->sampler))
+        return sampler_join(machine->sampler, done, data, fault);
+    machine->sampler = sampler_free(machine->sampler);
+    struct region *ram = &guest_port_guest(machine->port)->regions[0];
+    return sampler_new(&machine->sampler, machine->config.loop, ram, done, data, fault);
 }
 
 int machine_quit(struct machine *machine, struct fault *fault)

@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/vm/sampler.h"
 #include "proto/vm.pb-c.h"
 
 struct fault;
@@ -65,6 +66,9 @@ int machine_resume(struct machine *machine, struct fault *fault);
 /* Asks the guest to switch itself off; it ends later or never. ERR_UNSUPPORTED when it does not
  * listen. */
 int machine_power_button(struct machine *machine, struct fault *fault);
+/* Look at what the guest writes for a second; `done` comes once, from the loop. */
+int machine_sample(struct machine *machine, sampler_done_fn *done, void *data,
+                   struct fault *fault);
 /* 0: this process may end. ERR_BUSY or ERR_STATE while a move has it, or it is held. */
 int machine_quit(struct machine *machine, struct fault *fault);
 
