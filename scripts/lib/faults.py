@@ -1,5 +1,7 @@
 """Faults inside of moves: the failpoints of the programs, armed for one move, and what has to be true after
 it. See base/failpoint.h for what a failpoint is."""
+import os
+import select
 import subprocess
 import time
 
@@ -44,6 +46,66 @@ def table(pool):
     return [Point(line) for line in done.stdout.splitlines()]
 
 
+class Console:
+    """The guest's serial line, held open over moves: a question costs no new command."""
+
+    def __init__(self, pool, vm):
+        self.pool, self.vm, self.process, self.rest = pool, vm, None, b""
+
+    def open(self):
+        if self.process and self.process.poll() is None:
+            return
+        self.rest = b""
+        self.process = subprocess.Popen(
+            self.pool.command("vm", "console", self.vm, "--until", "gw never", "--timeout", "100h"),
+            env=self.pool.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.pool.processes.append(self.process)  # ended with the pool, whatever happens
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+        self.process = None
+
+    def read_line(self, end):
+        while b"\n" not in self.rest and time.monotonic() < end:
+            if not select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))[0]:
+                break
+            more = os.read(self.process.stdout.fileno(), 65536)
+            if not more:
+                break
+            self.rest += more
+        line, found, rest = self.rest.partition(b"\n")
+        if not found:
+            return None
+        self.rest = rest
+        return line.decode(errors="replace").strip()
+
+    def ask(self, line, answer, tries=12, seconds=5):
+        """A line that is typed while the console changes hosts may be lost: it is typed again."""
+        for _ in range(tries):
+            self.open()
+            try:
+                self.process.stdin.write(line.encode() + b"\n")
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                self.close()
+                continue
+            end = time.monotonic() + seconds
+            while (record := self.read_line(end)) is not None:
+                if record.startswith(answer):
+                    return dict(w.split("=", 1) for w in record.split() if "=" in w) | {"_": record}
+            if self.process.poll() is not None:
+                self.close()
+        raise pools.PoolError(f"{self.vm} did not answer '{line}' with '{answer}'")
+
+    def verify(self):
+        record = self.ask("verify", "gw verify")
+        if " ok " not in record["_"] + " ":
+            raise pools.PoolError(f"{self.vm}: {record['_']}")
+        return record
+
+
 class Outcome:
     def __init__(self, word, seconds, reached, verdict):
         self.word, self.seconds, self.reached, self.verdict = word, seconds, reached, verdict
@@ -53,7 +115,7 @@ def host_named(pool, name):
     return next(h for h in pool.hosts if h.name == name)
 
 
-def move(pool, vm, source, target, point=None, action=None, end=None, nth=1):
+def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, console=None):
     """One move, with one fault armed at one end when there is a point. Gives how it ended; raises PoolError
     when the guest is lost, doubled, corrupt, or something stays behind."""
     source_host, target_host = host_named(pool, source), host_named(pool, target)
@@ -74,7 +136,8 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1):
             host.failpoints.write_text("")
         settle(pool, vm, restart=reached and not point.spares(action, end))
     words = {0: "moved", 5: "refused", 6: "rolled back"}
-    return Outcome(words.get(code, f"exit {code}"), seconds, reached, pool.verify(vm))
+    verdict = console.verify() if console else pool.verify(vm)
+    return Outcome(words.get(code, f"exit {code}"), seconds, reached, verdict)
 
 
 def run_move(pool, vm, target):

@@ -103,16 +103,19 @@ def soak(pool, options, counts):
         print(f"going on at move {first} of seed {options.seed}", flush=True)
     pool.create_guest("soak", GUEST, memory="32MiB")
     where, sequence = "node1", 0
+    console = faults.Console(pool, "soak")
     end = time.monotonic() + options.seconds if options.seconds else None
     told = time.monotonic()
     for number in range(first, options.moves):
+        if pool.coordinator.poll() is not None:
+            raise pools.PoolError("the coordinator ended")
         if end and time.monotonic() > end:
             break
         point, action, at, nth = chooser.choose(number)
         target = "node2" if where == "node1" else "node1"
         fault = f"{point.name}={action} at the {at}" if point else "no fault"
         try:
-            outcome = faults.move(pool, "soak", where, target, point, action, at, nth)
+            outcome = faults.move(pool, "soak", where, target, point, action, at, nth, console)
             where = pool.vm("soak")["host"] if point else target
             seen = int(outcome.verdict["seq"])
             if seen <= sequence:
