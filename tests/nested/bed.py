@@ -27,8 +27,8 @@ import pool as pools  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 QEMU = "qemu-system-x86_64"
 CPU = "max,+svm,+npt,-la57"
-# One processor a host: with two, a host once locked up in the middle of a move (soft lockups of its own kernel on
-# both); why is not known (README.md, Open). GODWIT_NESTED_CPUS=2 brings them back.
+# One processor a host. With two, a host's own kernel once reported lock-ups in the middle of a move, as hosts of one do
+# when other work starves them; more is not known. GODWIT_NESTED_CPUS=2 brings them back.
 HOST_CPUS = int(os.environ.get("GODWIT_NESTED_CPUS", "1"))
 SHARED = "/srv/shared"  # where a host sees the folder that all hosts share
 NETWORK = "10.78.0"
@@ -62,7 +62,6 @@ def missing():
 def _die_with_parent():
     PR_SET_PDEATHSIG = 1
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    os.nice(10)
 
 
 def measure_tsc_khz():
