@@ -42,6 +42,7 @@ enum {
     CALL_MS_MAX = 5000,
     SAMPLE_MS_MAX = 10000, /* a second, and a busy host */
     QUIT_MS_MAX = 3000,
+    END_MS_MAX = 3000, /* from the end of its connection to its own */
 };
 
 struct orders {
@@ -518,7 +519,7 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
 }
 
 /* ---- STOP ---- */
-static void kill_hung(struct vm_entry *entry)
+static void kill_hung(struct vm_entry *entry, uint64_t grace_ms)
 {
     struct fault fault = {0};
 
@@ -529,8 +530,11 @@ static void kill_hung(struct vm_entry *entry)
         (void)fault_set(&fault, ERR_STATE,
                         "it was given away as generation %llu and no verdict has come",
                         (unsigned long long)latch->generation);
-    } else if (vm_process_kill(entry->process, &fault) == 0) {
-        log_warn("orders", "a VM's process did not end by itself: killed vm=%s", entry->id);
+    } else if (!vm_process_is_known(entry->process)) {
+        (void)fault_set(&fault, ERR_STATE, "process %d has not shown that it runs this VM",
+                        vm_process_pid(entry->process));
+    } else {
+        vm_process_kill_after(entry->process, grace_ms);
         return;
     }
     entry->stopping = entry->remove = false;
@@ -542,13 +546,13 @@ static void stop_answered(void *data, const ProtobufCMessage *reply, const struc
     struct step *step = data;
     struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
 
-    /* Refused: a move has it. Anything else: it ends, or it hangs. */
+    /* Refused: a move has it. Closed: it was ending already. Anything else: it hangs. */
     if (entry && entry->process && entry->stopping && !reply) {
         if (fault->code == ERR_BUSY || fault->code == ERR_STATE) {
             entry->stopping = entry->remove = false;
             waiters_answer(&entry->stop_waiters, NULL, fault);
         } else {
-            kill_hung(entry);
+            kill_hung(entry, fault->code == ERR_CLOSED ? END_MS_MAX : 0);
         }
     }
     step_free(step);
@@ -568,7 +572,7 @@ static void stop_process(struct orders *orders, struct vm_entry *entry)
         return;
     if (step)
         step_free(step);
-    kill_hung(entry);
+    kill_hung(entry, END_MS_MAX); /* not connected: as a process that has just ended */
 }
 
 static void stop_over(struct vm_entry *entry)

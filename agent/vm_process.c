@@ -26,7 +26,8 @@ struct vm_process {
     char *vm_id, *socket_path;
     int pid, pidfd;
     struct loop_poll *watch;
-    struct loop_timer *timer; /* reconnect, or waiting for the last words */
+    struct loop_timer *timer;      /* reconnect, or waiting for the last words */
+    struct loop_timer *hang_timer; /* killed when it fires */
     struct rpc *rpc;
     bool known;
     bool dead;
@@ -44,6 +45,7 @@ static int pidfd_of(int pid)
 static void tell_ended(struct vm_process *process)
 {
     loop_timer_stop(process->timer);
+    loop_timer_stop(process->hang_timer);
     process->config.on_ended(process->config.data, process->how);
 }
 
@@ -107,6 +109,18 @@ static void timer_fired(void *data)
         return;
     }
     process->config.on_connected(process->config.data);
+}
+
+static void hang_timer_fired(void *data)
+{
+    struct vm_process *process = data;
+    struct fault fault = {0};
+
+    if (process->dead)
+        return;
+    log_warn("vm_process", "a VM's process did not end by itself: killed vm=%s", process->vm_id);
+    if (vm_process_kill(process, &fault) < 0)
+        log_error("vm_process", "vm=%s: %s", process->vm_id, fault.text);
 }
 
 /* ---- talking ---- */
@@ -242,6 +256,8 @@ static int process_alloc(struct vm_process **ret_process, const struct vm_proces
                 : fault_set(fault, ERR_NOMEM, "no memory for a VM's process");
     if (r == 0)
         r = loop_timer_new(&process->timer, config->loop, timer_fired, process, fault);
+    if (r == 0)
+        r = loop_timer_new(&process->hang_timer, config->loop, hang_timer_fired, process, fault);
     if (r < 0) {
         (void)vm_process_free(process);
         return r;
@@ -328,6 +344,8 @@ struct vm_process *vm_process_free(struct vm_process *process)
         (void)loop_poll_free(process->watch);
     if (process->timer)
         (void)loop_timer_free(process->timer);
+    if (process->hang_timer)
+        (void)loop_timer_free(process->hang_timer);
     close_p(&process->pidfd);
     free(process->vm_id);
     free(process->socket_path);
@@ -353,6 +371,11 @@ int vm_process_kill(struct vm_process *process, struct fault *fault)
     if (syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
         return fault_set_errno(fault, ERR_DENIED, errno, "ending process %d", process->pid);
     return 0;
+}
+
+void vm_process_kill_after(struct vm_process *process, uint64_t ms)
+{
+    loop_timer_start(process->hang_timer, ms, 0);
 }
 
 void vm_process_set_known(struct vm_process *process)

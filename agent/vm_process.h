@@ -51,6 +51,8 @@ struct rpc *vm_process_rpc(struct vm_process *process); /* NULL while not connec
 int vm_process_pid(const struct vm_process *process);
 /* SIGKILL by pidfd. ERR_STATE for an adopted one that has not shown yet that it is a godwit-vm. */
 int vm_process_kill(struct vm_process *process, struct fault *fault);
+/* The same in so long, should it not have ended by itself until then. */
+void vm_process_kill_after(struct vm_process *process, uint64_t ms);
 /* It has answered with its VM's id: it is what we take it for. */
 void vm_process_set_known(struct vm_process *process);
 bool vm_process_is_known(const struct vm_process *process);
