@@ -23,7 +23,7 @@ struct guest;
 struct loop;
 struct move;
 
-enum { MOVE_HANDSHAKE_MS_MAX = 2000 };
+enum { MOVE_HANDSHAKE_MS_MAX = 4000 };
 
 struct move_config {
     struct loop *loop;
