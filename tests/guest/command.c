@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "disk.h"
 #include "heartbeat.h"
+#include "hostile.h"
 #include "machine.h"
 #include "nic.h"
 #include "option.h"
@@ -525,16 +526,43 @@ static void on_nic(const char *argument)
     }
 }
 
+static void on_hostile(const char *argument)
+{
+    uint64_t seed;
+
+    if (!*argument) {
+        struct record record;
+
+        record_begin(&record, "hostile");
+        record_number(&record, "attacks", hostile_attacks());
+        record_end(&record);
+    } else if (option_equal(argument, "off")) {
+        hostile_stop();
+        answer("ok");
+    } else if (option_number(argument, &seed)) {
+        hostile_start(seed);
+        answer("ok");
+    } else {
+        answer_error("argument", argument);
+    }
+}
+
 static const struct {
     const char *name;
     void (*run)(const char *argument);
 } commands[] = {
-    {"ping", on_ping},         {"verify", on_verify},     {"stats", on_stats}, {"vcpus", on_vcpus},
-    {"mark", on_mark},         {"gap", on_gap},           {"rate", on_rate},   {"ws", on_ws},
-    {"timeline", on_timeline}, {"writers", on_writers},   {"flip", on_flip},   {"tick", on_tick},
-    {"pattern", on_pattern},   {"poweroff", on_poweroff}, {"spin", on_spin},   {"idle", on_idle},
-    {"reset", on_reset},       {"stale", on_stale},       {"trap", on_trap},   {"disk", on_disk},
+    {"ping", on_ping},         {"verify", on_verify},
+    {"stats", on_stats},       {"vcpus", on_vcpus},
+    {"mark", on_mark},         {"gap", on_gap},
+    {"rate", on_rate},         {"ws", on_ws},
+    {"timeline", on_timeline}, {"writers", on_writers},
+    {"flip", on_flip},         {"tick", on_tick},
+    {"pattern", on_pattern},   {"poweroff", on_poweroff},
+    {"spin", on_spin},         {"idle", on_idle},
+    {"reset", on_reset},       {"stale", on_stale},
+    {"trap", on_trap},         {"disk", on_disk},
     {"nic", on_nic},           {"holes", on_holes},
+    {"hostile", on_hostile},
 };
 
 static void run_line(char *line)

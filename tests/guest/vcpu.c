@@ -5,6 +5,7 @@
 #include "command.h"
 #include "disk.h"
 #include "guest.h"
+#include "hostile.h"
 #include "machine.h"
 #include "nic.h"
 #include "record.h"
@@ -113,6 +114,7 @@ void vcpu_enter(uint32_t index)
         uint64_t now = vcpu_beat(vcpu);
 
         sweep_help(vcpu);
+        hostile_step(index);
         if (writer_step_all(vcpu, vcpu_count(), now) == 0)
             pause_many(index == 0 && command_is_idle() ? IDLE_PAUSES : 1);
         if (index == 0) {

@@ -177,11 +177,11 @@ void test_vm_boot_guest(struct test_vm *test, const char *cmdline)
     test_vm_expect(test, "gw ready", line);
 }
 
-static struct timespec deadline(void)
+static struct timespec deadline(unsigned seconds)
 {
     struct timespec at;
     (void)clock_gettime(CLOCK_REALTIME, &at);
-    at.tv_sec += ANSWER_S_MAX;
+    at.tv_sec += seconds;
     return at;
 }
 
@@ -200,29 +200,34 @@ static bool take_line(struct test_vm *test, char ret_line[static CONSOLE_LINE_MA
     return true;
 }
 
+bool test_vm_hear(struct test_vm *test, const char *prefix, unsigned seconds,
+                  char ret_line[static CONSOLE_LINE_MAX])
+{
+    struct timespec until = deadline(seconds);
+    bool found = false;
+    int r = 0;
+    (void)pthread_mutex_lock(&test->lock);
+    while (!found && r != ETIMEDOUT) {
+        while (!found && take_line(test, ret_line))
+            found = strncmp(ret_line, prefix, strlen(prefix)) == 0;
+        if (!found)
+            r = pthread_cond_timedwait(&test->changed, &test->lock, &until);
+    }
+    (void)pthread_mutex_unlock(&test->lock);
+    return found;
+}
+
 void test_vm_expect(struct test_vm *test, const char *prefix,
                     char ret_line[static CONSOLE_LINE_MAX])
 {
-    struct timespec until = deadline();
-    (void)pthread_mutex_lock(&test->lock);
-    for (;;) {
-        while (take_line(test, ret_line)) {
-            if (strncmp(ret_line, prefix, strlen(prefix)) == 0) {
-                (void)pthread_mutex_unlock(&test->lock);
-                return;
-            }
-        }
-        if (pthread_cond_timedwait(&test->changed, &test->lock, &until) == ETIMEDOUT) {
-            (void)pthread_mutex_unlock(&test->lock);
-            fail_msg("no '%s' from the guest; event %d %s; console: %.*s", prefix, test->event,
-                     test->event_fault.text, (int)test->used, test->text);
-        }
-    }
+    if (!test_vm_hear(test, prefix, ANSWER_S_MAX, ret_line))
+        fail_msg("no '%s' from the guest; event %d %s; console: %.*s", prefix, test->event,
+                 test->event_fault.text, (int)test->used, test->text);
 }
 
 void test_vm_expect_text(struct test_vm *test, const char *text)
 {
-    struct timespec until = deadline();
+    struct timespec until = deadline(ANSWER_S_MAX);
     size_t count = strlen(text);
     (void)pthread_mutex_lock(&test->lock);
     for (;;) {
@@ -261,7 +266,7 @@ uint64_t test_vm_number(const char *line, const char *key)
 
 int test_vm_wait_event(struct test_vm *test)
 {
-    struct timespec until = deadline();
+    struct timespec until = deadline(ANSWER_S_MAX);
     (void)pthread_mutex_lock(&test->lock);
     while (test->event < 0) {
         if (pthread_cond_timedwait(&test->changed, &test->lock, &until) == ETIMEDOUT)

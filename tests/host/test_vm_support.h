@@ -49,6 +49,9 @@ void test_vm_boot_guest(struct test_vm *test, const char *cmdline);
 /* The next console line that begins with `prefix`; fails the test after 30 s. */
 void test_vm_expect(struct test_vm *test, const char *prefix,
                     char ret_line[static CONSOLE_LINE_MAX]);
+/* The same, but false after so many seconds: the guest may have good reasons to be silent. */
+bool test_vm_hear(struct test_vm *test, const char *prefix, unsigned seconds,
+                  char ret_line[static CONSOLE_LINE_MAX]);
 /* Wait until the guest has written `text` somewhere behind what was read. */
 void test_vm_expect_text(struct test_vm *test, const char *text);
 /* Send a command, get its answer "gw <kind>...". */
