@@ -106,7 +106,7 @@ def a_guest_reboots_itself_where_it_began_and_where_it_moved(pool):
 
 def a_linux_guest_moves(pool):
     """Memory, CPUs, timers and the console of a real kernel, without disk and network."""
-    vm = LinuxVm(pool, "plain", guest_image.LinuxGuest("cloud-amd64"), vcpus=2)
+    vm = LinuxVm(pool, "plain", guest_image.LinuxGuest("cloud-amd64"), vcpus=2, devices=("rng", "balloon"))
     vm.wait("gw ready")
     vm.judge()
     for _ in range(6 if FULL else 2):
@@ -135,7 +135,7 @@ def a_loaded_guest_with_disk_and_network_moves_to_and_fro(pool):
     note(f"{MOVES} moves: paused {min(pauses):.0f} to {max(pauses):.0f} ms, largest network gap {max(gaps):.0f} ms "
          f"(each: {' '.join(f'{g:.0f}' for g in gaps)})")
     note(f"blocks acknowledged {seen['acked']}; stream bytes out {seen['out_received']} in {seen['in_received']}; "
-         f"datagrams {seen['beats']}, lost {seen['beats_lost']}")
+         f"datagrams {seen['beats']}, lost {seen['beats_lost']}, late {seen['beats_old']}")
     note("; ".join(checks))
 
 
