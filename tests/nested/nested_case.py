@@ -25,7 +25,8 @@ def run(cases, hosts=2):
     failed, ran = [], 0
     started = time.monotonic()
     with pool:
-        print(f"{hosts} hosts up in {time.monotonic() - started:.0f} s", flush=True)
+        pool.seconds_up = time.monotonic() - started
+        print(f"{hosts} hosts up in {pool.seconds_up:.0f} s", flush=True)
         for case in cases:
             if sys.argv[1:] and not any(word in case.__name__ for word in sys.argv[1:]):
                 continue
