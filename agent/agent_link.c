@@ -121,6 +121,8 @@ static void on_welcome(void *data, const ProtobufCMessage *reply, const struct f
             : HEARTBEAT_MS;
     loop_timer_start(link->heartbeat_timer, every_ms, every_ms);
     log_info("agent_link", "the coordinator at %s knows this host", link->address);
+    if (link->config.on_welcome)
+        link->config.on_welcome(link->config.quarantine_data);
 }
 
 static void say_hello(struct agent_link *link)

@@ -34,6 +34,7 @@ struct agent_link_config {
     /* This life of the host was fenced. `welcome` is borrowed; agent_link_again when it is over. */
     void (*on_quarantine)(void *data, const struct Godwit__AgentWelcome *welcome);
     void *quarantine_data;
+    void (*on_welcome)(void *data); /* with quarantine_data: what hello does not tell may follow */
     void (*on_lost)(void *data); /* the coordinator is away: its consoles are void */
     void *data;
 };

@@ -12,6 +12,7 @@
 
 #include "agent/agent_link.h"
 #include "agent/attach.h"
+#include "agent/domains.h"
 #include "agent/host_facts.h"
 #include "agent/journal.h"
 #include "agent/metrics.h"
@@ -37,6 +38,8 @@ static const char *arg_dir = PATHS_STATE_DEFAULT "/" PATHS_AGENT_DIR;
 static const char *arg_run_dir = PATHS_RUN_DEFAULT;
 static const char *arg_vm_program;
 static const char *arg_metrics;
+static const char *arg_libvirt, *arg_libvirt_peer;
+static bool arg_libvirt_plain;
 static const char *arg_log_level = "info";
 
 struct agent {
@@ -53,6 +56,7 @@ struct agent {
     struct peers *peers;
     struct store_beat *beat;
     struct quarantine *quarantine;
+    struct domains *domains;
     char evict_nonce[STORE_BEAT_NONCE_SIZE];
     struct loop_signal *term, *interrupt;
     char *ca, *certificate, *key;
@@ -72,6 +76,9 @@ static void print_help(FILE *out)
         "  --run-dir DIR      sockets and latches, on tmpfs   (" PATHS_RUN_DEFAULT ")\n"
         "  --vm-program PATH  godwit-vm                       (beside this program)\n"
         "  --metrics ADDR     loopback ADDR:PORT to give metrics at, like 127.0.0.1:9412\n"
+        "  --libvirt URI      drive the domains of this libvirt too, like qemu:///system\n"
+        "  --libvirt-peer URI where other hosts' libvirtd reach it (qemu+tls://MOVE-ADDRESS/system)\n"
+        "  --libvirt-plain    QEMU may send memory without TLS\n"
         "  --log-level LEVEL  error, warn, info or debug      (info)\n"
         "\n"
         "examples:\n"
@@ -90,6 +97,9 @@ static int parse_arguments(int argc, char **argv)
         OPTION_VM_PROGRAM,
         OPTION_LOG_LEVEL,
         OPTION_METRICS,
+        OPTION_LIBVIRT,
+        OPTION_LIBVIRT_PEER,
+        OPTION_LIBVIRT_PLAIN,
         OPTION_VERSION
     };
     static const struct option options[] = {
@@ -98,6 +108,9 @@ static int parse_arguments(int argc, char **argv)
         {"vm-program", required_argument, NULL, OPTION_VM_PROGRAM},
         {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
         {"metrics", required_argument, NULL, OPTION_METRICS},
+        {"libvirt", required_argument, NULL, OPTION_LIBVIRT},
+        {"libvirt-peer", required_argument, NULL, OPTION_LIBVIRT_PEER},
+        {"libvirt-plain", no_argument, NULL, OPTION_LIBVIRT_PLAIN},
         {"version", no_argument, NULL, OPTION_VERSION},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -116,6 +129,15 @@ static int parse_arguments(int argc, char **argv)
             break;
         case OPTION_METRICS:
             arg_metrics = optarg;
+            break;
+        case OPTION_LIBVIRT:
+            arg_libvirt = optarg;
+            break;
+        case OPTION_LIBVIRT_PEER:
+            arg_libvirt_peer = optarg;
+            break;
+        case OPTION_LIBVIRT_PLAIN:
+            arg_libvirt_plain = true;
             break;
         case OPTION_LOG_LEVEL:
             arg_log_level = optarg;
@@ -187,6 +209,28 @@ static void on_ended(void *data, struct vm_entry *entry)
     struct agent *agent = data;
 
     orders_on_ended(agent->orders, entry);
+}
+
+static int on_open_domain(void *data, struct vm_entry *entry, bool inherit, int *ret_fd,
+                          struct fault *fault)
+{
+    struct agent *agent = data;
+
+    return domains_open(agent->domains, entry, inherit, ret_fd, fault);
+}
+
+static void on_kill_domain(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+
+    domains_kill(agent->domains, entry);
+}
+
+static void on_welcome(void *data)
+{
+    struct agent *agent = data;
+
+    domains_tell(agent->domains);
 }
 
 static void on_settled(void *data)
@@ -336,6 +380,8 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_console = on_console,
         .on_ended = on_ended,
         .on_wants_backends = on_wants_backends,
+        .open_domain = on_open_domain,
+        .kill_domain = on_kill_domain,
         .on_settled = on_settled,
         .data = agent,
     };
@@ -377,6 +423,30 @@ static int set_up_ha(struct agent *agent, const char *name, const char *move_add
     return r;
 }
 
+/* The command line before the host's own file. */
+static int set_up_domains(struct agent *agent, const char *move_address, struct fault *fault)
+{
+    const char *uri = arg_libvirt ? arg_libvirt : config_get(agent->config, "libvirt");
+    const char *peer =
+        arg_libvirt_peer ? arg_libvirt_peer : config_get(agent->config, "libvirt_peer");
+    const char *plain = config_get(agent->config, "libvirt_plain");
+    const struct domains_config config = {
+        .loop = agent->loop,
+        .context = agent->context,
+        .uri = uri,
+        .peer_uri = peer,
+        .move_address = move_address,
+        .plain = arg_libvirt_plain || (plain && strcmp(plain, "yes") == 0),
+    };
+
+    if (!uri)
+        return 0;
+    int r = domains_new(&agent->domains, &config, fault);
+    if (r == 0)
+        orders_set_domains(agent->orders, agent->domains);
+    return r;
+}
+
 static int set_up(struct agent *agent, struct fault *fault)
 {
     const char *name, *coordinator, *move_address;
@@ -394,6 +464,8 @@ static int set_up(struct agent *agent, struct fault *fault)
         r = set_up_vms(agent, fault);
     if (r == 0)
         r = set_up_ha(agent, name, move_address, fault);
+    if (r == 0)
+        r = set_up_domains(agent, move_address, fault);
     if (r < 0)
         return r;
 
@@ -407,6 +479,7 @@ static int set_up(struct agent *agent, struct fault *fault)
         .table = agent->table,
         .methods = methods,
         .method_count = method_count,
+        .on_welcome = on_welcome,
         .on_lost = on_lost,
         .on_quarantine = on_quarantine,
         .quarantine_data = agent,
@@ -424,12 +497,18 @@ static int set_up(struct agent *agent, struct fault *fault)
         return r;
     log_info("main", "agent of host %s incarnation=%.8s coordinator=%s move_address=%s", name,
              host_facts_incarnation(agent->facts), coordinator, move_address);
-    return vm_table_load(agent->table, fault);
+    r = vm_table_load(agent->table, fault);
+    if (r == 0 && agent->domains) {
+        domains_set_link(agent->domains, agent->link);
+        domains_start(agent->domains, agent->table, agent->peers);
+    }
+    return r;
 }
 
 static void tear_down(struct agent *agent)
 {
     agent->metrics = text_server_free(agent->metrics);
+    domains_set_link(agent->domains, NULL);
     agent->link = agent_link_free(agent->link);
     orders_stop(agent->orders);
     attach_stop(agent->attach);
@@ -437,6 +516,7 @@ static void tear_down(struct agent *agent)
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
     agent->table = vm_table_free(agent->table);
+    agent->domains = domains_free(agent->domains);
     agent->attach = attach_free(agent->attach);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);

@@ -15,6 +15,7 @@
 #include "agent/attach.h"
 #include "agent/backends.h"
 #include "agent/boot_reader.h"
+#include "agent/domains.h"
 #include "agent/host_facts.h"
 #include "agent/move_sockets.h"
 #include "agent/peers.h"
@@ -56,6 +57,7 @@ struct orders {
     struct peers *peers;
     struct store_beat *beat;
     struct quarantine *quarantine;
+    struct domains *domains;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -403,6 +405,15 @@ static void backends_done(void *data)
         step->created(step, NULL, &fault);
 }
 
+/* libvirt's: no files of ours, no process; what speaks for it takes the same order. */
+static int create_domain(struct step *step, struct vm_entry *entry, struct fault *fault)
+{
+    int r = vm_entry_open(entry, step_spec(step)->name, fault);
+    if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
+        r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    return r < 0 ? r : send_create(step, entry, fault);
+}
+
 /* Files, disks and nics; then a process; then VM_CREATE, and `created` comes with its answer. Once
  * this returned 0 the step is its. */
 static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *created,
@@ -411,6 +422,8 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
     entry->starting = true;
     entry->starting_generation = step->generation;
     step->created = created;
+    if (vm_spec_is_libvirt(step_spec(step)))
+        return create_domain(step, entry, fault);
     host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
     int r = vm_entry_begin(entry, fault);
     if (r == 0)
@@ -982,7 +995,7 @@ static void move_in_created(void *data, const ProtobufCMessage *reply, const str
         return;
     }
     if (rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_MOVE_IN, step->order,
-                     &step->listen_fd, 1, &godwit__empty__descriptor, CALL_MS_MAX, move_in_listens,
+                     &step->listen_fd, step->listen_fd >= 0, &godwit__empty__descriptor, CALL_MS_MAX, move_in_listens,
                      step, &words) < 0)
         move_in_failed(step, &words);
     else
@@ -1032,6 +1045,20 @@ static int hold_move_in(struct orders *orders, const Godwit__MoveIn *order,
     return 0;
 }
 
+/* A domain of libvirt: our agents speak of it on the line between hosts. */
+static int peer_address(struct orders *orders, char ret_address[static MOVE_ADDRESS_SIZE],
+                        struct fault *fault)
+{
+    const char *address = host_facts_read(orders->facts)->peer_address;
+
+    if (!address || strlen(address) >= MOVE_ADDRESS_SIZE)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "this host's agent cannot be reached by other hosts (port %d)",
+                         PEERS_PORT);
+    (void)snprintf(ret_address, MOVE_ADDRESS_SIZE, "%s", address);
+    return 0;
+}
+
 static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
                           struct rpc_request *request)
 {
@@ -1053,8 +1080,10 @@ static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
     }
     int r = judge_move_in(orders, order, entry, &fault);
     if (r == 0)
-        r = move_sockets_listen(host_facts_move_address(orders->facts), &listen_fd, address,
-                                &fault);
+        r = vm_spec_is_libvirt(order->spec)
+                ? peer_address(orders, address, &fault)
+                : move_sockets_listen(host_facts_move_address(orders->facts), &listen_fd, address,
+                                      &fault);
     if (r == 0)
         r = vm_table_add(orders->table, order->vm_id, &entry, &fault);
     if (r == 0)
@@ -1206,6 +1235,12 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
         return;
     }
     (void)snprintf(entry->out_move_id, sizeof entry->out_move_id, "%s", order->move_id);
+    if (vm_entry_is_domain(entry)) {
+        if (rpc_call(vm_process_rpc(entry->process), METHOD_VM_MOVE_OUT, step->order,
+                     &godwit__empty__descriptor, CALL_MS_MAX, move_out_begun, step, &fault) < 0)
+            move_out_failed(step, &fault);
+        return;
+    }
     if (move_sockets_connect(orders->loop, order->address, lanes_of(orders, order) + 1,
                              move_out_connected, step, &fault) < 0)
         move_out_failed(step, &fault);
@@ -1346,6 +1381,14 @@ static void handle_move_check(void *data, struct rpc *rpc, struct rpc_request *r
     (void)rpc;
     store_question_move(&orders_of(data)->questions, (const Godwit__OrderMoveCheck *)message,
                         request);
+}
+
+static void handle_domain(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    if (request)
+        domains_read(orders_of(data)->domains, ((const Godwit__VmAction *)message)->vm_id, request);
 }
 
 /* ---- logs ---- */
@@ -1504,6 +1547,11 @@ void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat
     orders->quarantine = quarantine;
 }
 
+void orders_set_domains(struct orders *orders, struct domains *domains)
+{
+    orders->domains = domains;
+}
+
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data)
 {
@@ -1528,6 +1576,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
+    {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},
 };

@@ -15,6 +15,7 @@
 
 #include "proto/vm.pb-c.h"
 
+struct domains;
 struct fault;
 struct host_facts;
 struct loop;
@@ -34,6 +35,7 @@ void orders_stop(struct orders *orders);
 /* What HA's orders go to; `beat` may be NULL. They must outlive the orders. */
 void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat *beat,
                    struct quarantine *quarantine);
+void orders_set_domains(struct orders *orders, struct domains *domains); /* NULL: no libvirt here */
 /* For agent_link. */
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data);

@@ -41,6 +41,8 @@ struct peers {
     struct guest *guests;
     unsigned guest_count;
     struct probe *probes;
+    void (*on_move)(void *data, const Godwit__PeerMove *message, struct rpc_request *request);
+    void *move_data;
 };
 
 /* ---- answering --------------------------------------------------------------------------------
@@ -77,6 +79,33 @@ static void handle_alive(void *data, struct rpc *rpc, struct rpc_request *reques
     (void)rpc_reply(request, &reply.base);
 }
 
+static void handle_move(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    const struct guest *guest = data;
+    struct fault fault = {0};
+    if (!request)
+        return;
+    int r = 0;
+    if (strcmp(rpc_peer(rpc)->role, "host") != 0)
+        r = fault_set(&fault, ERR_DENIED, "this takes a host's certificate");
+    else if (!guest->peers->on_move)
+        r = fault_set(&fault, ERR_UNSUPPORTED, "this host's agent does not drive libvirt");
+    if (r < 0)
+        (void)rpc_reply_fault(request, &fault);
+    else
+        guest->peers->on_move(guest->peers->move_data, (const Godwit__PeerMove *)message, request);
+}
+
+void peers_on_move(struct peers *peers,
+                   void (*on_move)(void *data, const Godwit__PeerMove *message,
+                                   struct rpc_request *request),
+                   void *data)
+{
+    peers->on_move = on_move;
+    peers->move_data = data;
+}
+
 static void on_guest_closed(void *data, struct rpc *rpc, const struct fault *fault)
 {
     (void)rpc;
@@ -86,6 +115,7 @@ static void on_guest_closed(void *data, struct rpc *rpc, const struct fault *fau
 
 static const struct rpc_method guest_methods[] = {
     {METHOD_PEER_ALIVE, &godwit__peer_alive__descriptor, handle_alive},
+    {METHOD_PEER_MOVE, &godwit__peer_move__descriptor, handle_move},
 };
 static const struct rpc_service guest_service = {.methods = guest_methods,
                                                  .method_count = ARRAY_COUNT(guest_methods),

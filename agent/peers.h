@@ -4,14 +4,17 @@
  * Thread: the loop's.
  *
  * The line is mutual TLS with the hosts' own certificates; it says who lives there as which
- * incarnation, and takes nothing else.
+ * incarnation, and takes a move's words for a libvirt domain; nothing else.
  */
 #ifndef GODWIT_AGENT_PEERS_H
 #define GODWIT_AGENT_PEERS_H
 
 #include <stdbool.h>
 
+#include "proto/agent.pb-c.h"
+
 struct fault;
+struct rpc_request;
 struct host_facts;
 struct loop;
 struct peers;
@@ -24,6 +27,11 @@ enum { PEERS_PORT = 7412, PEERS_MAX = 64, PEERS_PROBE_MS = 1500 };
 int peers_new(struct peers **ret_peers, struct loop *loop, struct tls_context *context,
               struct host_facts *facts, const char *name, const char *address,
               struct fault *fault);
+/* What other agents say of moves of libvirt domains goes there; whoever takes it judges its key. */
+void peers_on_move(struct peers *peers,
+                   void (*on_move)(void *data, const Godwit__PeerMove *message,
+                                   struct rpc_request *request),
+                   void *data);
 struct peers *peers_free(struct peers *peers);
 
 /* Does the agent of `host` answer at `address`? `done` comes once, on the loop; `incarnation` is

@@ -30,6 +30,7 @@ struct vm_process {
     struct loop_timer *hang_timer; /* killed when it fires */
     struct rpc *rpc;
     bool known;
+    bool is_open_end; /* no process: a socket that speaks for one */
     bool dead;
     char how[VM_PROCESS_HOW_SIZE];
 };
@@ -158,6 +159,10 @@ static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
     log_debug("vm_process", "connection ended vm=%s: %s", process->vm_id, fault ? fault->text : "");
     (void)rpc_close(rpc);
     process->rpc = NULL;
+    if (process->is_open_end && !process->dead) {
+        process->dead = true;
+        (void)snprintf(process->how, sizeof process->how, "its domain ended");
+    }
     if (process->dead)
         tell_ended(process);
     else
@@ -335,6 +340,35 @@ int vm_process_adopt(struct vm_process **ret_process, const struct vm_process_co
     return 0;
 }
 
+int vm_process_open(struct vm_process **ret_process, const struct vm_process_config *config, int fd,
+                    struct fault *fault)
+{
+    struct vm_process *process;
+
+    int r = process_alloc(&process, config, fault);
+    if (r < 0)
+        return r;
+    process->is_open_end = process->known = true;
+    r = rpc_new_unix(&process->rpc, config->loop, fd, &process_service, process, fault);
+    if (r < 0) {
+        (void)vm_process_free(process);
+        return r;
+    }
+    *ret_process = process;
+    return 0;
+}
+
+int vm_process_discard(struct vm_process *process, struct fault *fault)
+{
+    if (!process->is_open_end)
+        return vm_process_kill(process, fault);
+    process->rpc = rpc_close(process->rpc);
+    process->dead = true;
+    (void)snprintf(process->how, sizeof process->how, "it was let go");
+    loop_timer_start(process->timer, 0, 0);
+    return 0;
+}
+
 struct vm_process *vm_process_free(struct vm_process *process)
 {
     if (!process)
@@ -365,6 +399,10 @@ int vm_process_pid(const struct vm_process *process)
 
 int vm_process_kill(struct vm_process *process, struct fault *fault)
 {
+    if (process->is_open_end) {
+        process->config.kill(process->config.data);
+        return 0;
+    }
     if (!process->known)
         return fault_set(fault, ERR_STATE, "process %d has not shown that it runs VM %s",
                          process->pid, process->vm_id);

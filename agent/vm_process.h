@@ -34,6 +34,7 @@ struct vm_process_config {
     void (*on_move)(void *data, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, const Godwit__ConsoleData *event);
     void (*on_connected)(void *data); /* again, after the connection was lost */
+    void (*kill)(void *data); /* of one that is spoken for by vm_process_open */
     /* The process is no more; free this object, now or later. `how`: "killed by signal 9". */
     void (*on_ended)(void *data, const char *how);
     void *data;
@@ -45,6 +46,12 @@ int vm_process_start(struct vm_process **ret_process, const struct vm_process_co
 /* Connect to one that runs. ERR_NOT_FOUND: nobody listens there, the process has ended. */
 int vm_process_adopt(struct vm_process **ret_process, const struct vm_process_config *config,
                      struct fault *fault);
+/* No process of ours: `fd`, taken when this returns 0, speaks for it (see domains). It ends when the
+ * socket does. */
+int vm_process_open(struct vm_process **ret_process, const struct vm_process_config *config, int fd,
+                    struct fault *fault);
+/* What an order began did not come to be: end a process; what is spoken for is only let go. */
+int vm_process_discard(struct vm_process *process, struct fault *fault);
 struct vm_process *vm_process_free(struct vm_process *process);
 
 struct rpc *vm_process_rpc(struct vm_process *process); /* NULL while not connected */

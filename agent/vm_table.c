@@ -30,6 +30,7 @@
 #include "base/own.h"
 #include "net/rpc.h"
 #include "proto/method.h"
+#include "proto/vm_spec.h"
 
 enum {
     FILE_MAGIC = 0x4d565747, /* "GWVM" */
@@ -671,6 +672,66 @@ static int process_config(struct vm_entry *entry, const char *name, char socket_
     return r;
 }
 
+static void kill_domain(void *data)
+{
+    struct vm_entry *entry = data;
+
+    entry->table->config.kill_domain(entry->table->config.data, entry);
+}
+
+static int open_domain(struct vm_entry *entry, const char *name, bool inherit, struct fault *fault)
+{
+    char socket_path[VM_PATH_SIZE], log_path[VM_PATH_SIZE];
+    struct vm_process_config config;
+    AUTO_FD int fd = -1;
+
+    if (!entry->table->config.open_domain)
+        return fault_set(fault, ERR_UNSUPPORTED, "this agent does not drive libvirt");
+    int r = process_config(entry, name, socket_path, log_path, &config, fault);
+    config.kill = kill_domain;
+    if (r == 0)
+        r = entry->table->config.open_domain(entry->table->config.data, entry, inherit, &fd, fault);
+    if (r == 0)
+        r = vm_process_open(&entry->process, &config, fd, fault);
+    if (r == 0)
+        (void)TAKE_FD(fd);
+    return r;
+}
+
+bool vm_entry_is_domain(const struct vm_entry *entry)
+{
+    return entry->status->spec && vm_spec_is_libvirt(entry->status->spec);
+}
+
+int vm_entry_open(struct vm_entry *entry, const char *name, struct fault *fault)
+{
+    int r = vm_entry_begin(entry, fault);
+    return r < 0 ? r : open_domain(entry, name, false, fault);
+}
+
+int vm_entry_inherit(struct vm_entry *entry, struct fault *fault)
+{
+    char path[VM_PATH_SIZE];
+    struct stat info;
+
+    assert(entry->unreachable && !entry->process);
+    int r = vm_entry_run_path(entry, "latch", path, fault);
+    if (r == 0 && stat(path, &info) < 0) { /* the run folder went with a boot, and it with it */
+        entry->unreachable = false;
+        process_is_over(entry, "the host was started anew");
+        return 0;
+    }
+    if (r == 0)
+        r = open_domain(entry, entry->status->name ? entry->status->name : entry->id, true, fault);
+    if (r < 0)
+        return r;
+    entry->unreachable = false;
+    ask(entry);
+    log_info("vm_table", "adopted vm=%s name=%s, a domain of libvirt", entry->id,
+             entry->status->name ? entry->status->name : "");
+    return 0;
+}
+
 int vm_entry_begin(struct vm_entry *entry, struct fault *fault)
 {
     assert(!vm_entry_is_alive(entry));
@@ -712,7 +773,7 @@ void vm_entry_discard(struct vm_entry *entry)
         return;
     }
     entry->discard = true;
-    if (vm_process_kill(entry->process, &fault) < 0)
+    if (vm_process_discard(entry->process, &fault) < 0)
         log_error("vm_table", "a process is left over vm=%s: %s", entry->id, fault.text);
 }
 
@@ -896,6 +957,10 @@ static void find_out(struct vm_entry *entry)
     char path[VM_PATH_SIZE];
     struct stat info;
 
+    if (vm_entry_is_domain(entry)) { /* until libvirtd is asked: see vm_entry_inherit */
+        entry->unreachable = !entry->process && state_means_process(entry->status->state);
+        return;
+    }
     adopt(entry);
     if (vm_entry_is_alive(entry))
         return;

@@ -79,6 +79,10 @@ struct vm_table_config {
     void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);
     void (*on_ended)(void *data, struct vm_entry *entry); /* its process has; status is new */
     void (*on_wants_backends)(void *data, struct vm_entry *entry); /* said at every such status */
+    /* A domain of libvirt instead of a process: see domains. `inherit`: it ran before this agent. */
+    int (*open_domain)(void *data, struct vm_entry *entry, bool inherit, int *ret_fd,
+                       struct fault *fault);
+    void (*kill_domain)(void *data, struct vm_entry *entry);
     void (*on_settled)(void *data); /* once, after vm_table_load: all that run have answered */
     void *data;
 };
@@ -122,6 +126,11 @@ bool vm_entry_is_alive(const struct vm_entry *entry);
 int vm_entry_begin(struct vm_entry *entry, struct fault *fault);
 /* Start a process without a VM in it. */
 int vm_entry_spawn(struct vm_entry *entry, const char *name, struct fault *fault);
+/* The same for a domain of libvirt: what speaks for it. */
+int vm_entry_open(struct vm_entry *entry, const char *name, struct fault *fault);
+/* A domain that an earlier agent knew to run can be spoken for now. */
+int vm_entry_inherit(struct vm_entry *entry, struct fault *fault);
+bool vm_entry_is_domain(const struct vm_entry *entry);
 void vm_entry_commit(struct vm_entry *entry);
 /* The order for which it was spawned failed before anything ran: end the process, be as before (a
  * new entry is forgotten, so the entry may be gone when this returns). */

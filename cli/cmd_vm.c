@@ -31,12 +31,14 @@ static const struct render_column columns[] = {
     {.field = "host", .head = "HOST"},
     {.field = "vcpus", .head = "VCPUS"},
     {.field = "memory_bytes", .head = "MEMORY", .unit = RENDER_BYTES},
+    {.field = "backend", .head = "BACKEND"},
     {.field = "memory_populated", .head = "IN USE", .unit = RENDER_BYTES, .wide = true},
     {.field = "baseline", .head = "BASELINE", .wide = true},
     {.field = "job", .head = "JOB"},
     {.field = "generation", .head = "GENERATION", .wide = true},
     {.field = "record_phase", .head = "RECORD", .wide = true},
     {.field = "vcpu_cpu_ns", .head = "CPU TIME", .unit = RENDER_DURATION, .wide = true},
+    {.field = "unadopted", .head = "UNADOPTED", .wide = true},
     {.field = "pid", .head = "PID", .wide = true},
     {.field = "id", .head = "ID", .wide = true},
     {.field = "reason", .head = "REASON", .wide = true},
@@ -52,6 +54,7 @@ static const struct render_column page_columns[] = {
     {.field = "vcpus", .head = "VCPUS"},
     {.field = "memory_bytes", .head = "MEMORY", .unit = RENDER_BYTES},
     {.field = "memory_populated", .head = "IN USE", .unit = RENDER_BYTES},
+    {.field = "backend", .head = "BACKEND"},
     {.field = "baseline", .head = "BASELINE"},
     {.field = "spec.kernel", .head = "KERNEL"},
     {.field = "spec.initrd", .head = "INITRD"},
@@ -368,6 +371,77 @@ static int act(struct context *context, Godwit__VmVerb verb, bool and_stop)
     size_t failed = 0;
     for (size_t i = 0; i < line->operand_count; i++) {
         int exit_code = act_on(context, line->operands[i], verb, and_stop);
+        if (exit_code != EXIT_CODE_DONE) {
+            failed_with = failed ? failed_with : exit_code; /* the first says most */
+            failed++;
+        }
+    }
+    return failed > 0 && failed < line->operand_count ? EXIT_CODE_PARTLY : failed_with;
+}
+
+static int adopt_one(struct context *context, const char *vm, const char *host)
+{
+    Godwit__VmAdoptRequest request = GODWIT__VM_ADOPT_REQUEST__INIT;
+    Godwit__ActionReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)vm; /* only read */
+    request.host = (char *)host;
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_ADOPT, &request.base, &godwit__action_reply__descriptor,
+                        ACTION_MS, &reply, &fault);
+    return r < 0 ? error_print_fault(context, &fault) : tell_action(context, reply, vm, NULL);
+}
+
+/* All that `vm ls` shows as unadopted, on one host or on all. */
+static int adopt_all(struct context *context, const char *host)
+{
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    Godwit__VmList *list = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
+                        CLIENT_CALL_MS, &list, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    int failed_with = EXIT_CODE_DONE;
+    size_t failed = 0, tried = 0;
+    for (size_t i = 0; i < list->n_vms; i++) {
+        const Godwit__VmInfo *vm = list->vms[i];
+        if (!vm->unadopted || !vm->id || !vm->host || (host && strcmp(vm->host, host) != 0))
+            continue;
+        int exit_code = adopt_one(context, vm->id, vm->host);
+        tried++;
+        if (exit_code != EXIT_CODE_DONE) {
+            failed_with = failed ? failed_with : exit_code; /* the first says most */
+            failed++;
+        }
+    }
+    godwit__vm_list__free_unpacked(list, NULL);
+    if (!tried && !context_is_machine(context))
+        (void)fputs("no domain is left to adopt\n", context->out);
+    return failed > 0 && failed < tried ? EXIT_CODE_PARTLY : failed_with;
+}
+
+int cmd_vm_adopt(struct context *context)
+{
+    const struct command_line *line = context->line;
+    const char *host = command_text(line, "host");
+    struct fault fault = {0};
+    int failed_with = EXIT_CODE_DONE;
+    size_t failed = 0;
+    if (command_flag(line, "all") == (line->operand_count > 0)) {
+        (void)fault_set(&fault, ERR_INVALID, "say which domains, or --all");
+        fault_hint(&fault, "godwit vm ls");
+        return error_print_fault(context, &fault);
+    }
+    if (command_flag(line, "all"))
+        return adopt_all(context, host);
+    for (size_t i = 0; i < line->operand_count; i++) {
+        int exit_code = adopt_one(context, line->operands[i], host);
         if (exit_code != EXIT_CODE_DONE) {
             failed_with = failed ? failed_with : exit_code; /* the first says most */
             failed++;

@@ -223,6 +223,11 @@ static const struct command_option vm_stop_options[] = {
      .help = "how long the guest may take; then it is stopped as with --force"},
     {0}};
 
+static const struct command_option vm_adopt_options[] = {
+    {.name = "host", .type = COMMAND_TEXT, .value = "HOST", .help = "the domain of that host"},
+    {.name = "all", .type = COMMAND_FLAG, .help = "every domain that is not the pool's yet"},
+    {0}};
+
 static const struct command_option vm_rm_options[] = {
     {.name = "stop", .type = COMMAND_FLAG, .help = "also when it runs: stop it first"}, {0}};
 
@@ -753,6 +758,16 @@ static const struct command commands[] = {
                    "from flags"},
                   {"godwit vm create -f web-01.yaml --host node1",
                    "from a file, on a chosen host"}}},
+    {.words = "vm adopt",
+     .operands = "[DOMAIN...]",
+     .summary = "take over domains of libvirt as they are",
+     .more = "For hosts whose agent drives libvirt (godwit-agent --libvirt URI). The domain goes on "
+             "as it is, under its name and UUID, and virsh goes on working with it; `vm rm` lets it "
+             "go again and leaves its definition. Its pages travel inside QEMU when it moves.",
+     .options = vm_adopt_options,
+     .run = cmd_vm_adopt,
+     .examples = {{"godwit vm adopt db-01", "one, running or not"},
+                  {"godwit vm adopt --all --host node1", "all that node1 has"}}},
     {.words = "vm ls",
      .operands = "",
      .summary = "the pool's VMs",

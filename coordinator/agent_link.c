@@ -15,6 +15,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/job.h"
@@ -560,6 +561,16 @@ void agent_link_vm_event(struct peer *peer, struct rpc_request *request, const v
     struct cluster_todo todo = {0};
     cluster_vm_event(cluster, cluster_host(cluster, peer->host), event->vm, coordinator_now(),
                      &todo);
+    coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+}
+
+void agent_link_found(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    (void)request;
+    struct cluster *cluster = &peer->coordinator->cluster;
+    struct cluster_todo todo = {0};
+    cluster_found_take(cluster, cluster_host(cluster, peer->host), message, coordinator_now(),
+                       &todo);
     coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
 }
 

@@ -38,6 +38,7 @@ void agent_link_forget(struct peer *peer);
 void agent_link_hello(struct peer *peer, struct rpc_request *request, const void *message);
 void agent_link_heartbeat(struct peer *peer, struct rpc_request *request, const void *message);
 void agent_link_vm_event(struct peer *peer, struct rpc_request *request, const void *message);
+void agent_link_found(struct peer *peer, struct rpc_request *request, const void *message);
 void agent_link_move_event(struct peer *peer, struct rpc_request *request, const void *message);
 
 #endif

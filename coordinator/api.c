@@ -16,6 +16,7 @@
 #include "coordinator/backup.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/cluster_core.h"
@@ -93,7 +94,7 @@ static void on_pool_status(struct peer *peer, struct rpc_request *request, const
     Godwit__PoolStatus status = GODWIT__POOL_STATUS__INIT;
     static char version[] = GODWIT_VERSION;
     char held[CLUSTER_REASON_SIZE];
-    char *warnings[CLUSTER_WARNINGS_MAX + 1];
+    char *warnings[CLUSTER_WARNINGS_MAX + 2];
 
     status.pool_id = coordinator->pool_id;
     status.name = coordinator->name;
@@ -128,6 +129,17 @@ static void on_pool_status(struct peer *peer, struct rpc_request *request, const
         (void)snprintf(held, sizeof held, "%u VMs are held by a move and wait for a host",
                        held_count);
         warnings[status.n_warnings++] = held;
+    }
+    char conflicts[CLUSTER_REASON_SIZE];
+    unsigned conflict_count = 0;
+    for (size_t i = 0; i < cluster->vm_count; i++)
+        conflict_count += cluster->vms[i]->conflict_told;
+    if (conflict_count > 0) {
+        (void)snprintf(conflicts, sizeof conflicts,
+                       "%u VMs run on a host where the pool's record does not have them: godwit "
+                       "events",
+                       conflict_count);
+        warnings[status.n_warnings++] = conflicts;
     }
     status.warnings = warnings;
     (void)rpc_reply(request, &status.base);
@@ -210,10 +222,16 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
             return;
         }
     }
-    AUTO_FREE Godwit__VmInfo *infos = calloc(cluster->vm_count + 1, sizeof *infos);
-    AUTO_FREE Godwit__VmInfo **list = calloc(cluster->vm_count + 1, sizeof *list);
+    size_t found = only ? 0 : cluster_found_count(cluster);
+    AUTO_FREE Godwit__VmInfo *infos = calloc(cluster->vm_count + found + 1, sizeof *infos);
+    AUTO_FREE Godwit__VmInfo **list = calloc(cluster->vm_count + found + 1, sizeof *list);
     assert(infos && list);
     size_t count = 0;
+    for (size_t i = 0; i < found; i++) {
+        cluster_found_info(cluster, i, &infos[count]);
+        list[count] = &infos[count];
+        count++;
+    }
     for (size_t i = 0; i < cluster->vm_count; i++) {
         if (only && only != cluster->vms[i])
             continue;
@@ -259,6 +277,62 @@ static void on_vm_action(struct peer *peer, struct rpc_request *request, const v
     else
         coordinator_await(coordinator, ticket, request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+struct adopting { /* while its host reads the definition */
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    char host[OWN_HOST_SIZE];
+};
+
+static void on_domain_read(void *data, const ProtobufCMessage *reply, const struct fault *fault,
+                           enum agent_link_fate fate)
+{
+    struct adopting *adopting = data;
+    struct coordinator *coordinator = adopting->coordinator;
+    struct cluster_host *host = cluster_host(&coordinator->cluster, adopting->host);
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    uint64_t ticket = 0;
+    int r = -1;
+    if (!reply)
+        (void)problem_set(&problem,
+                          fate == AGENT_LINK_REFUSED ? GW_ORDER_FAILED : GW_HOST_DOWN,
+                          "%s could not read the domain: %s", adopting->host, fault->text);
+    else if (!host)
+        (void)problem_set(&problem, GW_HOST_UNKNOWN, "host %s was removed", adopting->host);
+    else
+        r = cluster_found_adopt(&coordinator->cluster, host, (const Godwit__FoundDomain *)reply,
+                                coordinator_now(), &ticket, &problem, &todo);
+    if (r != 0)
+        api_reply_action(coordinator, adopting->request, "", &problem);
+    else
+        coordinator_await(coordinator, ticket, adopting->request);
+    coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+    free(adopting);
+}
+
+static void on_vm_adopt(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmAdoptRequest *wanted = message;
+    const Godwit__FoundDomain *found = NULL;
+    struct cluster_host *host = NULL;
+    struct problem problem;
+    if (cluster_found_find(&coordinator->cluster, wanted->vm ? wanted->vm : "",
+                           wanted->host ? wanted->host : "", &host, &found, &problem) != 0) {
+        api_reply_action(coordinator, request, "", &problem);
+        return;
+    }
+    struct adopting *adopting = calloc(1, sizeof *adopting);
+    assert(adopting);
+    adopting->coordinator = coordinator;
+    adopting->request = request;
+    WORDS_COPY(adopting->host, host->name);
+    Godwit__VmAction order = GODWIT__VM_ACTION__INIT;
+    order.vm_id = found->vm_id;
+    agent_link_call(coordinator, host->name, METHOD_ORDER_DOMAIN, &order.base,
+                    &godwit__found_domain__descriptor, LOGS_MS, on_domain_read, adopting);
 }
 
 static void on_logs_read(void *data, const ProtobufCMessage *reply, const struct fault *fault,
@@ -567,6 +641,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_AGENT_HELLO, agent_hello, "host", agent_link_hello)                                   \
     X(METHOD_AGENT_HEARTBEAT, agent_heartbeat, "host", agent_link_heartbeat)                       \
     X(METHOD_AGENT_VM_EVENT, agent_vm_event, "host", agent_link_vm_event)                          \
+    X(METHOD_AGENT_FOUND, agent_found, "host", agent_link_found)                                   \
     X(METHOD_AGENT_MOVE_EVENT, move_event, "host", agent_link_move_event)                          \
     X(METHOD_AGENT_CONSOLE_OUTPUT, console_data, "host", console_relay_output)                     \
     X(METHOD_ENROL, enrol_request, "*", enrol_host)                                                \
@@ -576,6 +651,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_VM_LIST, vm_list_request, "operator", on_vm_list)                                     \
     X(METHOD_VM_CREATE_IN_POOL, vm_create_request, "operator", on_vm_create)                       \
     X(METHOD_VM_ACTION, vm_action_request, "operator", on_vm_action)                               \
+    X(METHOD_VM_ADOPT, vm_adopt_request, "operator", on_vm_adopt)                                  \
     X(METHOD_VM_LOGS, vm_logs_request, "operator", on_vm_logs)                                     \
     X(METHOD_VM_CONSOLE, vm_console_request, "operator", console_relay_open)                       \
     X(METHOD_VM_CONSOLE_DATA, vm_console_data, "operator", console_relay_input)                    \
@@ -606,6 +682,7 @@ static bool is_event(uint16_t method)
     case METHOD_AGENT_HEARTBEAT:
     case METHOD_AGENT_VM_EVENT:
     case METHOD_AGENT_MOVE_EVENT:
+    case METHOD_AGENT_FOUND:
     case METHOD_AGENT_CONSOLE_OUTPUT:
     case METHOD_VM_CONSOLE_DATA:
         return true;

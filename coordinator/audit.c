@@ -132,6 +132,8 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return "vm-create";
     case METHOD_VM_ACTION:
         return "vm-action";
+    case METHOD_VM_ADOPT:
+        return "vm-adopt";
     case METHOD_VM_CONSOLE:
         return "vm-console";
     case METHOD_MIGRATE:

@@ -88,6 +88,8 @@ static void host_free(struct cluster_host *host)
         godwit__host_facts__free_unpacked(host->facts, NULL);
     if (host->policy)
         godwit__host_policy__free_unpacked(host->policy, NULL);
+    if (host->found)
+        godwit__agent_found__free_unpacked(host->found, NULL);
     free(host);
 }
 

@@ -40,6 +40,7 @@ struct cluster_host {
     uint64_t seen_ns;
     uint64_t seen_unix_ms;
     Godwit__HostPolicy *policy; /* owned; NULL: nothing was set */
+    Godwit__AgentFound *found;  /* owned; of this coordinator's life only; NULL: nothing was told */
     /* of this coordinator's life only */
     double others_cores; /* what uses its CPUs beside VMs, as its agent told last */
     double psi_cpu, psi_memory;
@@ -78,6 +79,11 @@ struct cluster_vm {
     uint64_t ha_next_ns;  /* not before */
     uint64_t ha_since_ns; /* when it was last seen to start */
     bool ha_starts;       /* STARTING is HA's doing */
+    /* what is found of it on hosts where the record does not have it (cluster_found) */
+    uint64_t found_ns; /* when the record followed last */
+    char conflict_host[OWN_HOST_SIZE];
+    uint64_t conflict_ns;
+    bool conflict_told;
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */

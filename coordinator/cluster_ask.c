@@ -35,6 +35,11 @@ static bool host_answers(const struct cluster *cluster, const char *name, struct
 static int judge_spec(const Godwit__VmSpec *spec, struct problem *problem)
 {
     const char *name = spec->name ? spec->name : "";
+    if (vm_spec_is_libvirt(spec) || (spec->domain_xml && spec->domain_xml[0]))
+        return problem_set(problem, GW_SPEC_INVALID,
+                           "%.80s: domains of libvirt are defined by virsh and then adopted: "
+                           "godwit vm adopt",
+                           name);
     if (spec->has_version && spec->version != 1)
         return problem_set(problem, GW_SPEC_INVALID,
                            "version %u of VM descriptions is not known (known: 1)", spec->version);
@@ -222,6 +227,7 @@ int cluster_choose_host(struct cluster *cluster, const struct cluster_vm *vm, co
 {
     bool is_tied = vm_spec_tying_disk(vm->spec) != NULL; /* its disk is there and nowhere else */
     const struct planner_ask ask = {.vm_name = vm->spec->name,
+                                    .spec = vm->spec,
                                     .baseline = vm->spec->cpu->baseline,
                                     .memory_bytes = vm->spec->memory->size,
                                     .not_on = is_tied ? NULL : not_on,
@@ -418,7 +424,12 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     if (home && cluster_host(cluster, home)) {
         ask.only_on = home; /* it knows the kernel's path; another only when it cannot */
         const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
-        int r = choose_host(cluster, &ask, now, &host, tying ? problem : NULL);
+        bool is_defined_there = vm_spec_is_libvirt(vm->spec); /* a start elsewhere takes HA's proof */
+        int r = choose_host(cluster, &ask, now, &host, tying || is_defined_there ? problem : NULL);
+        if (r != 0 && is_defined_there) {
+            add_place(cluster, vm, now, problem);
+            return -1;
+        }
         if (r != 0 && tying) { /* its disk is there and nowhere else */
             if (problem)
                 problem_detail(problem, "disk %s of %s is on %s only", tying->name, vm->spec->name,
@@ -445,6 +456,7 @@ int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
                      struct problem *problem, struct cluster_todo *todo)
 {
     struct planner_ask ask = {.vm_name = vm->spec->name,
+                              .spec = vm->spec,
                               .baseline = vm->spec->cpu->baseline,
                               .memory_bytes = vm->spec->memory->size,
                               .only_on = host->name};

@@ -14,6 +14,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan_core.h"
@@ -1119,6 +1120,7 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
 void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
     repeat_starts(cluster, now, todo);
+    cluster_found_tick(cluster, now, todo);
     end_restored(cluster, todo);
     cluster_ha_tick(cluster, now, todo);
     for (size_t i = 0; i < cluster->job_count; i++) {

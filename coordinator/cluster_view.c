@@ -7,6 +7,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/words.h"
+#include "proto/vm_spec.h"
 #include "proto/limits.h"
 
 /* protobuf-c knows no const; nobody writes through these. */
@@ -133,6 +134,7 @@ void cluster_vm_info(const struct cluster *cluster, const struct cluster_vm *vm,
     ret_info->generation = vm->own.gen;
     ret_info->job = vm->job ? vm->job->core.id : NULL;
     ret_info->spec = vm->spec;
+    ret_info->backend = text_of(vm_spec_is_libvirt(vm->spec) ? "libvirt" : "embedded");
     ret_info->reason = vm->reason[0] ? text_of(vm->reason) : NULL;
     ret_info->record_phase = text_of(own_phase_name(vm->own.phase));
     if (vm->own.phase == OWN_STOPPED)

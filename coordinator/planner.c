@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/vm_spec.h"
+
 static const Godwit__BaselineFact *find_baseline(const Godwit__HostFacts *facts, const char *name)
 {
     for (size_t i = 0; i < facts->n_baselines; i++) {
@@ -50,6 +52,13 @@ enum gw_code planner_judge(const struct planner_host *host, const struct planner
         (void)snprintf(ret_reason, reason_size, "%s has no usable KVM: %s", host->name,
                        host->facts->kvm_missing ? host->facts->kvm_missing : "no reason was told");
         return GW_HOST_KVM;
+    }
+    if (ask->spec && vm_spec_is_libvirt(ask->spec) &&
+        !(host->facts->libvirt && host->facts->libvirt[0])) {
+        (void)snprintf(ret_reason, reason_size,
+                       "%s drives no libvirt now, and %s is a domain of libvirt", host->name,
+                       ask->vm_name);
+        return GW_NO_LIBVIRT;
     }
     if (ask->baseline[0] && !gives(host->facts, ask->baseline)) {
         const Godwit__BaselineFact *fact = find_baseline(host->facts, ask->baseline);

@@ -31,6 +31,7 @@ enum method {
     METHOD_AGENT_VM_EVENT = 202,    /* AgentVmEvent, event */
     METHOD_AGENT_MOVE_EVENT = 203,  /* MoveEvent, event */
     METHOD_AGENT_CONSOLE_OUTPUT = 204, /* ConsoleData, event */
+    METHOD_AGENT_FOUND = 210,       /* AgentFound, event */
     /* coordinator -> agent */
     METHOD_ORDER_VM_START = 220,    /* OrderVmStart -> VmStatus */
     METHOD_ORDER_VM_STOP = 221,     /* OrderVmStop -> VmStatus */
@@ -52,9 +53,11 @@ enum method {
 
     METHOD_ORDER_PROBE = 240,       /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,       /* OrderEvict -> EvictReply */
+    METHOD_ORDER_DOMAIN = 245,      /* VmAction -> FoundDomain */
     /* agent -> agent */
     METHOD_PEER_ALIVE = 250,        /* PeerAlive -> PeerAliveReply */
 
+    METHOD_PEER_MOVE = 251,         /* PeerMove -> PeerMoveReply */
     /* host without certificate -> coordinator */
     METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */
 
@@ -75,6 +78,7 @@ enum method {
     METHOD_JOB_CANCEL = 333,        /* JobCancelRequest -> MigrateReply */
     METHOD_JOB_SET = 334,           /* JobSetRequest -> MigrateReply */
     METHOD_VM_DIRTY_RATE = 338,     /* VmDirtyRateRequest -> VmDirtyRateReply */
+    METHOD_VM_ADOPT = 350,          /* VmAdoptRequest -> ActionReply */
     METHOD_HOST_SET = 360,          /* HostSetRequest -> HostReply */
     METHOD_RULE_LIST = 361,         /* RuleListRequest -> RuleList */
     METHOD_RULE_ADD = 362,          /* RuleAddRequest -> RuleReply */

@@ -222,6 +222,9 @@ int vm_spec_judge(const Godwit__VmSpec *spec, struct fault *fault)
     if (!is_word_of(spec->console, "serial", "virtio"))
         return fault_set(fault, ERR_INVALID, "console: found '%.40s'; serial or virtio would fit",
                          spec->console);
+    if (!is_word_of(spec->backend, "embedded", "libvirt"))
+        return fault_set(fault, ERR_INVALID, "backend: found '%.40s'; embedded or libvirt would fit",
+                         spec->backend);
     if (!is_word_of(spec->boot, "kernel", "disk"))
         return fault_set(fault, ERR_INVALID, "boot: found '%.40s'; kernel or disk would fit",
                          spec->boot);
@@ -267,6 +270,11 @@ unsigned vm_spec_disk_count(const Godwit__VmSpec *spec)
 unsigned vm_spec_nic_queues(const Godwit__NicSpec *nic)
 {
     return nic->has_queues && nic->queues ? nic->queues : 1;
+}
+
+bool vm_spec_is_libvirt(const Godwit__VmSpec *spec)
+{
+    return spec->backend && strcmp(spec->backend, "libvirt") == 0;
 }
 
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec)

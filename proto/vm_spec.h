@@ -32,6 +32,8 @@ const Godwit__DiskSpec *vm_spec_tying_disk(const Godwit__VmSpec *spec);
 /* Disks of the machine: the spec's, and the cloud-init seed after them. */
 unsigned vm_spec_disk_count(const Godwit__VmSpec *spec);
 unsigned vm_spec_nic_queues(const Godwit__NicSpec *nic);
+/* Does libvirt run it? Then its disks and nics are libvirt's, and not in the description. */
+bool vm_spec_is_libvirt(const Godwit__VmSpec *spec);
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec);
 
 /* "52:54:00:12:34:56", of one station. */

@@ -140,7 +140,8 @@ class Pool:
     def _start(self):
         if self.namespaces:
             self._make_network()
-        self.hosts = [Host(self, f"node{i + 1}", i + 1) for i in range(self._count)]
+        for i in range(self._count):
+            self.hosts.append(self.make_host(f"node{i + 1}", i + 1))
         first = self.hosts[0]
         self.state = first.dir
         self.address = ",".join(f"{h.address}:{PORT}" for h in self.hosts[:self._coordinator_count])
@@ -161,6 +162,9 @@ class Pool:
                           "--move-address", host.address, host=host)
             host.start_agent()
         self.wait_hosts_up()
+
+    def make_host(self, name, number):
+        return Host(self, name, number)
 
     def wait_hosts_up(self, seconds=20):
         wait_for("all hosts up", seconds, lambda: all(

@@ -1,0 +1,390 @@
+/* Domains are known by lists: one when libvirtd is reached, one after every event of a domain that
+ * nothing here speaks for, one every LIST_MS in case an event was lost. */
+#include "agent/backend_libvirt/backend_libvirt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent/backend_libvirt/domain.h"
+#include "agent/backend_libvirt/hypervisor.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/own.h"
+#include "net/rpc.h"
+#include "proto/limits.h"
+
+enum { LIST_MS = 5000 };
+
+struct row { /* a domain that is spoken for */
+    struct row *next;
+    struct domain *domain;
+};
+
+struct backend_libvirt {
+    struct backend_libvirt_config config;
+    struct hypervisor *hypervisor;
+    struct loop_timer *timer;
+    struct row *rows;
+    struct domain_list *list; /* of this connection; NULL: none yet */
+    bool is_listing, list_again;
+    char version[64];
+    /* what is told of it */
+    Godwit__AgentFound found;
+    Godwit__FoundDomain *founds;
+    Godwit__FoundDomain **found_list;
+};
+
+static struct row *find_row(struct backend_libvirt *backend, const char *vm_id)
+{
+    for (struct row *row = backend->rows; row; row = row->next) {
+        if (strcmp(domain_id(row->domain), vm_id) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+static const struct domain_state *find_state(const struct backend_libvirt *backend,
+                                             const char *vm_id)
+{
+    for (size_t i = 0; backend->list && i < backend->list->count; i++) {
+        if (strcmp(backend->list->states[i].vm_id, vm_id) == 0)
+            return &backend->list->states[i];
+    }
+    return NULL;
+}
+
+/* ---- lists ---- */
+static void list(struct backend_libvirt *backend);
+
+static void list_work(struct _virConnect *connection, void *data)
+{
+    domain_call_list(connection, data);
+}
+
+static void tell_rows(struct backend_libvirt *backend)
+{
+    for (struct row *row = backend->rows; row; row = row->next) {
+        const struct domain_state *state = find_state(backend, domain_id(row->domain));
+        struct domain_state gone = {.sight = SIGHT_OFF};
+        domain_see(row->domain, state ? state : &gone);
+    }
+}
+
+static void list_done(void *data)
+{
+    struct domain_list *found = data;
+    struct backend_libvirt *backend = found->owner;
+
+    backend->is_listing = false;
+    if (found->fault.code) {
+        log_warn("backend_libvirt", "%s", found->fault.text);
+        (void)domain_list_free(found);
+    } else if (backend->version[0]) { /* of the connection that is there */
+        (void)domain_list_free(backend->list);
+        backend->list = found;
+        tell_rows(backend);
+        backend->config.on_changed(backend->config.data);
+    } else {
+        (void)domain_list_free(found);
+    }
+    if (backend->list_again) {
+        backend->list_again = false;
+        list(backend);
+    }
+}
+
+static void list(struct backend_libvirt *backend)
+{
+    if (backend->is_listing) {
+        backend->list_again = true;
+        return;
+    }
+    struct domain_list *found = calloc(1, sizeof *found);
+    if (!found)
+        return;
+    found->owner = backend;
+    if (hypervisor_call(backend->hypervisor, list_work, list_done, found, NULL) == 0)
+        backend->is_listing = true;
+    else
+        (void)domain_list_free(found);
+}
+
+static void timer_fired(void *data)
+{
+    list(data);
+}
+
+/* ---- libvirtd ---- */
+static void on_up(void *data, const char *version)
+{
+    struct backend_libvirt *backend = data;
+
+    (void)snprintf(backend->version, sizeof backend->version, "%s", version);
+    list(backend);
+}
+
+static void on_down(void *data, const char *why)
+{
+    struct backend_libvirt *backend = data;
+
+    log_warn("backend_libvirt", "%s; its domains run on, unseen", why);
+    backend->version[0] = 0;
+    backend->list = domain_list_free(backend->list);
+    backend->config.on_changed(backend->config.data);
+}
+
+static void on_event(void *data, const char *vm_id, int event, int detail)
+{
+    struct backend_libvirt *backend = data;
+    struct row *row = find_row(backend, vm_id);
+
+    log_debug("backend_libvirt", "event=%d detail=%d vm=%s", event, detail, vm_id);
+    if (row)
+        domain_on_event(row->domain, event, detail);
+    list(backend);
+}
+
+static void on_job(void *data, const char *vm_id, const struct virt_job *job)
+{
+    struct row *row = find_row(data, vm_id);
+
+    if (row)
+        domain_on_job(row->domain, job);
+}
+
+const char *backend_libvirt_version(const struct backend_libvirt *backend)
+{
+    return backend->version[0] ? backend->version : NULL;
+}
+
+bool backend_libvirt_is_known(const struct backend_libvirt *backend)
+{
+    return backend->list != NULL;
+}
+
+/* ---- domains that are spoken for ---- */
+static void on_closed(void *data, struct domain *domain)
+{
+    struct backend_libvirt *backend = data;
+
+    for (struct row **at = &backend->rows; *at; at = &(*at)->next) {
+        struct row *row = *at;
+        if (row->domain != domain)
+            continue;
+        *at = row->next;
+        (void)domain_free(domain);
+        free(row);
+        break;
+    }
+    list(backend); /* it is one of the others now */
+}
+
+int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, const char *latch_path,
+                         bool inherit, int *ret_fd, struct fault *fault)
+{
+    int fds[2];
+    const struct domain_state *seen = find_state(backend, vm_id);
+    const struct domain_state gone = {.sight = SIGHT_OFF};
+    const struct domain_config config = {
+        .loop = backend->config.loop,
+        .hypervisor = backend->hypervisor,
+        .vm_id = vm_id,
+        .latch_path = latch_path,
+        .libvirt_uri = backend->config.libvirt_uri,
+        .data_uri = backend->config.data_uri,
+        .plain = backend->config.plain,
+        .line_open = backend->config.line_open,
+        .line_ask = backend->config.line_ask,
+        .line_close = backend->config.line_close,
+        .line_data = backend->config.data,
+        .on_closed = on_closed,
+        .data = backend,
+    };
+
+    if (find_row(backend, vm_id))
+        return fault_set(fault, ERR_BUSY, "its domain is just ending here");
+    if (!backend->list)
+        return fault_set(fault, ERR_UNREACHABLE, "libvirtd of this host does not answer");
+    struct row *row = calloc(1, sizeof *row);
+    if (!row || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
+        free(row);
+        return fault_set(fault, ERR_NOMEM, "no room to speak for a domain");
+    }
+    int r = domain_new(&row->domain, &config, fds[0], inherit, seen ? seen : &gone, fault);
+    if (r < 0) {
+        (void)close(fds[0]);
+        (void)close(fds[1]);
+        free(row);
+        return r;
+    }
+    row->next = backend->rows;
+    backend->rows = row;
+    *ret_fd = fds[1];
+    return 0;
+}
+
+void backend_libvirt_kill(struct backend_libvirt *backend, const char *vm_id)
+{
+    struct row *row = find_row(backend, vm_id);
+
+    if (row)
+        domain_kill(row->domain);
+}
+
+void backend_libvirt_on_peer(struct backend_libvirt *backend, const Godwit__PeerMove *message,
+                             struct rpc_request *request)
+{
+    struct row *row = message->vm_id ? find_row(backend, message->vm_id) : NULL;
+    struct fault fault = {0};
+
+    if (row) {
+        domain_on_peer(row->domain, message, request);
+        return;
+    }
+    (void)fault_set(&fault, ERR_NOT_FOUND, "no such move brings the domain here");
+    (void)rpc_reply_fault(request, &fault);
+}
+
+/* ---- the others ---- */
+static bool is_possible(const struct domain_state *state)
+{
+    return state->vcpus >= 1 && state->memory_bytes > 0 && state->exists;
+}
+
+static void fill_found(const struct domain_state *state, Godwit__FoundDomain *found)
+{
+    godwit__found_domain__init(found);
+    found->vm_id = (char *)(uintptr_t)state->vm_id; /* protobuf-c knows no const */
+    found->name = (char *)(uintptr_t)state->name;
+    found->has_state = found->has_vcpus = found->has_memory_bytes = true;
+    found->state = state->sight == SIGHT_OFF       ? GODWIT__VM_STATE__VM_STATE_STOPPED
+                   : state->sight == SIGHT_RUNNING ? GODWIT__VM_STATE__VM_STATE_RUNNING
+                   : state->sight == SIGHT_PAUSED  ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                                                   : GODWIT__VM_STATE__VM_STATE_INCOMING;
+    found->vcpus = state->vcpus;
+    found->memory_bytes = state->memory_bytes;
+}
+
+const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
+{
+    godwit__agent_found__init(&backend->found);
+    free(backend->founds);
+    free(backend->found_list);
+    size_t most = backend->list ? backend->list->count : 0;
+    backend->founds = calloc(most + 1, sizeof *backend->founds);
+    backend->found_list = calloc(most + 1, sizeof *backend->found_list);
+    if (!backend->founds || !backend->found_list)
+        return &backend->found;
+    backend->found.domains = backend->found_list;
+    for (size_t i = 0; i < most; i++) {
+        const struct domain_state *state = &backend->list->states[i];
+        size_t n = backend->found.n_domains;
+        if (!is_possible(state) || find_row(backend, state->vm_id))
+            continue;
+        fill_found(state, &backend->founds[n]);
+        backend->found_list[n] = &backend->founds[n];
+        backend->found.n_domains++;
+    }
+    return &backend->found;
+}
+
+struct reading {
+    struct domain_call call;
+    struct rpc_request *request;
+};
+
+static void read_work(struct _virConnect *connection, void *data)
+{
+    domain_call_run(connection, &((struct reading *)data)->call);
+}
+
+static void read_done(void *data)
+{
+    struct reading *reading = data;
+    Godwit__FoundDomain found;
+
+    if (reading->call.fault.code) {
+        (void)rpc_reply_fault(reading->request, &reading->call.fault);
+    } else {
+        fill_found(&reading->call.state, &found);
+        found.domain_xml = reading->call.text;
+        (void)rpc_reply(reading->request, &found.base);
+    }
+    free(reading->call.text);
+    free(reading);
+}
+
+void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
+                          struct rpc_request *request)
+{
+    struct fault fault = {0};
+    struct reading *reading = calloc(1, sizeof *reading);
+
+    int r = reading ? 0 : fault_set(&fault, ERR_NOMEM, "no memory for a question");
+    if (r == 0) {
+        reading->call.kind = DOMAIN_CALL_READ;
+        (void)snprintf(reading->call.vm_id, sizeof reading->call.vm_id, "%s", vm_id);
+        reading->request = request;
+        r = hypervisor_call(backend->hypervisor, read_work, read_done, reading, &fault);
+    }
+    if (r < 0) {
+        free(reading);
+        (void)rpc_reply_fault(request, &fault);
+    }
+}
+
+/* ---- life ---- */
+int backend_libvirt_new(struct backend_libvirt **ret_backend,
+                        const struct backend_libvirt_config *config, struct fault *fault)
+{
+    struct backend_libvirt *backend = calloc(1, sizeof *backend);
+    if (!backend)
+        return fault_set(fault, ERR_NOMEM, "no memory for libvirt's domains");
+    backend->config = *config;
+    godwit__agent_found__init(&backend->found);
+    const struct hypervisor_config hypervisor = {.loop = config->loop,
+                                                 .uri = config->uri,
+                                                 .on_up = on_up,
+                                                 .on_down = on_down,
+                                                 .on_event = on_event,
+                                                 .on_job = on_job,
+                                                 .data = backend};
+    int r = loop_timer_new(&backend->timer, config->loop, timer_fired, backend, fault);
+    if (r == 0)
+        r = hypervisor_new(&backend->hypervisor, &hypervisor, fault);
+    if (r < 0) {
+        (void)backend_libvirt_free(backend);
+        return r;
+    }
+    *ret_backend = backend;
+    return 0;
+}
+
+void backend_libvirt_start(struct backend_libvirt *backend)
+{
+    hypervisor_start(backend->hypervisor);
+    loop_timer_start(backend->timer, LIST_MS, LIST_MS);
+}
+
+struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend)
+{
+    if (!backend)
+        return NULL;
+    while (backend->rows) {
+        struct row *row = backend->rows;
+        backend->rows = row->next;
+        (void)domain_free(row->domain);
+        free(row);
+    }
+    if (backend->timer)
+        (void)loop_timer_free(backend->timer);
+    backend->hypervisor = hypervisor_free(backend->hypervisor);
+    (void)domain_list_free(backend->list);
+    free(backend->founds);
+    free(backend->found_list);
+    free(backend);
+    return NULL;
+}

@@ -1,0 +1,64 @@
+/* The domains of this host's libvirt: those that the pool runs here, and those that it does not.
+ *
+ * Flow:   agent/domains -> [backend_libvirt] -> domain, hypervisor -> libvirtd
+ * Thread: the loop's.
+ *
+ * libvirt's definitions stay libvirt's: nothing is renamed, hidden or redefined. What others do to
+ * a domain is seen by events and by looking again, and told; it is never undone.
+ */
+#ifndef GODWIT_AGENT_BACKEND_LIBVIRT_BACKEND_LIBVIRT_H
+#define GODWIT_AGENT_BACKEND_LIBVIRT_BACKEND_LIBVIRT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "proto/agent.pb-c.h"
+
+struct backend_libvirt;
+struct fault;
+struct loop;
+struct rpc_request;
+
+struct backend_libvirt_config {
+    struct loop *loop;
+    const char *uri;         /* "qemu:///system"; all texts must outlive it */
+    const char *libvirt_uri; /* where other hosts' libvirtd reach this one's */
+    const char *data_uri;    /* where memory comes in; NULL: libvirt chooses */
+    bool plain;              /* memory may travel without TLS */
+    /* Something was seen, or libvirtd came or went. */
+    void (*on_changed)(void *data);
+    /* Lines to agents of other hosts. */
+    void *(*line_open)(void *data, const char *address);
+    void (*line_ask)(void *line, const Godwit__PeerMove *message,
+                     void (*done)(void *data, const Godwit__PeerMoveReply *reply,
+                                  const struct fault *fault),
+                     void *data);
+    void *(*line_close)(void *line);
+    void *data;
+};
+
+int backend_libvirt_new(struct backend_libvirt **ret_backend,
+                        const struct backend_libvirt_config *config, struct fault *fault);
+struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend);
+void backend_libvirt_start(struct backend_libvirt *backend);
+/* NULL: not connected. */
+const char *backend_libvirt_version(const struct backend_libvirt *backend);
+/* Are all domains known, as of a list that libvirtd gave since it was connected to? */
+bool backend_libvirt_is_known(const struct backend_libvirt *backend);
+
+/* A socket that speaks for the domain as a godwit-vm does for its VM. `inherit`: the latch file at
+ * `latch_path` tells of a life before; only while all domains are known. */
+int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, const char *latch_path,
+                         bool inherit, int *ret_fd, struct fault *fault);
+/* Destroy it, whatever else is going on. */
+void backend_libvirt_kill(struct backend_libvirt *backend, const char *vm_id);
+
+/* Domains that nothing here speaks for, as found last; valid until the next turn of the loop. */
+const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend);
+/* One of those, with its definition. */
+void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
+                          struct rpc_request *request);
+void backend_libvirt_on_peer(struct backend_libvirt *backend, const Godwit__PeerMove *message,
+                             struct rpc_request *request);
+
+#endif

@@ -1,0 +1,167 @@
+#include "agent/domains.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_link.h"
+#include "agent/backend_libvirt/backend_libvirt.h"
+#include "agent/peer_line.h"
+#include "agent/peers.h"
+#include "agent/vm_table.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "net/rpc.h"
+#include "proto/method.h"
+
+enum { URI_SIZE = 256 };
+
+struct domains {
+    struct domains_config config;
+    struct backend_libvirt *backend;
+    struct vm_table *table;
+    struct agent_link *link;
+    char peer_uri[URI_SIZE], data_uri[URI_SIZE];
+};
+
+static void *line_open(void *data, const char *address)
+{
+    struct domains *domains = data;
+
+    return peer_line_new(domains->config.loop, domains->config.context, address);
+}
+
+static void line_ask(void *line, const Godwit__PeerMove *message,
+                     void (*done)(void *data, const Godwit__PeerMoveReply *reply,
+                                  const struct fault *fault),
+                     void *data)
+{
+    peer_line_ask(line, message, done, data);
+}
+
+static void *line_close(void *line)
+{
+    return peer_line_free(line);
+}
+
+static void on_peer_move(void *data, const Godwit__PeerMove *message, struct rpc_request *request)
+{
+    struct domains *domains = data;
+
+    backend_libvirt_on_peer(domains->backend, message, request);
+}
+
+void domains_tell(struct domains *domains)
+{
+    if (!domains || !domains->link)
+        return;
+    Godwit__AgentFound found = *backend_libvirt_found(domains->backend);
+    found.libvirt = (char *)(uintptr_t)backend_libvirt_version(domains->backend);
+    agent_link_send(domains->link, METHOD_AGENT_FOUND, &found.base);
+}
+
+/* VMs that an earlier agent knew to run, and that could not be asked yet. */
+static void on_changed(void *data)
+{
+    struct domains *domains = data;
+
+    if (domains->table && backend_libvirt_is_known(domains->backend)) {
+        for (struct vm_entry *entry = vm_table_first(domains->table), *next; entry; entry = next) {
+            struct fault fault = {0};
+            next = entry->next;
+            if (vm_entry_is_domain(entry) && entry->unreachable && !entry->process &&
+                vm_entry_inherit(entry, &fault) < 0)
+                log_warn("domains", "cannot speak for a domain vm=%s: %s", entry->id, fault.text);
+        }
+    }
+    domains_tell(domains);
+}
+
+int domains_open(struct domains *domains, struct vm_entry *entry, bool inherit, int *ret_fd,
+                 struct fault *fault)
+{
+    char path[VM_PATH_SIZE];
+
+    if (!domains)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "this host's agent does not drive libvirt (godwit-agent --libvirt URI)");
+    int r = vm_entry_run_path(entry, "latch", path, fault);
+    return r < 0 ? r
+                 : backend_libvirt_open(domains->backend, entry->id, path, inherit, ret_fd, fault);
+}
+
+void domains_kill(struct domains *domains, struct vm_entry *entry)
+{
+    if (domains)
+        backend_libvirt_kill(domains->backend, entry->id);
+}
+
+void domains_read(struct domains *domains, const char *vm_id, struct rpc_request *request)
+{
+    struct fault fault = {0};
+
+    if (domains && vm_id) {
+        backend_libvirt_read(domains->backend, vm_id, request);
+        return;
+    }
+    (void)fault_set(&fault, ERR_UNSUPPORTED, "this host's agent does not drive libvirt");
+    (void)rpc_reply_fault(request, &fault);
+}
+
+int domains_new(struct domains **ret_domains, const struct domains_config *config,
+                struct fault *fault)
+{
+    struct domains *domains = calloc(1, sizeof *domains);
+    if (!domains)
+        return fault_set(fault, ERR_NOMEM, "no memory for libvirt's domains");
+    domains->config = *config;
+    bool is_v6 = strchr(config->move_address, ':') != NULL;
+    (void)snprintf(domains->peer_uri, URI_SIZE, is_v6 ? "qemu+tls://[%.128s]/system"
+                                                      : "qemu+tls://%.128s/system",
+                   config->move_address);
+    (void)snprintf(domains->data_uri, URI_SIZE, is_v6 ? "tcp://[%.128s]" : "tcp://%.128s",
+                   config->move_address);
+    const struct backend_libvirt_config backend = {
+        .loop = config->loop,
+        .uri = config->uri,
+        .libvirt_uri = config->peer_uri ? config->peer_uri : domains->peer_uri,
+        .data_uri = domains->data_uri,
+        .plain = config->plain,
+        .on_changed = on_changed,
+        .line_open = line_open,
+        .line_ask = line_ask,
+        .line_close = line_close,
+        .data = domains,
+    };
+    int r = backend_libvirt_new(&domains->backend, &backend, fault);
+    if (r < 0) {
+        free(domains);
+        return r;
+    }
+    *ret_domains = domains;
+    return 0;
+}
+
+void domains_start(struct domains *domains, struct vm_table *table, struct peers *peers)
+{
+    domains->table = table;
+    peers_on_move(peers, on_peer_move, domains);
+    backend_libvirt_start(domains->backend);
+}
+
+void domains_set_link(struct domains *domains, struct agent_link *link)
+{
+    if (domains)
+        domains->link = link;
+}
+
+struct domains *domains_free(struct domains *domains)
+{
+    if (!domains)
+        return NULL;
+    domains->table = NULL;
+    domains->backend = backend_libvirt_free(domains->backend);
+    free(domains);
+    return NULL;
+}

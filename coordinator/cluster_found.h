@@ -1,0 +1,37 @@
+/* Domains of libvirt that hosts have and the pool does not run there: shown, adopted, reconciled.
+ *
+ * Flow:   agent_link, api -> [cluster_found] -> todo
+ * Thread: the loop's; pure.
+ *
+ * A host tells all of them whenever one changes, so what is here is level, not edge. What somebody
+ * does by hand is followed where the record allows it, and otherwise raised as a conflict; nothing
+ * is ever stopped for it.
+ *
+ *   record STOPPED, found running             started by hand, or moved there: the record follows
+ *   record RUN elsewhere, found running       two claims: a conflict, told until it is over
+ *   no record                                 not the pool's; `vm ls` shows it, `vm adopt` takes it
+ */
+#ifndef GODWIT_COORDINATOR_CLUSTER_FOUND_H
+#define GODWIT_COORDINATOR_CLUSTER_FOUND_H
+
+#include "coordinator/cluster.h"
+
+void cluster_found_take(struct cluster *cluster, struct cluster_host *host,
+                        const Godwit__AgentFound *found, struct cluster_now now,
+                        struct cluster_todo *todo);
+void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
+
+/* The host and the domain that `word` (name or id) and `host` ("": any) mean; -1 with `problem`. */
+int cluster_found_find(struct cluster *cluster, const char *word, const char *host,
+                       struct cluster_host **ret_host, const Godwit__FoundDomain **ret_found,
+                       struct problem *problem);
+/* Take it into the pool as it is; `domain` comes from the host, with its definition. */
+int cluster_found_adopt(struct cluster *cluster, struct cluster_host *host,
+                        const Godwit__FoundDomain *domain, struct cluster_now now,
+                        uint64_t *ret_ticket, struct problem *problem, struct cluster_todo *todo);
+
+/* Those that the pool does not know, on hosts that answer: how many, and one as a VM's line. */
+size_t cluster_found_count(const struct cluster *cluster);
+void cluster_found_info(const struct cluster *cluster, size_t index, Godwit__VmInfo *ret_info);
+
+#endif

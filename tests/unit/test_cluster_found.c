@@ -1,0 +1,285 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/world.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/cluster_found.h"
+#include "coordinator/cluster_view.h"
+#include "proto/limits.h"
+
+#define VM_STATE(name) GODWIT__VM_STATE__VM_STATE_##name
+
+static struct cluster cluster;
+static struct cluster_todo todo; /* of the last step */
+static struct problem problem;
+static uint64_t now_ns, ticket;
+
+static char *text_of(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
+
+static struct cluster_now later(void)
+{
+    now_ns += 10 * NS_PER_MS;
+    cluster_todo_deinit(&todo);
+    return (struct cluster_now){.ns = now_ns, .unix_ms = 1};
+}
+
+static void tell(const char *host, const char *name, Godwit__VmState state)
+{
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    Godwit__FoundDomain *list[] = {&domain};
+    found.libvirt = text_of("9.0.0 QEMU 7.2.22");
+    found.domains = list;
+    found.n_domains = name != NULL;
+    domain.vm_id = text_of("c7a5fdbdcdaf9455926ad65c16db1809");
+    domain.name = text_of(name);
+    domain.has_state = domain.has_vcpus = domain.has_memory_bytes = true;
+    domain.state = state;
+    domain.vcpus = 2;
+    domain.memory_bytes = MIB(256);
+    cluster_found_take(&cluster, cluster_host(&cluster, host), &found, later(), &todo);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"node1", "node2"};
+    log_set_level(LOG_ERROR);
+    cluster = (struct cluster){0};
+    now_ns = NS_PER_S;
+    for (int i = 0; i < 2; i++) {
+        Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+        Godwit__AgentHello message = GODWIT__AGENT_HELLO__INIT;
+        assert_non_null(cluster_host_joined(&cluster, names[i], later(), &todo));
+        facts.name = text_of(names[i]);
+        facts.incarnation = text_of("boot-1");
+        facts.has_kvm = facts.kvm = true;
+        message.facts = &facts;
+        cluster_hello(&cluster, cluster_host(&cluster, names[i]), &message, later(), &todo);
+    }
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    cluster_todo_deinit(&todo);
+    cluster_deinit(&cluster);
+    return 0;
+}
+
+static int adopt(void)
+{
+    const Godwit__FoundDomain *domain;
+    struct cluster_host *host;
+    int r = cluster_found_find(&cluster, "db-01", "", &host, &domain, &problem);
+    return r != 0 ? r
+                  : cluster_found_adopt(&cluster, host, domain, later(), &ticket, &problem, &todo);
+}
+
+static void order_succeeds(void)
+{
+    assert_int_equal(todo.order_count, 1);
+    struct cluster_order order = todo.orders[0];
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    struct cluster_result result = {.definite = true, .status = &status};
+    status.vm_id = order.vm_id;
+    status.has_state = status.has_generation = true;
+    status.state = VM_STATE(RUNNING);
+    status.generation = order.generation;
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+}
+
+static void report(const char *host, Godwit__VmState state, const char *reason)
+{
+    struct cluster_vm *vm = cluster.vms[0];
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    status.vm_id = vm->id;
+    status.has_state = status.has_generation = true;
+    status.state = state;
+    status.generation = vm->own.gen;
+    status.reason = text_of(reason);
+    cluster_vm_event(&cluster, cluster_host(&cluster, host), &status, later(), &todo);
+}
+
+static bool was_told(const char *words)
+{
+    for (size_t i = 0; i < todo.put_count; i++) {
+        if (todo.puts[i].kind == PUT_EVENT && strstr(todo.puts[i].text, words))
+            return true;
+    }
+    return false;
+}
+
+static void shows_what_is_not_the_pools_and_leaves_it_alone(void **state)
+{
+    (void)state;
+    Godwit__VmInfo info;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+
+    assert_int_equal(cluster_found_count(&cluster), 1);
+    cluster_found_info(&cluster, 0, &info);
+    assert_true(info.unadopted);
+    assert_string_equal(info.state, "running");
+    assert_string_equal(info.backend, "libvirt");
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(cluster.vm_count, 0);
+}
+
+static void adopts_a_running_domain_as_a_generation_of_its_own(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_RUN);
+    assert_int_equal(cluster.vms[0]->own.gen, 1);
+    assert_string_equal(cluster.vms[0]->own.owner, "node1");
+    assert_int_equal(cluster_found_count(&cluster), 0);
+    assert_int_not_equal(adopt(), 0);
+    assert_int_equal(problem.code, GW_NAME_TAKEN);
+}
+
+static void adopts_a_stopped_domain_without_starting_it(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(STOPPED));
+
+    assert_int_equal(adopt(), 0);
+
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_STOPPED);
+    assert_string_equal(cluster.vms[0]->own.owner, "node1");
+}
+
+static void never_renames_a_domain_to_fit(void **state)
+{
+    (void)state;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    domain.vm_id = text_of("c7a5fdbdcdaf9455926ad65c16db1809");
+    domain.name = text_of("my database");
+    domain.vcpus = 1;
+    domain.memory_bytes = MIB(64);
+
+    assert_int_not_equal(cluster_found_adopt(&cluster, cluster.hosts[0], &domain, later(), &ticket,
+                                             &problem, &todo),
+                         0);
+    assert_int_equal(problem.code, GW_SPEC_INVALID);
+    assert_int_equal(cluster.vm_count, 0);
+}
+
+static void leaves_out_what_makes_no_sense(void **state)
+{
+    (void)state;
+    tell("node1", "", VM_STATE(RUNNING));
+    assert_int_equal(cluster_found_count(&cluster), 0);
+}
+
+static void follows_a_start_by_hand(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(STOPPED));
+    assert_int_equal(adopt(), 0);
+
+    tell("node1", "db-01", VM_STATE(RUNNING));
+
+    assert_true(was_told("started on node1 outside of the pool"));
+    order_succeeds();
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_RUN);
+    assert_int_equal(cluster.vms[0]->want, WANT_RUNNING);
+}
+
+static void follows_a_move_by_hand_whichever_host_tells_first(void **state)
+{
+    (void)state;
+    for (int first = 0; first < 2; first++) {
+        tell("node1", "db-01", VM_STATE(RUNNING));
+        assert_int_equal(adopt(), 0);
+        order_succeeds();
+        tell("node1", NULL, 0);
+
+        if (first == 0)
+            report("node1", VM_STATE(STOPPED), "migrated away outside of the pool");
+        tell("node2", "db-01", VM_STATE(RUNNING));
+        if (first == 1) {
+            assert_int_equal(todo.order_count, 0);
+            report("node1", VM_STATE(STOPPED), "migrated away outside of the pool");
+            cluster_found_tick(&cluster, later(), &todo);
+        }
+        order_succeeds();
+
+        assert_string_equal(cluster.vms[0]->own.owner, "node2");
+        assert_int_equal(cluster.vms[0]->own.gen, 2);
+        (void)tear_down(NULL);
+        (void)set_up(NULL);
+    }
+}
+
+static void two_claims_are_a_conflict_and_nothing_is_stopped(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+
+    tell("node2", "db-01", VM_STATE(RUNNING));
+    assert_false(was_told("conflict")); /* a move by hand has both for a moment */
+    now_ns += 4 * NS_PER_S;
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_true(was_told("conflict"));
+    assert_int_equal(todo.order_count, 0);
+    assert_true(cluster.vms[0]->conflict_told);
+    now_ns += 4 * NS_PER_S;
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_false(was_told("conflict")); /* once */
+
+    tell("node2", NULL, 0);
+    assert_true(was_told("is over"));
+    assert_false(cluster.vms[0]->conflict_told);
+}
+
+static void an_arrival_of_somebodys_migration_is_no_claim_yet(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(STOPPED));
+    assert_int_equal(adopt(), 0);
+
+    tell("node2", "db-01", VM_STATE(INCOMING));
+
+    assert_int_equal(todo.order_count, 0);
+    assert_string_equal(cluster.vms[0]->conflict_host, "");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(shows_what_is_not_the_pools_and_leaves_it_alone, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(adopts_a_running_domain_as_a_generation_of_its_own, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(adopts_a_stopped_domain_without_starting_it, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(never_renames_a_domain_to_fit, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(leaves_out_what_makes_no_sense, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(follows_a_start_by_hand, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(follows_a_move_by_hand_whichever_host_tells_first, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(two_claims_are_a_conflict_and_nothing_is_stopped, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(an_arrival_of_somebodys_migration_is_no_claim_yet, set_up,
+                                        tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
