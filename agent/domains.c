@@ -97,16 +97,38 @@ void domains_kill(struct domains *domains, struct vm_entry *entry)
         backend_libvirt_kill(domains->backend, entry->id);
 }
 
-void domains_read(struct domains *domains, const char *vm_id, struct rpc_request *request)
+static void refuse(struct rpc_request *request)
 {
     struct fault fault = {0};
 
-    if (domains && vm_id) {
-        backend_libvirt_read(domains->backend, vm_id, request);
-        return;
-    }
     (void)fault_set(&fault, ERR_UNSUPPORTED, "this host's agent does not drive libvirt");
     (void)rpc_reply_fault(request, &fault);
+}
+
+void domains_read(struct domains *domains, const char *vm_id, struct rpc_request *request)
+{
+    if (domains && vm_id)
+        backend_libvirt_read(domains->backend, vm_id, request);
+    else
+        refuse(request);
+}
+
+void domains_word(struct domains *domains, const Godwit__OrderStoreWord *order,
+                  struct rpc_request *request)
+{
+    if (domains)
+        backend_libvirt_word(domains->backend, order, request);
+    else
+        refuse(request);
+}
+
+void domains_check(struct domains *domains, const Godwit__OrderMoveCheck *order, const char *host,
+                   struct rpc_request *request)
+{
+    if (domains)
+        backend_libvirt_check(domains->backend, order, host, request);
+    else
+        refuse(request);
 }
 
 int domains_new(struct domains **ret_domains, const struct domains_config *config,

@@ -40,6 +40,11 @@ int domains_open(struct domains *domains, struct vm_entry *entry, bool inherit, 
                  struct fault *fault);
 void domains_kill(struct domains *domains, struct vm_entry *entry);
 void domains_tell(struct domains *domains); /* the coordinator: what is found */
+/* Before a move of a domain: see backend_libvirt. */
+void domains_word(struct domains *domains, const Godwit__OrderStoreWord *order,
+                  struct rpc_request *request);
+void domains_check(struct domains *domains, const Godwit__OrderMoveCheck *order, const char *host,
+                   struct rpc_request *request);
 void domains_read(struct domains *domains, const char *vm_id, struct rpc_request *request);
 
 #endif

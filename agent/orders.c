@@ -1370,7 +1370,13 @@ static void handle_stamp_read(void *data, struct rpc *rpc, struct rpc_request *r
 static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
+    struct orders *orders = orders_of(data);
+    const Godwit__OrderStoreWord *order = (const Godwit__OrderStoreWord *)message;
     (void)rpc;
+    if (request && order->spec && vm_spec_is_libvirt(order->spec)) {
+        domains_word(orders->domains, order, request);
+        return;
+    }
     store_question_word(&orders_of(data)->questions, (const Godwit__OrderStoreWord *)message,
                         request);
 }
@@ -1378,7 +1384,13 @@ static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *r
 static void handle_move_check(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
+    struct orders *orders = orders_of(data);
+    const Godwit__OrderMoveCheck *order = (const Godwit__OrderMoveCheck *)message;
     (void)rpc;
+    if (request && order->spec && vm_spec_is_libvirt(order->spec)) {
+        domains_check(orders->domains, order, host_facts_name(orders->facts), request);
+        return;
+    }
     store_question_move(&orders_of(data)->questions, (const Godwit__OrderMoveCheck *)message,
                         request);
 }

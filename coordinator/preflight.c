@@ -121,7 +121,7 @@ static void on_written(void *data, const ProtobufCMessage *reply, const struct f
 
 bool preflight_is_needed(const struct cluster_vm *vm)
 {
-    return vm->spec->n_disks > 0 || vm->spec->n_nics > 0;
+    return vm->spec->n_disks > 0 || vm->spec->n_nics > 0 || vm_spec_is_libvirt(vm->spec);
 }
 
 void preflight_move(struct coordinator *coordinator, const struct cluster_vm *vm,

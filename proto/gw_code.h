@@ -83,11 +83,11 @@ enum exit_code {
     X(GW_DISK_NOT_SHARED, 2160, "disk-not-shared", EXIT_CODE_REFUSED, false,                       \
       "The VM writes a disk that only its host has; only disks beneath a store that several hosts "\
       "share move in this version.")                                                               \
-    X(GW_NO_LIBVIRT, 2171, "no-libvirt", EXIT_CODE_REFUSED, true,                                  \
-      "The VM is a domain of libvirt, and the host's agent drives no libvirt, or its libvirtd "    \
-      "does not answer; a VM never changes its backend.")                                          \
     X(GW_NO_BRIDGE, 2161, "no-bridge", EXIT_CODE_REFUSED, false,                                   \
       "The host has no bridge of the name that a nic of the VM needs.")                            \
+    X(GW_NO_LIBVIRT, 2162, "no-libvirt", EXIT_CODE_REFUSED, true,                                  \
+      "The VM is a domain of libvirt, and the host's agent drives no libvirt, or its libvirtd "    \
+      "does not answer; a VM never changes its backend.")                                          \
     X(GW_HOST_ALIVE, 2170, "host-alive", EXIT_CODE_REFUSED, false,                                 \
       "The host is said to be down, but it answers, or it has been fenced already.")               \
     X(GW_RESERVE, 2171, "reserve", EXIT_CODE_REFUSED, true,                                        \

@@ -24,5 +24,6 @@ target_compile_definitions(test_host_godwit_vm PRIVATE
 add_dependencies(test_host_godwit_vm agent_guest godwit-vm godwit-agent)
 set_tests_properties(host/godwit_vm PROPERTIES RUN_SERIAL ON)
 godwit_test(unit domain_core ROOMS backend_libvirt)
+godwit_test(unit domain_needs ROOMS backend_libvirt)
 godwit_test(unit virt_view ROOMS backend_libvirt)
 godwit_test(unit qemu_watch ROOMS backend_libvirt)

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 
 #include "agent/backend_libvirt/domain.h"
+#include "agent/backend_libvirt/domain_check.h"
+#include "agent/backend_libvirt/domain_needs.h"
 #include "agent/backend_libvirt/hypervisor.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -334,6 +336,127 @@ void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
         free(reading);
         (void)rpc_reply_fault(request, &fault);
     }
+}
+
+/* ---- before a move ---- */
+struct checking {
+    struct rpc_request *request;
+    struct domain_needs needs;
+    char vm_id[33], name[DOMAIN_NAME_SIZE], word[DOMAIN_CHECK_WORD_SIZE], host[DOMAIN_NAME_SIZE];
+    bool wipe;
+    char note[DOMAIN_CHECK_NOTE_SIZE];
+    int result;
+    struct fault fault;
+};
+
+static void checking_free(struct checking *checking)
+{
+    domain_needs_deinit(&checking->needs);
+    free(checking);
+}
+
+static void word_work(struct _virConnect *connection, void *data)
+{
+    struct checking *checking = data;
+    (void)connection;
+
+    checking->result =
+        domain_check_word(&checking->needs, checking->word, checking->wipe, &checking->fault);
+}
+
+static void word_done(void *data)
+{
+    struct checking *checking = data;
+    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+
+    if (checking->result < 0)
+        (void)rpc_reply_fault(checking->request, &checking->fault);
+    else
+        (void)rpc_reply(checking->request, &empty.base);
+    checking_free(checking);
+}
+
+static void check_work(struct _virConnect *connection, void *data)
+{
+    struct checking *checking = data;
+
+    checking->result =
+        domain_check_target(connection, &checking->needs, checking->vm_id, checking->name,
+                            checking->word, checking->host, checking->note, &checking->fault);
+}
+
+static void check_done(void *data)
+{
+    struct checking *checking = data;
+    Godwit__MoveChecked reply = GODWIT__MOVE_CHECKED__INIT;
+    char *notes[] = {checking->note};
+
+    reply.notes = notes;
+    reply.n_notes = 1;
+    if (checking->result < 0)
+        (void)rpc_reply_fault(checking->request, &checking->fault);
+    else
+        (void)rpc_reply(checking->request, &reply.base);
+    checking_free(checking);
+}
+
+static void check(struct backend_libvirt *backend, const char *vm_id, const Godwit__VmSpec *spec,
+                  const char *word, struct checking *checking,
+                  void (*work)(struct _virConnect *connection, void *data),
+                  void (*done)(void *data))
+{
+    struct fault fault = {0};
+    struct rpc_request *request = checking->request;
+
+    int r = vm_id && spec && spec->name && word && strlen(word) < sizeof checking->word
+                ? domain_needs_read(spec->domain_xml, &checking->needs, &fault)
+                : fault_set(&fault, ERR_INVALID, "a question without its domain");
+    if (r == 0) {
+        (void)snprintf(checking->vm_id, sizeof checking->vm_id, "%s", vm_id);
+        (void)snprintf(checking->name, sizeof checking->name, "%s", spec->name);
+        (void)snprintf(checking->word, sizeof checking->word, "%s", word);
+        r = hypervisor_call(backend->hypervisor, work, done, checking, &fault);
+    }
+    if (r < 0) {
+        checking_free(checking);
+        (void)rpc_reply_fault(request, &fault);
+    }
+}
+
+static struct checking *checking_new(struct rpc_request *request)
+{
+    struct checking *checking = calloc(1, sizeof *checking);
+    struct fault fault = {0};
+
+    if (checking) {
+        checking->request = request;
+        return checking;
+    }
+    (void)fault_set(&fault, ERR_NOMEM, "no memory for a question");
+    (void)rpc_reply_fault(request, &fault);
+    return NULL;
+}
+
+void backend_libvirt_word(struct backend_libvirt *backend, const Godwit__OrderStoreWord *order,
+                          struct rpc_request *request)
+{
+    struct checking *checking = checking_new(request);
+
+    if (!checking)
+        return;
+    checking->wipe = order->wipe;
+    check(backend, order->vm_id, order->spec, order->word, checking, word_work, word_done);
+}
+
+void backend_libvirt_check(struct backend_libvirt *backend, const Godwit__OrderMoveCheck *order,
+                           const char *host, struct rpc_request *request)
+{
+    struct checking *checking = checking_new(request);
+
+    if (!checking)
+        return;
+    (void)snprintf(checking->host, sizeof checking->host, "%s", host);
+    check(backend, order->vm_id, order->spec, order->word, checking, check_work, check_done);
 }
 
 /* ---- life ---- */

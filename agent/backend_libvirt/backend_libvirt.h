@@ -58,6 +58,11 @@ const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
 /* One of those, with its definition. */
 void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
                           struct rpc_request *request);
+/* Before a move: at its source, a word beside the disks; at its target, could it run here? */
+void backend_libvirt_word(struct backend_libvirt *backend, const Godwit__OrderStoreWord *order,
+                          struct rpc_request *request);
+void backend_libvirt_check(struct backend_libvirt *backend, const Godwit__OrderMoveCheck *order,
+                           const char *host, struct rpc_request *request);
 void backend_libvirt_on_peer(struct backend_libvirt *backend, const Godwit__PeerMove *message,
                              struct rpc_request *request);
 

@@ -551,6 +551,8 @@ static void discarded(struct domain *domain, struct ask *ask)
 static void job_read(struct domain *domain, struct ask *ask)
 {
     domain->move.is_asking_job = false;
+    if (ask->call.fault.code)
+        log_debug("domain", "vm=%s: %s", domain->vm_id, ask->call.fault.text);
     if (!ask->call.fault.code && domain->move.out && !domain->move.is_final_job)
         domain->move.job = ask->call.job;
 }
@@ -1136,6 +1138,10 @@ static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *requ
     (void)rpc;
 
     int r = judge_verdict(domain, verdict, &event, &fault);
+    if (r == 0 && event.type == DOMAIN_EVENT_STARTED && domain->move.is_transferring) {
+        reply_status(domain, request); /* the target's own answer is on its way, and says more */
+        return;
+    }
     if (r == 0 && event.type == DOMAIN_EVENT_CANCEL) {
         (void)fault_set(&canceled, ERR_CANCELED, "%.200s",
                         verdict->reason ? verdict->reason : "the move was canceled");

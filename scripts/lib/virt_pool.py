@@ -196,17 +196,24 @@ class VirtPool(pools.Pool):
         """Type a line, give back the first line of the answer that begins so."""
         line = self.line(host, name)
         with line:
-            line.sendall(words.encode() + b"\n")
             text = b""
-            end = time.monotonic() + 90
+            end = time.monotonic() + 180
+            again = 0
             while time.monotonic() < end:
-                for record in re.split(rb"[\r\n]+", text)[:-1]:
-                    if record.startswith(answer.encode()):
-                        return record.decode()
-                part = line.recv(4096)
+                if time.monotonic() >= again:  # a guest that still boots does not read
+                    line.sendall(words.encode() + b"\n")
+                    again = time.monotonic() + 10
+                line.settimeout(max(0.01, again - time.monotonic()))
+                try:
+                    part = line.recv(4096)
+                except TimeoutError:
+                    continue
                 if not part:
                     break
                 text += part
+                for record in re.split(rb"[\r\n]+", text)[:-1]:
+                    if record.startswith(answer.encode()):
+                        return record.decode()
         raise pools.PoolError(f"{name} on {host.name} did not answer '{words}': {text!r}")
 
     def verify_domain(self, host, name):

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Two real libvirtd under real agents: QEMU guests are adopted, moved, evacuated, canceled; what virsh does is
+followed; what dies is restarted or told. The guest verifies its own memory each time. With --full: 50 moves."""
+import os
+import signal
+import sys
+
+from pool_case import expect, pools, run
+
+import virt_pool  # noqa: E402  (scripts/lib, found by pool_case)
+
+FULL = "--full" in sys.argv
+LOAD = "writers=1 rate=20 ws=16 fill=random fillmb=32"
+
+
+def host_of(pool, name):
+    return next(h for h in pool.hosts if h.name == pool.vm(name)["host"])
+
+
+def other(pool, host):
+    return next(h for h in pool.hosts if h is not host)
+
+
+def wait_vm(pool, name, state, host=None, seconds=90):
+    return pools.wait_for(f"{name} {state} on {host or 'a host'}", seconds, lambda: (
+        lambda v: v if v["state"] == state and (not host or v.get("host") == host) else None)(pool.vm(name)), 0.1)
+
+
+def need_domain(pool, name="dom", host=0):
+    """Adopted, and running."""
+    if not any(vm["name"] == name for vm in pool.ls("vm")):
+        pool.define(pool.hosts[host], name, LOAD, memory_mib=128)
+        pools.wait_for(f"{name} to be found", 90, lambda: any(v["name"] == name for v in pool.ls("vm")), 0.1)
+    vm = pool.vm(name)
+    if vm.get("unadopted"):
+        pool.godwit("vm", "adopt", name)
+    elif vm["state"] in ("stopped", "crashed"):
+        pool.godwit("vm", "start", name)
+    wait_vm(pool, name, "running")
+
+
+def expect_one_copy(pool, name, host):
+    running = pool.runs_on(name)
+    expect(running == [host.name], f"{name} runs on {running}, wanted {host.name} alone")
+
+
+def move(pool, name, *words):
+    target = other(pool, host_of(pool, name))
+    pool.godwit("migrate", name, "--to", target.name, *words, timeout=300)
+    wait_vm(pool, name, "running", target.name)
+    expect_one_copy(pool, name, target)
+    return target
+
+
+def shows_a_domain_and_leaves_it_alone_until_it_is_adopted(pool):
+    first = pool.hosts[0]
+    pool.define(first, "dom", LOAD, memory_mib=128)
+    vm = pools.wait_for("the domain to be found", 90, lambda: next(
+        (v for v in pool.ls("vm") if v["name"] == "dom"), None), 0.1)
+    expect(vm.get("unadopted") and vm["backend"] == "libvirt" and vm["host"] == "node1", str(vm))
+    before = first.virsh("dumpxml", "--inactive", "dom").stdout
+    pool.godwit("vm", "adopt", "dom")
+    vm = wait_vm(pool, "dom", "running", "node1")
+    expect(not vm.get("unadopted") and vm["generation"] == 1, str(vm))
+    expect(first.virsh("dumpxml", "--inactive", "dom").stdout == before, "the definition was changed")
+    again = pool.godwit("vm", "adopt", "dom", check=False)
+    expect(again.returncode == 5, f"adopted twice: exit {again.returncode}: {again.stderr}")
+    pool.verify_domain(first, "dom")
+
+
+def pauses_resumes_stops_and_starts_it(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    pool.godwit("vm", "pause", "dom")
+    expect(host.domain_state("dom") == "paused", host.domain_state("dom"))
+    pool.godwit("vm", "resume", "dom")
+    expect(host.domain_state("dom") == "running", host.domain_state("dom"))
+    pool.godwit("vm", "stop", "--force", "dom")
+    wait_vm(pool, "dom", "stopped")
+    expect(host.domain_state("dom") == "shut off", host.domain_state("dom"))
+    pool.godwit("vm", "start", "dom")
+    wait_vm(pool, "dom", "running", host.name)
+    pool.verify_domain(host, "dom")
+
+
+def moves_to_and_fro_under_load_and_its_memory_is_whole(pool):
+    need_domain(pool)
+    pool.verify_domain(host_of(pool, "dom"), "dom")
+    for _ in range(50 if FULL else 2):
+        target = move(pool, "dom")
+        pool.verify_domain(target, "dom")
+    job = [j for j in pool.ls("job") if j["vm"] == "dom"][-1]
+    receipt = pool.json("job", "show", job["id"])["receipt"]
+    expect(receipt["moved"] and receipt["downtime_ns"] > 0 and receipt["wire_bytes"] > 0, str(receipt))
+    expect([p["phase"] for p in receipt["phases"]][:1] == ["greet"], str(receipt))
+
+
+def a_canceled_move_leaves_it_where_it_was(pool):
+    need_domain(pool)
+    source = host_of(pool, "dom")
+    target = other(pool, source)
+    pool.godwit("migrate", "dom", "--to", target.name, "--bandwidth", "1MiB/s", "--no-wait")
+    job = [j for j in pool.ls("job") if j["vm"] == "dom"][-1]["id"]
+    pools.wait_for("libvirt to copy", 90, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy", 0.1)
+    pool.godwit("job", "cancel", job)
+    watch = pool.godwit("job", "watch", job, check=False)
+    expect(watch.returncode == 6, f"exit {watch.returncode}, wanted 6: {watch.stdout}{watch.stderr}")
+    wait_vm(pool, "dom", "running", source.name)
+    pools.wait_for("nothing left at the target", 90, lambda: not target.qemu_pids(), 0.1)
+    expect_one_copy(pool, "dom", source)
+    pool.verify_domain(source, "dom")
+
+
+def follows_what_virsh_does(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    host.virsh("destroy", "dom")
+    vm = wait_vm(pool, "dom", "stopped")
+    expect("outside of the pool" in vm.get("reason", ""), str(vm))
+    host.virsh("start", "dom")
+    wait_vm(pool, "dom", "running", host.name)
+    target = other(pool, host)
+    host.virsh("migrate", "--live", "--p2p", "--persistent", "--undefinesource", "dom",
+               f"qemu+tcp://{target.address}/system", f"tcp://{target.address}")
+    wait_vm(pool, "dom", "running", target.name)
+    expect_one_copy(pool, "dom", target)
+    pool.verify_domain(target, "dom")
+    move(pool, "dom")
+
+
+def a_killed_agent_and_a_killed_libvirtd_lose_nothing(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    generation = pool.vm("dom")["generation"]
+    host.kill_agent()
+    host.start_agent()
+    pool.wait_hosts_up(90)
+    vm = wait_vm(pool, "dom", "running", host.name)
+    expect(vm["generation"] == generation, str(vm))
+    host.kill_libvirtd()
+    host.start_libvirtd()
+    pools.wait_for("libvirtd to be driven again", 90, lambda: pool.godwit(
+        "vm", "pause", "dom", check=False).returncode == 0, 0.2)
+    pool.godwit("vm", "resume", "dom")
+    expect(pool.vm("dom")["generation"] == generation, "it was started anew")
+    pool.verify_domain(host, "dom")
+
+
+def a_source_agent_that_dies_in_a_move_leaves_one_copy(pool):
+    need_domain(pool)
+    source = host_of(pool, "dom")
+    target = other(pool, source)
+    pool.godwit("migrate", "dom", "--to", target.name, "--bandwidth", "2MiB/s", "--no-wait")
+    job = [j for j in pool.ls("job") if j["vm"] == "dom"][-1]["id"]
+    pools.wait_for("libvirt to copy", 90, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy", 0.1)
+    source.kill_agent()
+    source.start_agent()
+    pool.godwit("job", "watch", job, check=False, timeout=180)
+    wait_vm(pool, "dom", "running")
+    expect_one_copy(pool, "dom", host_of(pool, "dom"))
+    pool.verify_domain(host_of(pool, "dom"), "dom")
+
+
+def a_killed_qemu_is_told_as_a_crash(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    for pid in host.qemu_pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_vm(pool, "dom", "crashed")
+    pool.godwit("vm", "start", "dom")
+    wait_vm(pool, "dom", "running", host.name)
+
+
+def an_evacuated_host_is_empty(pool):
+    need_domain(pool)
+    source = host_of(pool, "dom")
+    pool.godwit("host", "evacuate", source.name, "-y", timeout=300)
+    target = other(pool, source)
+    wait_vm(pool, "dom", "running", target.name)
+    pool.godwit("host", "uncordon", source.name)
+    pool.verify_domain(target, "dom")
+
+
+def letting_go_leaves_the_definition(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    pool.godwit("vm", "rm", "dom", "--stop", "-y")
+    vm = pools.wait_for("the domain to be found again", 90, lambda: next(
+        (v for v in pool.ls("vm") if v["name"] == "dom" and v.get("unadopted")), None), 0.1)
+    expect(vm["state"] == "stopped" and host.domain_state("dom") == "shut off", str(vm))
+
+
+why_not = virt_pool.missing()
+if why_not:
+    print(f"skipped: {why_not}")
+    sys.exit(77)
+if FULL:
+    sys.argv.remove("--full")
+run([
+    shows_a_domain_and_leaves_it_alone_until_it_is_adopted,
+    pauses_resumes_stops_and_starts_it,
+    moves_to_and_fro_under_load_and_its_memory_is_whole,
+    a_canceled_move_leaves_it_where_it_was,
+    follows_what_virsh_does,
+    a_killed_agent_and_a_killed_libvirtd_lose_nothing,
+    a_source_agent_that_dies_in_a_move_leaves_one_copy,
+    a_killed_qemu_is_told_as_a_crash,
+    an_evacuated_host_is_empty,
+    letting_go_leaves_the_definition,
+], kind=virt_pool.VirtPool)
