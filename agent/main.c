@@ -19,6 +19,7 @@
 #include "agent/orders.h"
 #include "agent/peers.h"
 #include "agent/quarantine.h"
+#include "agent/redial.h"
 #include "agent/store_beat.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
@@ -179,9 +180,10 @@ static void on_vm(void *data, struct vm_entry *entry)
 static void on_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
 {
     struct agent *agent = data;
-    (void)entry;
 
-    if (agent->link)
+    if (event->has_lanes_wanted)
+        redial_begin(agent->loop, entry, event);
+    else if (agent->link)
         agent_link_send(agent->link, METHOD_AGENT_MOVE_EVENT, &event->base);
 }
 
@@ -545,7 +547,8 @@ int main(int argc, char **argv)
     if (r)
         return r;
     signal(SIGPIPE, SIG_IGN);
-    /* A store that hangs holds workers for as long as it does; journal and VM files need some too. */
+    /* A store that hangs holds workers for as long as it does; journal and VM files need some too.
+     */
     (void)setenv("UV_THREADPOOL_SIZE", "64", 0);
     (void)umask(077);
     r = set_up(&agent, &fault);

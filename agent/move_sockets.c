@@ -86,7 +86,8 @@ static int connect_one(const struct addrinfo *info, uint64_t until_ms, int *ret_
     if (fd < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "opening a socket");
     if (connect(fd, info->ai_addr, info->ai_addrlen) < 0 && errno != EINPROGRESS)
-        return fault_set_errno(fault, ERR_UNREACHABLE, errno, "connecting");
+        return fault_set_errno(fault, errno == ECONNREFUSED ? ERR_REFUSED : ERR_UNREACHABLE, errno,
+                               "connecting");
 
     struct pollfd wait = {.fd = fd, .events = POLLOUT};
     uint64_t now_ms = world_now_ms();
@@ -96,8 +97,9 @@ static int connect_one(const struct addrinfo *info, uint64_t until_ms, int *ret_
     int error = 0;
     socklen_t size = sizeof error;
     (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size); /* an open socket has one */
-    if (error)
-        return fault_set_errno(fault, ERR_UNREACHABLE, error, "connecting");
+    if (error) /* a host that says so knows that nobody listens */
+        return fault_set_errno(fault, error == ECONNREFUSED ? ERR_REFUSED : ERR_UNREACHABLE, error,
+                               "connecting");
     int r = tcp_set_options(fd, fault);
     if (r < 0)
         return r;

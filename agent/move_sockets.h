@@ -21,7 +21,8 @@ int move_sockets_listen(const char *host, int *ret_fd, char ret_address[static M
                         struct fault *fault);
 
 /* Connect `count` sockets to `address` within CONNECT_MS_MAX. `done` comes once, on the loop, with
- * blocking sockets (the callee's to close) or with a fault. */
+ * blocking sockets (the callee's to close) or with a fault: ERR_REFUSED where nobody listens, else
+ * ERR_UNREACHABLE. */
 int move_sockets_connect(struct loop *loop, const char *address, size_t count,
                          void (*done)(void *data, const int *fds, size_t count,
                                       const struct fault *fault),

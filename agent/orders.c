@@ -20,6 +20,7 @@
 #include "agent/move_sockets.h"
 #include "agent/peers.h"
 #include "agent/quarantine.h"
+#include "agent/redial.h"
 #include "agent/store_beat.h"
 #include "agent/store_question.h"
 #include "agent/vm/latch_file.h"
@@ -52,7 +53,7 @@ struct orders {
     struct host_facts *facts;
     const char *boot_reader; /* the program */
     struct store_questions questions;
-    unsigned workers;  /* that hold a step */
+    unsigned workers; /* that hold a step */
     bool stopped;
     struct peers *peers;
     struct store_beat *beat;
@@ -513,8 +514,8 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
     if (r == ORDERS_START)
         r = order->spec && order->spec->name && vm_spec_judge(order->spec, &fault) == 0
                 ? vm_table_add(orders->table, order->vm_id, &entry, &fault)
-                : fault.code ? fault.code
-                             : fault_set(&fault, ERR_INVALID, "a start without a VM's spec");
+            : fault.code ? fault.code
+                         : fault_set(&fault, ERR_INVALID, "a start without a VM's spec");
     if (r == 0)
         r = step_new(&step, orders, entry->id, &order->base, NULL, &fault);
     if (r < 0) {
@@ -1241,6 +1242,7 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
             move_out_failed(step, &fault);
         return;
     }
+    redial_remember(entry, order->address);
     if (move_sockets_connect(orders->loop, order->address, lanes_of(orders, order) + 1,
                              move_out_connected, step, &fault) < 0)
         move_out_failed(step, &fault);

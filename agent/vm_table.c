@@ -133,7 +133,7 @@ int vm_entry_run_path(const struct vm_entry *entry, const char *name,
 
 static void unlink_run_files(const struct vm_entry *entry)
 {
-    static const char *const names[] = {"control.sock", "latch"};
+    static const char *const names[] = {"control.sock", "latch", "move"};
     char path[VM_PATH_SIZE];
 
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {

@@ -57,6 +57,7 @@ struct vm_entry {
     bool stopping, remove;
     struct vm_waiters start_waiters, stop_waiters;
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
+    bool dialling;                /* redial.c: sockets for its lost lanes are being connected */
     char in_move_id[VM_ID_SIZE];  /* of the last MOVE_IN, with its address */
     char in_address[160];
     uint64_t sessions[VM_SESSIONS_MAX]; /* of attached consoles */
@@ -114,7 +115,8 @@ int vm_table_add(struct vm_table *table, const char *vm_id, struct vm_entry **re
 /* Forget a VM without a process, and delete its own files. */
 void vm_table_remove(struct vm_entry *entry);
 
-/* Paths of a VM's things: "console.log", "vm.log" in STATE; "control.sock", "latch" in RUN. */
+/* Paths of a VM's things: "console.log", "vm.log" in STATE; "control.sock", "latch", "move" in RUN.
+ */
 int vm_entry_state_path(const struct vm_entry *entry, const char *name,
                         char ret_path[static VM_PATH_SIZE], struct fault *fault);
 int vm_entry_run_path(const struct vm_entry *entry, const char *name,

@@ -55,6 +55,9 @@ enum failpoint_kill { FAILPOINT_SPARES, FAILPOINT_ENDS };
     X(TARGET_READY, "target.ready", FAILPOINT_BYTES, SPARES)                                       \
     X(TARGET_STARTED, "target.started", FAILPOINT_BYTES, ENDS)                                     \
     X(TARGET_ABANDONED, "target.abandoned", FAILPOINT_BYTES, SPARES)                               \
+    /* ... and after a lane was lost */                                                            \
+    X(SOURCE_LANES_AGAIN, "source.lanes_again", FAILPOINT_BYTES, ENDS)                             \
+    X(TARGET_MARKS, "target.marks", FAILPOINT_BYTES, SPARES)                                       \
     /* lanes */                                                                                    \
     X(SOURCE_OPEN, "source.open", FAILPOINT_CALL, ENDS)                                            \
     X(TARGET_ACCEPT, "target.accept", FAILPOINT_CALL, SPARES)                                      \

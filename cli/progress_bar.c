@@ -126,9 +126,13 @@ static void say_facts(struct words *words, const Godwit__MoveProgress *progress)
         words_say(words, "%szero pages %.0f %%", gap, part > 100 ? 100 : part);
         gap = ", ";
     }
-    if (progress->lanes)
+    if (progress->away)
+        words_say(words, "%slanes lost, opening them again", gap);
+    else if (progress->lanes)
         words_say(words, "%s%u %s, TLS 1.3", gap, progress->lanes,
                   progress->lanes == 1 ? "lane" : "lanes");
+    if (progress->reconnects)
+        words_say(words, ", lost and back %u x", progress->reconnects);
 }
 
 static void say_goal(struct words *words, const Godwit__JobInfo *job)

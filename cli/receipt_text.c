@@ -332,6 +332,11 @@ static void say_cost(struct words *words, const Godwit__MoveReceipt *receipt)
     words_say(words, "%-14s %u%s%s\n", "lanes", receipt->lanes,
               receipt->cipher && receipt->cipher[0] ? ", " : "",
               receipt->cipher ? receipt->cipher : "");
+    if (receipt->reconnects) {
+        units_print_duration(receipt->away_ns, text);
+        words_say(words, "%-14s %u x, %s away, %" PRIu64 " pages sent again\n", "lanes lost",
+                  receipt->reconnects, text, receipt->resent_pages);
+    }
     units_print_duration(receipt->source_cpu_ns, text);
     words_say(words, "%-14s source %s", "CPU time", text);
     units_print_duration(receipt->target_cpu_ns, text);

@@ -152,6 +152,10 @@ static enum failpoint_id failpoint_of(const Godwit__MoveMessage *message)
         return FAILPOINT_TARGET_STARTED;
     case GODWIT__MOVE_MESSAGE__BODY_ABANDONED:
         return FAILPOINT_TARGET_ABANDONED;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUME:
+        return FAILPOINT_SOURCE_LANES_AGAIN;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
+        return FAILPOINT_TARGET_MARKS;
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

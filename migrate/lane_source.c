@@ -38,6 +38,7 @@ struct lane_source {
     struct page_delta_pace pace;
     struct lane_report report;
     uint64_t running;      /* digest of this round */
+    uint64_t frames;       /* of this round */
     uint64_t wire_bytes;   /* told to progress so far */
     uint64_t held_back_ns; /* of all rounds */
     bool hot, ended;
@@ -46,6 +47,13 @@ struct lane_source {
 static void lane_source_freep(struct lane_source **lane)
 {
     *lane = lane_source_free(*lane);
+}
+
+/* Bytes that were changed on the way are no broken link: they would be changed again. */
+static int link_fault(struct lane_source *lane, int r)
+{
+    lane->report.link_lost = r != ERR_CORRUPT && r != ERR_CANCELED;
+    return r;
 }
 
 static int write_frame(struct lane_source *lane, struct fault *fault)
@@ -65,7 +73,8 @@ static int write_frame(struct lane_source *lane, struct fault *fault)
     }
     int r = lane_write(lane->stream, FAILPOINT_SOURCE_FRAME, bytes, count, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
+    lane->frames++;
     uint64_t now_ns = world_now_ns(), waited_ns = lane->stream->wait_out_ns + lane->held_back_ns;
     uint64_t data_bytes = (uint64_t)codec->frame.data_count * PAGE_BYTES;
     page_tuner_step(&codec->tuner, now_ns, data_bytes, waited_ns);
@@ -135,13 +144,14 @@ static void tell_progress(struct lane_source *lane, uint64_t pages, uint64_t zer
     lane->wire_bytes = wire;
 }
 
-static int send_pages(struct lane_source *lane, const struct page_batch *batch, struct fault *fault)
+static int send_pages(struct lane_source *lane, struct page_batch *batch, struct fault *fault)
 {
     const struct region *region = &lane->config.regions[batch->region];
     uint64_t pages = lane->report.pages, zero_pages = lane->report.zero_pages;
 
     /* INV-5: cleared before it is read. In the pause nobody writes and tracking ends with the move:
      * nothing to clear. */
+    batch->begun = true;
     if (!lane->hot) {
         int r = failpoint_check(FAILPOINT_SOURCE_CLEAR, fault);
         if (r == 0)
@@ -167,6 +177,10 @@ static int send_pages(struct lane_source *lane, const struct page_batch *batch, 
     if (r < 0)
         return r;
     tell_progress(lane, lane->report.pages - pages, lane->report.zero_pages - zero_pages);
+    batch->round = lane->report.round;
+    batch->frames_end = lane->frames;
+    batch->running_end = lane->running;
+    batch->done = true;
     return 0;
 }
 
@@ -175,7 +189,7 @@ static int read_answer(struct lane_source *lane, struct fault *fault)
     uint8_t bytes[PAGE_FRAME_HEADER_BYTES];
     int r = stream_read(lane->stream, bytes, sizeof bytes, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
     struct page_frame answer;
     r = page_frame_get(bytes, &answer, fault);
     if (r < 0)
@@ -207,7 +221,7 @@ static void begin_round(struct lane_source *lane, unsigned round)
     lane->codec.patch_pages = lane->codec.patch_bytes = 0;
     lane->report = (struct lane_report){
         .lane = lane->config.lane, .round = round, .digest_sum = lane->report.digest_sum};
-    lane->running = 0;
+    lane->running = lane->frames = 0;
 }
 
 static int send_fence(struct lane_source *lane, enum page_batch_type type, struct fault *fault)
@@ -223,7 +237,7 @@ static int send_fence(struct lane_source *lane, enum page_batch_type type, struc
     if (r == 0)
         r = stream_flush(lane->stream, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
     if (type == PAGE_BATCH_FENCE_LAST) {
         tell_progress(lane, 0, 0);
         finish_report(lane, LANE_REPORT_LAST);
@@ -268,11 +282,15 @@ static void *lane_source_run(void *data)
     int r = 0;
     thread_begin("lane out");
 
+    lane->report.digest_sum = lane->config.digest_sum;
     begin_round(lane, 1);
     while (r == 0 && !lane->ended && (batch = next_batch(lane)))
         r = batch->type == PAGE_BATCH_PAGES ? send_pages(lane, batch, &fault)
                                             : send_fence(lane, batch->type, &fault);
+    if (r == 0 && !lane->ended)
+        r = fault_set(&fault, ERR_CANCELED, "stopped");
     if (r < 0) {
+        tell_progress(lane, 0, 0);
         (void)fault_wrap(&fault, r, "lane %u, round %u", lane->config.lane, lane->report.round);
         lane->report.fault = fault;
         finish_report(lane, LANE_REPORT_FAILED);

@@ -4,7 +4,8 @@
  * Thread: its own; new, put and free by the move's thread; report runs on the lane's.
  *
  * A round ends with a fence that carries the digest of all pages of this lane and round; the target
- * answers it, so that a page that was not confirmed is never forgotten (INV-5).
+ * answers it, so that a page that was not confirmed is never forgotten (INV-5). Of an unfinished
+ * round the batches say how far the lane got.
  */
 #ifndef GODWIT_MIGRATE_LANE_SOURCE_H
 #define GODWIT_MIGRATE_LANE_SOURCE_H
@@ -33,7 +34,8 @@ struct stream;
 
 enum lane_report_type { LANE_REPORT_FENCE, LANE_REPORT_HOT, LANE_REPORT_LAST, LANE_REPORT_FAILED };
 
-/* What one lane did in one round. */
+/* What one lane did in one round. LAST or FAILED is a lane's last report, and there always is one.
+ */
 struct lane_report {
     enum lane_report_type type;
     unsigned lane, round;
@@ -42,6 +44,7 @@ struct lane_report {
     uint64_t held_back_ns, round_trip_ns;
     uint64_t digest_sum; /* of all rounds: this lane's part of the digest over every page */
     uint64_t cpu_ns;     /* with LAST and FAILED */
+    bool link_lost;      /* with FAILED: the connection broke, all else is well */
     struct fault fault;  /* with FAILED */
 };
 
@@ -57,6 +60,7 @@ struct lane_source_config {
     enum page_delta_policy delta; /* OFF where the target takes no patches */
     bool may_spin;                /* on its stream, see hot */
     uint64_t batches_max;         /* that may wait at once */
+    uint64_t digest_sum;          /* of the lane that was here before it */
     void (*report)(void *data, const struct lane_report *report);
     void *data;
 };

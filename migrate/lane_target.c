@@ -23,13 +23,38 @@ struct lane_target {
     /* the lane's own */
     struct page_place place;
     struct lane_report report;
-    uint64_t wire_bytes; /* told to progress so far */
+    uint64_t wire_bytes;                /* told to progress so far */
+    uint64_t frames;                    /* of this round */
+    uint64_t mark_frames, mark_running; /* where its last block began */
+    bool has_block;
+    uint32_t block_region;
+    uint64_t block_page;
     bool ended;
 };
 
 static void lane_target_freep(struct lane_target **lane)
 {
     *lane = lane_target_free(*lane);
+}
+
+/* Bytes that were changed on the way are no broken link: they would be changed again. */
+static int link_fault(struct lane_target *lane, int r)
+{
+    lane->report.link_lost = r != ERR_CORRUPT && r != ERR_CANCELED;
+    return r;
+}
+
+/* The source's batches are blocks: where the next one begins, the one before has come whole. */
+static void note_block(struct lane_target *lane, const struct page_frame *frame)
+{
+    if (lane->has_block && frame->region == lane->block_region &&
+        frame->first_page == lane->block_page)
+        return;
+    lane->has_block = true;
+    lane->block_region = frame->region;
+    lane->block_page = frame->first_page;
+    lane->mark_frames = lane->frames;
+    lane->mark_running = lane->place.running;
 }
 
 static int read_pages(struct lane_target *lane, struct page_frame *frame, uint8_t *head,
@@ -39,18 +64,20 @@ static int read_pages(struct lane_target *lane, struct page_frame *frame, uint8_
     int r = stream_read(lane->stream, head + PAGE_FRAME_HEADER_BYTES,
                         (size_t)frame->count * PAGE_ENTRY_BYTES, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
     r = page_frame_get_entries(lane->config.plan, head, frame, entries, fault);
     if (r < 0)
         return r;
 
+    note_block(lane, frame);
     uint64_t pages = lane->place.pages, zero_pages = lane->place.zero_pages;
     r = failpoint_check(FAILPOINT_TARGET_PLACE, fault);
     if (r == 0)
         r = page_place_frame(&lane->place, frame, entries, lane->stream, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
+    lane->frames++;
     uint64_t wire = lane->stream->wire_bytes_in;
     progress_add(lane->config.progress, lane->place.pages - pages,
                  lane->place.zero_pages - zero_pages, wire - lane->wire_bytes);
@@ -91,9 +118,10 @@ static int read_fence(struct lane_target *lane, const struct page_frame *fence, 
     int r = lane_write(lane->stream, FAILPOINT_TARGET_ANSWER, bytes, count, fault);
     if (r == 0)
         r = stream_flush(lane->stream, fault);
-    lane->place.running = 0;
+    lane->place.running = lane->frames = lane->mark_frames = lane->mark_running = 0;
+    lane->has_block = false;
     lane->report.round++;
-    return r;
+    return r < 0 ? link_fault(lane, r) : 0;
 }
 
 static int read_frame(struct lane_target *lane, struct fault *fault)
@@ -101,7 +129,7 @@ static int read_frame(struct lane_target *lane, struct fault *fault)
     uint8_t head[PAGE_FRAME_HEAD_MAX];
     int r = stream_read(lane->stream, head, PAGE_FRAME_HEADER_BYTES, fault);
     if (r < 0)
-        return r;
+        return link_fault(lane, r);
     struct page_frame frame;
     r = failpoint_check(FAILPOINT_TARGET_READ, fault);
     if (r == 0)
@@ -148,6 +176,11 @@ int lane_target_new(struct lane_target **ret_lane, const struct lane_target_conf
                             fault);
     if (r < 0)
         return r;
+    if (config->before) {
+        lane->place.sum = config->before->sum;
+        lane->place.pages = config->before->pages;
+        lane->place.zero_pages = config->before->zero_pages;
+    }
 
     lane->stream = stream;
     int error = pthread_create(&lane->thread, NULL, lane_target_run, lane);
@@ -158,6 +191,16 @@ int lane_target_new(struct lane_target **ret_lane, const struct lane_target_conf
     lane->started = true;
     *ret_lane = TAKE(lane);
     return 0;
+}
+
+void lane_target_mark(const struct lane_target *lane, struct lane_mark *ret_mark)
+{
+    *ret_mark = (struct lane_mark){.round = lane->report.round,
+                                   .frames = lane->mark_frames,
+                                   .running = lane->mark_running,
+                                   .sum = lane->place.sum,
+                                   .pages = lane->place.pages,
+                                   .zero_pages = lane->place.zero_pages};
 }
 
 void lane_target_interrupt(struct lane_target *lane)

@@ -14,6 +14,14 @@
 
 struct lane_target;
 
+/* How far a lane has come: what the source asks for when it comes anew, and what its next one goes
+ * on from. A mark stands at the end of a block, where the source's batch ends too. */
+struct lane_mark {
+    unsigned round;
+    uint64_t frames, running;        /* of the round, up to the mark */
+    uint64_t sum, pages, zero_pages; /* of all rounds */
+};
+
 struct lane_target_config {
     unsigned lane;
     const struct region *regions; /* these all: borrowed, must outlive the lane */
@@ -23,6 +31,7 @@ struct lane_target_config {
     const bool *frames_allowed; /* atomic; INV-4: prepared and not yet whole */
     bool may_spin;              /* on its stream, see hot */
     struct progress *progress;
+    const struct lane_mark *before; /* of the lane that was here before it; NULL: none */
     void (*report)(void *data, const struct lane_report *report);
     void *data;
 };
@@ -31,6 +40,8 @@ struct lane_target_config {
 int lane_target_new(struct lane_target **ret_lane, const struct lane_target_config *config,
                     struct stream *stream, struct fault *fault);
 struct lane_target *lane_target_free(struct lane_target *lane);
+/* When it has given its last report. */
+void lane_target_mark(const struct lane_target *lane, struct lane_mark *ret_mark);
 void lane_target_interrupt(struct lane_target *lane); /* any thread */
 
 #endif

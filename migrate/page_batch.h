@@ -6,6 +6,7 @@
 #ifndef GODWIT_MIGRATE_PAGE_BATCH_H
 #define GODWIT_MIGRATE_PAGE_BATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "proto/limits.h"
@@ -24,6 +25,12 @@ struct page_batch {
     unsigned region;     /* index into the guest's regions */
     uint64_t first_page; /* of the block */
     uint64_t mask[PAGE_BATCH_WORDS];
+
+    /* the lane's, while it has the batch: how far it got, should its link break */
+    bool begun, done;
+    unsigned round;       /* of the lane; when done: */
+    uint64_t frames_end;  /* frames of this round with the batch's last one */
+    uint64_t running_end; /* the round's digest there */
 };
 
 #endif

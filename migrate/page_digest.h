@@ -27,6 +27,10 @@ void page_digest_deinit(struct page_digest *digest);
 /* XXH3-64 of a page that is not zero; never 0. */
 uint64_t page_digest_hash(const uint8_t *page);
 
+/* An entry of a page whose content at the target is not known: never that of a zero page, so that
+ * the page is told of in any case. */
+#define PAGE_DIGEST_UNKNOWN UINT64_C(1)
+
 /* What one page adds to the sum. */
 static inline uint64_t page_digest_term(unsigned region_id, uint64_t page, uint64_t hash)
 {

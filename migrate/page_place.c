@@ -147,6 +147,16 @@ static int place_lz4(struct page_place *place, const struct region *region,
     return frame->patch_count ? place_patches(region, frame, entries, at, fault) : 0;
 }
 
+/* The stream ended inside the frame: its pages are the old ones, the new ones or torn. Whatever
+ * comes for them next has to be placed, zeros too. */
+static void forget_pages(struct page_place *place, struct page_digest *digest,
+                         const struct page_frame *frame, const struct page_frame_entry *entries)
+{
+    for (unsigned i = 0; i < frame->count; i++)
+        page_digest_set(digest, frame->first_page + entries[i].page, PAGE_DIGEST_UNKNOWN,
+                        &place->sum);
+}
+
 int page_place_frame(struct page_place *place, struct page_frame *frame,
                      const struct page_frame_entry *entries, struct stream *stream,
                      struct fault *fault)
@@ -158,8 +168,10 @@ int page_place_frame(struct page_place *place, struct page_frame *frame,
     int r = frame->codec == PAGE_FRAME_LZ4
                 ? place_lz4(place, region, frame, entries, stream, fault)
                 : place_raw(place, region, frame, entries, stream, fault);
-    if (r < 0)
+    if (r < 0) {
+        forget_pages(place, digest, frame, entries);
         return r;
+    }
 
     for (unsigned i = 0; i < frame->count; i++) {
         uint64_t page = frame->first_page + entries[i].page;

@@ -70,12 +70,14 @@ void progress_fill(struct progress *progress, const struct progress_facts *facts
     FILL(memory_bytes_total, facts->memory_pages * PAGE_BYTES);
     FILL(zero_pages, __atomic_load_n(&progress->zero_pages, __ATOMIC_RELAXED));
     FILL(lanes, facts->lanes);
+    FILL(away, facts->away);
     if (facts->converge) {
         const struct converge *converge = facts->converge;
         FILL(dirty_bytes_per_s, converge->dirty_pages_per_s * PAGE_BYTES);
         FILL(predicted_pause_ns, converge->predicted_ns);
         FILL(waiting_for_goal, converge->waiting_for_goal);
         FILL(throttle_permille, facts->throttle_permille);
+        FILL(reconnects, facts->reconnects);
         FILL(eta_ns, converge_forecast_ns(converge, progress->round_pages - done,
                                           facts->bandwidth_bytes_per_s));
     }

@@ -6,6 +6,7 @@
 #ifndef GODWIT_MIGRATE_PROGRESS_H
 #define GODWIT_MIGRATE_PROGRESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "proto/migration.pb-c.h"
@@ -31,6 +32,8 @@ struct progress_facts {
     const struct converge *converge; /* NULL at the target */
     uint64_t bandwidth_bytes_per_s;
     unsigned throttle_permille;
+    bool away; /* lanes were lost and are being opened again */
+    unsigned reconnects;
 };
 
 void progress_add(struct progress *progress, uint64_t pages, uint64_t zero_pages,

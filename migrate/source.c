@@ -9,7 +9,8 @@
  * lanes have room for a whole round, and its own writes on the control lane are watched.
  *
  * This file holds the door, the move's thread and what both need of the core; source_mail hears,
- * source_words speaks, source_rounds sends memory, source_end ends.
+ * source_words speaks, source_rounds sends memory, source_reconnect replaces lost lanes, source_end
+ * ends.
  */
 #include "migrate/source.h"
 
@@ -190,7 +191,7 @@ void source_throttle(struct source *source, unsigned permille)
 static unsigned wanted_throttle(struct source *source)
 {
     pthread_mutex_lock(&source->mutex);
-    unsigned permille = source->core.ended ? 0 : source->core.throttle.permille;
+    unsigned permille = source_core_throttle(&source->core);
     pthread_mutex_unlock(&source->mutex);
     return permille;
 }
@@ -247,6 +248,11 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
     case SOURCE_TODO_THROTTLE:
         source_throttle(source, wanted_throttle(source));
         return 0;
+    case SOURCE_TODO_HANG_UP:
+        source_reconnect_hang_up(source);
+        return 0;
+    case SOURCE_TODO_DIAL:
+        return source_mail_dial(source, fault);
     }
     assert(false);
     return 0;
@@ -288,6 +294,8 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
     enum phase phase = source->core.phase;
     uint64_t started_ns = source->core.started_ns;
     uint64_t bandwidth_bytes_per_s = source->core.config.bandwidth_bytes_per_s;
+    bool away = source->core.away != SOURCE_AWAY_NO;
+    unsigned reconnects = source->core.reconnects;
     pthread_mutex_unlock(&source->mutex);
 
     const struct progress_facts facts = {
@@ -300,6 +308,8 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
         .converge = &converge,
         .bandwidth_bytes_per_s = bandwidth_bytes_per_s,
         .throttle_permille = source->throttle_permille,
+        .away = away,
+        .reconnects = reconnects,
     };
     Godwit__MoveProgress message;
     progress_fill(&source->progress, &facts, &message);
@@ -416,6 +426,7 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .vcpus = source->config.guest->vcpus,
         .memory_pages = source_total_pages(source->config.guest),
         .bandwidth_bytes_per_s = goals->bandwidth_bytes_per_s,
+        .away_ms_max = goals->away_ms_max ? goals->away_ms_max : AWAY_MS_MAX,
         .reread = goals->verify_reread,
         .trace = trace,
         .trace_data = source,

@@ -27,8 +27,11 @@ struct source_config {
     const Godwit__MoveGoals *goals; /* copied; zero fields take their defaults */
     unsigned lanes;                 /* streams that open_lane can give, besides control */
 
-    /* Give the stream of lane n, or of the control lane (TLS_LANE_CONTROL): handshake done. */
-    int (*open_lane)(void *data, unsigned lane, struct stream **ret_stream, struct fault *fault);
+    /* Give the stream of lane n, or of the control lane (TLS_LANE_CONTROL): handshake done. Epochs
+     * after 0 replace lanes that were lost: every one begins with its control lane, and streams of
+     * an earlier one are never asked for again. ERR_REFUSED: nobody listens there any more. */
+    int (*open_lane)(void *data, unsigned lane, unsigned epoch, struct stream **ret_stream,
+                     struct fault *fault);
     /* A latch was set. When this returns it must be as durable as the guest's memory. */
     void (*on_latch)(void *data, Godwit__Latch latch);
     /* At every phase and 4 times a second; borrowed. */

@@ -43,6 +43,10 @@ static const char *const names[SOURCE_EVENT_COUNT] = {
     [SOURCE_EVENT_DRAINED] = "drained",
     [SOURCE_EVENT_FAILED] = "failed",
     [SOURCE_EVENT_TICK] = "tick",
+    [SOURCE_EVENT_LANE_LOST] = "lane-lost",
+    [SOURCE_EVENT_HUNG_UP] = "hung-up",
+    [SOURCE_EVENT_DIAL_FAILED] = "dial-failed",
+    [SOURCE_EVENT_REJOINED] = "rejoined",
     [SOURCE_EVENT_WELCOME] = "welcome",
     [SOURCE_EVENT_PREPARED] = "prepared",
     [SOURCE_EVENT_READY] = "ready",
@@ -323,6 +327,7 @@ static unsigned on_ready(struct source_core *core, const struct source_event *ev
 {
     if (core->phase != PHASE_STATE)
         return out_of_turn(core, event);
+    assert(core->away == SOURCE_AWAY_NO);
     /* INV-2, INV-1: the commit point. From here on forward only. */
     latch(core, GODWIT__LATCH__LATCH_GAVE);
     set_phase(core, PHASE_HANDOVER, event->now_ns);
@@ -344,8 +349,72 @@ static unsigned on_abandoned(struct source_core *core, const struct source_event
     return give_up(core, event->now_ns);
 }
 
+/* ---- lost lanes ----------------------------------------------------------------------------- */
+
+/* Only while the guest runs: in the pause a second link is not worth what the guest would wait for
+ * it, so the move turns back (before GAVE) or parks. */
+static bool may_go_away(const struct source_core *core)
+{
+    return core->phase == PHASE_PRECOPY && core->config.away_ms_max > 0;
+}
+
+static unsigned go_away(struct source_core *core, const struct source_event *event)
+{
+    assert(core->latch == GODWIT__LATCH__LATCH_OUT && !core->guest_stopped);
+    if (core->away == SOURCE_AWAY_HANGING_UP)
+        return 0; /* the other lanes of the same loss */
+    if (core->away == SOURCE_AWAY_NO) {
+        core->away_ns = event->now_ns;
+        core->refused_ns = 0;
+    }
+    core->away = SOURCE_AWAY_HANGING_UP;
+    core->standing_by = false;
+    core->away_fault = (struct fault){0};
+    if (event->fault)
+        core->away_fault = *event->fault;
+    return SOURCE_TODO_HANG_UP | SOURCE_TODO_THROTTLE;
+}
+
+static unsigned on_hung_up(struct source_core *core, const struct source_event *event)
+{
+    (void)event;
+    core->away = SOURCE_AWAY_DIALING;
+    return SOURCE_TODO_DIAL;
+}
+
+static unsigned on_dial_failed(struct source_core *core, const struct source_event *event)
+{
+    bool refused = event->fault && event->fault->code == ERR_REFUSED;
+    if (!refused)
+        core->refused_ns = 0;
+    else if (!core->refused_ns)
+        core->refused_ns = event->now_ns;
+    if (refused && event->now_ns - core->refused_ns >= REFUSED_MS_MAX * NS_PER_MS) {
+        (void)fault_set(&core->fault, ERR_CLOSED, "nobody awaits the move at the target any more");
+        return give_up(core, event->now_ns);
+    }
+    return go_away(core, event); /* what is open of this epoch ends, and then the next one */
+}
+
+static unsigned on_rejoined(struct source_core *core, const struct source_event *event)
+{
+    core->away = SOURCE_AWAY_NO;
+    core->away_all_ns += event->now_ns - core->away_ns;
+    core->reconnects++;
+    core->active_ns = event->now_ns;
+    return SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE;
+}
+
+static bool is_away_too_long(const struct source_core *core, uint64_t now_ns)
+{
+    return core->away != SOURCE_AWAY_NO &&
+           now_ns - core->away_ns >= core->config.away_ms_max * NS_PER_MS;
+}
+
 static unsigned on_link_lost(struct source_core *core, const struct source_event *event)
 {
+    if (may_go_away(core))
+        return go_away(core, event);
     core->link_lost = true;
     if (!core->target_abandoned)
         keep_fault(core, ERR_CLOSED, event->fault, "the target is gone");
@@ -360,9 +429,14 @@ static unsigned on_failed(struct source_core *core, const struct source_event *e
     return give_up(core, event->now_ns);
 }
 
+static unsigned on_lane_lost(struct source_core *core, const struct source_event *event)
+{
+    return may_go_away(core) ? go_away(core, event) : on_failed(core, event);
+}
+
 static bool has_stalled(struct source_core *core, const struct source_event *event)
 {
-    if (core->phase != PHASE_PRECOPY)
+    if (core->phase != PHASE_PRECOPY || core->away != SOURCE_AWAY_NO)
         return false;
     if (event->activity != core->activity || !core->active_ns) {
         core->activity = event->activity;
@@ -376,6 +450,12 @@ static unsigned on_tick(struct source_core *core, const struct source_event *eve
     if (has_stalled(core, event)) {
         (void)fault_set(&core->fault, ERR_TIMEOUT, "nothing went to the target for %d s",
                         SOURCE_SILENT_MS_MAX / 1000);
+        return give_up(core, event->now_ns);
+    }
+    if (is_away_too_long(core, event->now_ns)) {
+        (void)fault_set(&core->fault, ERR_TIMEOUT,
+                        "its lanes were lost and did not come back within %llu ms: %.300s",
+                        (unsigned long long)core->config.away_ms_max, core->away_fault.text);
         return give_up(core, event->now_ns);
     }
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
@@ -470,7 +550,12 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_LANES_OPEN:
         return core->phase == PHASE_PREPARE && !core->lanes_open;
     case SOURCE_EVENT_ROUND_DONE:
-        return core->phase == PHASE_PRECOPY && !core->standing_by;
+        return core->phase == PHASE_PRECOPY && !core->standing_by && core->away == SOURCE_AWAY_NO;
+    case SOURCE_EVENT_HUNG_UP:
+        return core->phase == PHASE_PRECOPY && core->away == SOURCE_AWAY_HANGING_UP;
+    case SOURCE_EVENT_DIAL_FAILED:
+    case SOURCE_EVENT_REJOINED:
+        return core->phase == PHASE_PRECOPY && core->away == SOURCE_AWAY_DIALING;
     case SOURCE_EVENT_STOOD_BY:
         return core->phase == PHASE_PRECOPY && core->standing_by;
     case SOURCE_EVENT_PAUSED:
@@ -488,6 +573,7 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_GOALS: /* nobody reads them any more once the pause was decided on */
         return core->phase <= PHASE_PRECOPY && !core->standing_by;
     case SOURCE_EVENT_FAILED:
+    case SOURCE_EVENT_LANE_LOST:
     case SOURCE_EVENT_TICK:
     case SOURCE_EVENT_WELCOME:
     case SOURCE_EVENT_PREPARED:
@@ -529,6 +615,14 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
         return on_failed(core, event);
     case SOURCE_EVENT_TICK:
         return on_tick(core, event);
+    case SOURCE_EVENT_LANE_LOST:
+        return on_lane_lost(core, event);
+    case SOURCE_EVENT_HUNG_UP:
+        return on_hung_up(core, event);
+    case SOURCE_EVENT_DIAL_FAILED:
+        return on_dial_failed(core, event);
+    case SOURCE_EVENT_REJOINED:
+        return on_rejoined(core, event);
     case SOURCE_EVENT_WELCOME:
         return on_welcome(core, event);
     case SOURCE_EVENT_PREPARED:
@@ -557,6 +651,11 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
     }
     assert(false);
     return 0;
+}
+
+unsigned source_core_throttle(const struct source_core *core)
+{
+    return core->ended || core->away != SOURCE_AWAY_NO ? 0 : core->throttle.permille;
 }
 
 int source_core_step(struct source_core *core, const struct source_event *event, unsigned *ret_todo,

@@ -31,6 +31,11 @@ enum source_event_type {
     SOURCE_EVENT_DRAINED,      /* last fences written, machine state saved */
     SOURCE_EVENT_FAILED,       /* a lane, a save, a tracker: with the fault */
     SOURCE_EVENT_TICK,         /* only time has passed */
+    /* lanes lost in pre-copy come back: hang up what is left, dial, go on from what is dirty */
+    SOURCE_EVENT_LANE_LOST,   /* a lane's link broke, with the fault */
+    SOURCE_EVENT_HUNG_UP,     /* no thread of any lane is left */
+    SOURCE_EVENT_DIAL_FAILED, /* a lane could not be opened again, with the fault */
+    SOURCE_EVENT_REJOINED,    /* all are open, and what the target does not have is dirty */
     /* the target's words, on the control lane */
     SOURCE_EVENT_WELCOME,
     SOURCE_EVENT_PREPARED,
@@ -86,7 +91,9 @@ enum source_todo {
     SOURCE_TODO_RESUME = 1 << 14, /* as it was before the move */
     SOURCE_TODO_SEND_ABORT = 1 << 15,
     SOURCE_TODO_END = 1 << 16,
-    SOURCE_TODO_THROTTLE = 1 << 17, /* hold the guest's writers as core->throttle says */
+    SOURCE_TODO_THROTTLE = 1 << 17, /* hold the guest's writers as source_core_throttle says */
+    SOURCE_TODO_HANG_UP = 1 << 18,  /* end all lanes and the control lane */
+    SOURCE_TODO_DIAL = 1 << 19,     /* open them anew, in the next epoch */
 };
 
 /* Of these nothing may happen any more once the move rolls back. */
@@ -94,7 +101,7 @@ enum source_todo {
     (SOURCE_TODO_OPEN_CONTROL | SOURCE_TODO_SEND_HELLO | SOURCE_TODO_PREPARE |                     \
      SOURCE_TODO_FIRST_ROUND | SOURCE_TODO_ROUND | SOURCE_TODO_STAND_BY | SOURCE_TODO_PAUSE |      \
      SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER |                      \
-     SOURCE_TODO_THROTTLE)
+     SOURCE_TODO_THROTTLE | SOURCE_TODO_HANG_UP | SOURCE_TODO_DIAL)
 
 enum { SOURCE_SILENT_MS_MAX = 60 * 1000 }; /* a round in which nothing moves at all */
 
@@ -106,11 +113,14 @@ struct source_core_config {
     unsigned vcpus;
     uint64_t memory_pages;
     uint64_t bandwidth_bytes_per_s;
-    bool reread; /* both sides read all memory inside the pause: more time for it */
+    uint64_t away_ms_max; /* how long lost lanes may stay away; 0: not at all */
+    bool reread;          /* both sides read all memory inside the pause: more time for it */
     /* One line a phase; may be NULL. */
     void (*trace)(void *data, const char *line);
     void *trace_data;
 };
+
+enum source_away { SOURCE_AWAY_NO, SOURCE_AWAY_HANGING_UP, SOURCE_AWAY_DIALING };
 
 struct source_core {
     struct source_core_config config;
@@ -119,7 +129,12 @@ struct source_core {
     struct converge converge;
     struct throttle throttle;
     bool control_open, lanes_open, prepared, standing_by, guest_stopped, link_lost;
-    bool target_abandoned; /* it said so after GAVE */
+    bool target_abandoned;        /* it said so after GAVE */
+    enum source_away away;        /* only in pre-copy */
+    uint64_t away_ns, refused_ns; /* since when; 0: not */
+    uint64_t away_all_ns;         /* of all reconnects */
+    unsigned reconnects;
+    struct fault away_fault; /* the last reason why they are still away */
     bool ended;
     uint64_t started_ns, greeted_ns;
     uint64_t phase_deadline_ns;   /* INV-3 */
@@ -136,6 +151,8 @@ void source_core_init(struct source_core *core, const struct source_core_config 
  * target's word out of turn is not refused but ends the move. *ret_todo: SOURCE_TODO_* bits. */
 int source_core_step(struct source_core *core, const struct source_event *event, unsigned *ret_todo,
                      struct fault *fault);
+/* What the writers are to be held back by now. */
+unsigned source_core_throttle(const struct source_core *core);
 const char *source_event_name(enum source_event_type type);
 uint64_t source_core_default_deadline_ms(const struct source_core_config *config);
 

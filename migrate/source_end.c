@@ -74,7 +74,8 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     struct receipt *receipt = &source->receipt;
     Godwit__MoveReceipt *to = &receipt->message;
     uint64_t ram_pages = source->config.guest->regions[0].pages;
-    uint64_t cpu_ns = control_cpu_ns + world_thread_cpu_ns(), digest = source->memory_digest;
+    uint64_t cpu_ns = control_cpu_ns + world_thread_cpu_ns() + source->before_cpu_ns,
+             digest = source->memory_digest;
     for (unsigned i = 0; i < LANES_MAX; i++)
         cpu_ns += source->lane_cpu_ns[i];
 
@@ -83,12 +84,16 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     to->vm_id = (char *)source->config.guest->vm_id;
 #define FILL(field, value) (to->has_##field = 1, to->field = (value))
     FILL(memory_bytes, ram_pages * PAGE_BYTES); /* what else travels is no memory of the guest */
-    FILL(wire_bytes, progress_wire_bytes(&source->progress) + control_wire_bytes);
+    FILL(wire_bytes,
+         progress_wire_bytes(&source->progress) + control_wire_bytes + source->before_wire_bytes);
     FILL(lanes, source->lanes_open);
     FILL(source_cpu_ns, cpu_ns);
     FILL(target_cpu_ns, source->target_cpu_ns);
     FILL(populate_ns, source->populate_ns);
     FILL(predicted_total_ns, source->predicted_total_ns);
+    FILL(reconnects, source->core.reconnects);
+    FILL(away_ns, source->core.away_all_ns);
+    FILL(resent_pages, source->resent_pages);
     FILL(throttled_ns, source->throttled_ns);
     FILL(throttle_permille_peak, source->core.throttle.permille_peak);
     if (to->moved) {

@@ -1,7 +1,8 @@
 /* What the files of the source share: its struct, and what they ask of each other.
  *
  * Flow:   source.h -> [source_inside] -> source, source_mail, source_words, source_rounds,
- * source_end Thread: the move's own, but for what a section of the struct says.
+ * source_reconnect, source_end
+ * Thread: the move's own, but for what a section of the struct says.
  */
 #ifndef GODWIT_MIGRATE_SOURCE_INSIDE_H
 #define GODWIT_MIGRATE_SOURCE_INSIDE_H
@@ -37,7 +38,7 @@ struct watch;
 
 enum source_mail_type {
     MAIL_STREAM,
-    MAIL_OPEN_FAILED,
+    MAIL_OPENER_ENDED,
     MAIL_MESSAGE,
     MAIL_HOT,
     MAIL_LINK_LOST,
@@ -86,14 +87,15 @@ struct source {
     struct stream *lane_streams[LANES_MAX];
     struct lane_source *lanes[LANES_MAX];
     struct pacer *pacer;
-    unsigned lanes_open;
+    unsigned lanes_open, lanes_ended;
+    bool opener_ended, control_ended;
     struct source_region *regions;
     struct page_digest *digests;
     struct page_delta *deltas;
     uint64_t delta_room; /* atomic: pages that the lanes may still remember */
     bool takes_patches;  /* the target said so */
     struct page_batch *batches;
-    uint64_t batches_max;
+    uint64_t batches_max, batches_used; /* used: of the round that is under way */
     struct page_batch fences[LANES_MAX];
     struct progress progress;
     struct receipt receipt;
@@ -106,6 +108,13 @@ struct source {
     uint64_t lane_wire_bytes[LANES_MAX]; /* before this round */
     uint64_t lane_cpu_ns[LANES_MAX];
     bool standing_by, control_hot, saved, drained_told;
+
+    /* lost lanes: what the broken ones said last, and what all earlier ones had used */
+    unsigned epoch, batches_epoch;
+    bool hanging_up, resume_sent;
+    struct lane_report lane_ends[LANES_MAX];
+    uint64_t before_cpu_ns, before_wire_bytes, resent_pages;
+
     enum phase told_phase;
     uint64_t hot_until_ns, next_progress_ns;
 
@@ -161,6 +170,9 @@ int source_mail_open_control(struct source *source, struct fault *fault);
 /* One thread a stream; takes the streams as far as it gets. */
 int source_mail_start_lanes(struct source *source, struct fault *fault);
 
+/* Begin to open streams anew, in the next epoch. */
+int source_mail_dial(struct source *source, struct fault *fault);
+
 /* Free what the mail still holds. */
 void source_mail_discard(struct source_mail *mail);
 
@@ -174,6 +186,9 @@ void source_words_send_hello(struct source *source);
 
 /* The packed machine and the digests. */
 void source_words_send_state(struct source *source);
+
+/* On a new control lane: which move, and the how manieth attempt. */
+void source_words_send_resume(struct source *source);
 
 /* Give the right to run. */
 void source_words_send_transfer(struct source *source);
@@ -215,6 +230,26 @@ void source_rounds_stood_by(struct source *source);
 
 /* A lane reached a fence or failed. */
 void source_rounds_take_report(struct source *source, const struct lane_report *report);
+
+/* The round was broken off: what of it was done goes into the receipt. */
+void source_rounds_break_off(struct source *source);
+
+/* ---- source_reconnect.c --------------------------------------------------------------------- */
+
+/* End the control lane, all lanes and the opener; HUNG_UP follows when no thread is left. */
+void source_reconnect_hang_up(struct source *source);
+
+/* One of them has ended: true when that was asked for, so that nobody else need care. */
+bool source_reconnect_took_end(struct source *source);
+
+/* The target's marks: what they do not cover is dirty again; then the lanes may come. */
+void source_reconnect_take_resumed(struct source *source, const Godwit__MoveResumed *resumed);
+
+/* All lanes of the new epoch are open: start them and go on. */
+void source_reconnect_rejoin(struct source *source);
+
+/* Does the move wait for its lanes to come back? */
+bool source_reconnect_is_away(struct source *source);
 
 /* ---- source_end.c --------------------------------------------------------------------------- */
 

@@ -17,31 +17,36 @@
 #include "net/tls_lane.h"
 #include "proto/limits.h"
 
+enum { REDIAL_MS = 250 }; /* between two attempts */
+
 /* ---- put by other threads ------------------------------------------------------------------- */
 
-static int open_lane(void *data, unsigned wanted, struct stream **ret_stream, unsigned *ret_lane,
-                     struct fault *fault)
+/* The epoch stands still while an opener lives. */
+static int open_lane(void *data, unsigned wanted, struct stream **ret_stream,
+                     struct tls_lane_name *ret_name, struct fault *fault)
 {
     struct source *source = data;
-    *ret_lane = wanted;
+    *ret_name = (struct tls_lane_name){.lane = wanted, .epoch = source->epoch};
     int r = failpoint_check(FAILPOINT_SOURCE_OPEN, fault);
     if (r < 0)
         return r;
-    return source->config.open_lane(source->config.data, wanted, ret_stream, fault);
+    return source->config.open_lane(source->config.data, wanted, source->epoch, ret_stream, fault);
 }
 
-static void on_stream(void *data, unsigned lane, struct stream *stream)
+static void on_stream(void *data, const struct tls_lane_name *name, struct stream *stream)
 {
     struct source *source = data;
-    struct source_mail mail = {.type = MAIL_STREAM, .lane = lane, .stream = stream};
+    struct source_mail mail = {.type = MAIL_STREAM, .lane = name->lane, .stream = stream};
     if (mailbox_put(source->mailbox, &mail) == MAILBOX_E_CLOSED)
         stream_free(stream);
 }
 
-static void on_open_failed(void *data, const struct fault *fault)
+static void on_opener_ended(void *data, const struct fault *fault)
 {
     struct source *source = data;
-    struct source_mail mail = {.type = MAIL_OPEN_FAILED, .fault = *fault};
+    struct source_mail mail = {.type = MAIL_OPENER_ENDED};
+    if (fault)
+        mail.fault = *fault;
     (void)mailbox_put(source->mailbox, &mail); /* closed: the move is over anyway */
 }
 
@@ -85,8 +90,24 @@ static void on_report(void *data, const struct lane_report *report)
 int source_mail_open_control(struct source *source, struct fault *fault)
 {
     const struct lane_opener_config config = {
-        .open = open_lane, .on_stream = on_stream, .on_failed = on_open_failed, .data = source};
+        .open = open_lane,
+        .on_stream = on_stream,
+        .on_ended = on_opener_ended,
+        .delay_ms = source->epoch > 1 ? REDIAL_MS : 0,
+        .data = source,
+    };
+    source->opener_ended = false;
     return lane_opener_new(&source->opener, &config, fault);
+}
+
+int source_mail_dial(struct source *source, struct fault *fault)
+{
+    assert(!source->opener && !source->control);
+    if (source->epoch == LANE_EPOCH_MAX)
+        return fault_set(fault, ERR_LIMIT, "its lanes were opened anew %d times", LANE_EPOCH_MAX);
+    source->epoch++;
+    source->resume_sent = false;
+    return source_mail_open_control(source, fault);
 }
 
 int source_mail_start_lanes(struct source *source, struct fault *fault)
@@ -104,6 +125,7 @@ int source_mail_start_lanes(struct source *source, struct fault *fault)
             .compress = source->compress,
             .delta = source->takes_patches ? source->delta : PAGE_DELTA_OFF,
             .batches_max = source->batches_max + 4,
+            .digest_sum = source->digest_sums[i],
             .report = on_report,
             .data = source,
         };
@@ -113,6 +135,8 @@ int source_mail_start_lanes(struct source *source, struct fault *fault)
             return r;
         source->lane_streams[i] = NULL;
     }
+    source->batches_epoch = source->epoch;
+    source->batches_used = 0;
     return 0;
 }
 
@@ -131,18 +155,45 @@ static void take_stream(struct source *source, const struct source_mail *mail)
         };
         struct fault fault = {0};
         int r = control_lane_new(&source->control, &config, mail->stream, &fault);
+        source->control_ended = r < 0;
         if (r < 0) {
             stream_free(mail->stream);
             source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
         } else if (source_current_phase(source) == PHASE_GREET) {
             source_feed_type(source, SOURCE_EVENT_CONTROL_OPEN);
+        } else if (source_reconnect_is_away(source)) {
+            source_words_send_resume(source);
         }
         return;
     }
     assert(mail->lane < LANES_MAX && !source->lane_streams[mail->lane]);
     source->lane_streams[mail->lane] = mail->stream;
-    if (++source->lanes_open == source->lanes_wanted)
+    if (++source->lanes_open < source->lanes_wanted)
+        return;
+    if (source->epoch == 0)
         source_feed_type(source, SOURCE_EVENT_LANES_OPEN);
+    else
+        source_reconnect_rejoin(source);
+}
+
+static void take_opener_end(struct source *source, const struct fault *fault)
+{
+    source->opener_ended = true;
+    if (source_reconnect_took_end(source) || !fault->code)
+        return;
+    source_feed_fault(
+        source, source_reconnect_is_away(source) ? SOURCE_EVENT_DIAL_FAILED : SOURCE_EVENT_FAILED,
+        fault);
+}
+
+static void take_link_lost(struct source *source, const struct fault *fault)
+{
+    source->control_ended = true;
+    if (source_reconnect_took_end(source))
+        return;
+    /* What came was wrong, but our words may still get through. */
+    source_feed_fault(
+        source, fault->code == ERR_CORRUPT ? SOURCE_EVENT_FAILED : SOURCE_EVENT_LINK_LOST, fault);
 }
 
 void source_mail_discard(struct source_mail *mail)
@@ -159,22 +210,19 @@ void source_mail_take(struct source *source, struct source_mail *mail)
         take_stream(source, mail);
         mail->stream = NULL;
         break;
-    case MAIL_OPEN_FAILED:
-        source_feed_fault(source, SOURCE_EVENT_FAILED, &mail->fault);
+    case MAIL_OPENER_ENDED:
+        take_opener_end(source, &mail->fault);
         break;
     case MAIL_MESSAGE:
         source_words_take(source, mail->message);
         break;
     case MAIL_HOT:
         source->control_hot = true;
-        if (source->standing_by)
+        if (source->standing_by && !source->hanging_up)
             source_rounds_stood_by(source);
         break;
     case MAIL_LINK_LOST:
-        /* What came was wrong, but our words may still get through. */
-        source_feed_fault(
-            source, mail->fault.code == ERR_CORRUPT ? SOURCE_EVENT_FAILED : SOURCE_EVENT_LINK_LOST,
-            &mail->fault);
+        take_link_lost(source, &mail->fault);
         break;
     case MAIL_LANE:
         source_rounds_take_report(source, &mail->report);

@@ -160,6 +160,7 @@ void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_bat
         }
         bitmap_clear_all(&source->regions[i].dirty);
     }
+    source->batches_used = used;
     (void)fence_lanes(source, fence);
 }
 
@@ -219,7 +220,9 @@ int source_rounds_stand_by(struct source *source, struct fault *fault)
     watch_arm(source->watch, source_current_deadline(source));
     int r = control_lane_send_hot(source->control, fault);
     watch_disarm(source->watch);
-    return r;
+    if (r < 0)
+        source_feed_fault(source, SOURCE_EVENT_LINK_LOST, fault);
+    return 0;
 }
 
 int source_rounds_pause_guest(struct source *source, struct fault *fault)
@@ -351,6 +354,17 @@ static int round_done(struct source *source, struct fault *fault)
     return 0;
 }
 
+void source_rounds_break_off(struct source *source)
+{
+    for (unsigned i = 0; i < source->lanes_open; i++) {
+        if (source->lane_ends[i].pages)
+            add_report(source, &source->lane_ends[i]);
+    }
+    if (source->sum.pages)
+        note_round(source, world_now_ns() - source->round_begun_ns,
+                   source_rounds_dirty_count(source));
+}
+
 void source_rounds_stood_by(struct source *source)
 {
     if (!source->control_hot || source->lanes_reported < source->lanes_open)
@@ -362,11 +376,21 @@ void source_rounds_stood_by(struct source *source)
 void source_rounds_take_report(struct source *source, const struct lane_report *report)
 {
     struct fault fault = {0};
+    if (report->type == LANE_REPORT_FAILED || report->type == LANE_REPORT_LAST) {
+        source->lanes_ended++;
+        source->lane_ends[report->lane] = *report;
+    }
     if (report->type == LANE_REPORT_FAILED) {
         source->lane_cpu_ns[report->lane] = report->cpu_ns;
-        source_feed_fault(source, SOURCE_EVENT_FAILED, &report->fault);
+        bool is_link = report->link_lost || report->fault.code == ERR_CANCELED;
+        if (source_reconnect_took_end(source) && is_link)
+            return;
+        source_feed_fault(source, is_link ? SOURCE_EVENT_LANE_LOST : SOURCE_EVENT_FAILED,
+                          &report->fault);
         return;
     }
+    if (source->hanging_up)
+        return; /* said before it heard of it */
     add_report(source, report);
     if (source->lanes_reported < source->lanes_open)
         return;

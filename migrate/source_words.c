@@ -63,6 +63,8 @@ void source_words_send_hello(struct source *source)
     hello.machine = (char *)guest->machine;
     hello.baseline = (char *)guest->baseline;
     hello.vcpus = guest->vcpus;
+    hello.has_away_ms_max = 1;
+    hello.away_ms_max = source->core.config.away_ms_max; /* never changes */
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_HELLO,
@@ -134,6 +136,21 @@ void source_words_send_state(struct source *source)
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_STATE,
                                    .state = &state};
+    send_message(source, &message);
+}
+
+void source_words_send_resume(struct source *source)
+{
+    Godwit__MoveResume resume = GODWIT__MOVE_RESUME__INIT;
+    resume.has_generation = resume.has_epoch = 1;
+    resume.move_id = source->move_id;
+    resume.generation = source->config.generation;
+    resume.epoch = source->epoch;
+    Godwit__MoveMessage message = {.base =
+                                       PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+                                   .body_case = GODWIT__MOVE_MESSAGE__BODY_RESUME,
+                                   .resume = &resume};
+    source->resume_sent = true;
     send_message(source, &message);
 }
 
@@ -260,6 +277,10 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         event.type = SOURCE_EVENT_ABANDONED;
         event.fault = &fault;
         break;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
+        source_reconnect_take_resumed(source, message->resumed);
+        return;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUME:
     case GODWIT__MOVE_MESSAGE__BODY_HELLO:
     case GODWIT__MOVE_MESSAGE__BODY_EXTENTS:
     case GODWIT__MOVE_MESSAGE__BODY_EXTENTS_END:

@@ -7,7 +7,7 @@
  *      verdicts --> core, under the lock
  *
  * This file holds the door, the move's thread and the todo; target_mail hears, target_words speaks
- * and judges.
+ * and judges, target_reconnect replaces lost lanes.
  */
 #include "migrate/target.h"
 
@@ -35,6 +35,7 @@
 #include "migrate/target_core.h"
 #include "migrate/target_inside.h"
 #include "migrate/watch.h"
+#include "net/stream.h"
 #include "proto/limits.h"
 
 enum { MAIL_SLOTS = 64, LAST_WORD_MS = 200 };
@@ -233,6 +234,9 @@ static int carry_out(struct target *target, enum target_todo bit, struct fault *
     case TARGET_TODO_END:
         target->finished = true;
         return 0;
+    case TARGET_TODO_HANG_UP:
+        target_reconnect_hang_up(target);
+        return 0;
     }
     assert(false);
     return 0;
@@ -259,6 +263,7 @@ static void tell_progress(struct target *target, uint64_t now_ns)
     pthread_mutex_lock(&target->mutex);
     enum phase phase = target->core.phase;
     uint64_t started_ns = target->core.started_ns, pages = target->core.populate_pages;
+    bool away = target->core.away && !target->core.ended;
     pthread_mutex_unlock(&target->mutex);
 
     const struct progress_facts facts = {
@@ -267,6 +272,7 @@ static void tell_progress(struct target *target, uint64_t now_ns)
         .phase = (Godwit__MovePhase)phase,
         .lanes = target->lanes_open,
         .memory_pages = pages,
+        .away = away,
     };
     Godwit__MoveProgress message;
     progress_fill(&target->progress, &facts, &message);
@@ -315,6 +321,7 @@ static void stop_threads(struct target *target)
     for (unsigned i = 0; i < LANES_MAX; i++)
         target->lanes[i] = lane_target_free(target->lanes[i]);
     target->control = control_lane_free(target->control);
+    target->next_control = stream_free(target->next_control);
 
     struct target_mail mail;
     while (mailbox_try_take(target->mailbox, &mail))

@@ -18,6 +18,7 @@ struct fault;
 struct guest;
 struct stream;
 struct target;
+struct tls_lane_name;
 
 struct target_config {
     struct guest *guest; /* borrowed, must outlive the target; empty, paused */
@@ -25,9 +26,10 @@ struct target_config {
     uint64_t generation;
     const char *incarnation; /* this host's, copied: TRANSFER must name it */
 
-    /* Wait (at most timeout_ms) for the next lane of this move: handshake done, number told. */
+    /* Wait (at most timeout_ms, then ERR_TIMEOUT) for the next lane of this move: handshake done,
+     * name told. Asked as long as the source may come back. */
     int (*accept_lane)(void *data, uint64_t timeout_ms, struct stream **ret_stream,
-                       unsigned *ret_lane, struct fault *fault);
+                       struct tls_lane_name *ret_name, struct fault *fault);
     /* Any thread: make a waiting accept_lane return ERR_CANCELED, now and later. */
     void (*interrupt_accept)(void *data);
     void (*on_latch)(void *data, Godwit__Latch latch);

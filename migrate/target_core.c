@@ -27,6 +27,8 @@ static const char *const names[TARGET_EVENT_COUNT] = {
     [TARGET_EVENT_RESUMED] = "resumed",
     [TARGET_EVENT_FAILED] = "failed",
     [TARGET_EVENT_TICK] = "tick",
+    [TARGET_EVENT_LANE_LOST] = "lane-lost",
+    [TARGET_EVENT_REJOINED] = "rejoined",
     [TARGET_EVENT_HELLO] = "hello",
     [TARGET_EVENT_EXTENTS_END] = "extents-end",
     [TARGET_EVENT_STATE] = "state",
@@ -154,6 +156,7 @@ static unsigned on_hello(struct target_core *core, const struct target_event *ev
 {
     if (core->phase != PHASE_GREET)
         return out_of_turn(core, event);
+    core->away_ms_max = event->away_ms_max < AWAY_MS_LONGEST ? event->away_ms_max : AWAY_MS_LONGEST;
     set_phase(core, PHASE_PREPARE, event->now_ns);
     return TARGET_TODO_SEND_WELCOME;
 }
@@ -209,6 +212,10 @@ static unsigned on_state(struct target_core *core, const struct target_event *ev
 {
     if ((core->phase != PHASE_PRECOPY && core->phase != PHASE_DRAIN) || core->has_state)
         return out_of_turn(core, event);
+    if (core->away) { /* it broke in the pause: the source's guest stands and waits for our word */
+        keep_fault(core, ERR_CLOSED, &core->away_fault, "a lane broke");
+        return abandon(core, event->now_ns);
+    }
     core->has_state = true;
     core->state_digest = event->state_digest;
     core->reread = event->reread;
@@ -282,8 +289,44 @@ static unsigned on_failed(struct target_core *core, const struct target_event *e
     return abandon(core, event->now_ns);
 }
 
+/* ---- lost lanes ----------------------------------------------------------------------------- */
+
+/* Latched IN, nothing loaded, nothing said: until the source comes back there is nothing to decide
+ * but how long to wait. It notices the loss later than we do, by PEER_SILENT_MS at most. */
+static bool may_go_away(const struct target_core *core)
+{
+    return core->phase == PHASE_PRECOPY && core->away_ms_max > 0;
+}
+
+static unsigned go_away(struct target_core *core, const struct target_event *event)
+{
+    assert(core->latch == GODWIT__LATCH__LATCH_IN && !core->has_state);
+    if (!core->away) {
+        core->phase_deadline_ns = event->now_ns + (core->away_ms_max + PEER_SILENT_MS) * NS_PER_MS;
+        core->away_fault = (struct fault){0};
+        if (event->fault)
+            core->away_fault = *event->fault;
+    }
+    core->away = true;
+    return TARGET_TODO_HANG_UP; /* of those that came anew, too */
+}
+
+static unsigned on_lane_lost(struct target_core *core, const struct target_event *event)
+{
+    return may_go_away(core) ? go_away(core, event) : on_failed(core, event);
+}
+
+static unsigned on_rejoined(struct target_core *core, const struct target_event *event)
+{
+    core->away = false;
+    core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
+    return 0;
+}
+
 static unsigned on_link_lost(struct target_core *core, const struct target_event *event)
 {
+    if (may_go_away(core))
+        return go_away(core, event);
     core->link_lost = true;
     if (core->latch == GODWIT__LATCH__LATCH_TOOK)
         return 0;
@@ -306,13 +349,17 @@ static unsigned on_abort(struct target_core *core, const struct target_event *ev
 
 static unsigned on_tick(struct target_core *core, const struct target_event *event)
 {
-    if (core->phase == PHASE_PRECOPY && event->activity != core->activity) {
+    if (core->phase == PHASE_PRECOPY && !core->away && event->activity != core->activity) {
         core->activity = event->activity;
         core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
     }
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
         return 0;
-    if (!core->link_lost)
+    if (core->away)
+        (void)fault_set(
+            &core->fault, ERR_TIMEOUT, "the source did not come back within %llu ms: %.300s",
+            (unsigned long long)(core->away_ms_max + PEER_SILENT_MS), core->away_fault.text);
+    else if (!core->link_lost)
         (void)fault_set(&core->fault, ERR_TIMEOUT, "phase %s took longer than %llu ms",
                         phase_name(core->phase),
                         (unsigned long long)phase_ms_max(core, core->phase));
@@ -336,7 +383,10 @@ static bool may_happen(const struct target_core *core, const struct target_event
     case TARGET_EVENT_POPULATED:
         return core->phase == PHASE_PREPARE && core->extents_known && !core->populated;
     case TARGET_EVENT_DRAINED:
-        return (core->phase == PHASE_PRECOPY || core->phase == PHASE_DRAIN) && !core->drained;
+        return (core->phase == PHASE_PRECOPY || core->phase == PHASE_DRAIN) && !core->drained &&
+               !core->away;
+    case TARGET_EVENT_REJOINED:
+        return core->phase == PHASE_PRECOPY && core->away;
     case TARGET_EVENT_LOADED:
         return core->phase == PHASE_STATE;
     case TARGET_EVENT_RESUMED:
@@ -347,6 +397,7 @@ static bool may_happen(const struct target_core *core, const struct target_event
     case TARGET_EVENT_VERDICT_ABANDON:
         return core->latch == GODWIT__LATCH__LATCH_IN || core->latch == GODWIT__LATCH__LATCH_READY;
     case TARGET_EVENT_FAILED:
+    case TARGET_EVENT_LANE_LOST:
     case TARGET_EVENT_TICK:
     case TARGET_EVENT_HELLO:
     case TARGET_EVENT_EXTENTS_END:
@@ -380,6 +431,10 @@ static unsigned dispatch(struct target_core *core, const struct target_event *ev
         return on_failed(core, event);
     case TARGET_EVENT_TICK:
         return on_tick(core, event);
+    case TARGET_EVENT_LANE_LOST:
+        return on_lane_lost(core, event);
+    case TARGET_EVENT_REJOINED:
+        return on_rejoined(core, event);
     case TARGET_EVENT_HELLO:
         return on_hello(core, event);
     case TARGET_EVENT_EXTENTS_END:

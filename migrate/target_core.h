@@ -27,6 +27,8 @@ enum target_event_type {
     TARGET_EVENT_RESUMED, /* the guest runs */
     TARGET_EVENT_FAILED,
     TARGET_EVENT_TICK,
+    TARGET_EVENT_LANE_LOST, /* a lane's link broke, or the source came anew; with the fault */
+    TARGET_EVENT_REJOINED,  /* all lanes are open again */
     /* the source's words, on the control lane */
     TARGET_EVENT_HELLO, /* judged fit by the shell */
     TARGET_EVENT_EXTENTS_END,
@@ -49,6 +51,7 @@ struct target_event {
     uint64_t now_ns;
     enum target_event_type type;
     uint64_t pages;                  /* EXTENTS_END: to populate */
+    uint64_t away_ms_max;            /* HELLO: how long the source tries to come back; 0: never */
     uint64_t state_digest;           /* STATE */
     bool reread;                     /* STATE */
     uint64_t activity;               /* TICK: grows whenever a byte arrived */
@@ -73,11 +76,12 @@ enum target_todo {
     TARGET_TODO_LATCH_ABANDONED = 1 << 11,
     TARGET_TODO_SEND_ABANDONED = 1 << 12,
     TARGET_TODO_END = 1 << 13,
+    TARGET_TODO_HANG_UP = 1 << 14, /* end all lanes, keep what they brought */
 };
 
 #define TARGET_TODO_FORWARD                                                                        \
     (TARGET_TODO_ACCEPT | TARGET_TODO_SEND_WELCOME | TARGET_TODO_POPULATE |                        \
-     TARGET_TODO_SEND_PREPARED | TARGET_TODO_LOAD | TARGET_TODO_SEND_READY)
+     TARGET_TODO_SEND_PREPARED | TARGET_TODO_LOAD | TARGET_TODO_SEND_READY | TARGET_TODO_HANG_UP)
 
 enum { TARGET_SILENT_MS_MAX = 60 * 1000 }; /* pre-copy without one byte from the source */
 
@@ -93,6 +97,9 @@ struct target_core {
     struct target_core_config config;
     enum phase phase;
     Godwit__Latch latch;
+    bool away; /* only in pre-copy: lanes were lost, the source may come back */
+    uint64_t away_ms_max;
+    struct fault away_fault;
     bool extents_known, lanes_open, populated, drained, has_state, link_lost;
     bool ended;
     uint64_t started_ns;

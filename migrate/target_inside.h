@@ -1,6 +1,6 @@
 /* What the files of the target share: its struct, and what they ask of each other.
  *
- * Flow:   target.h -> [target_inside] -> target, target_mail, target_words
+ * Flow:   target.h -> [target_inside] -> target, target_mail, target_words, target_reconnect
  * Thread: the move's own, but for what a section of the struct says.
  */
 #ifndef GODWIT_MIGRATE_TARGET_INSIDE_H
@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "migrate/lane_source.h"
+#include "migrate/lane_target.h"
 #include "migrate/progress.h"
 #include "migrate/target.h"
 #include "migrate/target_core.h"
@@ -32,7 +33,7 @@ struct watch;
 
 enum target_mail_type {
     MAIL_STREAM,
-    MAIL_OPEN_FAILED,
+    MAIL_OPENER_ENDED,
     MAIL_MESSAGE,
     MAIL_HOT,
     MAIL_LINK_LOST,
@@ -42,7 +43,7 @@ enum target_mail_type {
 
 struct target_mail {
     enum target_mail_type type;
-    unsigned lane;
+    unsigned lane, epoch;
     struct stream *stream;        /* given */
     Godwit__MoveMessage *message; /* given */
     uint64_t populate_ns, cpu_ns;
@@ -78,6 +79,17 @@ struct target {
     uint64_t digest_sums[LANES_MAX], lane_cpu_ns[LANES_MAX];
     uint64_t activity;
     bool hot_answered;
+
+    /* lost lanes: what the broken ones had brought, and the control lane that waits for their end
+     */
+    unsigned epoch, next_epoch;
+    struct stream *next_control; /* owned */
+    unsigned lanes_ended;
+    bool control_ended, hanging_up, resume_awaited;
+    struct lane_mark marks[LANES_MAX];
+    unsigned mark_epochs[LANES_MAX];
+    uint64_t before_cpu_ns;
+
     Godwit__MoveMessage *state; /* owned */
     uint64_t populate_ns, populate_cpu_ns, load_ns, resume_ns, memory_digest;
     enum phase told_phase;
@@ -108,6 +120,9 @@ uint64_t target_current_deadline(struct target *target);
 /* Begin to await streams, the control lane first. */
 int target_mail_accept_lanes(struct target *target, struct fault *fault);
 
+/* Read what the source says on this stream; takes it when it returns 0. */
+int target_mail_use_control(struct target *target, struct stream *stream, struct fault *fault);
+
 /* Begin to give memory to the pages that the extents named. */
 int target_mail_populate(struct target *target, struct fault *fault);
 
@@ -134,7 +149,28 @@ void target_words_send_started(struct target *target);
 /* The move is off, when there is somebody to tell. */
 void target_words_send_abandoned(struct target *target);
 
+/* On a new control lane: no old lane is left, and how far they had come. */
+void target_words_send_resumed(struct target *target);
+
 /* Judge the source's message and feed it; a STATE is kept, taken out of the mail. */
 void target_words_take(struct target *target, struct target_mail *mail);
+
+/* ---- target_reconnect.c --------------------------------------------------------------------- */
+
+/* End all lanes; what they brought stays. The control lane may still bring the source's last word.
+ */
+void target_reconnect_hang_up(struct target *target);
+
+/* A lane or the control lane has given its last word: true when that was asked for. */
+bool target_reconnect_took_end(struct target *target);
+
+/* A stream of a later epoch; takes it. */
+void target_reconnect_take_stream(struct target *target, struct target_mail *mail);
+
+/* The source's first word on a new control lane. */
+void target_reconnect_take_resume(struct target *target, const Godwit__MoveResume *resume);
+
+/* Does the move wait for its source to come back? */
+bool target_reconnect_is_away(struct target *target);
 
 #endif

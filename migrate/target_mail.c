@@ -21,29 +21,32 @@
 
 /* ---- put by other threads ------------------------------------------------------------------- */
 
-static int accept_lane(void *data, unsigned wanted, struct stream **ret_stream, unsigned *ret_lane,
-                       struct fault *fault)
+static int accept_lane(void *data, unsigned wanted, struct stream **ret_stream,
+                       struct tls_lane_name *ret_name, struct fault *fault)
 {
     struct target *target = data;
     int r = failpoint_check(FAILPOINT_TARGET_ACCEPT, fault);
     if (r < 0)
         return r;
     uint64_t ms = wanted == TLS_LANE_CONTROL ? CONNECT_MS_MAX + GREET_MS_MAX : PREPARE_MS_MAX;
-    return target->config.accept_lane(target->config.data, ms, ret_stream, ret_lane, fault);
+    return target->config.accept_lane(target->config.data, ms, ret_stream, ret_name, fault);
 }
 
-static void on_stream(void *data, unsigned lane, struct stream *stream)
+static void on_stream(void *data, const struct tls_lane_name *name, struct stream *stream)
 {
     struct target *target = data;
-    struct target_mail mail = {.type = MAIL_STREAM, .lane = lane, .stream = stream};
+    struct target_mail mail = {
+        .type = MAIL_STREAM, .lane = name->lane, .epoch = name->epoch, .stream = stream};
     if (mailbox_put(target->mailbox, &mail) == MAILBOX_E_CLOSED)
         stream_free(stream);
 }
 
-static void on_open_failed(void *data, const struct fault *fault)
+static void on_opener_ended(void *data, const struct fault *fault)
 {
     struct target *target = data;
-    struct target_mail mail = {.type = MAIL_OPEN_FAILED, .fault = *fault};
+    struct target_mail mail = {.type = MAIL_OPENER_ENDED};
+    if (fault)
+        mail.fault = *fault;
     (void)mailbox_put(target->mailbox, &mail); /* closed: the move is over anyway */
 }
 
@@ -97,8 +100,11 @@ static void on_populated(void *data, const struct fault *fault, uint64_t duratio
 
 int target_mail_accept_lanes(struct target *target, struct fault *fault)
 {
-    const struct lane_opener_config config = {
-        .open = accept_lane, .on_stream = on_stream, .on_failed = on_open_failed, .data = target};
+    const struct lane_opener_config config = {.open = accept_lane,
+                                              .on_stream = on_stream,
+                                              .on_ended = on_opener_ended,
+                                              .data = target,
+                                              .stays = true};
     return lane_opener_new(&target->opener, &config, fault);
 }
 
@@ -116,10 +122,8 @@ int target_mail_populate(struct target *target, struct fault *fault)
 
 /* ---- taken by the move's thread ------------------------------------------------------------- */
 
-static int take_control(struct target *target, struct target_mail *mail, struct fault *fault)
+int target_mail_use_control(struct target *target, struct stream *stream, struct fault *fault)
 {
-    if (target->control)
-        return fault_set(fault, ERR_CORRUPT, "a second control lane arrived");
     const struct control_lane_config config = {
 
         .on_message = on_message,
@@ -128,7 +132,16 @@ static int take_control(struct target *target, struct target_mail *mail, struct 
         .may_spin = may_spin,
         .data = target,
     };
-    int r = control_lane_new(&target->control, &config, mail->stream, fault);
+    int r = control_lane_new(&target->control, &config, stream, fault);
+    target->control_ended = r < 0;
+    return r;
+}
+
+static int take_control(struct target *target, struct target_mail *mail, struct fault *fault)
+{
+    if (target->control)
+        return fault_set(fault, ERR_CORRUPT, "a second control lane arrived");
+    int r = target_mail_use_control(target, mail->stream, fault);
     if (r < 0)
         return r;
     mail->stream = NULL;
@@ -149,6 +162,7 @@ static int take_lane(struct target *target, struct target_mail *mail, struct fau
         .frames_allowed = &target->frames_allowed,
         .may_spin = hot_streams(),
         .progress = &target->progress,
+        .before = target->epoch ? &target->marks[mail->lane] : NULL,
         .report = on_report,
         .data = target,
     };
@@ -156,8 +170,12 @@ static int take_lane(struct target *target, struct target_mail *mail, struct fau
     if (r < 0)
         return r;
     mail->stream = NULL;
-    if (++target->lanes_open == target->lanes_wanted &&
-        target_current_phase(target) == PHASE_PREPARE)
+    target->mark_epochs[mail->lane] = target->epoch;
+    if (++target->lanes_open < target->lanes_wanted)
+        return 0;
+    if (target_reconnect_is_away(target))
+        target_feed_type(target, TARGET_EVENT_REJOINED);
+    else if (target_current_phase(target) == PHASE_PREPARE)
         target_feed_type(target, TARGET_EVENT_LANES_OPEN);
     return 0;
 }
@@ -165,6 +183,12 @@ static int take_lane(struct target *target, struct target_mail *mail, struct fau
 static void take_stream(struct target *target, struct target_mail *mail)
 {
     struct fault fault = {0};
+    if (mail->epoch > 0 &&
+        (mail->lane == TLS_LANE_CONTROL || mail->epoch != target->epoch || target->resume_awaited ||
+         target->hanging_up || target->control_ended || !target_reconnect_is_away(target))) {
+        target_reconnect_take_stream(target, mail);
+        return;
+    }
     int r = mail->lane == TLS_LANE_CONTROL ? take_control(target, mail, &fault)
                                            : take_lane(target, mail, &fault);
     if (r < 0)
@@ -176,8 +200,18 @@ static void take_report(struct target *target, const struct lane_report *report)
     target->activity++;
     target->digest_sums[report->lane] = report->digest_sum;
     target->lane_cpu_ns[report->lane] = report->cpu_ns;
+    if (report->type == LANE_REPORT_FAILED || report->type == LANE_REPORT_LAST)
+        target->lanes_ended++;
+    bool is_link = report->link_lost || report->fault.code == ERR_CANCELED;
     if (report->type == LANE_REPORT_FAILED) {
-        target_feed_fault(target, TARGET_EVENT_FAILED, &report->fault);
+        /* The last fence of another lane came: the source's guest stands, and it turns back. */
+        if (!target_reconnect_took_end(target) || !is_link)
+            target_feed_fault(target,
+                              is_link && target->lanes_last == 0 ? TARGET_EVENT_LANE_LOST
+                                                                 : TARGET_EVENT_FAILED,
+                              &report->fault);
+    } else if (target->hanging_up) {
+        (void)target_reconnect_took_end(target); /* said before it heard of it */
     } else if (report->type == LANE_REPORT_HOT) {
         target->hot_until_ns = world_now_ns() + LANE_HOT_NS;
     } else if (report->type == LANE_REPORT_LAST && ++target->lanes_last == target->lanes_wanted) {
@@ -227,8 +261,9 @@ void target_mail_take(struct target *target, struct target_mail *mail)
     case MAIL_STREAM:
         take_stream(target, mail);
         break;
-    case MAIL_OPEN_FAILED:
-        target_feed_fault(target, TARGET_EVENT_FAILED, &mail->fault);
+    case MAIL_OPENER_ENDED:
+        if (mail->fault.code)
+            target_feed_fault(target, TARGET_EVENT_FAILED, &mail->fault);
         break;
     case MAIL_MESSAGE:
         target_words_take(target, mail);
@@ -237,6 +272,11 @@ void target_mail_take(struct target *target, struct target_mail *mail)
         take_hot(target);
         break;
     case MAIL_LINK_LOST:
+        target->control_ended = true;
+        if (target->next_control) { /* it made room */
+            (void)target_reconnect_took_end(target);
+            break;
+        }
         /* What came was wrong, but our words may still get through. At READY the right to run may
          * yet come by relay. */
         target_feed_fault(target,

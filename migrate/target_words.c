@@ -86,7 +86,7 @@ void target_words_send_ready(struct target *target)
 
 void target_words_send_started(struct target *target)
 {
-    uint64_t cpu_ns = target->populate_cpu_ns + world_thread_cpu_ns();
+    uint64_t cpu_ns = target->populate_cpu_ns + world_thread_cpu_ns() + target->before_cpu_ns;
     if (target->control)
         cpu_ns += control_lane_cpu_ns(target->control);
     for (unsigned i = 0; i < LANES_MAX; i++)
@@ -103,6 +103,30 @@ void target_words_send_started(struct target *target)
     if (watched_send(target, &message, &fault) < 0) /* it learns of it by its agent */
         log_debug("target", "%s vm=%s move=%s", fault.text, target->config.guest->vm_id,
                   target->move_id);
+}
+
+void target_words_send_resumed(struct target *target)
+{
+    Godwit__MoveMark marks[LANES_MAX], *pointers[LANES_MAX];
+    for (unsigned i = 0; i < target->lanes_wanted; i++) {
+        godwit__move_mark__init(&marks[i]);
+        marks[i].has_epoch = marks[i].has_round = marks[i].has_frames = marks[i].has_running = 1;
+        marks[i].epoch = target->mark_epochs[i];
+        marks[i].round = target->marks[i].round;
+        marks[i].frames = target->marks[i].frames;
+        marks[i].running = target->marks[i].running;
+        pointers[i] = &marks[i];
+    }
+    Godwit__MoveResumed resumed = GODWIT__MOVE_RESUMED__INIT;
+    resumed.has_epoch = 1;
+    resumed.epoch = target->epoch;
+    resumed.marks = pointers;
+    resumed.n_marks = target->lanes_wanted;
+    Godwit__MoveMessage message = {.base =
+                                       PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+                                   .body_case = GODWIT__MOVE_MESSAGE__BODY_RESUMED,
+                                   .resumed = &resumed};
+    send_message(target, &message);
 }
 
 void target_words_send_abandoned(struct target *target)
@@ -196,7 +220,8 @@ static void take_hello(struct target *target, const Godwit__MoveHello *hello)
     }
     if (target_current_phase(target) == PHASE_GREET)
         target->lanes_wanted = hello->lanes; /* judged by move_frame: 1 to LANES_MAX */
-    target_feed_type(target, TARGET_EVENT_HELLO);
+    struct target_event event = {.type = TARGET_EVENT_HELLO, .away_ms_max = hello->away_ms_max};
+    target_feed(target, &event);
 }
 
 static void take_extents(struct target *target, const Godwit__MoveExtents *extents)
@@ -291,6 +316,10 @@ void target_words_take(struct target *target, struct target_mail *mail)
     case GODWIT__MOVE_MESSAGE__BODY_ABORT:
         take_abort(target, message->abort);
         return;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUME:
+        target_reconnect_take_resume(target, message->resume);
+        return;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
     case GODWIT__MOVE_MESSAGE__BODY_WELCOME:
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
     case GODWIT__MOVE_MESSAGE__BODY_READY:

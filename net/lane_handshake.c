@@ -23,12 +23,12 @@
 #include "net/tls_lane.h"
 #include "proto/limits.h"
 
-enum { IDENTITY_SIZE = TLS_LANE_MOVE_ID_MAX + 16 };
+enum { IDENTITY_SIZE = TLS_LANE_MOVE_ID_MAX + 24 };
 
 struct handshake {
     const struct tls_lane_config *config;
     char identity[IDENTITY_SIZE]; /* as source: ours; as target: what was asked for */
-    unsigned lane;
+    struct tls_lane_name name;
     bool is_known; /* as target: the peer named this move and a lane of it */
 };
 
@@ -74,21 +74,47 @@ static int offer_psk(SSL *ssl, const EVP_MD *md, const unsigned char **ret_ident
     return *ret_session != NULL;
 }
 
-/* "<move id>/<lane>" of this move, with a lane that may be. */
-static bool parse_identity(const char *identity, const char *move_id, unsigned *ret_lane)
+/* "/<number>" at *at, written in the one way that there is; moves on behind it. */
+static bool parse_number(const char **at, unsigned *ret_number)
+{
+    const char *digits = *at + 1;
+    if (**at != '/')
+        return false;
+    size_t count = strspn(digits, "0123456789");
+    if (count == 0 || count > 5 || (count > 1 && digits[0] == '0'))
+        return false;
+    *ret_number = (unsigned)strtoul(digits, NULL, 10);
+    *at = digits + count;
+    return true;
+}
+
+/* "<move id>/<lane>" of this move, with a lane that may be, and "/<epoch>" where it is not 0. */
+static bool parse_identity(const char *identity, const char *move_id,
+                           struct tls_lane_name *ret_name)
 {
     size_t length = strlen(move_id);
-    if (strncmp(identity, move_id, length) != 0 || identity[length] != '/')
+    struct tls_lane_name name = {0};
+    if (strncmp(identity, move_id, length) != 0)
         return false;
-    const char *digits = identity + length + 1;
-    size_t count = strspn(digits, "0123456789");
-    if (count == 0 || count > 3 || digits[count] != '\0' || (count > 1 && digits[0] == '0'))
+    const char *at = identity + length;
+    if (!parse_number(&at, &name.lane))
         return false;
-    unsigned lane = (unsigned)strtoul(digits, NULL, 10);
-    if (lane >= LANES_MAX && lane != TLS_LANE_CONTROL)
+    if (*at != '\0' && (!parse_number(&at, &name.epoch) || name.epoch == 0 || *at != '\0'))
         return false;
-    *ret_lane = lane;
+    if ((name.lane >= LANES_MAX && name.lane != TLS_LANE_CONTROL) || name.epoch > LANE_EPOCH_MAX)
+        return false;
+    *ret_name = name;
     return true;
+}
+
+static void write_identity(struct handshake *handshake)
+{
+    const struct tls_lane_config *config = handshake->config;
+    int count = snprintf(handshake->identity, sizeof handshake->identity, "%s/%u", config->move_id,
+                         config->name.lane);
+    if (config->name.epoch)
+        (void)snprintf(handshake->identity + count, sizeof handshake->identity - (size_t)count,
+                       "/%u", config->name.epoch);
 }
 
 static int find_psk(SSL *ssl, const unsigned char *identity, size_t count,
@@ -100,7 +126,7 @@ static int find_psk(SSL *ssl, const unsigned char *identity, size_t count,
         return 1; /* unknown: there is no certificate to go on with, so it ends */
     memcpy(handshake->identity, identity, count);
     handshake->identity[count] = '\0';
-    if (!parse_identity(handshake->identity, handshake->config->move_id, &handshake->lane))
+    if (!parse_identity(handshake->identity, handshake->config->move_id, &handshake->name))
         return 1;
     handshake->is_known = true;
     *ret_session = session_of(ssl, handshake->config->psk);
@@ -235,10 +261,9 @@ static int check_peer(SSL *ssl, struct fault *fault)
 int lane_handshake(const struct tls_lane_config *config, struct lane_session *ret_session,
                    struct fault *fault)
 {
-    struct handshake handshake = {.config = config, .lane = config->lane};
+    struct handshake handshake = {.config = config, .name = config->name};
     if (config->is_source)
-        (void)snprintf(handshake.identity, sizeof handshake.identity, "%s/%u", config->move_id,
-                       config->lane);
+        write_identity(&handshake);
     ERR_clear_error();
     AUTO(free_ssl_ctx) SSL_CTX *ssl_ctx = context_new(config->is_source);
     AUTO(free_ssl) SSL *ssl = ssl_ctx ? SSL_new(ssl_ctx) : NULL;
@@ -258,7 +283,7 @@ int lane_handshake(const struct tls_lane_config *config, struct lane_session *re
     if (r < 0)
         return r;
     (void)SSL_set_app_data(ssl, NULL);
-    *ret_session = (struct lane_session){.lane = handshake.lane,
+    *ret_session = (struct lane_session){.name = handshake.name,
                                          .wire_bytes_out = BIO_number_written(bio),
                                          .wire_bytes_in = BIO_number_read(bio)};
     SSL_set_bio(ssl, NULL, NULL); /* its method ends here */

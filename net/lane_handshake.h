@@ -8,13 +8,14 @@
 
 #include <stdint.h>
 
+#include "net/tls_lane.h"
+
 struct fault;
 struct ssl_st;
-struct tls_lane_config;
 
 struct lane_session {
     struct ssl_st *ssl; /* owned by whoever holds the lane_session */
-    unsigned lane;
+    struct tls_lane_name name;
     uint64_t wire_bytes_out, wire_bytes_in; /* that the handshake took */
 };
 

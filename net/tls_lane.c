@@ -51,7 +51,7 @@ enum {
     GATHER_BYTES = 128 << 10,
     ARRIVED_BYTES = 128 << 10,
     SOCKET_BUFFER_BYTES = 1 << 20, /* to start with; the kernel makes it larger for long ways */
-    SPIN_MS_MAX = 2, /* a wake-up costs 0.1 ms; longer waits are not worth a core */
+    SPIN_MS_MAX = 2,               /* a wake-up costs 0.1 ms; longer waits are not worth a core */
 };
 static_assert(GATHER_BYTES >= ROOM_BYTES, "there is room for a record once all was sent");
 
@@ -579,12 +579,12 @@ static void widen(int fd)
     (void)setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof unlocked);
 }
 
-static void name_lane(struct tls_lane *lane, unsigned number)
+static void name_lane(struct tls_lane *lane, const struct tls_lane_name *name)
 {
-    if (number == TLS_LANE_CONTROL)
+    if (name->lane == TLS_LANE_CONTROL)
         (void)snprintf(lane->name, sizeof lane->name, "the control lane");
     else
-        (void)snprintf(lane->name, sizeof lane->name, "lane %u", number);
+        (void)snprintf(lane->name, sizeof lane->name, "lane %u", name->lane);
 }
 
 static int prepare_socket(int fd, struct fault *fault)
@@ -606,7 +606,7 @@ static int use_session(struct tls_lane *lane, const struct lane_session *session
         return fault_set(fault, ERR_NOMEM, "no memory for a lane");
     lane->stream.wire_bytes_out = session->wire_bytes_out;
     lane->stream.wire_bytes_in = session->wire_bytes_in;
-    name_lane(lane, session->lane);
+    name_lane(lane, &session->name);
     return 0;
 }
 
@@ -614,10 +614,12 @@ static void check_config(const struct tls_lane_config *config)
 {
     assert(config->handshake_ms_max > 0 && config->handshake_ms_max < INT_MAX);
     assert(config->move_id[0] && strlen(config->move_id) <= TLS_LANE_MOVE_ID_MAX);
-    assert(!config->is_source || config->lane < LANES_MAX || config->lane == TLS_LANE_CONTROL);
+    assert(!config->is_source || config->name.lane < LANES_MAX ||
+           config->name.lane == TLS_LANE_CONTROL);
+    assert(!config->is_source || config->name.epoch <= LANE_EPOCH_MAX);
 }
 
-int tls_lane_new(struct stream **ret_stream, unsigned *ret_lane,
+int tls_lane_new(struct stream **ret_stream, struct tls_lane_name *ret_name,
                  const struct tls_lane_config *config, struct fault *fault)
 {
     check_config(config);
@@ -628,7 +630,7 @@ int tls_lane_new(struct stream **ret_stream, unsigned *ret_lane,
         config->key_records_max ? config->key_records_max : TLS_LANE_KEY_RECORDS_MAX;
     (void)snprintf(lane->name, sizeof lane->name, "a new lane");
     if (config->is_source)
-        name_lane(lane, config->lane);
+        name_lane(lane, &config->name);
 
     struct lane_session session = {0};
     int r = prepare_socket(config->fd, fault);
@@ -640,7 +642,7 @@ int tls_lane_new(struct stream **ret_stream, unsigned *ret_lane,
         return fault_wrap(fault, r, "%s", lane->name);
 
     lane->fd = config->fd;
-    *ret_lane = session.lane;
+    *ret_name = session.name;
     *ret_stream = &TAKE(lane)->stream;
     return 0;
 }

@@ -21,6 +21,7 @@ enum {
     RPC_SEND_QUEUE_MAX = 64 << 20,
 
     LANES_MAX = 16,
+    LANE_EPOCH_MAX = 9999,      /* how often one move may connect anew */
     BLOCK_PAGES = 512,          /* 2 MiB: the unit that stays on one lane */
     PAGE_FRAME_PAGES_MAX = 64,  /* 256 KiB of guest memory in one frame */
     PAGE_FRAME_HEADER_BYTES = 32,
@@ -73,6 +74,9 @@ enum {
     PAUSE_MS_MAX = 2000,    /* vCPUs must stand still by then */
     DRAIN_MS_MAX = 1500,    /* what devices had begun must have ended by then, inside the pause */
     STARTED_MS_MAX = 2000,  /* after TRANSFER, before asking elsewhere */
+    AWAY_MS_MAX = 20000,    /* pre-copy: lost lanes must be back by then, where no goal says otherwise */
+    AWAY_MS_LONGEST = 10 * 60 * 1000,
+    REFUSED_MS_MAX = 3000,  /* nobody listens at the target any more: it has ended */
     PARK_ALARM_MS = 5000,
     PARK_FENCE_MS = 15000,
     PEER_SILENT_MS = 10000, /* TCP_USER_TIMEOUT and keepalive of every channel */

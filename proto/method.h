@@ -19,6 +19,7 @@ enum method {
     METHOD_VM_ATTACH = 110,         /* VmAttach + fds -> VmStatus */
     METHOD_VM_POWER_BUTTON = 112,   /* VmAction -> VmStatus; the guest ends later or never */
     METHOD_VM_MOVE_TUNE = 113,      /* MoveTune -> VmStatus */
+    METHOD_VM_MOVE_LANES = 116,     /* MoveLanes + fds -> Empty */
     METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */

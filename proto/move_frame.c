@@ -166,6 +166,30 @@ static int judge_transfer(const Godwit__MoveTransfer *transfer, struct fault *fa
     return 0;
 }
 
+static int judge_resume(const Godwit__MoveResume *resume, struct fault *fault)
+{
+    int r = judge_text(resume->move_id, "the move's id", fault);
+    if (r < 0)
+        return r;
+    if (!resume->has_generation || resume->epoch < 1 || resume->epoch > LANE_EPOCH_MAX)
+        return fault_set(fault, ERR_CORRUPT, "control lane: epoch %u, 1 to %d may be",
+                         resume->epoch, LANE_EPOCH_MAX);
+    return 0;
+}
+
+static int judge_resumed(const Godwit__MoveResumed *resumed, struct fault *fault)
+{
+    if (resumed->n_marks < 1 || resumed->n_marks > LANES_MAX)
+        return fault_set(fault, ERR_CORRUPT, "control lane: marks of %zu lanes, 1 to %d may be",
+                         resumed->n_marks, LANES_MAX);
+    for (size_t i = 0; i < resumed->n_marks; i++) {
+        const Godwit__MoveMark *mark = resumed->marks[i];
+        if (!mark->has_epoch || !mark->has_round || !mark->has_frames || !mark->has_running)
+            return fault_set(fault, ERR_CORRUPT, "control lane: a mark with fields missing");
+    }
+    return 0;
+}
+
 static int judge(const Godwit__MoveMessage *message, struct fault *fault)
 {
     switch (message->body_case) {
@@ -185,6 +209,10 @@ static int judge(const Godwit__MoveMessage *message, struct fault *fault)
         if (!message->welcome->has_version)
             return fault_set(fault, ERR_CORRUPT, "control lane: a welcome without a version");
         return 0;
+    case GODWIT__MOVE_MESSAGE__BODY_RESUME:
+        return judge_resume(message->resume, fault);
+    case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
+        return judge_resumed(message->resumed, fault);
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
     case GODWIT__MOVE_MESSAGE__BODY_STARTED:
     case GODWIT__MOVE_MESSAGE__BODY_ABORT:
@@ -239,6 +267,10 @@ const char *move_frame_name(const Godwit__MoveMessage *message)
         return "abandoned";
     case GODWIT__MOVE_MESSAGE__BODY_EXTENTS_END:
         return "extents-end";
+    case GODWIT__MOVE_MESSAGE__BODY_RESUME:
+        return "resume";
+    case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
+        return "resumed";
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

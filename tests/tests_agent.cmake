@@ -18,6 +18,7 @@ add_custom_command(
   COMMENT "the verifying guest, for agents")
 add_custom_target(agent_guest ALL DEPENDS ${agent_guest_dir}/guest.elf)
 godwit_test(host godwit_vm ROOMS agent TIMEOUT 240)
+target_sources(test_host_godwit_vm PRIVATE ${CMAKE_SOURCE_DIR}/tests/support/tcp_proxy.c)
 target_compile_definitions(test_host_godwit_vm PRIVATE
   GUEST_ELF="${agent_guest_dir}/guest.elf"
   GODWIT_VM="$<TARGET_FILE:godwit-vm>" GODWIT_AGENT="$<TARGET_FILE:godwit-agent>")

@@ -322,6 +322,22 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
     reply_empty(request, r, &fault);
 }
 
+static void handle_move_lanes(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__MoveLanes *lanes = (const Godwit__MoveLanes *)message;
+    int fds[RPC_FDS_MAX] = {0};
+    size_t count = 0;
+    (void)rpc;
+
+    for (int fd; count < RPC_FDS_MAX && (fd = take_fd(request, count)) >= 0; count++)
+        fds[count] = fd;
+    bool taken = machine_take_sockets(machine_of(data), lanes, fds, count);
+    for (size_t i = 0; i < count && !taken; i++)
+        (void)close(fds[i]); /* too late, or of another move */
+    reply_empty(request, 0, NULL);
+}
+
 static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *request,
                            const ProtobufCMessage *message)
 {
@@ -411,6 +427,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
+    {METHOD_VM_MOVE_LANES, &godwit__move_lanes__descriptor, handle_move_lanes},
     {METHOD_VM_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
     {METHOD_VM_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},

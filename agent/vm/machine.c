@@ -56,16 +56,16 @@ struct machine {
     struct boot_files *boot_files;
     struct backend_set backends;
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
-    bool paused;      /* by an operator */
-    bool moved_in;    /* its spec lacks what its disk said at its start */
-    bool has_pending; /* the guest did something to itself while a move had it */
+    bool paused;                   /* by an operator */
+    bool moved_in;                 /* its spec lacks what its disk said at its start */
+    bool has_pending;              /* the guest did something to itself while a move had it */
     enum vm_event pending;
     struct fault pending_fault;
     char reason[LATCH_FILE_REASON_SIZE];
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
     struct sampler *sampler; /* looks at the vm's memory; NULL: nobody asked */
-    atomic_uint epoch; /* of the vm; read by vCPU threads */
+    atomic_uint epoch;       /* of the vm; read by vCPU threads */
     _Atomic(uint64_t) disk_told_ms; /* when a disk's failure was told last; any thread */
 
     pthread_mutex_t latch_mutex;
@@ -641,7 +641,8 @@ static void on_source_ended(struct machine *machine, enum phase phase)
               "%s", "");
 }
 
-/* The pool's description knows only what its operator added; a guest that resets needs all of it. */
+/* The pool's description knows only what its operator added; a guest that resets needs all of it.
+ */
 static void take_cmdline(struct machine *machine)
 {
     char *cmdline = guest_port_take_cmdline(machine->port);
@@ -798,6 +799,21 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
     snprintf(machine->last_move_id, sizeof machine->last_move_id, "%s", order->move_id);
     *ret_taken = true;
     return 0;
+}
+
+bool machine_take_sockets(struct machine *machine, const Godwit__MoveLanes *lanes, const int *fds,
+                          size_t fd_count)
+{
+    struct fault fault = {0};
+
+    if (!machine->move || !move_is_source(machine->move) || !lanes->move_id ||
+        strcmp(lanes->move_id, machine->last_move_id) != 0)
+        return false;
+    if (lanes->fault)
+        (void)fault_set(&fault, err_from_number(lanes->fault->number), "%.300s",
+                        lanes->fault->text ? lanes->fault->text : "no sockets");
+    return move_take_sockets(machine->move, lanes->epoch, fds, fd_count,
+                             lanes->fault ? &fault : NULL);
 }
 
 int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault)

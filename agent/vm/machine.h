@@ -78,6 +78,10 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
 int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
                     bool *ret_taken, struct fault *fault);
 /* Other goals for the move out that is under way. */
+/* Sockets for lanes that were lost, as an event of the move asked for; true when they were taken.
+ */
+bool machine_take_sockets(struct machine *machine, const Godwit__MoveLanes *lanes, const int *fds,
+                          size_t fd_count);
 int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault);
 int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
                     struct fault *fault);

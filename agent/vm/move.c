@@ -5,11 +5,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -23,7 +25,11 @@
 #include "net/tls_lane.h"
 #include "proto/limits.h"
 
-enum { MOVE_ID_SIZE = 40 };
+enum {
+    MOVE_ID_SIZE = 40,
+    ASK_MS = 1000,
+    SOCKETS_MS_MAX = 2 * CONNECT_MS_MAX, /* an attempt's; then the next one */
+};
 
 struct move {
     atomic_uint refs;
@@ -36,14 +42,21 @@ struct move {
 
     /* the move's thread, once started */
     uint8_t psk[TLS_LANE_PSK_BYTES];
-    bool psk_wiped;
-    int fds[LANES_MAX + 1]; /* source: control and lanes; -1 when taken */
     unsigned lanes;
     int listen_fd; /* target */
+
+    pthread_mutex_t mutex;  /* source: guards all below */
+    pthread_cond_t changed; /* the opener waits for sockets of its epoch */
+    int fds[LANES_MAX + 1]; /* control and lanes; -1 when taken */
+    unsigned fds_epoch;     /* that they are of */
+    unsigned wanted_epoch;  /* that sockets are awaited for; 0: none */
+    struct fault fds_fault; /* why there are none */
+    bool has_answer, open_interrupted;
+
     int cancel_fd; /* eventfd: ends a waiting accept, now and later; any thread */
 };
 
-enum move_note_type { NOTE_LATCH, NOTE_PROGRESS, NOTE_ENDED };
+enum move_note_type { NOTE_LATCH, NOTE_PROGRESS, NOTE_LANES, NOTE_ENDED };
 
 struct move_note {
     struct move *move;
@@ -57,6 +70,8 @@ static struct move *move_unref(struct move *move)
 {
     if (atomic_fetch_sub(&move->refs, 1) == 1) {
         explicit_bzero(move->psk, sizeof move->psk);
+        pthread_cond_destroy(&move->changed);
+        pthread_mutex_destroy(&move->mutex);
         free(move);
     }
     return NULL;
@@ -94,6 +109,7 @@ static enum failpoint_id failpoint_of(enum move_note_type type)
     case NOTE_LATCH:
         return FAILPOINT_VM_TELL_LATCH;
     case NOTE_PROGRESS:
+    case NOTE_LANES: /* both are told again */
         return FAILPOINT_VM_TELL_PROGRESS;
     case NOTE_ENDED:
         break;
@@ -114,8 +130,9 @@ static void note_post_once(struct move *move, enum move_note_type type, enum pha
     size_t count = godwit__move_event__get_packed_size(event);
     size_t size = sizeof(struct move_note) + count;
     struct move_note *note = malloc(size);
-    /* What must be told waits for memory; progress does not. */
-    while (!note && type != NOTE_PROGRESS) {
+    /* What must be told waits for memory; what is told again does not. */
+    bool is_repeated = type == NOTE_PROGRESS || type == NOTE_LANES;
+    while (!note && !is_repeated) {
         (void)poll(NULL, 0, 10);
         note = malloc(size);
     }
@@ -127,7 +144,7 @@ static void note_post_once(struct move *move, enum move_note_type type, enum pha
     note->count = godwit__move_event__pack(event, note->bytes);
     atomic_fetch_add(&move->refs, 1);
     while (loop_post(move->config.loop, note_posted, note) < 0) {
-        if (type == NOTE_PROGRESS) {
+        if (is_repeated) {
             free(note);
             (void)move_unref(move);
             return;
@@ -151,7 +168,6 @@ static void note_post(struct move *move, enum move_note_type type, enum phase ph
 static void wipe_psk(struct move *move)
 {
     explicit_bzero(move->psk, sizeof move->psk);
-    move->psk_wiped = true;
 }
 
 static void on_latch(void *data, Godwit__Latch latch)
@@ -169,8 +185,6 @@ static void on_progress(void *data, const Godwit__MoveProgress *progress)
 {
     struct move *move = data;
 
-    if (progress->phase >= GODWIT__MOVE_PHASE__MOVE_PHASE_PRECOPY && !move->psk_wiped)
-        wipe_psk(move); /* all lanes are open */
     Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
     event.progress = (Godwit__MoveProgress *)progress;
     note_post(move, NOTE_PROGRESS, PHASE_NONE, &event);
@@ -209,30 +223,124 @@ static void on_target_ended(void *data, enum phase phase, const struct fault *fa
 }
 
 /* ---- lanes ---- */
-static int open_lane(void *data, unsigned lane, struct stream **ret_stream, struct fault *fault)
+static void close_sockets(struct move *move)
 {
-    struct move *move = data;
+    for (size_t i = 0; i < ARRAY_COUNT(move->fds); i++)
+        close_p(&move->fds[i]);
+}
+
+/* This process opens nothing itself: its agent connects and hands the sockets over. Asked again and
+ * again, since an agent may be just coming back. */
+static void ask_for_sockets(struct move *move, unsigned epoch)
+{
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    event.has_lanes_wanted = event.has_epoch = true;
+    event.lanes_wanted = move->lanes + 1;
+    event.epoch = epoch;
+    note_post(move, NOTE_LANES, PHASE_NONE, &event);
+}
+
+static bool await_answer_locked(struct move *move, uint64_t until_ns)
+{
+    struct timespec at;
+    int r = 0;
+
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    uint64_t now_ns = world_now_ns();
+    uint64_t at_ns = (uint64_t)at.tv_sec * NS_PER_S + (uint64_t)at.tv_nsec +
+                     (until_ns > now_ns ? until_ns - now_ns : 0);
+    at.tv_sec = (time_t)(at_ns / NS_PER_S);
+    at.tv_nsec = (long)(at_ns % NS_PER_S);
+    while (!move->has_answer && !move->open_interrupted && r == 0)
+        r = pthread_cond_timedwait(&move->changed, &move->mutex, &at);
+    return move->has_answer || move->open_interrupted;
+}
+
+/* The sockets of a later epoch, by way of the agent. */
+static int await_sockets(struct move *move, unsigned epoch, struct fault *fault)
+{
+    uint64_t until_ns = world_now_ns() + SOCKETS_MS_MAX * NS_PER_MS;
+    int r = 0;
+
+    pthread_mutex_lock(&move->mutex);
+    close_sockets(move);
+    move->has_answer = false;
+    move->wanted_epoch = epoch;
+    for (;;) {
+        pthread_mutex_unlock(&move->mutex);
+        ask_for_sockets(move, epoch);
+        pthread_mutex_lock(&move->mutex);
+        if (await_answer_locked(move, world_now_ns() + ASK_MS * NS_PER_MS) ||
+            world_now_ns() >= until_ns)
+            break;
+    }
+    move->wanted_epoch = 0;
+    if (move->open_interrupted) {
+        r = fault_set(fault, ERR_CANCELED, "the move was ended");
+    } else if (!move->has_answer) {
+        r = fault_set(fault, ERR_TIMEOUT, "the agent did not connect again");
+    } else if (move->fds_fault.code) {
+        *fault = move->fds_fault;
+        r = fault->code;
+    } else {
+        move->fds_epoch = epoch;
+    }
+    pthread_mutex_unlock(&move->mutex);
+    return r;
+}
+
+static int take_socket(struct move *move, unsigned lane, unsigned epoch, int *ret_fd,
+                       struct fault *fault)
+{
     unsigned slot = lane == TLS_LANE_CONTROL ? 0 : lane + 1;
 
+    pthread_mutex_lock(&move->mutex);
+    int fd = move->fds_epoch == epoch ? TAKE_FD(move->fds[slot]) : -1;
+    pthread_mutex_unlock(&move->mutex);
+    if (fd < 0)
+        return fault_set(fault, ERR_STATE, "lane %u of this move was opened before", lane);
+    *ret_fd = fd;
+    return 0;
+}
+
+static int open_lane(void *data, unsigned lane, unsigned epoch, struct stream **ret_stream,
+                     struct fault *fault)
+{
+    struct move *move = data;
+    AUTO_FD int fd = -1;
+    int r = 0;
+
     assert(lane == TLS_LANE_CONTROL || lane < move->lanes);
-    int r = failpoint_check(FAILPOINT_VM_CONNECT, fault);
+    r = failpoint_check(FAILPOINT_VM_CONNECT, fault);
+    if (r == 0 && epoch > 0 && lane == TLS_LANE_CONTROL)
+        r = await_sockets(move, epoch, fault);
+    if (r == 0)
+        r = take_socket(move, lane, epoch, &fd, fault);
     if (r < 0)
         return r;
-    if (move->fds[slot] < 0 || move->psk_wiped)
-        return fault_set(fault, ERR_STATE, "lane %u of this move was opened before", lane);
     const struct tls_lane_config config = {
-        .fd = move->fds[slot],
+        .fd = fd,
         .is_source = true,
         .move_id = move->id,
-        .lane = lane,
+        .name = {.lane = lane, .epoch = epoch},
         .psk = move->psk,
         .handshake_ms_max = GREET_MS_MAX,
     };
-    unsigned number;
-    r = tls_lane_new(ret_stream, &number, &config, fault);
+    struct tls_lane_name name;
+    r = tls_lane_new(ret_stream, &name, &config, fault);
     if (r == 0)
-        move->fds[slot] = -1;
+        (void)TAKE_FD(fd);
     return r;
+}
+
+static void interrupt_open(void *data)
+{
+    struct move *move = data;
+
+    pthread_mutex_lock(&move->mutex);
+    move->open_interrupted = true;
+    pthread_cond_broadcast(&move->changed);
+    pthread_mutex_unlock(&move->mutex);
 }
 
 /* Wait for a connection, or for interrupt_accept. */
@@ -265,13 +373,11 @@ static int accept_socket(struct move *move, uint64_t until_ms, int *ret_fd, stru
 }
 
 static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stream,
-                       unsigned *ret_lane, struct fault *fault)
+                       struct tls_lane_name *ret_name, struct fault *fault)
 {
     struct move *move = data;
     uint64_t until_ms = world_now_ms() + timeout_ms;
 
-    if (move->psk_wiped)
-        return fault_set(fault, ERR_STATE, "all lanes of this move are open");
     for (;;) {
         AUTO_FD int fd = -1;
         int r = accept_socket(move, until_ms, &fd, fault);
@@ -288,7 +394,7 @@ static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stre
                 .psk = move->psk,
                 .handshake_ms_max = MOVE_HANDSHAKE_MS_MAX,
             };
-            r = tls_lane_new(ret_stream, ret_lane, &config, &stranger);
+            r = tls_lane_new(ret_stream, ret_name, &config, &stranger);
         }
         if (r == 0) {
             (void)TAKE_FD(fd);
@@ -320,6 +426,12 @@ static int move_alloc(struct move **ret_move, const struct move_config *config, 
     if (!move)
         return fault_set(fault, ERR_NOMEM, "no memory for a move");
 
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&move->mutex, NULL);
+    pthread_cond_init(&move->changed, &attr);
+    pthread_condattr_destroy(&attr);
     atomic_init(&move->refs, 1);
     move->config = *config;
     move->generation = generation;
@@ -360,6 +472,7 @@ int move_new_source(struct move **ret_move, const struct move_config *config,
         .on_progress = on_progress,
         .on_ended = on_source_ended,
         .data = move,
+        .interrupt_open = interrupt_open,
     };
     for (size_t i = 0; i < fd_count; i++)
         move->fds[i] = fds[i];
@@ -422,11 +535,29 @@ struct move *move_free(struct move *move)
     move->closed = true;
     move->source = source_free(move->source);
     move->target = target_free(move->target);
-    for (size_t i = 0; i < ARRAY_COUNT(move->fds); i++)
-        close_p(&move->fds[i]);
+    close_sockets(move);
     close_p(&move->listen_fd);
     close_p(&move->cancel_fd);
     return move_unref(move);
+}
+
+bool move_take_sockets(struct move *move, unsigned epoch, const int *fds, size_t fd_count,
+                       const struct fault *fault)
+{
+    bool taken = false;
+
+    pthread_mutex_lock(&move->mutex);
+    bool is_awaited = move->wanted_epoch != 0 && move->wanted_epoch == epoch && !move->has_answer;
+    if (is_awaited && (fault || fd_count == move->lanes + 1)) {
+        move->fds_fault = fault ? *fault : (struct fault){0};
+        for (size_t i = 0; !fault && i < fd_count; i++)
+            move->fds[i] = fds[i];
+        taken = !fault;
+        move->has_answer = true;
+        pthread_cond_broadcast(&move->changed);
+    }
+    pthread_mutex_unlock(&move->mutex);
+    return taken;
 }
 
 const char *move_id_of(const struct move *move)

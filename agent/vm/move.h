@@ -5,9 +5,9 @@
  * Thread: new, verdict, free on the loop's; on_latch on the move's own; the other callbacks on the
  *         loop's.
  *
- * The one-time key lives from new until all lanes are open (the first progress in precopy), then it
- * is wiped. A stranger that connects to the target's socket is turned away and costs no more than
- * MOVE_HANDSHAKE_MS_MAX.
+ * The one-time key lives as long as the move's threads: lanes that are lost in pre-copy are opened
+ * again with it. It opens lanes only: each has a secret of its own by (EC)DHE. A stranger that
+ * connects to the target's socket is turned away and costs no more than MOVE_HANDSHAKE_MS_MAX.
  */
 #ifndef GODWIT_AGENT_VM_MOVE_H
 #define GODWIT_AGENT_VM_MOVE_H
@@ -31,7 +31,8 @@ struct move_config {
     const char *vm_id;   /* borrowed, must outlive the move */
     /* Move's thread: when it returns, the latch is as durable as the guest's memory. */
     void (*on_latch)(void *data, Godwit__Latch latch);
-    /* Loop: a latch (has_latch) or progress; borrowed. */
+    /* Loop: a latch (has_latch), progress, or a wish for sockets (has_lanes_wanted, answered by
+     * move_take_sockets); borrowed. */
     void (*on_event)(void *data, const Godwit__MoveEvent *event);
     /* Loop, once: DONE or ROLLED_BACK. The move may be freed in it. */
     void (*on_ended)(void *data, enum phase phase, const Godwit__MoveEvent *event);
@@ -53,6 +54,11 @@ bool move_is_source(const struct move *move);
 /* As source_verdict and target_verdict: obeyed where the rules of SWITCHOVER allow it. */
 int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t generation,
                  const char *reason, struct fault *fault);
+
+/* What on_event asked for by lanes_wanted: the sockets of this epoch, or why there are none. True
+ * when the sockets were taken; else nobody awaits them. */
+bool move_take_sockets(struct move *move, unsigned epoch, const int *fds, size_t fd_count,
+                       const struct fault *fault);
 
 /* As source_tune; a target has no goals. */
 int move_tune(struct move *move, const Godwit__MoveGoals *goals, struct fault *fault);

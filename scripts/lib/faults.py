@@ -11,6 +11,9 @@ import pool as pools
 AFTER_TROUBLE = {"source.abort", "source.before_aborted", "source.resume", "target.abandoned",
                  "target.before_abandoned"}
 TROUBLE = "target.load=error"
+# Reached only when lanes were lost in pre-copy.
+AFTER_LOSS = {"source.lanes_again", "target.marks"}
+LOSS = "source.frame=error"
 AT_TARGET = {"vm.create", "vm.move_in", "vm.accept", "vm.load"}
 AT_SOURCE = {"vm.move_out", "vm.connect", "vm.save"}
 PATIENCE = 4  # seconds before a move that hangs is cancelled, as its operator would
@@ -123,6 +126,8 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, con
     if point:
         if point.name in AFTER_TROUBLE:
             target_host.failpoints.write_text(f"{TROUBLE}\n")
+        if point.name in AFTER_LOSS:
+            source_host.failpoints.write_text(f"{LOSS}\n")
         spec = f"{point.name}={action}" + (f"@{nth}" if nth > 1 else "")
         with open(armed.failpoints, "a", encoding="utf-8") as file:
             file.write(spec + "\n")

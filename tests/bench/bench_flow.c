@@ -30,10 +30,10 @@ static void *accept_run(void *data)
 {
     struct accepting *accepting = data;
     struct fault fault = {0};
-    unsigned lane = 0;
+    struct tls_lane_name name;
     const struct tls_lane_config config = {
         .fd = accepting->fd, .move_id = "move-1", .psk = psk, .handshake_ms_max = 5000};
-    accepting->r = tls_lane_new(&accepting->stream, &lane, &config, &fault);
+    accepting->r = tls_lane_new(&accepting->stream, &name, &config, &fault);
     if (accepting->r < 0)
         fprintf(stderr, "target: %s\n", fault.text);
     return NULL;
@@ -66,10 +66,10 @@ static int tls_streams(unsigned lane, struct stream **ret_source, struct stream 
     const struct tls_lane_config config = {.fd = fds[0],
                                            .is_source = true,
                                            .move_id = "move-1",
-                                           .lane = lane,
+                                           .name = {.lane = lane},
                                            .psk = psk,
                                            .handshake_ms_max = 5000};
-    unsigned told = 0;
+    struct tls_lane_name told;
     int r = tls_lane_new(ret_source, &told, &config, &fault);
     pthread_join(thread, NULL);
     if (r < 0 || accepting.r < 0) {

@@ -96,12 +96,12 @@ static struct stream *open_stream(const struct side *side)
     struct tls_lane_config config = {.fd = side->fd,
                                      .is_source = side->is_source,
                                      .move_id = "bench",
-                                     .lane = side->lane,
+                                     .name = {.lane = side->lane},
                                      .psk = psk,
                                      .handshake_ms_max = 5000};
     struct stream *stream = NULL;
-    unsigned lane;
-    check(tls_lane_new(&stream, &lane, &config, &fault), &fault);
+    struct tls_lane_name name;
+    check(tls_lane_new(&stream, &name, &config, &fault), &fault);
     stream_set_hot(stream, side->is_hot);
     return stream;
 }

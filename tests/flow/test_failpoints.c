@@ -28,7 +28,7 @@
 enum { PAGES = 1200, AT_ONCE = 4, PATIENCE_MS = 2000, CASE_S_MAX = 100 };
 
 /* What happens beside the failpoint, so that the point is reached. */
-enum play { PLAY_MOVE, PLAY_CANCEL, PLAY_LOAD_FAILS };
+enum play { PLAY_MOVE, PLAY_CANCEL, PLAY_LOAD_FAILS, PLAY_LANE_BREAKS };
 
 struct scene {
     struct fake_guest_config source_config, target_config;
@@ -49,6 +49,9 @@ static enum play play_for(enum failpoint_id id)
     case FAILPOINT_TARGET_ABANDONED:
     case FAILPOINT_TARGET_BEFORE_ABANDONED:
         return PLAY_LOAD_FAILS;
+    case FAILPOINT_SOURCE_LANES_AGAIN:
+    case FAILPOINT_TARGET_MARKS:
+        return PLAY_LANE_BREAKS;
     default:
         return PLAY_MOVE;
     }
@@ -174,7 +177,8 @@ static const char *judge(struct scene *scene, enum failpoint_id id, enum failpoi
     if (!at_target && fake_guest_throttle(scene->source_guest))
         return "the source's guest is still held back";
     bool was_late = move->at_source.fault.code == ERR_TIMEOUT; /* a machine that is very busy */
-    if (action == FAILPOINT_DELAY && at_target != (scene->play == PLAY_MOVE) && !was_late)
+    bool moves = scene->play == PLAY_MOVE || scene->play == PLAY_LANE_BREAKS;
+    if (action == FAILPOINT_DELAY && at_target != moves && !was_late)
         return "a delay of 50 ms changed how it ended";
     if (!at_target)
         fake_guest_await_writes(scene->source_guest, 1); /* it really runs */
@@ -189,8 +193,10 @@ static int play_case(enum failpoint_id id, enum failpoint_action action)
     unsigned fds = open_fds();
 
     alarm(CASE_S_MAX);
-    snprintf(spec, sizeof spec, "%s=%s", failpoint_name(id), failpoint_action_name(action));
     scene_init(&scene, play_for(id));
+    snprintf(spec, sizeof spec, "%s%s=%s",
+             scene.play == PLAY_LANE_BREAKS ? "source.frame=error\n" : "", failpoint_name(id),
+             failpoint_action_name(action));
     assert_int_equal(failpoint_arm(spec, NULL), 0);
 
     fake_move_start(&scene.move);

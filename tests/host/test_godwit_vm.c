@@ -32,6 +32,7 @@
 #include "proto/agent.pb-c.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "tests/support/tcp_proxy.h"
 
 enum { WAIT_S_MAX = 40, TEXT_MAX = 1 << 20 };
 
@@ -133,6 +134,12 @@ struct host {
     Godwit__Latch latch;
     bool move_ended, precopy, dead;
     bool moved; /* by the receipt */
+    uint64_t wire_bytes, populated_bytes, resent_pages;
+    unsigned reconnects;
+    char address[MOVE_ADDRESS_SIZE]; /* where its move goes */
+    char move_id[40];
+    bool dialling;
+    unsigned epoch;
     uint64_t digest_pages, downtime_ns;
     char how[VM_PROCESS_HOW_SIZE];
     char move_fault[FAULT_TEXT_MAX];
@@ -147,9 +154,62 @@ static void on_state(void *data, const Godwit__VmStatus *status)
     host->generation = status->generation;
 }
 
+static void on_lanes_given(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    (void)data;
+    (void)reply;
+    (void)fault;
+}
+
+/* As the agent does for lanes that were lost. */
+static void on_dialled(void *data, const int *fds, size_t count, const struct fault *fault)
+{
+    struct host *host = data;
+    Godwit__MoveLanes lanes = GODWIT__MOVE_LANES__INIT;
+    Godwit__Fault told = GODWIT__FAULT__INIT;
+
+    lanes.vm_id = (char *)"v1";
+    lanes.move_id = host->move_id;
+    lanes.has_epoch = true;
+    lanes.epoch = host->epoch;
+    if (fault) {
+        told.has_number = true;
+        told.number = -fault->code;
+        told.text = (char *)fault->text;
+        lanes.fault = &told;
+    }
+    if (host->process && vm_process_rpc(host->process))
+        assert_int_equal(rpc_call_fds(vm_process_rpc(host->process), METHOD_VM_MOVE_LANES,
+                                      &lanes.base, fds, count, &godwit__empty__descriptor, 30000,
+                                      on_lanes_given, host, NULL),
+                         0);
+    for (size_t i = 0; i < count; i++)
+        (void)close(fds[i]);
+    host->dialling = false;
+}
+
+static void dial(struct host *host, const Godwit__MoveEvent *event)
+{
+    struct fault fault = {0};
+
+    if (host->dialling)
+        return;
+    host->dialling = true;
+    host->epoch = event->epoch;
+    (void)snprintf(host->move_id, sizeof host->move_id, "%s", event->move_id);
+    assert_int_equal(
+        move_sockets_connect(loop, host->address, event->lanes_wanted, on_dialled, host, &fault),
+        0);
+}
+
 static void on_move(void *data, const Godwit__MoveEvent *event)
 {
     struct host *host = data;
+
+    if (event->has_lanes_wanted) {
+        dial(host, event);
+        return;
+    }
 
     if (event->has_latch)
         host->latch = event->latch;
@@ -164,6 +224,10 @@ static void on_move(void *data, const Godwit__MoveEvent *event)
             host->moved = event->receipt->moved;
             host->digest_pages = event->receipt->digest_pages;
             host->downtime_ns = event->receipt->downtime_ns;
+            host->wire_bytes = event->receipt->wire_bytes;
+            host->populated_bytes = event->receipt->populated_bytes;
+            host->resent_pages = event->receipt->resent_pages;
+            host->reconnects = event->receipt->reconnects;
         }
     }
 }
@@ -344,6 +408,11 @@ static void on_sockets(void *data, const int *fds, size_t count, const struct fa
     connected->count = count;
 }
 
+/* The network between the two, where it is not the loopback itself. */
+static struct tcp_proxy_config bad_network;
+static struct tcp_proxy *proxy;
+static uint64_t away_ms_max;
+
 static void move_begin(struct host *source, struct host *target, const char *move_id, uint64_t m,
                        uint64_t bandwidth)
 {
@@ -368,11 +437,20 @@ static void move_begin(struct host *source, struct host *target, const char *mov
                    &godwit__empty__descriptor));
     (void)close(listen_fd);
 
+    if (bad_network.cuts) {
+        char way_in[TCP_PROXY_ADDRESS_SIZE];
+        bad_network.upstream = address;
+        proxy = tcp_proxy_new(&bad_network, way_in);
+        (void)snprintf(address, sizeof address, "%s", way_in);
+    }
+    (void)snprintf(source->address, sizeof source->address, "%s", address);
     struct connected connected = {0};
     assert_int_equal(move_sockets_connect(loop, address, 3, on_sockets, &connected, &fault), 0);
     WAIT_FOR(connected.came);
     goals.has_bandwidth_bytes_per_s = true;
     goals.bandwidth_bytes_per_s = bandwidth;
+    goals.has_away_ms_max = true;
+    goals.away_ms_max = away_ms_max;
     out.goals = &goals;
     source->move_ended = source->precopy = target->move_ended = false;
     expect_ok(call(rpc_of(source), METHOD_VM_MOVE_OUT, &out.base, connected.fds, connected.count,
@@ -580,6 +658,78 @@ static void runs_on_when_the_target_is_killed_and_moves_the_next_time(void **sta
     host_end(&second);
 }
 
+static void end_bad_network(void)
+{
+    proxy = tcp_proxy_free(proxy);
+    bad_network = (struct tcp_proxy_config){0};
+    away_ms_max = 0;
+}
+
+static void a_move_whose_lanes_are_cut_goes_on_where_it_was(void **state)
+{
+    (void)state;
+    struct host source, target;
+
+    bad_network = (struct tcp_proxy_config){.cut_bytes = MIB(40), .cuts = 3};
+    boot(&source, "cut-s", "vcpus=2 writers=1 rate=20 ws=16 fill=random fillmb=160", 256);
+    host_start(&target, "cut-t");
+    host_create(&target, 0, true);
+    host_attach(&target);
+    move_begin(&source, &target, "m1", 2, 0);
+    WAIT_FOR(source.move_ended && target.move_ended);
+    if (!source.moved)
+        fail_msg("not moved: %s", source.move_fault);
+
+    assert_int_equal(tcp_proxy_cuts(proxy), 3);
+    assert_in_range(source.reconnects, 1, 3); /* two cuts may be one loss */
+    print_message("%u reconnects, %.1f MiB went over the wire for %.1f MiB, %llu pages again\n",
+                  source.reconnects, (double)source.wire_bytes / MIB(1),
+                  (double)source.populated_bytes / MIB(1), (unsigned long long)source.resent_pages);
+    /* without marks each cut would cost all that had gone before it: 2 copies and more */
+    assert_true(source.wire_bytes < source.populated_bytes * 3 / 2);
+    host_type(&target, "verify\n");
+    assert_non_null(strstr(host_expect(&target, "gw verify"), "gw verify ok"));
+    WAIT_FOR(source.state == GODWIT__VM_STATE__VM_STATE_GONE);
+    end_bad_network();
+    host_end(&source);
+    host_end(&target);
+}
+
+static void a_cut_that_does_not_heal_leaves_the_guest_where_it_ran(void **state)
+{
+    (void)state;
+    struct host source, target;
+    Godwit__MoveVerdict verdict = GODWIT__MOVE_VERDICT__INIT;
+
+    bad_network = (struct tcp_proxy_config){.cut_bytes = MIB(20), .cuts = 1, .stays_closed = true};
+    away_ms_max = 2000;
+    boot(&source, "stay-s", "vcpus=2 writers=1 rate=20 ws=16 fill=random fillmb=96", 256);
+    host_start(&target, "stay-t");
+    host_create(&target, 0, true);
+    move_begin(&source, &target, "m1", 2, 0);
+    WAIT_FOR(source.move_ended);
+
+    assert_false(source.moved);
+    if (!strstr(source.move_fault, "did not come back within 2000 ms"))
+        fail_msg("%s", source.move_fault);
+    assert_int_equal(source.latch, GODWIT__LATCH__LATCH_ABORTED);
+    assert_int_equal(source.state, GODWIT__VM_STATE__VM_STATE_RUNNING);
+    host_type(&source, "verify\n");
+    assert_non_null(strstr(host_expect(&source, "gw verify"), "gw verify ok"));
+    assert_false(target.move_ended); /* it waits longer than the source tries */
+    verdict.vm_id = (char *)"v1";
+    verdict.move_id = (char *)"m1";
+    verdict.has_kind = true;
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON; /* as the coordinator would */
+    (void)expect_state(call(rpc_of(&target), METHOD_VM_MOVE_VERDICT, &verdict.base, NULL, 0,
+                            &godwit__vm_status__descriptor));
+    WAIT_FOR(target.move_ended && target.state == GODWIT__VM_STATE__VM_STATE_GONE);
+    assert_int_equal(target.latch, GODWIT__LATCH__LATCH_ABANDONED);
+    end_bad_network();
+    host_end(&target);
+    host_end(&source);
+}
+
 static void a_reset_in_a_move_rolls_it_back_and_boots_at_the_source(void **state)
 {
     (void)state;
@@ -613,6 +763,7 @@ struct node {
     char reason[256];
     Godwit__Latch moved_latch; /* by move events */
     bool move_ended, moved, precopy;
+    unsigned reconnects;
     char *text;
     size_t used, read;
 };
@@ -694,6 +845,7 @@ static void on_move_event(void *data, struct rpc *rpc, struct rpc_request *reque
     if (event->ended) {
         node->move_ended = true;
         node->moved = event->receipt && event->receipt->moved;
+        node->reconnects = event->receipt ? event->receipt->reconnects : 0;
     }
 }
 
@@ -952,6 +1104,12 @@ static void order_move(struct node *source, struct node *target, const char *mov
                                &godwit__move_in_reply__descriptor);
     out.address = ((Godwit__MoveInReply *)first.message)->address;
     assert_string_equal(out.address, ((Godwit__MoveInReply *)again.message)->address);
+    char way_in[TCP_PROXY_ADDRESS_SIZE];
+    if (bad_network.cuts) {
+        bad_network.upstream = out.address;
+        proxy = tcp_proxy_new(&bad_network, way_in);
+        out.address = way_in;
+    }
     expect_ok(
         call(source->rpc, METHOD_ORDER_MOVE_OUT, &out.base, NULL, 0, &godwit__empty__descriptor));
     expect_ok(
@@ -1016,10 +1174,16 @@ static void agents_carry_out_orders_and_survive(void **state)
     an_agent_that_is_killed_adopts(a, 1, GODWIT__VM_STATE__VM_STATE_RUNNING,
                                    GODWIT__LATCH__LATCH_NONE);
 
-    /* there */
-    order_move(a, b, "m1", 2, 0);
+    /* there, with its lanes cut on the way and an agent that begins anew meanwhile */
+    bad_network = (struct tcp_proxy_config){.cut_bytes = MIB(24), .cuts = 1};
+    order_move(a, b, "m1", 2, MIB(20));
+    WAIT_FOR(a->precopy);
+    an_agent_that_is_killed_adopts(a, 1, GODWIT__VM_STATE__VM_STATE_RUNNING,
+                                   GODWIT__LATCH__LATCH_OUT);
     WAIT_FOR(a->move_ended && b->move_ended);
     assert_true(a->moved);
+    assert_int_equal(a->reconnects, 1);
+    end_bad_network();
     WAIT_FOR(a->state == GODWIT__VM_STATE__VM_STATE_GONE);
     assert_int_equal(b->state, GODWIT__VM_STATE__VM_STATE_RUNNING);
     assert_int_equal(b->generation, 2);
@@ -1100,6 +1264,8 @@ int main(void)
         cmocka_unit_test(refuses_a_bad_kernel_in_words),
         cmocka_unit_test(moves_to_another_process_and_its_memory_is_whole),
         cmocka_unit_test(runs_on_when_the_target_is_killed_and_moves_the_next_time),
+        cmocka_unit_test(a_move_whose_lanes_are_cut_goes_on_where_it_was),
+        cmocka_unit_test(a_cut_that_does_not_heal_leaves_the_guest_where_it_ran),
         cmocka_unit_test(a_reset_in_a_move_rolls_it_back_and_boots_at_the_source),
         cmocka_unit_test(agents_carry_out_orders_and_survive),
     };

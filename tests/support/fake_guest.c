@@ -119,7 +119,12 @@ static void *write_run(void *data)
             return NULL;
         uint64_t r = next_random(&random);
         uint64_t page = r % fake->config.writer_pages;
-        guest_write(fake, page, (r >> 40) % 512 * 8, r % 5 ? r : 0);
+        if (fake->config.clears_pages && r % 3 == 0) {
+            for (uint64_t offset = 0; offset < PAGE_BYTES; offset += 8)
+                guest_write(fake, page, offset, 0);
+        } else {
+            guest_write(fake, page, (r >> 40) % 512 * 8, r % 5 ? r : 0);
+        }
         if (__atomic_add_fetch(&fake->writes, 1, __ATOMIC_RELEASE) % 16 == 0)
             stand_throttled(fake, &ran_ns);
         if (fake->config.writes_per_ms && ++batch >= fake->config.writes_per_ms) {

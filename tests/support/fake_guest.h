@@ -22,6 +22,7 @@ struct fake_guest_config {
     unsigned writers;
     uint64_t writer_pages;  /* that they write to, from page 0 */
     uint64_t writes_per_ms; /* each; 0: as fast as they can */
+    bool clears_pages;      /* a third of what it writes are whole pages of zeros */
     bool running;           /* at the start */
     /* Called by "pause", "save", "load", "resume", "populate", "track". */
     void (*hook)(void *data, const char *what);

@@ -8,9 +8,13 @@
 #include "net/stream.h"
 #include "net/tls_lane.h"
 
-static int open_lane(void *data, unsigned lane, struct stream **ret_stream, struct fault *fault)
+static int open_lane(void *data, unsigned lane, unsigned epoch, struct stream **ret_stream,
+                     struct fault *fault)
 {
+    static const struct pipe_stream_config plain;
     struct fake_move *move = data;
+    if (epoch > 0 && move->config.fail_dial)
+        return fault_set(fault, move->config.fail_dial, "nothing can be reached");
     if (move->config.fail_open && lane == 0)
         return fault_set(fault, ERR_UNREACHABLE, "lane 0 cannot be reached");
     struct stream *ours = NULL, *theirs = NULL;
@@ -20,14 +24,15 @@ static int open_lane(void *data, unsigned lane, struct stream **ret_stream, stru
             return fault_set(fault, r, "no stream for lane %u", lane);
     } else {
         pipe_stream_new(&ours, &theirs,
-                        lane == TLS_LANE_CONTROL ? &move->config.control
-                        : lane == 0              ? &move->config.lane
-                                                 : &move->config.other_lanes);
+                        epoch > move->config.epochs_with_faults ? &plain
+                        : lane == TLS_LANE_CONTROL              ? &move->config.control
+                        : lane == 0                             ? &move->config.lane
+                                                                : &move->config.other_lanes);
     }
     pthread_mutex_lock(&move->mutex);
     unsigned slot = (move->waiting_first + move->waiting_count++) % FAKE_MOVE_STREAMS;
     move->waiting[slot] = theirs;
-    move->waiting_lane[slot] = lane;
+    move->waiting_name[slot] = (struct tls_lane_name){.lane = lane, .epoch = epoch};
     pthread_cond_broadcast(&move->changed);
     pthread_mutex_unlock(&move->mutex);
     *ret_stream = ours;
@@ -35,7 +40,7 @@ static int open_lane(void *data, unsigned lane, struct stream **ret_stream, stru
 }
 
 static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stream,
-                       unsigned *ret_lane, struct fault *fault)
+                       struct tls_lane_name *ret_name, struct fault *fault)
 {
     struct fake_move *move = data;
     struct timespec until;
@@ -52,7 +57,7 @@ static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stre
         r = fault_set(fault, ERR_TIMEOUT, "no lane came");
     } else {
         *ret_stream = move->waiting[move->waiting_first];
-        *ret_lane = move->waiting_lane[move->waiting_first];
+        *ret_name = move->waiting_name[move->waiting_first];
         move->waiting_first = (move->waiting_first + 1) % FAKE_MOVE_STREAMS;
         move->waiting_count--;
     }
@@ -85,6 +90,7 @@ static void note_progress(struct fake_move *move, struct fake_side *side,
     side->last_phase = (enum phase)progress->phase;
     side->parked |= side->last_phase == PHASE_PARKED;
     side->waited_for_goal |= progress->waiting_for_goal;
+    side->away = progress->away;
     pthread_cond_broadcast(&move->changed);
     pthread_mutex_unlock(&move->mutex);
 }
@@ -140,6 +146,9 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
     move->resume_ns = receipt->resume_ns;
     move->rounds = (unsigned)receipt->n_rounds;
     move->lanes = receipt->lanes;
+    move->reconnects = receipt->reconnects;
+    move->resent_pages = receipt->resent_pages;
+    move->away_ns = receipt->away_ns;
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         move->round_pages[i] = receipt->rounds[i]->pages;
         move->round_ns[i] = receipt->rounds[i]->duration_ns;
@@ -241,6 +250,22 @@ void fake_move_await_source_latch(struct fake_move *move, Godwit__Latch latch)
     const struct fake_side *side = &move->at_source;
     pthread_mutex_lock(&move->mutex);
     while (!side->ended && (!side->latch_count || side->latches[side->latch_count - 1] != latch))
+        pthread_cond_wait(&move->changed, &move->mutex);
+    pthread_mutex_unlock(&move->mutex);
+}
+
+void fake_move_await_source_end(struct fake_move *move)
+{
+    pthread_mutex_lock(&move->mutex);
+    while (!move->at_source.ended)
+        pthread_cond_wait(&move->changed, &move->mutex);
+    pthread_mutex_unlock(&move->mutex);
+}
+
+void fake_move_await_source_away(struct fake_move *move)
+{
+    pthread_mutex_lock(&move->mutex);
+    while (!move->at_source.ended && !move->at_source.away)
         pthread_cond_wait(&move->changed, &move->mutex);
     pthread_mutex_unlock(&move->mutex);
 }

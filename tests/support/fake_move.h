@@ -13,11 +13,12 @@
 #include "base/err.h"
 #include "migrate/source.h"
 #include "migrate/target.h"
+#include "net/tls_lane.h"
 #include "proto/limits.h"
 #include "tests/support/fake_guest.h"
 #include "tests/support/pipe_stream.h"
 
-enum { FAKE_MOVE_STREAMS = LANES_MAX + 1, FAKE_MOVE_LATCHES = 8 };
+enum { FAKE_MOVE_STREAMS = 4 * (LANES_MAX + 1), FAKE_MOVE_LATCHES = 8 };
 
 struct fake_move;
 
@@ -30,6 +31,9 @@ struct fake_move_config {
     struct pipe_stream_config control, lane;       /* lane: of lane 0; the others are plain */
     struct pipe_stream_config other_lanes;
     bool fail_open; /* open_lane of lane 0 fails */
+    /* The pipes' faults are of epoch 0, and of as many after it. */
+    unsigned epochs_with_faults;
+    int fail_dial; /* what open_lane gives in a later epoch: 0, ERR_UNREACHABLE, ERR_REFUSED */
     /* Runs on the source's move thread at every progress and latch; may give verdicts. */
     void (*on_source)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
     void (*on_target)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
@@ -45,6 +49,7 @@ struct fake_side {
     enum phase phase;      /* as ended */
     enum phase last_phase; /* as last told */
     bool waited_for_goal;
+    bool away; /* as last told */
     struct fault fault;
 };
 
@@ -56,14 +61,16 @@ struct fake_move {
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t changed;
     struct stream *waiting[FAKE_MOVE_STREAMS];
-    unsigned waiting_lane[FAKE_MOVE_STREAMS], waiting_first, waiting_count;
+    struct tls_lane_name waiting_name[FAKE_MOVE_STREAMS];
+    unsigned waiting_first, waiting_count;
     bool accept_interrupted;
     struct fake_side at_source, at_target;
     bool moved, reread_verified;
     uint64_t throttled_ns;
     uint64_t downtime_ns, total_ns, wire_bytes, predicted_ns, source_cpu_ns, target_cpu_ns;
     uint64_t pause_ns, drain_ns, state_ns, resume_ns, predicted_total_ns;
-    unsigned rounds, lanes;
+    unsigned rounds, lanes, reconnects;
+    uint64_t resent_pages, away_ns;
     uint64_t round_pages[ROUNDS_MAX], round_ns[ROUNDS_MAX], zero_pages, raw_pages, lz4_pages,
         lz4_bytes, patch_pages, patch_bytes, same_pages;
 };
@@ -72,6 +79,8 @@ void fake_move_init(struct fake_move *move, const struct fake_move_config *confi
 void fake_move_start(struct fake_move *move);
 void fake_move_await_end(struct fake_move *move); /* of both sides */
 void fake_move_await_source_latch(struct fake_move *move, Godwit__Latch latch);
+void fake_move_await_source_end(struct fake_move *move);
+void fake_move_await_source_away(struct fake_move *move); /* its lanes were lost */
 void fake_move_await_source_phase(struct fake_move *move, enum phase phase);
 void fake_move_deinit(struct fake_move *move); /* frees both ends */
 

@@ -113,6 +113,11 @@ static int end_write(struct stream *stream, const void *bytes, size_t count, str
             break;
         }
         uint64_t room = way->slots - (way->written - way->read);
+        if (room == 0 && is_past(way, PIPE_FAULT_SWALLOW, way->written)) {
+            pipe->dead = true;
+            pthread_cond_broadcast(&pipe->changed);
+            continue;
+        }
         if (room == 0 || is_past(way, PIPE_FAULT_STALL, way->written)) {
             uint64_t begun_ns = world_now_ns();
             wait_changed(end, call_ns + SPIN_NS);
@@ -161,6 +166,14 @@ static int end_read(struct stream *stream, void *ret_bytes, size_t count, struct
         uint64_t have = way->written - way->read;
         if (way->fault == PIPE_FAULT_TRUNCATE && way->read + have > way->fault_at)
             have = way->fault_at > way->read ? way->fault_at - way->read : 0;
+        if (way->fault == PIPE_FAULT_SWALLOW && way->read + have > way->fault_at)
+            have = way->fault_at > way->read ? way->fault_at - way->read : 0;
+        const struct way *out = &pipe->ways[end->index];
+        if (have == 0 && is_past(out, PIPE_FAULT_SWALLOW, out->written)) {
+            pipe->dead = true; /* it waits for an answer to what was lost */
+            pthread_cond_broadcast(&pipe->changed);
+            continue;
+        }
         if (have == 0) {
             if (is_past(way, PIPE_FAULT_TRUNCATE, way->read) || pipe->gone[!end->index]) {
                 r = fault_set(fault, ERR_CLOSED, "the peer is gone");

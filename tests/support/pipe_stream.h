@@ -15,6 +15,8 @@ enum pipe_fault {
     PIPE_FAULT_FLIP,     /* one bit of byte `at` changes */
     PIPE_FAULT_TRUNCATE, /* the reader finds a clean end after `at` bytes, the writer goes on */
     PIPE_FAULT_DIE,      /* after `at` bytes both ends find the other gone */
+    PIPE_FAULT_SWALLOW,  /* what comes after `at` bytes is lost; the writer learns it a buffer later
+                          */
     PIPE_FAULT_STALL,    /* after `at` bytes nothing arrives any more and writes block */
 };
 

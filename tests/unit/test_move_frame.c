@@ -92,6 +92,61 @@ static void refuses_missing_fields_and_limits_by_name(void **state)
     assert_int_equal(move_frame_decode(packed, 0, &got, &fault), ERR_CORRUPT);
 }
 
+static int pack_and_decode(const Godwit__MoveMessage *message)
+{
+    uint8_t packed[4096];
+    Godwit__MoveMessage *got = NULL;
+    size_t count = godwit__move_message__pack(message, packed);
+    int r = move_frame_decode(packed, count, &got, NULL);
+    if (r == 0)
+        godwit__move_message__free_unpacked(got, NULL);
+    return r;
+}
+
+static void marks_are_whole_and_one_a_lane(void **state)
+{
+    (void)state;
+    Godwit__MoveMark mark = GODWIT__MOVE_MARK__INIT, *marks[LANES_MAX + 1];
+    Godwit__MoveResumed resumed = GODWIT__MOVE_RESUMED__INIT;
+    Godwit__MoveMessage message = GODWIT__MOVE_MESSAGE__INIT;
+    mark.has_epoch = mark.has_round = mark.has_frames = mark.has_running = 1;
+    for (unsigned i = 0; i <= LANES_MAX; i++)
+        marks[i] = &mark;
+    message.body_case = GODWIT__MOVE_MESSAGE__BODY_RESUMED;
+    message.resumed = &resumed;
+    resumed.marks = marks;
+
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+    resumed.n_marks = LANES_MAX;
+    assert_int_equal(pack_and_decode(&message), 0);
+    resumed.n_marks = LANES_MAX + 1;
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+    resumed.n_marks = 1;
+    mark.has_running = 0;
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+}
+
+static void a_resume_names_its_move_and_epoch(void **state)
+{
+    (void)state;
+    Godwit__MoveResume resume = GODWIT__MOVE_RESUME__INIT;
+    Godwit__MoveMessage message = GODWIT__MOVE_MESSAGE__INIT;
+    message.body_case = GODWIT__MOVE_MESSAGE__BODY_RESUME;
+    message.resume = &resume;
+    resume.has_generation = resume.has_epoch = 1;
+    resume.move_id = "move";
+    resume.epoch = 1;
+
+    assert_int_equal(pack_and_decode(&message), 0);
+    resume.epoch = LANE_EPOCH_MAX + 1;
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+    resume.epoch = 0;
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+    resume.epoch = 1;
+    resume.move_id = NULL;
+    assert_int_equal(pack_and_decode(&message), ERR_CORRUPT);
+}
+
 static void an_empty_frame_is_only_hot(void **state)
 {
     (void)state;
@@ -111,6 +166,8 @@ int main(void)
         cmocka_unit_test(refuses_every_flipped_bit),
         cmocka_unit_test(refuses_missing_fields_and_limits_by_name),
         cmocka_unit_test(an_empty_frame_is_only_hot),
+        cmocka_unit_test(marks_are_whole_and_one_a_lane),
+        cmocka_unit_test(a_resume_names_its_move_and_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -216,6 +216,107 @@ static void a_precopy_that_stands_still_for_a_minute_is_given_up(void **state)
     assert_int_equal(core.fault.code, ERR_TIMEOUT);
 }
 
+/* In pre-copy, with 20 s for lost lanes to come back. */
+static void walk_to_loss(struct source_core *core)
+{
+    walk(core, PHASE_PRECOPY);
+    core->config.away_ms_max = 20000;
+    assert_int_equal(step(core, SOURCE_EVENT_LANE_LOST),
+                     SOURCE_TODO_HANG_UP | SOURCE_TODO_THROTTLE);
+}
+
+static void lanes_lost_in_precopy_are_dialled_and_the_next_round_follows(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_loss(&core);
+    core.throttle.permille = 300;
+    assert_int_equal(source_core_throttle(&core), 0); /* slowing it would win nothing now */
+    assert_int_equal(step(&core, SOURCE_EVENT_LANE_LOST), 0);
+    assert_int_equal(step(&core, SOURCE_EVENT_LINK_LOST), 0);
+    assert_int_equal(step(&core, SOURCE_EVENT_ROUND_DONE), 0);
+    assert_int_equal(step(&core, SOURCE_EVENT_HUNG_UP), SOURCE_TODO_DIAL);
+    now_ns += 3 * NS_PER_S;
+
+    assert_int_equal(step(&core, SOURCE_EVENT_REJOINED), SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE);
+
+    assert_int_equal(core.phase, PHASE_PRECOPY);
+    assert_int_equal(core.reconnects, 1);
+    assert_int_equal(core.away_all_ns, 3 * NS_PER_S);
+    assert_int_equal(source_core_throttle(&core), 300);
+    assert_int_equal(step(&core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_STAND_BY);
+    assert_int_equal(step(&core, SOURCE_EVENT_LINK_LOST),
+                     SOURCE_TODO_HANG_UP | SOURCE_TODO_THROTTLE); /* standing by is forgotten */
+    assert_int_equal(step(&core, SOURCE_EVENT_STOOD_BY), 0);
+}
+
+static void lanes_that_stay_away_lead_back_and_a_failed_dial_is_tried_again(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_loss(&core);
+    for (unsigned i = 0; i < 19; i++) {
+        assert_int_equal(step(&core, SOURCE_EVENT_HUNG_UP), SOURCE_TODO_DIAL);
+        assert_true(step(&core, SOURCE_EVENT_DIAL_FAILED) & SOURCE_TODO_HANG_UP);
+        now_ns += NS_PER_S;
+        assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    }
+    now_ns += NS_PER_S;
+    unsigned todo = step(&core, SOURCE_EVENT_TICK);
+    assert_true(todo & SOURCE_TODO_LATCH_ABORTED);
+    assert_false(todo & SOURCE_TODO_RESUME); /* the guest never stood */
+    assert_int_equal(core.fault.code, ERR_TIMEOUT);
+    assert_int_equal(core.phase, PHASE_ROLLED_BACK);
+}
+
+static unsigned dial_refused(struct source_core *core)
+{
+    struct fault refused = {0};
+    (void)fault_set(&refused, ERR_REFUSED, "nobody");
+    struct source_event event = {
+        .now_ns = now_ns, .type = SOURCE_EVENT_DIAL_FAILED, .fault = &refused};
+    unsigned todo = 0;
+    (void)step(core, SOURCE_EVENT_HUNG_UP);
+    (void)source_core_step(core, &event, &todo, NULL);
+    return todo;
+}
+
+static void a_target_that_refuses_for_seconds_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_loss(&core);
+    assert_true(dial_refused(&core) & SOURCE_TODO_HANG_UP);
+    now_ns += REFUSED_MS_MAX * NS_PER_MS / 2;
+    assert_true(dial_refused(&core) & SOURCE_TODO_HANG_UP);
+    now_ns += REFUSED_MS_MAX * NS_PER_MS / 2;
+    assert_true(dial_refused(&core) & SOURCE_TODO_LATCH_ABORTED);
+    assert_int_equal(core.fault.code, ERR_CLOSED);
+}
+
+static void lanes_lost_in_the_pause_lead_back_and_after_gave_nowhere(void **state)
+{
+    (void)state;
+    static const enum phase back[] = {PHASE_PAUSE, PHASE_DRAIN, PHASE_STATE};
+    static const enum source_event_type losses[] = {SOURCE_EVENT_LANE_LOST, SOURCE_EVENT_LINK_LOST};
+    for (unsigned i = 0; i < 3 * 2; i++) {
+        struct source_core core;
+        walk(&core, back[i / 2]);
+        core.config.away_ms_max = 20000;
+        unsigned todo = step(&core, losses[i % 2]);
+        assert_true(todo & SOURCE_TODO_LATCH_ABORTED && todo & SOURCE_TODO_RESUME);
+        assert_int_equal(core.phase, PHASE_ROLLED_BACK);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        struct source_core core;
+        walk(&core, PHASE_HANDOVER);
+        core.config.away_ms_max = 20000;
+        assert_int_equal(step(&core, losses[i]), 0);
+        assert_int_equal(core.phase, PHASE_PARKED);
+        assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+    }
+}
+
 static void ready_out_of_turn_ends_the_move(void **state)
 {
     (void)state;
@@ -246,6 +347,10 @@ int main(void)
         cmocka_unit_test(an_abandoning_target_after_gave_still_needs_a_newer_generation),
         cmocka_unit_test(every_phase_has_a_deadline_and_it_leads_back),
         cmocka_unit_test(a_precopy_that_stands_still_for_a_minute_is_given_up),
+        cmocka_unit_test(lanes_lost_in_precopy_are_dialled_and_the_next_round_follows),
+        cmocka_unit_test(lanes_that_stay_away_lead_back_and_a_failed_dial_is_tried_again),
+        cmocka_unit_test(a_target_that_refuses_for_seconds_is_not_waited_for),
+        cmocka_unit_test(lanes_lost_in_the_pause_lead_back_and_after_gave_nowhere),
         cmocka_unit_test(ready_out_of_turn_ends_the_move),
         cmocka_unit_test(a_phase_is_one_line_of_trace),
     };

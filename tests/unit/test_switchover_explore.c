@@ -5,6 +5,8 @@
  * A sent message stays deliverable for ever, any number of times or never. Todo is carried out at
  * once. Time is abstract: TICK means that the phase's deadline has passed.
  *
+ * Lanes may be lost in pre-copy at any moment, at either end, and come back or not.
+ *
  * Beside the disks stands the stamp, by the rules of storage/stamp's own judge: the target swaps it
  * after TOOK, a source before it resumes as a newer generation. Whatever a coordinator gets wrong,
  * two never write.
@@ -47,6 +49,8 @@ enum mutation {
     MUTATION_ABANDON_NOT_LATCHED,  /* a TRANSFER is taken after ABANDONED was said */
     MUTATION_SILENCE_IS_ABANDON,   /* the coordinator grants RESUME because it hears nothing */
     MUTATION_TAKE_WITHOUT_GAVE,    /* the coordinator relays TAKE although the source never gave */
+    MUTATION_AWAY_AFTER_GAVE,      /* a link lost after GAVE is taken for one lost in pre-copy */
+    MUTATION_ABANDONED_LETS_IN, /* a source that comes anew finds an ABANDONED target READY again */
     MUTATION_COUNT,
     /* with SILENCE_IS_ABANDON, for the disks alone: */
     MUTATION_RESUME_WITHOUT_STAMP,
@@ -60,7 +64,7 @@ struct node {
     uint16_t sent; /* messages */
     uint8_t source_runs, target_runs;
     uint8_t stamp, target_writes, target_killed; /* a target that lost its swap is killed */
-    uint8_t pad;
+    uint8_t rejoined;                            /* lanes were lost and came back */
 };
 
 enum { STAMP_AT_SOURCE, STAMP_AT_TARGET, STAMP_RESUMED, STAMP_COUNT };
@@ -84,7 +88,8 @@ enum ending {
     ENDING_RESUMED_AFTER_GAVE, /* by a newer generation */
     ENDING_PARKED_THEN_MOVED,
     ENDING_TARGET_WRITES,
-    ENDING_ALL = (1 << 5) - 1
+    ENDING_MOVED_AFTER_REJOINING,
+    ENDING_ALL = (1 << 6) - 1
 };
 static unsigned endings;
 
@@ -95,7 +100,7 @@ static void pack_source(const struct source_core *core, struct node *node)
     node->source_flags =
         (uint16_t)(core->control_open | core->lanes_open << 1 | core->prepared << 2 |
                    core->standing_by << 3 | core->guest_stopped << 4 | core->link_lost << 5 |
-                   core->target_abandoned << 6 | core->ended << 7);
+                   core->target_abandoned << 6 | core->ended << 7 | core->away << 8);
 }
 
 static void unpack_source(const struct node *node, struct source_core *core)
@@ -103,6 +108,7 @@ static void unpack_source(const struct node *node, struct source_core *core)
     const struct source_core_config config = {.generation = M,
                                               .downtime_ns_max = NS_PER_S,
                                               .deadline_ms = 1000,
+                                              .away_ms_max = 1000,
                                               .vcpus = 1,
                                               .memory_pages = 512};
     source_core_init(core, &config);
@@ -117,6 +123,7 @@ static void unpack_source(const struct node *node, struct source_core *core)
     core->link_lost = flags >> 5 & 1;
     core->target_abandoned = flags >> 6 & 1;
     core->ended = flags >> 7 & 1;
+    core->away = (enum source_away)(flags >> 8 & 3);
     core->started_ns = 1;
     bool waits = core->phase != PHASE_NONE && core->phase != PHASE_PARKED && !core->ended;
     core->phase_deadline_ns = waits ? 2 : 0;
@@ -126,9 +133,10 @@ static void pack_target(const struct target_core *core, struct node *node)
 {
     node->target_phase = (uint8_t)core->phase;
     node->target_latch = (uint8_t)core->latch;
-    node->target_flags = (uint16_t)(core->extents_known | core->lanes_open << 1 |
-                                    core->populated << 2 | core->drained << 3 |
-                                    core->has_state << 4 | core->link_lost << 5 | core->ended << 6);
+    node->target_flags =
+        (uint16_t)(core->extents_known | core->lanes_open << 1 | core->populated << 2 |
+                   core->drained << 3 | core->has_state << 4 | core->link_lost << 5 |
+                   core->ended << 6 | core->away << 7);
 }
 
 static void unpack_target(const struct node *node, struct target_core *core)
@@ -146,6 +154,8 @@ static void unpack_target(const struct node *node, struct target_core *core)
     core->has_state = flags >> 4 & 1;
     core->link_lost = flags >> 5 & 1;
     core->ended = flags >> 6 & 1;
+    core->away = flags >> 7 & 1;
+    core->away_ms_max = 1000;
     core->state_digest = core->has_state ? 99 : 0;
     core->started_ns = 1;
     bool waits =
@@ -194,6 +204,8 @@ static void note_ending(const struct node *from, const struct node *node)
     bool both = (node->source_flags >> 7 & 1) && (node->target_flags >> 6 & 1);
     if (both && node->target_runs)
         endings |= 1u << ENDING_MOVED;
+    if (both && node->target_runs && node->rejoined)
+        endings |= 1u << ENDING_MOVED_AFTER_REJOINING;
     if (both && node->target_runs && node->target_writes)
         endings |= 1u << ENDING_TARGET_WRITES;
     if (both && node->source_runs)
@@ -263,6 +275,11 @@ static void source_step(const struct node *from, const struct source_event *even
     if (mutation == MUTATION_RESUME_ON_TIMEOUT && event->type == SOURCE_EVENT_TICK &&
         from->source_phase == PHASE_HANDOVER)
         node.source_runs = 1;
+    if (mutation == MUTATION_AWAY_AFTER_GAVE && event->type == SOURCE_EVENT_LINK_LOST &&
+        from->source_phase == PHASE_HANDOVER)
+        node.source_runs = 1; /* its guest goes on while it dials */
+    if (event->type == SOURCE_EVENT_REJOINED)
+        node.rejoined = 1;
     add(from, &node);
 }
 
@@ -279,6 +296,15 @@ static void target_step(const struct node *from, const struct target_event *even
         node.target_runs = 1;
         node.target_latch = GODWIT__LATCH__LATCH_TOOK;
         send(&node, STARTED);
+        add(from, &node);
+        return;
+    }
+    if (mutation == MUTATION_ABANDONED_LETS_IN && event->type == TARGET_EVENT_LANE_LOST &&
+        from->target_latch == GODWIT__LATCH__LATCH_ABANDONED && core.drained && core.has_state) {
+        core.ended = core.link_lost = false;
+        core.latch = GODWIT__LATCH__LATCH_READY;
+        core.phase = PHASE_HANDOVER;
+        pack_target(&core, &node);
         add(from, &node);
         return;
     }
@@ -359,10 +385,11 @@ static void source_events(const struct node *node)
             source_step(node, &(struct source_event){.type = words[i].type});
     }
     static const enum source_event_type own[] = {
-        SOURCE_EVENT_START,         SOURCE_EVENT_CONTROL_OPEN, SOURCE_EVENT_LANES_OPEN,
-        SOURCE_EVENT_STOOD_BY,      SOURCE_EVENT_PAUSED,       SOURCE_EVENT_DRAINED,
-        SOURCE_EVENT_FAILED,        SOURCE_EVENT_TICK,         SOURCE_EVENT_LINK_LOST,
-        SOURCE_EVENT_VERDICT_CANCEL};
+        SOURCE_EVENT_START,     SOURCE_EVENT_CONTROL_OPEN,  SOURCE_EVENT_LANES_OPEN,
+        SOURCE_EVENT_STOOD_BY,  SOURCE_EVENT_PAUSED,        SOURCE_EVENT_DRAINED,
+        SOURCE_EVENT_FAILED,    SOURCE_EVENT_TICK,          SOURCE_EVENT_LINK_LOST,
+        SOURCE_EVENT_LANE_LOST, SOURCE_EVENT_HUNG_UP,       SOURCE_EVENT_DIAL_FAILED,
+        SOURCE_EVENT_REJOINED,  SOURCE_EVENT_VERDICT_CANCEL};
     for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
         source_step(node, &(struct source_event){.type = own[i]});
     for (unsigned dirty = 0; dirty <= 100000; dirty += 100000)
@@ -407,9 +434,9 @@ static void target_events(const struct node *node)
                                                                   .state_digest = 99}});
     }
     static const enum target_event_type own[] = {
-        TARGET_EVENT_START,          TARGET_EVENT_LANES_OPEN, TARGET_EVENT_POPULATED,
-        TARGET_EVENT_LOADED,         TARGET_EVENT_TICK,       TARGET_EVENT_LINK_LOST,
-        TARGET_EVENT_VERDICT_ABANDON};
+        TARGET_EVENT_START,     TARGET_EVENT_LANES_OPEN, TARGET_EVENT_POPULATED,
+        TARGET_EVENT_LOADED,    TARGET_EVENT_TICK,       TARGET_EVENT_LINK_LOST,
+        TARGET_EVENT_LANE_LOST, TARGET_EVENT_REJOINED,   TARGET_EVENT_VERDICT_ABANDON};
     for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
         target_step(node, &(struct target_event){.type = own[i], .generation = M});
     /* The last fences come after the source has paused. A failure after TOOK is a broken host, not

@@ -180,6 +180,50 @@ static void a_guest_that_was_taken_and_does_not_run_needs_somebody(void **state)
     assert_int_equal(core.fault.code, ERR_ATTENTION);
 }
 
+static void a_target_waits_for_its_source_to_come_back_but_not_for_ever(void **state)
+{
+    (void)state;
+    struct target_core core;
+    walk(&core, PHASE_PRECOPY);
+    core.away_ms_max = 20000;
+    assert_int_equal(step(&core, TARGET_EVENT_LANE_LOST), TARGET_TODO_HANG_UP);
+    assert_int_equal(step(&core, TARGET_EVENT_LINK_LOST), TARGET_TODO_HANG_UP);
+    now_ns += 19 * NS_PER_S;
+    assert_int_equal(step(&core, TARGET_EVENT_TICK), 0);
+    assert_int_equal(step(&core, TARGET_EVENT_REJOINED), 0);
+    assert_int_equal(core.phase, PHASE_PRECOPY);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_IN);
+
+    assert_int_equal(step(&core, TARGET_EVENT_LINK_LOST), TARGET_TODO_HANG_UP);
+    now_ns += (20000 + PEER_SILENT_MS) * NS_PER_MS;
+    assert_true(step(&core, TARGET_EVENT_TICK) & TARGET_TODO_LATCH_ABANDONED);
+    assert_int_equal(core.fault.code, ERR_TIMEOUT);
+}
+
+/* The source's guest stands and waits for a word: it gets one at once. */
+static void a_state_that_comes_while_lanes_are_away_is_answered_with_abandoned(void **state)
+{
+    (void)state;
+    struct target_core core;
+    walk(&core, PHASE_PRECOPY);
+    core.away_ms_max = 20000;
+    (void)step(&core, TARGET_EVENT_LANE_LOST);
+    unsigned todo = step(&core, TARGET_EVENT_STATE);
+    assert_true(todo & TARGET_TODO_LATCH_ABANDONED && todo & TARGET_TODO_SEND_ABANDONED);
+}
+
+static void a_lane_lost_after_the_last_fence_abandons(void **state)
+{
+    (void)state;
+    static const enum phase later[] = {PHASE_DRAIN, PHASE_STATE};
+    for (unsigned i = 0; i < 2; i++) {
+        struct target_core core;
+        walk(&core, later[i]);
+        core.away_ms_max = 20000;
+        assert_true(step(&core, TARGET_EVENT_LANE_LOST) & TARGET_TODO_LATCH_ABANDONED);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +235,9 @@ int main(void)
         cmocka_unit_test(every_phase_has_a_deadline),
         cmocka_unit_test(bytes_that_arrive_push_the_deadline_of_precopy),
         cmocka_unit_test(a_guest_that_was_taken_and_does_not_run_needs_somebody),
+        cmocka_unit_test(a_target_waits_for_its_source_to_come_back_but_not_for_ever),
+        cmocka_unit_test(a_state_that_comes_while_lanes_are_away_is_answered_with_abandoned),
+        cmocka_unit_test(a_lane_lost_after_the_last_fence_abandons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

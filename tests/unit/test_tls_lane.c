@@ -55,7 +55,7 @@ static void connect_pair(int ret_fds[2])
 struct end {
     struct tls_lane_config config;
     struct stream *stream;
-    unsigned lane;
+    struct tls_lane_name name;
     int result;
     struct fault fault;
 };
@@ -63,7 +63,7 @@ struct end {
 static void *open_end(void *data)
 {
     struct end *end = data;
-    end->result = tls_lane_new(&end->stream, &end->lane, &end->config, &end->fault);
+    end->result = tls_lane_new(&end->stream, &end->name, &end->config, &end->fault);
     if (end->result < 0)
         (void)close(end->config.fd);
     return NULL;
@@ -83,7 +83,7 @@ static void configure(struct end ends[2], const int fds[2])
         ends[i] = (struct end){.config = {.fd = fds[i],
                                           .is_source = i == SOURCE,
                                           .move_id = "move-1",
-                                          .lane = 2,
+                                          .name = {.lane = 2},
                                           .psk = psk,
                                           .handshake_ms_max = HANDSHAKE_MS}};
 }
@@ -311,18 +311,21 @@ static void the_key_changes_after_so_many_records(void **state)
 static void the_target_learns_which_lane_it_is(void **state)
 {
     (void)state;
-    static const unsigned lanes[] = {0, LANES_MAX - 1, TLS_LANE_CONTROL};
-    for (size_t i = 0; i < ARRAY_COUNT(lanes); i++) {
+    static const struct tls_lane_name names[] = {
+        {0, 0}, {LANES_MAX - 1, 0},  {TLS_LANE_CONTROL, 0},
+        {0, 1}, {LANES_MAX - 1, 12}, {TLS_LANE_CONTROL, LANE_EPOCH_MAX}};
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         struct end ends[2];
         configure_pair(ends);
-        ends[SOURCE].config.lane = lanes[i];
-        ends[TARGET].config.lane = 0;
+        ends[SOURCE].config.name = names[i];
+        ends[TARGET].config.name = (struct tls_lane_name){0};
 
         open_ends(ends);
 
         assert_int_equal(ends[TARGET].result, 0);
-        assert_int_equal(ends[TARGET].lane, lanes[i]);
-        assert_int_equal(ends[SOURCE].lane, lanes[i]);
+        assert_int_equal(ends[TARGET].name.lane, names[i].lane);
+        assert_int_equal(ends[TARGET].name.epoch, names[i].epoch);
+        assert_int_equal(ends[SOURCE].name.lane, names[i].lane);
         free_pair(ends);
     }
 }
@@ -498,8 +501,11 @@ static void refuse_openssl_source(const char *identity)
 static void a_lane_number_out_of_range_does_not_get_in(void **state)
 {
     (void)state;
-    static const char *const identities[] = {"move-1/16", "move-1/256", "move-1/02", "move-1/",
-                                             "move-1/2x", "move-1",     "move-1/-1", ""};
+    static const char *const identities[] = {
+        "move-1/16",      "move-1/256",   "move-1/02",   "move-1/",
+        "move-1/2x",      "move-1",       "move-1/-1",   "",
+        "move-1/2/",      "move-1/2/0",   "move-1/2/01", "move-1/2/-1",
+        "move-1/2/10000", "move-1/2/1/1", "move-1/2/1x"};
     for (size_t i = 0; i + 1 < ARRAY_COUNT(identities); i++)
         refuse_openssl_source(identities[i]);
 }
