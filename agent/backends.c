@@ -106,6 +106,95 @@ static int make_disks(const struct backends_ask *ask, struct fault *fault)
     return 0;
 }
 
+/* ---- disks that move with their VM ---- */
+static bool is_local(const Godwit__DiskSpec *disk)
+{
+    return !disk->read_only && !vm_spec_disk_is_shared(disk);
+}
+
+static int land_disk(const struct backends_ask *ask, size_t index, struct backends *backends,
+                     struct fault *fault)
+{
+    const Godwit__DiskSpec *disk = ask->spec->disks[index];
+    AUTO_FD int share_fd = -1;
+    AUTO_FD int found_fd = -1;
+    int fd = -1;
+
+    if (!is_given(disk->store))
+        return fault_set(fault, ERR_REFUSED,
+                         "disk %s is given by its path; a disk moves when it lies in a store",
+                         disk->name);
+    int r = share_open(disk->store, &share_fd, fault);
+    if (r == 0 && !ask->landing_bytes) {
+        r = share_open_file(share_fd, disk->file, O_RDONLY, &found_fd, fault);
+        if (r == ERR_NOT_FOUND) {
+            *fault = (struct fault){0};
+            return 0;
+        }
+        r = r < 0 ? r
+                  : fault_set(fault, ERR_EXISTS, "%s is there already; nothing is written over",
+                              disk->file);
+    }
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s, store %s", disk->name, disk->store);
+    backends->disk_bytes[index] = ask->landing_bytes[index];
+    r = share_land_disk(share_fd, ask->vm_id, disk->name, disk->file, ask->landing_bytes[index],
+                        &fd, fault);
+    if (r == 0)
+        backends->fds[backends->fd_count++] = fd;
+    return r;
+}
+
+static int keep_landed(const struct backends_ask *ask, struct fault *fault)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < ask->spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = ask->spec->disks[i];
+        AUTO_FD int share_fd = -1;
+        if (!is_local(disk) || !is_given(disk->store))
+            continue;
+        r = share_open(disk->store, &share_fd, fault);
+        if (r == 0)
+            r = share_keep_disk(share_fd, ask->vm_id, disk->name, disk->file, fault);
+    }
+    return r;
+}
+
+void backends_drop_landed(const Godwit__VmSpec *spec, const char *vm_id)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = spec->disks[i];
+        AUTO_FD int share_fd = -1;
+        if (is_local(disk) && is_given(disk->store) &&
+            share_open(disk->store, &share_fd, NULL) == 0) {
+            share_drop_disk(share_fd, vm_id, disk->name);
+            (void)share_forget_vm(share_fd, vm_id, NULL); /* empty folders; else they stay */
+        }
+    }
+}
+
+void backends_leave(const Godwit__VmSpec *spec, const char *vm_id, uint64_t generation)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = spec->disks[i];
+        struct fault fault = {0};
+        AUTO_FD int share_fd = -1;
+        if (!is_local(disk) || !is_given(disk->store))
+            continue;
+        int r = share_open(disk->store, &share_fd, &fault);
+        if (r == 0)
+            r = share_leave_disk(share_fd, vm_id, disk->name, disk->file, generation, &fault);
+        if (r == 0)
+            r = share_forget_vm(share_fd, vm_id, &fault);
+        if (r < 0)
+            log_error("backends", "the VM moved, its old disk stays vm=%s: %s", vm_id, fault.text);
+        else
+            log_info("backends", "the disk moved with its VM vm=%s disk=%s file=%s", vm_id,
+                     disk->name, disk->file);
+    }
+}
+
 static int open_disks(const struct backends_ask *ask, bool for_use, struct backends *backends,
                       struct fault *fault)
 {
@@ -114,6 +203,11 @@ static int open_disks(const struct backends_ask *ask, bool for_use, struct backe
 
     for (size_t i = 0; r == 0 && i < spec->n_disks; i++) {
         int fd = -1;
+        if (ask->with_local_disks && is_local(spec->disks[i])) {
+            r = land_disk(ask, i, backends, fault);
+            backends->disk_count += r == 0;
+            continue;
+        }
         r = open_disk(spec->disks[i], for_use, &fd, &backends->disk_bytes[i], fault);
         if (r == 0 && for_use)
             backends->fds[backends->fd_count++] = fd;
@@ -231,8 +325,8 @@ int backends_restamp(const Godwit__VmSpec *spec, const char *vm_id, uint64_t gen
     int r = backends_read_stamp(spec, vm_id, &ask.expected, fault);
     if (r < 0)
         return r;
-    bool is_ours = ask.expected.generation == generation &&
-                   strcmp(ask.expected.owner, wanted->owner) == 0;
+    bool is_ours =
+        ask.expected.generation == generation && strcmp(ask.expected.owner, wanted->owner) == 0;
     if (!is_ours && !stamp_is_equal(&ask.expected, wanted)) {
         backends.found = ask.expected;
         ask.expected = (struct stamp){.generation = generation};
@@ -256,6 +350,8 @@ int backends_check(const struct backends_ask *ask, struct backends *ret_backends
         r = backends_read_stamp(ask->spec, ask->vm_id, &found, fault);
     if (r == 0 && vm_spec_stamp_store(ask->spec) && !stamp_is_equal(&found, &ask->expected))
         r = lost(ask, &found, fault) == BACKENDS_E_LOST ? ERR_REFUSED : ERR_IO;
+    if (r < 0)
+        backends_close(ret_backends);
     return r;
 }
 
@@ -284,6 +380,8 @@ int backends_take(const struct backends_ask *ask, struct backends *ret_backends,
 {
     *ret_backends = (struct backends){0};
     int r = take_stamp(ask, ret_backends, fault);
+    if (r == 0)
+        r = keep_landed(ask, fault);
     return r != 0 ? r : open_all(ask, ret_backends, fault);
 }
 

@@ -31,6 +31,10 @@ struct backends_ask {
     const char *host;      /* this one's name */
     struct stamp expected; /* L as the order knows it */
     struct stamp wanted;   /* by generation, this host and its incarnation */
+    /* check: disks that only the source has come with the move. Is there room for them, and, with
+     * their sizes, make files for them: `fds` of the backends holds those, in order. */
+    bool with_local_disks;
+    const uint64_t *landing_bytes; /* of every disk of the machine; NULL: only look */
 };
 
 struct backends {
@@ -49,13 +53,19 @@ int backends_take(const struct backends_ask *ask, struct backends *ret_backends,
                   struct fault *fault);
 void backends_close(struct backends *backends); /* zeroed ones too */
 
+/* Of a VM whose local disks move with it: what landed for a move that did not come to its end; its
+ * disks here, when it has left as `generation` (share_drop_disk, share_leave_disk). */
+void backends_drop_landed(const Godwit__VmSpec *spec, const char *vm_id);
+void backends_leave(const Godwit__VmSpec *spec, const char *vm_id, uint64_t generation);
+
 /* The first disk, to be read for what it boots: through the cache, which is emptied first. */
 int backends_open_boot(const Godwit__VmSpec *spec, int *ret_fd, struct fault *fault);
 
 /* L of the VM; zeroed when it has none or needs none. */
 int backends_read_stamp(const Godwit__VmSpec *spec, const char *vm_id, struct stamp *ret_stamp,
                         struct fault *fault);
-/* L: from what this host holds as `generation` to `wanted`. BACKENDS_E_LOST: it does not hold it. */
+/* L: from what this host holds as `generation` to `wanted`. BACKENDS_E_LOST: it does not hold it.
+ */
 int backends_restamp(const Godwit__VmSpec *spec, const char *vm_id, uint64_t generation,
                      const struct stamp *wanted, struct fault *fault);
 /* Delete what was made for this VM, and its stamp. What cannot be deleted is told and left. */

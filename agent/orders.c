@@ -328,7 +328,13 @@ static int read_boot(struct step *step, struct fault *fault)
 static void backends_work(void *data)
 {
     struct step *step = data;
-    const struct backends_ask ask = step_ask(step);
+    struct backends_ask ask = step_ask(step);
+
+    if (step->incoming) {
+        const Godwit__MoveIn *order = (const Godwit__MoveIn *)step->order;
+        ask.with_local_disks = order->with_local_disks;
+        ask.landing_bytes = order->disk_bytes;
+    }
 
     step->result = step->incoming ? backends_check(&ask, &step->backends, &step->fault)
                                   : backends_start(&ask, &step->backends, &step->fault);
@@ -379,7 +385,7 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         close_p(&step->fds[i]); /* the kernel has its own */
         step->fds[i] = -1;
     }
-    if (r == 0)
+    if (r == 0 && !step->incoming) /* what landed follows with MOVE_IN */
         backends_close(&step->backends);
     return r;
 }
@@ -995,12 +1001,18 @@ static void move_in_created(void *data, const ProtobufCMessage *reply, const str
         move_in_failed(step, fault ? fault : &words);
         return;
     }
-    if (rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_MOVE_IN, step->order,
-                     &step->listen_fd, step->listen_fd >= 0, &godwit__empty__descriptor, CALL_MS_MAX, move_in_listens,
-                     step, &words) < 0)
+    int fds[1 + DISKS_MAX] = {step->listen_fd};
+    size_t count = step->listen_fd >= 0; /* a domain of libvirt listens by itself */
+    assert(step->backends.fd_count <= DISKS_MAX);
+    memcpy(fds + count, step->backends.fds, step->backends.fd_count * sizeof fds[0]);
+    count += step->backends.fd_count;
+    if (rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_MOVE_IN, step->order, fds, count,
+                     &godwit__empty__descriptor, CALL_MS_MAX, move_in_listens, step, &words) < 0) {
         move_in_failed(step, &words);
-    else
-        close_p(&step->listen_fd), step->listen_fd = -1;
+        return;
+    }
+    close_p(&step->listen_fd);
+    backends_close(&step->backends);
 }
 
 static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
@@ -1015,6 +1027,9 @@ static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
     r = vm_spec_judge(order->spec, fault);
     if (r < 0)
         return r;
+    if (order->with_local_disks && order->n_disk_bytes != vm_spec_disk_count(order->spec))
+        return fault_set(fault, ERR_INVALID, "a move in with the sizes of %zu disks of %u",
+                         order->n_disk_bytes, vm_spec_disk_count(order->spec));
     if (entry && (vm_entry_is_alive(entry) || entry->starting))
         return fault_set(fault, ERR_EXISTS, "%s has a process on this host already",
                          order->spec->name);
@@ -1029,8 +1044,8 @@ static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
 /* The VM's last move is over for its process here, which only has to end: it was told to quit. */
 static bool is_ending(const struct vm_entry *entry)
 {
-    return entry->process && !entry->starting && !entry->unreachable &&
-           entry->status->state == GODWIT__VM_STATE__VM_STATE_GONE;
+    return entry->tidying || (entry->process && !entry->starting && !entry->unreachable &&
+                              entry->status->state == GODWIT__VM_STATE__VM_STATE_GONE);
 }
 
 /* Keep the order until that process has ended (orders_on_ended takes it up again). */
@@ -1128,14 +1143,82 @@ static void take_up_held(struct orders *orders, const char *vm_id)
     }
 }
 
+/* A VM with disks of its own left this host, or did not come: what becomes of them here. */
+static void tidy_work(void *data)
+{
+    struct step *step = data;
+    const Godwit__VmStatus *status = (const Godwit__VmStatus *)step->order;
+
+    if (status->latch->latch == GODWIT__LATCH__LATCH_RELEASED)
+        backends_leave(status->spec, step->vm_id, status->latch->generation);
+    else
+        backends_drop_landed(status->spec, step->vm_id);
+}
+
+static void tidy_done(void *data)
+{
+    struct step *step = data;
+    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+
+    step->orders->workers--;
+    if (entry)
+        entry->tidying = false;
+    if (!step->orders->stopped)
+        take_up_held(step->orders, step->vm_id);
+    step_free(step);
+}
+
+static bool is_to_tidy(const struct vm_entry *entry)
+{
+    const Godwit__VmStatus *status = entry->status;
+
+    if (status->state != GODWIT__VM_STATE__VM_STATE_GONE || !status->spec || !status->latch ||
+        !vm_spec_tying_disk(status->spec))
+        return false;
+    switch (status->latch->latch) { /* nobody else may have, or still get, the right to run */
+    case GODWIT__LATCH__LATCH_RELEASED:
+    case GODWIT__LATCH__LATCH_ABANDONED:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool tidy(struct orders *orders, struct vm_entry *entry)
+{
+    struct fault fault = {0};
+    struct step *step = NULL;
+
+    if (!is_to_tidy(entry))
+        return false;
+    int r = step_new(&step, orders, entry->id, &entry->status->base, NULL, &fault);
+    if (r == 0) {
+        orders->workers++;
+        r = loop_work(orders->loop, tidy_work, tidy_done, step);
+    }
+    if (r == 0) {
+        entry->tidying = true;
+        return true;
+    }
+    if (step) {
+        orders->workers--;
+        step_free(step);
+    }
+    log_error("orders", "a disk that moved stays here vm=%s: no worker to put it away", entry->id);
+    return false;
+}
+
 void orders_on_ended(struct orders *orders, struct vm_entry *entry)
 {
     char vm_id[VM_ID_SIZE];
     memcpy(vm_id, entry->id, sizeof vm_id);
 
-    if (entry->stopping)
+    if (entry->stopping) {
         stop_ended(orders, entry); /* the entry may be gone now */
-    take_up_held(orders, vm_id);
+        entry = vm_table_find(orders->table, vm_id);
+    }
+    if (!entry || !tidy(orders, entry))
+        take_up_held(orders, vm_id);
 }
 
 /* ---- MOVE_OUT ---- */

@@ -198,6 +198,7 @@ static void move_work(void *data)
         .vm_id = question->vm_id,
         .host = host_facts_name(question->questions->facts),
         .expected = question->stamp,
+        .with_local_disks = order->with_local_disks,
     };
 
     question->result = backends_read_word(question->spec, order->word, ask.host, &question->fault);

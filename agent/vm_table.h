@@ -55,6 +55,7 @@ struct vm_entry {
     bool attaching;                     /* attach.c: disks and nics are on their way */
     char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */
     bool stopping, remove;
+    bool tidying; /* its disks are put away on a worker: it left, or did not come */
     struct vm_waiters start_waiters, stop_waiters;
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
     bool dialling;                /* redial.c: sockets for its lost lanes are being connected */

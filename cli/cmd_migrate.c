@@ -37,6 +37,8 @@ static void set_goals(const struct command_line *line, Godwit__MoveGoals *goals)
     goals->policy = (char *)command_text(line, "policy");
     goals->has_verify_reread = command_flag(line, "verify");
     goals->verify_reread = command_flag(line, "verify");
+    goals->has_with_local_disks = command_flag(line, "with-local-disks");
+    goals->with_local_disks = command_flag(line, "with-local-disks");
 }
 
 static int print_job(struct context *context, const Godwit__JobInfo *job)

@@ -279,9 +279,10 @@ static void send_verdict(struct sent *sent)
     verdict.generation = sent->order.generation;
     const struct cluster_job *job = cluster_job(&sent->coordinator->cluster, sent->order.job_id);
     char reason[FAULT_TEXT_MAX];
-    WORDS_COPY(reason, job && job->core.cancel          ? "the move was canceled"
-                       : job && job->core.error_text[0] ? job->core.error_text
-                                                        : "the coordinator's word");
+    WORDS_COPY(reason, job && job->core.cancel           ? "the move was canceled"
+                       : job && job->core.error_text[0]  ? job->core.error_text
+                       : job && job->core.target_text[0] ? job->core.target_text
+                                                         : "the coordinator's word");
     verdict.reason = reason;
     send_order(sent, METHOD_ORDER_MOVE_VERDICT, &verdict.base, &godwit__vm_status__descriptor,
                QUESTION_MS);
@@ -318,6 +319,11 @@ static void send_move_in(struct sent *sent, struct cluster_vm *vm, struct cluste
     expected.incarnation = vm->own.incarnation;
     if (vm_spec_stamp_store(vm->spec))
         order.expected_stamp = &expected;
+    if (job->goals && job->goals->with_local_disks && vm_spec_tying_disk(vm->spec)) {
+        order.has_with_local_disks = order.with_local_disks = true;
+        order.disk_bytes = vm->disk_bytes;
+        order.n_disk_bytes = vm_spec_disk_count(vm->spec);
+    }
     send_order(sent, METHOD_ORDER_MOVE_IN, &order.base, &godwit__move_in_reply__descriptor,
                ORDER_MS);
 }
@@ -345,8 +351,7 @@ static void on_move_checked(void *data, const struct fault *fault, enum agent_li
 static void begin_move_in(struct sent *sent, struct cluster_vm *vm, struct cluster_job *job)
 {
     if (preflight_is_needed(vm))
-        preflight_move(sent->coordinator, vm, job->core.source_host, job->core.target_host,
-                       on_move_checked, sent);
+        preflight_move(sent->coordinator, vm, job, on_move_checked, sent);
     else
         send_move_in(sent, vm, job);
 }

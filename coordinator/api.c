@@ -448,8 +448,7 @@ static void on_dry_run_sampled(void *data, const Godwit__VmSample *sample,
         cluster_forecast_job(&coordinator->cluster, vm, job);
     }
     if (vm && preflight_is_needed(vm)) {
-        preflight_move(coordinator, vm, job->core.source_host, job->core.target_host,
-                       on_dry_run_checked, dry_run);
+        preflight_move(coordinator, vm, job, on_dry_run_checked, dry_run);
         return;
     }
     reply_job(coordinator, dry_run->request, job, NULL, true);

@@ -18,6 +18,7 @@
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
 #include "proto/ha.pb-c.h"
+#include "proto/limits.h"
 #include "proto/pool.pb-c.h"
 
 enum {
@@ -67,6 +68,7 @@ struct cluster_vm {
     Godwit__VmState state;
     int32_t pid;
     uint64_t memory_populated, vcpu_cpu_ns;
+    uint64_t disk_bytes[DISKS_MAX + 1]; /* of the machine; 0: not told yet */
     double run_cores, wait_cores; /* what its vCPUs get, and what they wait for */
     uint64_t load_ns;             /* when that was told; 0: never */
     double dirty_bytes_per_s;     /* as its last move saw */

@@ -610,8 +610,44 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
 /* ---- migrate ----------------------------------------------------------------------------------
  */
 
-int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
-                     struct problem *problem)
+static int judge_local_disks(struct cluster *cluster, const struct cluster_vm *vm,
+                             bool with_local_disks, struct cluster_now now, struct problem *problem)
+{
+    const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
+    if (!tying)
+        return 0;
+    const Godwit__DiskSpec *bare = NULL; /* given by its path */
+    bool is_measured = true;
+    for (size_t i = 0; i < vm->spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = vm->spec->disks[i];
+        bool moves = !disk->read_only && !vm_spec_disk_is_shared(disk);
+        if (moves && !(disk->store && disk->store[0]))
+            bare = disk;
+        is_measured = is_measured && (!moves || vm->disk_bytes[i]);
+    }
+    if (with_local_disks && !bare && is_measured)
+        return 0;
+    if (with_local_disks && !bare) {
+        (void)problem_set(problem, GW_VM_BUSY, "%s has not told yet how large the disks of %s are",
+                          vm->own.owner, vm->spec->name);
+    } else if (with_local_disks) {
+        (void)problem_set(problem, GW_DISK_NOT_SHARED,
+                          "disk %s of %s is given by its path; with its VM a disk moves when it "
+                          "lies in a store",
+                          bare->name, vm->spec->name);
+        problem_hint(problem, "describe it by store: and file: instead of path:");
+    } else {
+        (void)problem_set(problem, GW_DISK_NOT_SHARED, "%s writes disk %s, which only %s has",
+                          vm->spec->name, tying->name, vm->own.owner);
+        problem_hint(problem, bare ? "put it into a store that both hosts see, with shared: true"
+                                   : "--with-local-disks moves its disks too");
+    }
+    add_place(cluster, vm, now, problem);
+    return -1;
+}
+
+static int judge_movable(struct cluster *cluster, struct cluster_vm *vm, bool with_local_disks,
+                         struct cluster_now now, struct problem *problem)
 {
     if (judge_free(cluster, vm, now, problem) != 0)
         return -1;
@@ -627,17 +663,13 @@ int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct clus
         return -1;
     if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return wrong_state(cluster, vm, "is held by an earlier move", "show", now, problem);
-    const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
-    if (tying) {
-        (void)problem_set(problem, GW_DISK_NOT_SHARED,
-                          "%s writes disk %s, which only %s has; only shared disks move in this "
-                          "version",
-                          vm->spec->name, tying->name, vm->own.owner);
-        add_place(cluster, vm, now, problem);
-        problem_hint(problem, "put it into a store that both hosts see, with shared: true");
-        return -1;
-    }
-    return 0;
+    return judge_local_disks(cluster, vm, with_local_disks, now, problem);
+}
+
+int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                     struct problem *problem)
+{
+    return judge_movable(cluster, vm, false, now, problem);
 }
 
 static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
@@ -752,7 +784,9 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     struct cluster_host *target = NULL;
     if (!vm)
         return -1;
-    if (judge_goals(ask->goals, problem) != 0 || cluster_may_move(cluster, vm, now, problem) != 0 ||
+    bool with_local_disks = ask->goals && ask->goals->with_local_disks;
+    if (judge_goals(ask->goals, problem) != 0 ||
+        judge_movable(cluster, vm, with_local_disks, now, problem) != 0 ||
         choose_target(cluster, vm, ask, now, &target, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;

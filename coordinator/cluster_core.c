@@ -468,6 +468,8 @@ static void show_status(struct cluster_vm *vm, const Godwit__VmStatus *message)
     vm->pid = message->pid;
     vm->memory_populated = message->memory_populated;
     vm->vcpu_cpu_ns = message->vcpu_cpu_ns;
+    for (size_t i = 0; i < message->n_disk_bytes && i < ARRAY_COUNT(vm->disk_bytes); i++)
+        vm->disk_bytes[i] = message->disk_bytes[i];
 }
 
 /* Does the status speak of the move at all, or of an earlier life of the VM on that host? */

@@ -12,6 +12,7 @@
 enum {
     ASK_AGAIN_MS = 500,  /* a verdict or a question is repeated until it has had its effect */
     SILENCE_MS = 3000,   /* a side that tells nothing for so long is asked */
+    WORDS_MS = 1000,     /* a target that gave up says why within it, or we go on without */
     STRAGGLER_MS = 5000, /* how long an end waits for a host that is away and no longer matters */
     RECEIPT_MS = 2000,
     CANCEL_FIRST_MS = 1500,
@@ -201,6 +202,8 @@ static void learn_report(struct job_core *core, const struct job_report *report,
     side->heard_ns = now_ns;
     if (latch_rank(report->latch) > latch_rank(side->latch)) {
         side->latch = report->latch;
+        if (report->latch == GODWIT__LATCH__LATCH_ABANDONED)
+            core->abandoned_ns = now_ns;
         todo->bits |= JOB_TODO_STORE | JOB_TODO_REPORT;
     }
     /* R7: a question that left before the target had its process is answered by "not here", and
@@ -225,6 +228,8 @@ static void learn_report(struct job_core *core, const struct job_report *report,
         core->has_receipt = true;
     if (report->ended && !report->at_target && report->fault_text)
         set_error(core, code_of_fault(core, report->fault_code), report->fault_text);
+    if (report->ended && report->at_target && report->fault_text && !core->target_text[0])
+        WORDS_COPY(core->target_text, report->fault_text);
     if (report->ended)
         side->ask_ns = 0; /* a latch that we missed is asked for at once */
 }
@@ -322,6 +327,14 @@ static void push_parked(struct job_core *core, uint64_t now_ns, struct job_todo 
     }
 }
 
+/* A target that gives up latches first and says why a moment later. An operator wants its words, and
+ * meanwhile the guest runs on at the source. */
+static bool has_said_why(const struct job_core *core, uint64_t now_ns)
+{
+    return core->target.gone || core->target_text[0] || core->abandoned_ns == 0 ||
+           now_ns - core->abandoned_ns > WORDS_MS * NS_PER_MS;
+}
+
 static void decide_move(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     if (target_took(core)) {
@@ -345,7 +358,8 @@ static void decide_move(struct job_core *core, uint64_t now_ns, struct job_todo 
         }
         return;
     }
-    if (core->cancel || core->out_refused || core->source.gone || target_is_clear(core)) {
+    bool is_off = target_is_clear(core) && has_said_why(core, now_ns);
+    if (core->cancel || core->out_refused || core->source.gone || is_off) {
         set_step(core, JOB_BACK, now_ns, todo);
         return;
     }

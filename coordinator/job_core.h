@@ -83,6 +83,8 @@ struct job_core {
     struct job_side source, target;
     enum gw_code error_code;
     char error_text[FAULT_TEXT_MAX];
+    char target_text[FAULT_TEXT_MAX]; /* why the target gave up, as it told; of this life only */
+    uint64_t abandoned_ns;            /* when its latch was heard */
     /* from here on: of this coordinator's life only */
     bool out_refused; /* the source's agent answered that it does not do it */
     bool parked;      /* the source said that it waits */

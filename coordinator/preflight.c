@@ -21,6 +21,7 @@ struct preflight {
     char vm_id[ID_TEXT_SIZE];
     char source[OWN_HOST_SIZE], target[OWN_HOST_SIZE];
     char word[ID_TEXT_SIZE];
+    bool with_local_disks;
     char note[CLUSTER_REASON_SIZE];
     struct fault fault; /* what came of it */
     enum agent_link_fate fate;
@@ -115,6 +116,8 @@ static void on_written(void *data, const ProtobufCMessage *reply, const struct f
     order.spec = vm->spec;
     order.word = preflight->word;
     order.expected_stamp = &expected;
+    order.has_with_local_disks = true;
+    order.with_local_disks = preflight->with_local_disks;
     agent_link_call(preflight->coordinator, preflight->target, METHOD_ORDER_MOVE_CHECK, &order.base,
                     &godwit__move_checked__descriptor, CHECK_MS, on_checked, preflight);
 }
@@ -125,14 +128,15 @@ bool preflight_is_needed(const struct cluster_vm *vm)
 }
 
 void preflight_move(struct coordinator *coordinator, const struct cluster_vm *vm,
-                    const char *source, const char *target, preflight_done_fn *done, void *data)
+                    const struct cluster_job *job, preflight_done_fn *done, void *data)
 {
     struct preflight *preflight = calloc(1, sizeof *preflight);
     assert(preflight); /* control memory is small; without it there is no deciding */
     preflight->coordinator = coordinator;
     WORDS_COPY(preflight->vm_id, vm->id);
-    WORDS_COPY(preflight->source, source);
-    WORDS_COPY(preflight->target, target);
+    WORDS_COPY(preflight->source, job->core.source_host);
+    WORDS_COPY(preflight->target, job->core.target_host);
+    preflight->with_local_disks = job->goals && job->goals->with_local_disks;
     id_random(preflight->word);
     preflight->done = done;
     preflight->data = data;

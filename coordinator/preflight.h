@@ -16,6 +16,7 @@
 #include "coordinator/agent_link.h"
 #include "proto/vm.pb-c.h"
 
+struct cluster_job;
 struct cluster_vm;
 
 /* `fault` NULL: it fits, and `note` says what was found. Comes once, never from inside the call. */
@@ -25,11 +26,11 @@ typedef void preflight_done_fn(void *data, const struct fault *fault, enum agent
 /* Has the VM anything that a host could lack? */
 bool preflight_is_needed(const struct cluster_vm *vm);
 void preflight_move(struct coordinator *coordinator, const struct cluster_vm *vm,
-                    const char *source, const char *target, preflight_done_fn *done, void *data);
+                    const struct cluster_job *job, preflight_done_fn *done, void *data);
 
-/* May a start as `generation`, recorded already, take the disks from `found`? Every generation below
- * it is known to have ended, or the record would not say so; one above it is news to the record,
- * and the disks are right (R5 of SWITCHOVER). Pure. */
+/* May a start as `generation`, recorded already, take the disks from `found`? Every generation
+ * below it is known to have ended, or the record would not say so; one above it is news to the
+ * record, and the disks are right (R5 of SWITCHOVER). Pure. */
 int preflight_judge_stamp(const struct cluster_vm *vm, uint64_t generation,
                           const Godwit__Stamp *found, struct fault *fault);
 

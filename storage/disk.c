@@ -10,11 +10,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
@@ -26,6 +28,7 @@ struct disk {
     struct disk_file file;
     int event_fd;
     unsigned in_flight;
+    struct bitmap *_Atomic written; /* where changes are noted; NULL: nowhere */
     struct disk_uring uring;
     struct disk_threads threads;
 };
@@ -87,6 +90,23 @@ bool disk_is_by_threads(const struct disk *disk)
 int disk_event_fd(const struct disk *disk)
 {
     return disk->event_fd;
+}
+
+void disk_track(struct disk *disk, struct bitmap *written)
+{
+    atomic_store(&disk->written, written);
+}
+
+/* Whatever came of it: also a failed one may have written. */
+static void note_written(struct disk *disk, const struct disk_request *request)
+{
+    struct bitmap *written = atomic_load(&disk->written);
+
+    if (!written || request->op == DISK_READ || request->op == DISK_FLUSH)
+        return;
+    uint64_t end = (request->offset + request->bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    for (uint64_t page = request->offset >> PAGE_SHIFT; page < end; page++)
+        bitmap_set_atomic(written, page);
 }
 
 static bool is_transfer(const struct disk_request *request)
@@ -170,6 +190,7 @@ static void finish(struct disk *disk, struct disk_request *request)
         copy_parts(request, false);
     free(request->bounce);
     request->bounce = NULL;
+    note_written(disk, request);
     assert(disk->in_flight > 0);
     disk->in_flight--;
     request->done(request, request->error);

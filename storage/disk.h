@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+struct bitmap;
 struct disk; /* opaque: this header is a door */
 struct fault;
 
@@ -62,6 +63,11 @@ struct disk *disk_free(struct disk *disk);
 uint64_t disk_bytes(const struct disk *disk); /* as it was when opened */
 bool disk_is_direct(const struct disk *disk);
 bool disk_is_by_threads(const struct disk *disk);
+
+/* From now on a bit is set in `written` (atomically) for every page of 4 KiB of the disk that a
+ * request may have changed, at the latest before that request is told to be done; NULL: no more.
+ * Borrowed; a request that is under way may set bits a little longer. Any thread. */
+void disk_track(struct disk *disk, struct bitmap *written);
 
 /* Begin; several may be in flight and end in any order. What was submitted starts at the latest
  * with the next disk_kick. */

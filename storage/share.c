@@ -213,6 +213,97 @@ int share_remove_disk(int share_fd, const char *vm_id, const char *name, const c
     return 0;
 }
 
+/* ---- disks that move ---- */
+int share_land_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    uint64_t bytes, int *ret_fd, struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    AUTO_FD int fd = -1;
+    char landing[SHARE_PATH_SIZE];
+    const char *base;
+
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0 && faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        r = fault_set(fault, ERR_EXISTS, "%s is there already; nothing is written over", file);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", true, &made_fd, fault);
+    if (r == 0)
+        r = path_join(landing, sizeof landing, fault, "%s.landing", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    (void)unlinkat(made_fd, landing, 0); /* of an earlier move: the VM never ran from it */
+    fd = openat(made_fd, landing, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno,
+                               "making room for disk %s of %llu bytes", name,
+                               (unsigned long long)bytes);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+int share_keep_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    char landing[SHARE_PATH_SIZE];
+    const char *base;
+
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
+    if (r == 0)
+        r = path_join(landing, sizeof landing, fault, "%s.landing", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (linkat(made_fd, landing, parent_fd, base, 0) < 0) {
+        int error = errno;
+        if (error == ENOENT && is_same_file(parent_fd, base, made_fd, name))
+            return 0; /* it was kept before */
+        if (error != EEXIST || !is_same_file(parent_fd, base, made_fd, landing))
+            return fault_set_errno(fault, err_from_errno(error), error, "disk %s: naming it %s",
+                                   name, file);
+    }
+    if (renameat(made_fd, landing, made_fd, name) < 0 || fsync(made_fd) < 0 || fsync(parent_fd) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "disk %s: naming it %s", name, file);
+    return 0;
+}
+
+void share_drop_disk(int share_fd, const char *vm_id, const char *name)
+{
+    AUTO_FD int made_fd = -1;
+    char landing[SHARE_PATH_SIZE];
+
+    if (open_part(share_fd, vm_id, "made", false, &made_fd, NULL) == 0 &&
+        path_join(landing, sizeof landing, NULL, "%s.landing", name) == 0)
+        (void)unlinkat(made_fd, landing, 0); /* absent is as good */
+}
+
+int share_leave_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                     uint64_t generation, struct fault *fault)
+{
+    AUTO_FD int parent_fd = -1;
+    char aside[SHARE_PATH_SIZE];
+    const char *base;
+    bool removed;
+
+    int r = share_remove_disk(share_fd, vm_id, name, file, &removed, fault);
+    if (r < 0 || removed)
+        return r;
+    r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = path_join(aside, sizeof aside, fault, "%s.moved-%llu", base,
+                      (unsigned long long)generation);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (renameat2(parent_fd, base, parent_fd, aside, RENAME_NOREPLACE) < 0 && errno != ENOENT)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "disk %s: putting %s aside",
+                               name, file);
+    (void)fsync(parent_fd);
+    return 0;
+}
+
 int share_forget_vm(int share_fd, const char *vm_id, struct fault *fault)
 {
     const char *const names[] = {own_folder, vm_id, NULL};
@@ -292,6 +383,6 @@ void share_word_wipe(int share_fd, const char word[static SHARE_WORD_SIZE])
 
     if (!word_name(word, name) || walk(share_fd, names, false, &own_fd, NULL) < 0)
         return;
-    (void)unlinkat(own_fd, name, 0); /* absent is as good */
+    (void)unlinkat(own_fd, name, 0);                    /* absent is as good */
     (void)unlinkat(share_fd, own_folder, AT_REMOVEDIR); /* keeps what is there */
 }

@@ -7,6 +7,7 @@
  *   STORE/<file>                        disks
  *   STORE/.godwit/<vm>/stamp/           who may write them (stamp.h)
  *   STORE/.godwit/<vm>/made/<disk>      a second name of each disk that was made for this VM
+ *   STORE/.godwit/<vm>/made/<disk>.landing   a disk that a move brings, until the VM runs here
  *   STORE/.godwit/seen-<word>           for a moment: does the other host see it?
  *
  * Whoever writes the store is hostile too: no link is followed and nothing is opened outside
@@ -36,6 +37,21 @@ int share_make_disk(int share_fd, const char *vm_id, const char *name, const cha
 /* Delete `file` if it was made for this disk of this VM. */
 int share_remove_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                       bool *ret_removed, struct fault *fault);
+/* A disk that comes with a move: an empty file to write, which has its own name only from `keep`
+ * on. One of an earlier move that did not end well is replaced. Refuses when `file` is there:
+ * ERR_EXISTS.
+ */
+int share_land_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    uint64_t bytes, int *ret_fd, struct fault *fault);
+/* Give it its name; again is as good. ERR_EXISTS: somebody took the name meanwhile. */
+int share_keep_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    struct fault *fault);
+/* The move did not come to its end: delete what landed. */
+void share_drop_disk(int share_fd, const char *vm_id, const char *name);
+/* The VM has moved away with this disk: delete `file` if it was made for it, else give it the name
+ * `file`.moved-`generation`, so that it is neither used nor lost. */
+int share_leave_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                     uint64_t generation, struct fault *fault);
 /* Forget the VM: its stamp and its empty folders. */
 int share_forget_vm(int share_fd, const char *vm_id, struct fault *fault);
 

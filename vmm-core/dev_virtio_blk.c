@@ -213,6 +213,15 @@ int virtio_blk_attach(struct virtio_device *device, struct disk *disk, struct fa
     return 0;
 }
 
+int virtio_blk_track(struct virtio_device *device, struct bitmap *written, struct fault *fault)
+{
+    struct blk *blk = device->state;
+    if (!blk->disk)
+        return fault_set(fault, ERR_STATE, "disk %u has no backend yet", device->instance);
+    disk_track(blk->disk, written);
+    return 0;
+}
+
 bool virtio_blk_is_read_only(const struct virtio_device *device)
 {
     const struct blk *blk = device->state;

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct bitmap;
 struct device;
 struct disk;
 struct fault;
@@ -38,6 +39,8 @@ extern const struct device virtio_blk_device;
 /* Give it its backend; takes `disk` when it returns 0. Under the device lock. */
 int virtio_blk_attach(struct virtio_device *device, struct disk *disk, struct fault *fault);
 bool virtio_blk_is_read_only(const struct virtio_device *device);
+/* As disk_track (storage/disk.h). */
+int virtio_blk_track(struct virtio_device *device, struct bitmap *written, struct fault *fault);
 void virtio_blk_stats(const struct virtio_device *device, struct vm_disk_stats *ret_stats);
 
 /* The guest half of a device. Saving is refused while something written may not be durable. */

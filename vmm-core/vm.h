@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct bitmap;
 struct cpu_model;
 struct fault;
 struct guest_memory;
@@ -110,6 +111,8 @@ unsigned vm_vcpus(const struct vm *vm);
  * running or paused. A disk that is smaller than the guest believes, or cannot be written though
  * the guest may, is refused. */
 int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
+/* As disk_track (storage/disk.h), of a disk that is attached: pages that the guest wrote. */
+int vm_track_disk(struct vm *vm, unsigned index, struct bitmap *written, struct fault *fault);
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);
@@ -147,7 +150,8 @@ int vm_load(struct vm *vm, const uint8_t *bytes, size_t count, uint64_t paused_n
 bool vm_power_button(struct vm *vm);
 
 /* Give the vsock its host side: a listening Unix stream socket, to which host programs connect and
- * say "CONNECT PORT\n" (dev_virtio_vsock.h). Takes it when it returns 0. Any thread but a vCPU's. */
+ * say "CONNECT PORT\n" (dev_virtio_vsock.h). Takes it when it returns 0. Any thread but a vCPU's.
+ */
 int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault);
 
 /* How many bytes the guest shall lend to the host. ERR_NOT_FOUND when the VM has no balloon. */

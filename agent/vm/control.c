@@ -343,15 +343,22 @@ static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *requ
 {
     const Godwit__MoveIn *order = (const Godwit__MoveIn *)message;
     struct fault fault = {0};
+    int disk_fds[DISKS_MAX];
+    size_t disks = 0;
     AUTO_FD int fd = take_fd(request, 0);
     bool taken = false;
     int r;
     (void)rpc;
 
+    for (int disk; disks < DISKS_MAX && (disk = take_fd(request, 1 + disks)) >= 0; disks++)
+        disk_fds[disks] = disk;
+
     if (fd < 0)
         r = fault_set(&fault, ERR_INVALID, "a move in without its listening socket");
     else
-        r = machine_move_in(machine_of(data), order, fd, &taken, &fault);
+        r = machine_move_in(machine_of(data), order, fd, disk_fds, disks, &taken, &fault);
+    for (size_t i = 0; i < disks; i++)
+        (void)close(disk_fds[i]); /* the machine has copies of what it wants */
     if (taken)
         (void)TAKE_FD(fd);
     wipe(&order->psk);

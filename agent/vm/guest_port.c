@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/vm/boot_files.h"
+#include "agent/vm/disk_region.h"
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
@@ -25,13 +26,16 @@ enum {
     PORT_VERSION = 1,
     PORT_HEADER_BYTES = 16,
     PORT_FLAG_PAUSED = 1,  /* by an operator */
+    FIXED_REGIONS = 2,     /* RAM, and what the guest was booted from; behind them disks */
     PORT_FLAG_CMDLINE = 2, /* the command line that its own disk gave it follows the header */
 };
 
 struct guest_port {
     struct vm *vm; /* borrowed */
     struct guest guest;
-    struct region regions[2]; /* RAM, and what the guest was booted from */
+    struct region regions[FIXED_REGIONS + DISKS_MAX];
+    struct disk_region *disks[DISKS_MAX]; /* of a move that brings them */
+    unsigned disk_count;
     struct dirty_tracker *tracker; /* between track_start and track_stop */
     const Godwit__VmSpec *spec;    /* borrowed */
     char *cmdline;                 /* that came with a load; as the next one */
@@ -113,6 +117,11 @@ static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct f
     assert(!vm_is_running(port->vm));
     if (atomic_load(&port->ended))
         return fault_set(fault, ERR_STATE, "the guest reset or ended itself while it moved");
+    for (unsigned i = 0; i < port->disk_count; i++) {
+        int broken = disk_region_check(port->disks[i], fault);
+        if (broken < 0)
+            return broken;
+    }
 
     enum failpoint_action wrong = failpoint(FAILPOINT_VM_SAVE);
     if (wrong == FAILPOINT_ERROR)
@@ -145,6 +154,11 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
     int r = header_decode(bytes, count, &paused, &cmdline_bytes, fault);
     if (r < 0)
         return r;
+    for (unsigned i = 0; i < port->disk_count; i++) {
+        r = disk_region_settle(port->disks[i], fault);
+        if (r < 0)
+            return r;
+    }
     size_t head = PORT_HEADER_BYTES + cmdline_bytes;
     enum failpoint_action wrong = failpoint(FAILPOINT_VM_LOAD);
     if (wrong == FAILPOINT_ERROR)
@@ -269,7 +283,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_file
         .baseline = spec->cpu->baseline,
         .vcpus = vm_vcpus(vm),
         .regions = port->regions,
-        .region_count = ARRAY_COUNT(port->regions),
+        .region_count = FIXED_REGIONS,
     };
     *ret_port = port;
     return 0;
@@ -278,6 +292,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_file
 struct guest_port *guest_port_free(struct guest_port *port)
 {
     if (port) {
+        guest_port_drop_disks(port);
         (void)dirty_tracker_free(port->tracker);
         pthread_mutex_destroy(&port->gate_mutex);
         free(port->cmdline);
@@ -294,6 +309,30 @@ char *guest_port_take_cmdline(struct guest_port *port)
 struct guest *guest_port_guest(struct guest_port *port)
 {
     return &port->guest;
+}
+
+int guest_port_add_disk(struct guest_port *port, unsigned index, int fd, uint64_t bytes,
+                        bool incoming, struct fault *fault)
+{
+    assert(port->disk_count < DISKS_MAX && index < port->spec->n_disks);
+    int r = disk_region_new(&port->disks[port->disk_count], incoming ? NULL : port->vm, index,
+                            port->spec->disks[index]->name, fd, bytes, fault);
+    if (r < 0)
+        return r;
+    disk_region_fill(port->disks[port->disk_count], FIXED_REGIONS + index,
+                     &port->regions[port->guest.region_count]);
+    port->guest.region_count++;
+    port->disk_count++;
+    return 0;
+}
+
+void guest_port_drop_disks(struct guest_port *port)
+{
+    while (port->disk_count > 0) {
+        port->disk_count--;
+        port->disks[port->disk_count] = disk_region_free(port->disks[port->disk_count]);
+    }
+    port->guest.region_count = FIXED_REGIONS;
 }
 
 void guest_port_set_ended(struct guest_port *port)

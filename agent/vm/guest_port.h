@@ -39,6 +39,12 @@ struct guest *guest_port_guest(struct guest_port *port);
  * way rolls back, and a resume leaves it as it is. Any thread. */
 void guest_port_set_ended(struct guest_port *port);
 
+/* Of a move that brings this disk too: one region more until guest_port_drop_disks, which comes
+ * after the move was freed. Takes `fd` when it returns 0. `incoming`: at the target. */
+int guest_port_add_disk(struct guest_port *port, unsigned index, int fd, uint64_t bytes,
+                        bool incoming, struct fault *fault);
+void guest_port_drop_disks(struct guest_port *port);
+
 /* Let the guest run, stop it: for an operator, outside of moves. */
 int guest_port_resume(struct guest_port *port, struct fault *fault);
 void guest_port_pause(struct guest_port *port);

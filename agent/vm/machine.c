@@ -6,6 +6,8 @@
 
 #include <assert.h>
 #include <stdarg.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -142,6 +144,8 @@ static void end(struct machine *machine, Godwit__VmState state, enum latch_endin
                 const char *reason)
 {
     machine->move = move_free(machine->move);
+    if (machine->port)
+        guest_port_drop_disks(machine->port);
     /* Giving memory back takes 0.1 s of a core for 512 MiB in small pages. After a move, those who
      * tell of its end and the guest's first steps over there, maybe on the same cores, come first.
      */
@@ -635,6 +639,7 @@ static void on_source_ended(struct machine *machine, enum phase phase)
         return;
     }
     machine->move = move_free(machine->move);
+    guest_port_drop_disks(machine->port);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
@@ -665,6 +670,7 @@ static void on_target_ended(struct machine *machine, enum phase phase,
         return;
     }
     machine->move = move_free(machine->move);
+    guest_port_drop_disks(machine->port);
     take_cmdline(machine);
     machine->paused = guest_port_stays_paused(machine->port);
     set_state(machine,
@@ -724,6 +730,37 @@ static int check_move(struct machine *machine, const char *vm_id, const char *mo
     return 0;
 }
 
+/* The disks that come with a move, in the order of their descriptors at MOVE_IN. */
+static int add_disks(struct machine *machine, const int *fds, size_t fd_count, struct fault *fault)
+{
+    const Godwit__VmSpec *spec = machine->spec;
+    bool incoming = machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING;
+    size_t used = 0;
+    int r = 0;
+
+    for (unsigned i = 0; r == 0 && i < spec->n_disks; i++) {
+        if (spec->disks[i]->read_only || vm_spec_disk_is_shared(spec->disks[i]))
+            continue;
+        if (incoming && used == fd_count)
+            r = fault_set(fault, ERR_INVALID, "disk %s comes without a file to write it to",
+                          spec->disks[i]->name);
+        AUTO_FD int fd = -1;
+        if (r == 0) {
+            fd = fcntl(incoming ? fds[used++] : machine->backends.disk_fds[i], F_DUPFD_CLOEXEC, 3);
+            if (fd < 0)
+                r = fault_set_errno(fault, err_from_errno(errno), errno, "copying a descriptor");
+        }
+        if (r == 0)
+            r = guest_port_add_disk(machine->port, i, fd, machine->backends.disk_bytes[i], incoming,
+                                    fault);
+        if (r == 0)
+            (void)TAKE_FD(fd);
+    }
+    if (r < 0)
+        guest_port_drop_disks(machine->port);
+    return r;
+}
+
 static struct move_config move_config_of(struct machine *machine)
 {
     return (struct move_config){
@@ -755,6 +792,11 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     if (r < 0)
         return r;
 
+    if (order->goals && order->goals->with_local_disks) {
+        r = add_disks(machine, NULL, 0, fault);
+        if (r < 0)
+            return fault_wrap(fault, r, "moving %s", machine->config.name);
+    }
     const struct move_config config = move_config_of(machine);
     guest_port_guest(machine->port)->was_running = !machine->paused;
     struct latch_record before = record_get(machine);
@@ -765,6 +807,7 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
         machine->record = before;
         record_put_locked(machine);
         pthread_mutex_unlock(&machine->latch_mutex);
+        guest_port_drop_disks(machine->port);
         return fault_wrap(fault, r, "moving %s", machine->config.name);
     }
     snprintf(machine->last_move_id, sizeof machine->last_move_id, "%s", order->move_id);
@@ -773,7 +816,7 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
 }
 
 int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
-                    bool *ret_taken, struct fault *fault)
+                    const int *disk_fds, size_t disk_count, bool *ret_taken, struct fault *fault)
 {
     bool again;
 
@@ -790,9 +833,16 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
     if (r < 0)
         return r;
 
+    if (order->with_local_disks) {
+        r = add_disks(machine, disk_fds, disk_count, fault);
+        if (r < 0)
+            return fault_wrap(fault, r, "receiving %s", machine->config.name);
+    }
     const struct move_config config = move_config_of(machine);
     record_begin_move(machine, order->move_id, order->generation);
     r = move_new_target(&machine->move, &config, order, listen_fd, fault);
+    if (r < 0)
+        guest_port_drop_disks(machine->port);
     if (r < 0)
         return fault_wrap(fault, r, "receiving %s", machine->config.name);
     loop_timer_stop(machine->over_timer);
@@ -926,6 +976,8 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.has_wants_backends = true;
     status->vm.wants_backends = wants_backends(machine);
     status->vm.expected_stamp = machine->expected_stamp;
+    status->vm.disk_bytes = machine->backends.disk_bytes;
+    status->vm.n_disk_bytes = machine->backends.disk_count;
     if (machine->reason[0])
         status->vm.reason = machine->reason;
     if (machine->vm) {

@@ -75,8 +75,9 @@ int machine_quit(struct machine *machine, struct fault *fault);
 /* Take the fds when they return 0 and *ret_taken is set (a repeated order does not need them). */
 int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, const int *fds,
                      size_t fd_count, bool *ret_taken, struct fault *fault);
+/* `disk_fds`: borrowed; the files for the disks that come with it, in the spec's order. */
 int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int listen_fd,
-                    bool *ret_taken, struct fault *fault);
+                    const int *disk_fds, size_t disk_count, bool *ret_taken, struct fault *fault);
 /* Other goals for the move out that is under way. */
 /* Sockets for lanes that were lost, as an event of the move asked for; true when they were taken.
  */

@@ -292,7 +292,7 @@ def refuses_a_disk_that_only_its_host_has(pool):
     path = spec(pool, "local", ["{name: data, store: %s, file: local.raw, size: 4MiB}" % share(pool)])
     create(pool, path, "local")
     refused = pool.godwit("migrate", "local", "--to", "node2", check=False)
-    expect(refused.returncode == 5 and "disk data" in refused.stderr and "only shared disks move" in refused.stderr,
+    expect(refused.returncode == 5 and "disk data" in refused.stderr and "--with-local-disks" in refused.stderr,
            f"exit {refused.returncode}: {refused.stderr}")
     pool.godwit("vm", "rm", "local", "--stop", "-y")
     expect(not (share(pool) / "local.raw").exists(), "the disk that was made is left")

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
@@ -139,6 +140,38 @@ static void reads_what_was_written(void **state)
         assert_memory_equal(in, out, 1 << 20);
         assert_int_equal(pread(scene.fd, seen, 1 << 20, 3 * 512), 1 << 20);
         assert_memory_equal(seen, out, 1 << 20);
+        scene_deinit(&scene);
+    }
+}
+
+static void a_tracked_disk_notes_every_page_that_a_request_may_have_changed(void **state)
+{
+    (void)state;
+    AUTO_FREE uint8_t *bytes = aligned_alloc(4096, 64 << 10);
+    memset(bytes, 7, 64 << 10);
+    for (unsigned i = 0; i < WAYS; i++) {
+        struct scene scene;
+        struct bitmap written;
+        scene_init(&scene, i);
+        assert_int_equal(bitmap_init(&written, FILE_BYTES / PAGE_BYTES), 0);
+        assert_int_equal(run(&scene, DISK_WRITE, 0, bytes, 4096), 0); /* before: not its matter */
+        disk_track(scene.disk, &written);
+
+        assert_int_equal(run(&scene, DISK_READ, 40 * PAGE_BYTES, bytes, 4096), 0);
+        assert_int_equal(run(&scene, DISK_FLUSH, 0, NULL, 0), 0);
+        assert_int_equal(bitmap_count(&written), 0);
+        assert_int_equal(run(&scene, DISK_WRITE, 10 * PAGE_BYTES - 512, bytes, 1024), 0);
+        assert_true(bitmap_test(&written, 9) && bitmap_test(&written, 10));
+        assert_int_equal(run(&scene, DISK_DISCARD, 20 * PAGE_BYTES, NULL, 2 * PAGE_BYTES), 0);
+        assert_true(bitmap_test(&written, 20) && bitmap_test(&written, 21));
+        assert_int_equal(run(&scene, DISK_WRITE_ZEROES, 30 * PAGE_BYTES, NULL, 512), 0);
+        assert_true(bitmap_test(&written, 30));
+        assert_int_equal(bitmap_count(&written), 5);
+
+        disk_track(scene.disk, NULL);
+        assert_int_equal(run(&scene, DISK_WRITE, 0, bytes, 4096), 0);
+        assert_int_equal(bitmap_count(&written), 5);
+        bitmap_deinit(&written);
         scene_deinit(&scene);
     }
 }
@@ -310,6 +343,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_what_was_written),
+        cmocka_unit_test(a_tracked_disk_notes_every_page_that_a_request_may_have_changed),
         cmocka_unit_test(any_alignment_of_memory_will_do),
         cmocka_unit_test(more_requests_than_the_ring_holds_all_end),
         cmocka_unit_test(discarded_and_zeroed_sectors_read_as_zeroes),

@@ -70,12 +70,27 @@ static bool make(struct folder *folder)
     return made;
 }
 
+static int land(struct folder *folder)
+{
+    int fd = -1;
+    int r = share_land_disk(folder->fd, "vm1", "root", "root.raw", MIB(4), &fd, &folder->fault);
+    if (r == 0) {
+        assert_int_equal(write(fd, "moved", 5), 5);
+        (void)close(fd);
+    }
+    return r;
+}
+
+static int keep(struct folder *folder)
+{
+    return share_keep_disk(folder->fd, "vm1", "root", "root.raw", &folder->fault);
+}
+
 static bool remove_it(struct folder *folder)
 {
     bool removed;
-    assert_int_equal(share_remove_disk(folder->fd, "vm1", "root", "root.raw", &removed,
-                                       &folder->fault),
-                     0);
+    assert_int_equal(
+        share_remove_disk(folder->fd, "vm1", "root", "root.raw", &removed, &folder->fault), 0);
     assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
     return removed;
 }
@@ -180,6 +195,69 @@ static void forgets_a_vm_with_its_stamp(void **state)
     assert_false(is_there(folder, ".godwit"));
 }
 
+static void a_disk_that_lands_has_no_name_until_it_is_kept(void **state)
+{
+    struct folder *folder = *state;
+    char text[6] = "";
+    assert_int_equal(land(folder), 0);
+    assert_false(is_there(folder, "root.raw"));
+    assert_int_equal(land(folder), 0); /* a second move of the VM: the first did not end well */
+
+    assert_int_equal(keep(folder), 0);
+    assert_int_equal(keep(folder), 0); /* an agent that died behind the first */
+
+    int fd = openat(folder->fd, "root.raw", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(read(fd, text, 5), 5);
+    (void)close(fd);
+    assert_string_equal(text, "moved");
+    assert_true(remove_it(folder)); /* it was made for this VM here */
+}
+
+static void a_disk_that_is_dropped_leaves_nothing(void **state)
+{
+    struct folder *folder = *state;
+    assert_int_equal(land(folder), 0);
+    share_drop_disk(folder->fd, "vm1", "root");
+    share_drop_disk(folder->fd, "vm1", "root");
+    assert_int_equal(keep(folder), ERR_NOT_FOUND);
+    assert_false(is_there(folder, "root.raw"));
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+}
+
+static void nothing_lands_on_a_file_that_is_there(void **state)
+{
+    struct folder *folder = *state;
+    write_file(folder, "root.raw", "precious");
+    assert_int_equal(land(folder), ERR_EXISTS);
+    assert_string_equal(folder->fault.text,
+                        "disk root: root.raw is there already; nothing is written over");
+    (void)unlinkat(folder->fd, "root.raw", 0);
+
+    assert_int_equal(land(folder), 0);
+    write_file(folder, "root.raw", "precious"); /* somebody was faster than the move */
+    assert_int_equal(keep(folder), ERR_EXISTS);
+    assert_true(is_there(folder, "root.raw"));
+    share_drop_disk(folder->fd, "vm1", "root");
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+}
+
+static void a_disk_that_left_is_deleted_when_it_was_made_and_put_aside_when_not(void **state)
+{
+    struct folder *folder = *state;
+    assert_true(make(folder));
+    assert_int_equal(share_leave_disk(folder->fd, "vm1", "root", "root.raw", 7, &folder->fault), 0);
+    assert_false(is_there(folder, "root.raw"));
+    assert_false(is_there(folder, "root.raw.moved-7"));
+
+    write_file(folder, "root.raw", "given");
+    assert_int_equal(share_leave_disk(folder->fd, "vm1", "root", "root.raw", 8, &folder->fault), 0);
+    assert_false(is_there(folder, "root.raw"));
+    assert_true(is_there(folder, "root.raw.moved-8"));
+    (void)unlinkat(folder->fd, "root.raw.moved-8", 0);
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +269,12 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(goes_on_where_a_crash_came_before_the_last_step, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_disk_that_lands_has_no_name_until_it_is_kept, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_disk_that_is_dropped_leaves_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nothing_lands_on_a_file_that_is_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_disk_that_left_is_deleted_when_it_was_made_and_put_aside_when_not, set_up, tear_down),
         cmocka_unit_test_setup_teardown(follows_no_link_out_of_the_store, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_word_is_seen_only_where_it_was_written, set_up,
                                         tear_down),

@@ -1,0 +1,327 @@
+#include "agent/vm/disk_region.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/config.h"
+#include "base/err.h"
+#include "base/own.h"
+#include "migrate/region.h"
+#include "proto/limits.h"
+#include "vmm-core/vm.h"
+
+enum { NAME_SIZE = 80, GUARDS_MAX = DISKS_MAX + 1, WRITE_OUT_MS = 500 };
+
+struct disk_region {
+    struct vm *vm; /* borrowed; NULL at a target */
+    unsigned index, guard;
+    char name[NAME_SIZE];
+    int fd;
+    uint64_t bytes, pages;
+    uint8_t *base;
+    struct bitmap written; /* atomic: the disk sets bits */
+    bool is_tracked;
+    /* a target's: what arrives goes out to the medium meanwhile, so that little is left at the end
+     */
+    pthread_t writer;
+    bool has_writer;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool ended; /* under the lock */
+};
+
+/* ---- a page that cannot be read or written ---- */
+/* Read by the signal's handler, on any thread. A slot is free while its base is NULL. */
+static struct guard {
+    uint8_t *_Atomic base;
+    atomic_size_t bytes;
+    atomic_bool failed;
+} guards[GUARDS_MAX];
+
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+    uint8_t *at = info->si_addr;
+    (void)context;
+
+    for (unsigned i = 0; i < GUARDS_MAX; i++) {
+        uint8_t *base = atomic_load(&guards[i].base);
+        if (!base || at < base || at >= base + atomic_load(&guards[i].bytes))
+            continue;
+        void *page = base + ((size_t)(at - base) & ~(size_t)(PAGE_BYTES - 1));
+        atomic_store(&guards[i].failed, true);
+        if (mmap(page, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                 -1, 0) != MAP_FAILED)
+            return;
+    }
+    (void)signal(number, SIG_DFL); /* nobody's: it comes again and ends the process */
+}
+
+static int guard_add(struct disk_region *disk, struct fault *fault)
+{
+    const struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+
+    (void)sigaction(SIGBUS, &action, NULL); /* cannot fail for SIGBUS; again is as good */
+    for (unsigned i = 0; i < GUARDS_MAX; i++) {
+        if (atomic_load(&guards[i].base))
+            continue;
+        atomic_store(&guards[i].failed, false);
+        atomic_store(&guards[i].bytes, disk->pages << PAGE_SHIFT);
+        atomic_store(&guards[i].base, disk->base);
+        disk->guard = i;
+        return 0;
+    }
+    return fault_set(fault, ERR_LIMIT, "more than %d disks move at once", GUARDS_MAX);
+}
+
+/* ---- life ---- */
+static void *write_out(void *data)
+{
+    struct disk_region *disk = data;
+
+    (void)pthread_mutex_lock(&disk->lock);
+    while (!disk->ended) {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += WRITE_OUT_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        (void)pthread_cond_timedwait(&disk->changed, &disk->lock, &until);
+        if (disk->ended)
+            break;
+        (void)pthread_mutex_unlock(&disk->lock);
+        (void)sync_file_range(disk->fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* settle tells of errors */
+        (void)pthread_mutex_lock(&disk->lock);
+    }
+    (void)pthread_mutex_unlock(&disk->lock);
+    return NULL;
+}
+
+static void stop_writer(struct disk_region *disk)
+{
+    if (!disk->has_writer)
+        return;
+    (void)pthread_mutex_lock(&disk->lock);
+    disk->ended = true;
+    (void)pthread_cond_signal(&disk->changed);
+    (void)pthread_mutex_unlock(&disk->lock);
+    (void)pthread_join(disk->writer, NULL);
+    disk->has_writer = false;
+}
+
+static void disk_region_freep(struct disk_region **disk)
+{
+    *disk = disk_region_free(*disk);
+}
+
+int disk_region_new(struct disk_region **ret_disk, struct vm *vm, unsigned index, const char *name,
+                    int fd, uint64_t bytes, struct fault *fault)
+{
+    AUTO(disk_region_freep) struct disk_region *disk = calloc(1, sizeof *disk);
+    struct stat info;
+
+    if (!disk)
+        return fault_set(fault, ERR_NOMEM, "no memory for a disk's move");
+    disk->vm = vm;
+    disk->index = index;
+    disk->fd = -1;
+    disk->bytes = bytes;
+    disk->pages = (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
+    (void)pthread_mutex_init(&disk->lock, NULL);
+    (void)pthread_cond_init(&disk->changed, NULL);
+    int r = path_join(disk->name, sizeof disk->name, fault, "disk %s", name);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode) || (uint64_t)info.st_size < bytes)
+        return fault_set(fault, ERR_INVALID, "disk %s: only a whole file can move with its VM",
+                         name);
+    if (bitmap_init(&disk->written, disk->pages) < 0)
+        return fault_set(fault, ERR_NOMEM, "no memory for a disk's move");
+    void *base = mmap(NULL, disk->pages << PAGE_SHIFT, vm ? PROT_READ : PROT_READ | PROT_WRITE,
+                      MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "disk %s: mapping it", name);
+    disk->base = base;
+    r = guard_add(disk, fault);
+    if (r < 0)
+        return r;
+    if (!vm && pthread_create(&disk->writer, NULL, write_out, disk) == 0)
+        disk->has_writer = true; /* without it the end takes longer */
+    disk->fd = fd;
+    *ret_disk = TAKE(disk);
+    return 0;
+}
+
+static void untrack(struct disk_region *disk)
+{
+    if (disk->is_tracked)
+        (void)vm_track_disk(disk->vm, disk->index, NULL, NULL); /* it was there to be tracked */
+    disk->is_tracked = false;
+}
+
+struct disk_region *disk_region_free(struct disk_region *disk)
+{
+    if (!disk)
+        return NULL;
+    untrack(disk);
+    stop_writer(disk);
+    if (disk->base) {
+        if (atomic_load(&guards[disk->guard].base) == disk->base)
+            atomic_store(&guards[disk->guard].base, NULL);
+        (void)munmap(disk->base, disk->pages << PAGE_SHIFT); /* our own mapping: cannot fail */
+    }
+    bitmap_deinit(&disk->written);
+    close_p(&disk->fd);
+    (void)pthread_cond_destroy(&disk->changed);
+    (void)pthread_mutex_destroy(&disk->lock);
+    free(disk);
+    return NULL;
+}
+
+/* ---- the region ---- */
+static int on_track_start(struct region *region, struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+
+    bitmap_set_all(&disk->written); /* the first collect reports every page */
+    int r = vm_track_disk(disk->vm, disk->index, &disk->written, fault);
+    disk->is_tracked = r == 0;
+    return r;
+}
+
+static void on_track_stop(struct region *region, bool goes_on)
+{
+    (void)goes_on; /* noting what is written costs the guest nothing that it sees */
+    untrack(region->owner);
+}
+
+static int on_collect(struct region *region, struct bitmap *dirty, struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+
+    for (size_t i = 0; i < bitmap_words(&disk->written); i++)
+        dirty->words[i] |= __atomic_load_n(&disk->written.words[i], __ATOMIC_ACQUIRE);
+    return disk_region_check(disk, fault);
+}
+
+static int on_clear(struct region *region, uint64_t first_page, const uint64_t mask[static 8],
+                    struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+    size_t first = first_page / 64, words = bitmap_words(&disk->written);
+    (void)fault;
+
+    for (size_t i = 0; i < BLOCK_PAGES / 64 && first + i < words; i++)
+        (void)__atomic_fetch_and(&disk->written.words[first + i], ~mask[i], __ATOMIC_ACQ_REL);
+    return 0;
+}
+
+static int on_clear_many(struct region *region, const struct bitmap *pages, struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+    (void)fault;
+
+    for (size_t i = 0; i < bitmap_words(&disk->written); i++)
+        (void)__atomic_fetch_and(&disk->written.words[i], ~pages->words[i], __ATOMIC_ACQ_REL);
+    return 0;
+}
+
+/* Where the file has holes nothing was ever written. A file system that knows no holes says that
+ * all is data. */
+static int on_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+    off_t end = (off_t)disk->bytes, at = 0;
+
+    bitmap_clear_all(ret_populated);
+    while (at < end) {
+        off_t data = lseek(disk->fd, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            break; /* a hole to the end */
+        off_t hole = data < 0 ? -1 : lseek(disk->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return fault_set_errno(fault, ERR_IO, errno, "%s: looking for its holes", disk->name);
+        if (data >= end)
+            break;
+        hole = hole < end ? hole : end;
+        uint64_t first = (uint64_t)data >> PAGE_SHIFT;
+        uint64_t last = ((uint64_t)hole + PAGE_BYTES - 1) >> PAGE_SHIFT;
+        bitmap_set_range(ret_populated, first, last - first);
+        at = hole;
+    }
+    return 0;
+}
+
+static int on_populate(struct region *region, uint64_t first_page, uint64_t pages,
+                       struct fault *fault)
+{
+    struct disk_region *disk = region->owner;
+    uint64_t first = first_page << PAGE_SHIFT, bytes = pages << PAGE_SHIFT;
+
+    assert(range_fits(first_page, pages, disk->pages));
+    if (bytes > disk->bytes - first)
+        bytes = disk->bytes - first; /* the last page may be a part */
+    int r;
+    do
+        r = fallocate(disk->fd, 0, (off_t)first, (off_t)bytes);
+    while (r < 0 && errno == EINTR);
+    if (r < 0 && errno != EOPNOTSUPP)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "%s: making room for it",
+                               disk->name);
+    return 0;
+}
+
+static const struct region_ops disk_region_ops = {
+    .track_start = on_track_start,
+    .track_stop = on_track_stop,
+    .collect = on_collect,
+    .clear = on_clear,
+    .clear_many = on_clear_many,
+    .populated = on_populated,
+    .populate = on_populate,
+};
+
+void disk_region_fill(struct disk_region *disk, unsigned id, struct region *ret_region)
+{
+    *ret_region = (struct region){
+        .ops = &disk_region_ops,
+        .owner = disk,
+        .name = disk->name,
+        .id = id,
+        .pages = disk->pages,
+        .base = disk->base,
+    };
+}
+
+int disk_region_check(const struct disk_region *disk, struct fault *fault)
+{
+    if (!atomic_load(&guards[disk->guard].failed))
+        return 0;
+    return fault_set(fault, ERR_IO, "%s: %s", disk->name,
+                     disk->vm ? "a block of it cannot be read, or somebody cut its file short"
+                              : "a block of it cannot be written: no space, or an error of its "
+                                "medium");
+}
+
+int disk_region_settle(struct disk_region *disk, struct fault *fault)
+{
+    int r = disk_region_check(disk, fault);
+    if (r < 0)
+        return r;
+    if (fdatasync(disk->fd) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "%s: writing it out",
+                               disk->name);
+    return disk_region_check(disk, fault);
+}
