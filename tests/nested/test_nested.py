@@ -8,7 +8,7 @@ import bed as beds
 import debian
 import guest_image
 from bed import pools
-from linux_vm import LinuxVm
+from linux_vm import LinuxVm, ask_whole
 from nested_case import expect, note, run
 
 FULL = bool(os.environ.get("GODWIT_FULL"))
@@ -155,9 +155,9 @@ def debian_boots_to_a_login(pool, flavour, vcpus):
     pools.wait_for("a login prompt", 900,
                    lambda: "nested login:" in pool.godwit("vm", "logs", name, check=False).stdout, 1)
     # g''w: what is typed comes back as an echo and must not look like the answer
-    record = pool.ask(name, "root\n\necho g''w login=$(id -un) cpus=$(nproc) kernel=$(uname -r) "
-                            "systemd=$(systemctl is-system-running) seconds=$(cut -d' ' -f1 /proc/uptime)",
-                      "gw login", timeout="300s")
+    record = ask_whole(pool, name, "root\n\necho g''w login=$(id -un) cpus=$(nproc) kernel=$(uname -r) "
+                                   "systemd=$(systemctl is-system-running) seconds=$(cut -d' ' -f1 /proc/uptime) end=1",
+                       "gw login", "end")
     expect(record["login"] == "root" and int(record["cpus"]) == vcpus, record["_"])
     expect(record["kernel"] == guest.kernel.release, record["_"])
     note(record["_"])
