@@ -100,6 +100,7 @@ class LinuxVm:
             note(f"rolled back: {' '.join(words[0].split()) if words else done.stderr.strip()[:200]}")
             expect(self.pool.vm(self.name)["host"] == here, f"{self.name} is not where it was: {done.stdout}")
             self.judge()
+        expect(done.returncode != ROLLED_BACK, f"{self.name} was rolled back every time: {done.stdout}{done.stderr}")
         expect(done.returncode == 0, f"{self.name} does not move: exit {done.returncode}\n{done.stdout}{done.stderr}")
         pools.wait_for(f"{self.name} runs on {to}", 180, lambda: (
             lambda v: v["host"] == to and v["state"] == "running")(self.pool.vm(self.name)))
