@@ -208,14 +208,12 @@ void cluster_forecast_learn(struct cluster *cluster, const struct cluster_job *j
     learn_rate(&cluster->link, receipt, limited);
     if (link)
         learn_rate(&link->link, receipt, limited);
-    if (vm)
-        learn_guest(vm, receipt);
-    if (!job->forecast)
+    if (!vm)
         return;
-    const struct forecast told = {.model_s = job->forecast->model_s,
-                                  .model_pause_s = job->forecast->model_pause_s};
+    learn_guest(vm, receipt);
+    struct forecast model =
+        cluster_forecast(cluster, vm, job->core.source_host, job->core.target_host, job->goals);
     if (link)
-        forecast_record(&link->record, &told, seconds, pause_s);
-    if (vm)
-        forecast_record(&vm->record, &told, seconds, pause_s);
+        forecast_record(&link->record, &model, seconds, pause_s);
+    forecast_record(&vm->record, &model, seconds, pause_s);
 }

@@ -243,9 +243,15 @@ void forecast_learn(struct forecast_link *link, double bytes_per_s)
     link->bytes_per_s += 0.25 * (bytes_per_s - link->bytes_per_s);
 }
 
+/* By shares, so that one move that took ten times as long does not rule the next ten. */
 static double with_news(double known, double news)
 {
-    return known > 0 ? known + NEWS * (news - known) : news;
+    return known > 0 ? known * pow(news / known, NEWS) : news;
+}
+
+static double clamp(double value, double most)
+{
+    return fmax(-most, fmin(most, value));
 }
 
 void forecast_learn_setup(struct forecast_link *link, double seconds, double populate_bytes_per_s)
@@ -256,13 +262,13 @@ void forecast_learn_setup(struct forecast_link *link, double seconds, double pop
         link->populate_bytes_per_s = with_news(link->populate_bytes_per_s, populate_bytes_per_s);
 }
 
-void forecast_record(struct forecast_record *record, const struct forecast *told, double seconds,
+void forecast_record(struct forecast_record *record, const struct forecast *model, double seconds,
                      double pause_s)
 {
-    if (!(told->model_s > 0) || !(seconds > 0))
+    if (!(model->model_s > 0) || !(seconds > 0))
         return;
-    double factor = fmin(10, fmax(0.1, seconds / told->model_s));
-    double off_s = pause_s - told->model_pause_s;
+    double factor = fmin(10, fmax(0.1, seconds / model->model_s));
+    double off_s = pause_s - model->model_pause_s;
     if (record->moves == 0) {
         *record = (struct forecast_record){.moves = 1,
                                            .factor = factor,
@@ -272,10 +278,11 @@ void forecast_record(struct forecast_record *record, const struct forecast *told
         return;
     }
     record->moves++;
-    double miss = fabs(seconds - told->model_s * record->factor) / seconds;
-    double pause_miss_s = fabs(off_s - record->pause_off_s);
-    record->doubt += NEWS * (fmin(miss, 2) - record->doubt);
-    record->pause_doubt_s += NEWS * (pause_miss_s - record->pause_doubt_s);
-    record->factor += NEWS * (factor - record->factor);
-    record->pause_off_s += NEWS * (off_s - record->pause_off_s);
+    /* What is far beyond what single moves miss by is of that move, not of the next. */
+    double miss = log(factor / record->factor), pause_miss_s = off_s - record->pause_off_s;
+    record->factor *= exp(NEWS * clamp(miss, fmax(0.2, 3 * record->doubt)));
+    record->pause_off_s +=
+        NEWS * clamp(pause_miss_s, fmax(PAUSE_DOUBT_FRESH_S, 3 * record->pause_doubt_s));
+    record->doubt += NEWS * (fmin(fabs(miss), 1) - record->doubt);
+    record->pause_doubt_s += NEWS * (fmin(fabs(pause_miss_s), 1) - record->pause_doubt_s);
 }

@@ -86,8 +86,9 @@ struct forecast forecast_move(const struct forecast_guest *guest, const struct f
 /* Measured anew: an average that forgets, and how far single moves are from it. */
 void forecast_learn(struct forecast_link *link, double bytes_per_s);
 void forecast_learn_setup(struct forecast_link *link, double seconds, double populate_bytes_per_s);
-/* A move came to its end: `told` is what was forecast for it. */
-void forecast_record(struct forecast_record *record, const struct forecast *told, double seconds,
+/* A move came to its end: `model` is what is forecast for it with what its link has taught by now,
+ * so that what the link learned of it is not learned here once more. */
+void forecast_record(struct forecast_record *record, const struct forecast *model, double seconds,
                      double pause_s);
 
 #endif
