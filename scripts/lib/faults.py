@@ -132,7 +132,7 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, con
         with open(armed.failpoints, "a", encoding="utf-8") as file:
             file.write(spec + "\n")
     started = time.monotonic()
-    code = run_move(pool, vm, target)
+    code = run_move(pool, vm, target, hasty=point is not None)
     seconds = time.monotonic() - started
     reached = False
     if point:
@@ -145,10 +145,12 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, con
     return Outcome(words.get(code, f"exit {code}"), seconds, reached, verdict)
 
 
-def run_move(pool, vm, target):
-    process = pool.start_godwit("migrate", vm, "--to", target, "--deadline", "3s", "--progress", "none")
+def run_move(pool, vm, target, hasty=False):
+    """`hasty`: it may hang, so it gets a deadline, and is cancelled soon."""
+    process = pool.start_godwit("migrate", vm, "--to", target, "--progress", "none",
+                                *(["--deadline", f"{PATIENCE - 1}s"] if hasty else []))
     try:
-        process.communicate(timeout=PATIENCE)
+        process.communicate(timeout=PATIENCE if hasty else None)
     except subprocess.TimeoutExpired:
         cancel(pool, vm)
         try:

@@ -19,6 +19,7 @@ class Counts:
     def __init__(self):
         self.moves = self.faults = self.missed = self.ended = 0
         self.lost = self.doubled = self.corrupt = self.stuck = 0
+        self.unasked = 0  # ended otherwise than moved though nothing was armed: a very busy machine's deadlines
         self.outcomes, self.by_name, self.by_action = (collections.Counter() for _ in range(3))
         self.seconds = []
 
@@ -27,6 +28,7 @@ class Counts:
         self.outcomes[outcome.word] += 1
         self.seconds.append(outcome.seconds)
         if not point:
+            self.unasked += outcome.word != "moved"
             return
         if outcome.reached:
             self.faults += 1
@@ -41,7 +43,8 @@ class Counts:
     def line(self):
         ends = ", ".join(f"{word} {count}" for word, count in sorted(self.outcomes.items()))
         return (f"{self.moves} moves ({ends}), {self.faults} with a fault inside ({self.missed} armed and not "
-                f"reached): lost {self.lost}, doubled {self.doubled}, corrupt {self.corrupt}, stuck {self.stuck}")
+                f"reached; {self.unasked} did not move unasked): lost {self.lost}, doubled {self.doubled}, corrupt {self.corrupt}, "
+                f"stuck {self.stuck}")
 
     def report(self):
         lines = [self.line()]
@@ -116,14 +119,12 @@ def soak(pool, options, counts):
         fault = f"{point.name}={action} at the {at}" if point else "no fault"
         try:
             outcome = faults.move(pool, "soak", where, target, point, action, at, nth, console)
-            where = pool.vm("soak")["host"] if point else target
+            where = pool.vm("soak")["host"] if point or outcome.word != "moved" else target
             seen = int(outcome.verdict["seq"])
             if seen <= sequence:
                 raise pools.PoolError(f"the guest began anew: verified {seen} times, {sequence} before")
             sequence = seen
             counts.add(outcome, point, action)
-            if not point and outcome.word != "moved":
-                raise pools.PoolError(f"{outcome.word} without a fault")
         except pools.PoolError as error:
             judge(counts, error)
             print(f"MOVE {number} of seed {options.seed} ({fault}): {error}", flush=True)
