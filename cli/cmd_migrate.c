@@ -33,6 +33,7 @@ static void set_goals(const struct command_line *line, Godwit__MoveGoals *goals)
     goals->lanes = (uint32_t)command_number(line, "streams");
     goals->compress = (char *)command_text(line, "compress"); /* texts are only read */
     goals->delta = (char *)command_text(line, "delta");
+    goals->mode = (char *)command_text(line, "mode");
     /* Not given: the VM's own policy and goal, then the pool's, are the coordinator's to find. */
     goals->policy = (char *)command_text(line, "policy");
     goals->has_verify_reread = command_flag(line, "verify");

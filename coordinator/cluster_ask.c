@@ -121,6 +121,7 @@ static int judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec
 static const char *const policies[] = {"gentle", "balanced", "finish"};
 static const char *const compressions[] = {"auto", "off", "lz4"};
 static const char *const deltas[] = {"auto", "off", "always"};
+static const char *const modes[] = {"auto", "rounds", "stream"};
 
 static int judge_word(const char *word, const char *const *words, size_t count, const char *what,
                       enum gw_code code, struct problem *problem)
@@ -679,7 +680,9 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
     if (judge_word(goals->policy, policies, ARRAY_COUNT(policies), "policy", GW_USAGE, problem) ||
         judge_word(goals->compress, compressions, ARRAY_COUNT(compressions), "compression",
                    GW_USAGE, problem) ||
-        judge_word(goals->delta, deltas, ARRAY_COUNT(deltas), "way with deltas", GW_USAGE, problem))
+        judge_word(goals->delta, deltas, ARRAY_COUNT(deltas), "way with deltas", GW_USAGE,
+                   problem) ||
+        judge_word(goals->mode, modes, ARRAY_COUNT(modes), "mode", GW_USAGE, problem))
         return -1;
     if (goals->lanes > LANES_MAX)
         return problem_set(problem, GW_USAGE, "%u lanes, possible are 1 to %d", goals->lanes,

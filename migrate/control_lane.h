@@ -20,7 +20,7 @@ struct control_lane_config {
     void (*on_hot)(void *data); /* the peer is awake for the pause, and so is this lane now */
     void (*on_lost)(void *data, const struct fault *fault); /* once, the last callback */
     void *data;
-    bool is_source; /* which end this is */
+    bool is_source;               /* which end this is */
     bool (*may_spin)(void *data); /* asked when the pause is near */
 };
 

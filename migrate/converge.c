@@ -54,9 +54,10 @@ enum converge_answer converge_step(struct converge *converge, const struct conve
     converge->rounds++;
 
     bool tiny = round->dirty_pages <= CONVERGE_TINY_PAGES;
-    bool shrinks = round->dirty_pages * 100 < round->pages * CONVERGE_SHRINK_PERCENT;
+    uint64_t before = round->dirty_before ? round->dirty_before : round->pages;
+    bool shrinks = round->dirty_pages * 100 < before * CONVERGE_SHRINK_PERCENT;
     bool fits = converge->predicted_ns <= converge->downtime_ns_max;
-    converge->dirty_before = round->pages;
+    converge->dirty_before = before;
     converge->stalls = shrinks ? 0 : converge->stalls + 1;
     converge->waiting_for_goal = !fits && (tiny || converge->stalls >= CONVERGE_STALLS_MAX);
     return fits && (tiny || !shrinks) ? CONVERGE_PAUSE : CONVERGE_ROUND;

@@ -29,6 +29,7 @@ enum {
 struct converge_round {
     uint64_t pages;         /* that the round carried, zero ones too */
     uint64_t data_pages;    /* of those, pages with bytes on the wire */
+    uint64_t dirty_before;  /* when it began, where it left some out; 0: all were carried */
     uint64_t duration_ns;   /* until the last lane's fence was answered */
     uint64_t held_back_ns;  /* of it, waiting for the bandwidth limit (not so in the pause) */
     uint64_t dirty_pages;   /* now, after the round */

@@ -149,6 +149,7 @@ static int send_pages(struct lane_source *lane, struct page_batch *batch, struct
     const struct region *region = &lane->config.regions[batch->region];
     uint64_t pages = lane->report.pages, zero_pages = lane->report.zero_pages;
 
+    batch->begun_ns = world_now_ns();
     /* INV-5: cleared before it is read. In the pause nobody writes and tracking ends with the move:
      * nothing to clear. */
     batch->begun = true;

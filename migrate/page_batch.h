@@ -28,6 +28,7 @@ struct page_batch {
 
     /* the lane's, while it has the batch: how far it got, should its link break */
     bool begun, done;
+    uint64_t begun_ns;    /* when it cleared these pages */
     unsigned round;       /* of the lane; when done: */
     uint64_t frames_end;  /* frames of this round with the batch's last one */
     uint64_t running_end; /* the round's digest there */

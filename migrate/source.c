@@ -212,7 +212,7 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
     case SOURCE_TODO_FIRST_ROUND:
         return source_rounds_first_round(source, fault);
     case SOURCE_TODO_ROUND:
-        source_rounds_dispatch(source, source_rounds_dirty_count(source), PAGE_BATCH_FENCE);
+        source_rounds_next(source);
         return 0;
     case SOURCE_TODO_STAND_BY:
         return source_rounds_stand_by(source, fault);
@@ -401,6 +401,17 @@ static int resolve_delta(const char *word, enum page_delta_policy *ret_policy, s
     return 0;
 }
 
+static int resolve_mode(const char *word, bool *ret_streams, struct fault *fault)
+{
+    if (!word || !word[0] || strcmp(word, "auto") == 0 || strcmp(word, "rounds") == 0)
+        *ret_streams = false;
+    else if (strcmp(word, "stream") == 0)
+        *ret_streams = true;
+    else
+        return fault_set(fault, ERR_INVALID, "mode '%s': auto, rounds or stream", word);
+    return 0;
+}
+
 static int resolve_policy(const char *word, enum source_policy *ret_policy, struct fault *fault)
 {
     if (!word || !word[0] || strcmp(word, "balanced") == 0)
@@ -436,6 +447,8 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         r = resolve_compress(goals->compress, &source->compress, fault);
     if (r == 0)
         r = resolve_delta(goals->delta, &source->delta, fault);
+    if (r == 0)
+        r = resolve_mode(goals->mode, &source->streams, fault);
     if (r < 0)
         return r;
     source->reread = core.reread;
@@ -479,7 +492,7 @@ static int alloc_regions(struct source *source, struct fault *fault)
     source->batches = calloc(source->batches_max, sizeof *source->batches);
     if (!source->batches)
         return fault_set(fault, ERR_NOMEM, "no memory for the batches of a round");
-    return 0;
+    return source_stream_init(source, fault);
 }
 
 static void source_freep(struct source **source)
@@ -556,6 +569,7 @@ struct source *source_free(struct source *source)
         page_delta_deinit(&source->deltas[i]);
     receipt_deinit(&source->receipt);
     pthread_mutex_destroy(&source->mutex);
+    source_stream_deinit(source);
     free(source->batches);
     free(source->regions);
     free(source->digests);

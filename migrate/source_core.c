@@ -296,7 +296,7 @@ static unsigned on_round_done(struct source_core *core, const struct source_even
     if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND) {
         unsigned before = core->throttle.permille;
         if (converge->predicted_ns > converge->downtime_ns_max)
-            (void)throttle_step(&core->throttle, event->round.pages, event->round.dirty_pages,
+            (void)throttle_step(&core->throttle, converge->dirty_before, event->round.dirty_pages,
                                 converge->stalls);
         return SOURCE_TODO_ROUND | (core->throttle.permille != before ? SOURCE_TODO_THROTTLE : 0);
     }

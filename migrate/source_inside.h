@@ -17,6 +17,7 @@
 #include "migrate/lane_source.h"
 #include "migrate/page_batch.h"
 #include "migrate/page_delta.h"
+#include "migrate/page_order.h"
 #include "migrate/page_tuner.h"
 #include "migrate/progress.h"
 #include "migrate/receipt.h"
@@ -64,12 +65,20 @@ struct source_region {
     bool exact; /* the log holds only pages that were written: no need to ask for populated */
 };
 
+/* Streaming pre-copy: what the windows of this round are part of. */
+struct source_stream {
+    struct page_order order;
+    bool bulk, whole, even_hot;
+    uint64_t before_pages, sent_pages, window_pages, window_begun_ns, held_back_ns;
+};
+
 struct source {
     /* set before start, read by all */
     struct source_config config;
     char *move_id, *target_incarnation;
     enum page_tuner_policy compress;
     enum page_delta_policy delta;
+    bool streams; /* else rounds */
     bool reread;
     unsigned lanes_wanted;
     pthread_t thread;
@@ -96,6 +105,7 @@ struct source {
     bool takes_patches;  /* the target said so */
     struct page_batch *batches;
     uint64_t batches_max, batches_used; /* used: of the round that is under way */
+    struct source_stream stream;
     struct page_batch fences[LANES_MAX];
     struct progress progress;
     struct receipt receipt;
@@ -207,8 +217,17 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
 /* Learn which pages of region i have memory by now; what once had stays known. */
 int source_rounds_learn_populated(struct source *source, unsigned i, struct fault *fault);
 
+/* A round begins that will carry so many pages, as far as one knows. */
+void source_rounds_begin(struct source *source, uint64_t pages);
+
+/* So many batches are out; a fence behind them on every lane. */
+void source_rounds_fence(struct source *source, uint64_t batches, enum page_batch_type fence);
+
 /* Begin a round: hand all dirty pages to the lanes, and a fence behind them. */
 void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_batch_type fence);
+
+/* The next round, as rounds or as windows. */
+void source_rounds_next(struct source *source);
 
 /* Start the lanes and the tracking, then send all that is populated. */
 int source_rounds_first_round(struct source *source, struct fault *fault);
@@ -250,6 +269,18 @@ void source_reconnect_rejoin(struct source *source);
 
 /* Does the move wait for its lanes to come back? */
 bool source_reconnect_is_away(struct source *source);
+
+/* ---- source_stream.c ------------------------------------------------------------------------ */
+
+int source_stream_init(struct source *source, struct fault *fault);
+void source_stream_deinit(struct source *source);
+
+/* Begin a round of windows; `pages` are dirty. */
+void source_stream_round(struct source *source, uint64_t pages);
+
+/* A window was answered and what is dirty collected: send the next one, or true: the round is over.
+ */
+bool source_stream_window_done(struct source *source, uint64_t dirty_pages);
 
 /* ---- source_end.c --------------------------------------------------------------------------- */
 

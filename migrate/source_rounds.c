@@ -139,17 +139,28 @@ static unsigned fence_lanes(struct source *source, enum page_batch_type type)
     return source->lanes_open;
 }
 
-/* Hand all dirty pages to the lanes, and a fence behind them. */
-void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_batch_type fence)
+void source_rounds_fence(struct source *source, uint64_t batches, enum page_batch_type fence)
 {
-    uint64_t used = 0;
+    assert(batches <= source->batches_max);
+    source->batches_used = batches;
+    (void)fence_lanes(source, fence);
+}
+
+void source_rounds_begin(struct source *source, uint64_t pages)
+{
     source->round++;
     source->round_begun_ns = world_now_ns();
     source->round_pages = pages;
     source->lanes_reported = 0;
     source->sum = (struct lane_report){0};
     progress_begin_round(&source->progress, pages);
+}
 
+/* Hand all dirty pages to the lanes, and a fence behind them. */
+void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_batch_type fence)
+{
+    uint64_t used = 0;
+    source_rounds_begin(source, pages);
     for (unsigned i = 0; i < source->config.guest->region_count; i++) {
         struct page_scan scan;
         page_scan_init(&scan, &source->regions[i].dirty, i);
@@ -160,8 +171,7 @@ void source_rounds_dispatch(struct source *source, uint64_t pages, enum page_bat
         }
         bitmap_clear_all(&source->regions[i].dirty);
     }
-    source->batches_used = used;
-    (void)fence_lanes(source, fence);
+    source_rounds_fence(source, used, fence);
 }
 
 /* ---- todo ----------------------------------------------------------------------------------- */
@@ -199,8 +209,17 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
                                                       source->core.config.bandwidth_bytes_per_s);
     pthread_mutex_unlock(&source->mutex);
     source->populated_pages = pages;
-    source_rounds_dispatch(source, pages, PAGE_BATCH_FENCE);
+    source_rounds_next(source);
     return 0;
+}
+
+void source_rounds_next(struct source *source)
+{
+    uint64_t pages = source_rounds_dirty_count(source);
+    if (source->streams)
+        source_stream_round(source, pages);
+    else
+        source_rounds_dispatch(source, pages, PAGE_BATCH_FENCE);
 }
 
 uint64_t source_rounds_dirty_count(const struct source *source)
@@ -336,15 +355,18 @@ static void note_round(struct source *source, uint64_t duration_ns, uint64_t dir
 static int round_done(struct source *source, struct fault *fault)
 {
     const struct lane_report *sum = &source->sum;
-    uint64_t duration_ns = world_now_ns() - source->round_begun_ns, dirty_pages = 0;
+    uint64_t dirty_pages = 0, duration_ns = world_now_ns() - source->round_begun_ns;
     int r = collect(source, &dirty_pages, fault);
     if (r < 0)
         return r;
+    if (source->streams && !source_stream_window_done(source, dirty_pages))
+        return 0;
     note_round(source, duration_ns, dirty_pages);
     struct source_event event = {
         .type = SOURCE_EVENT_ROUND_DONE,
         .round = {.pages = sum->pages,
                   .data_pages = sum->raw_pages + sum->lz4_pages + sum->patch_pages,
+                  .dirty_before = source->streams ? source->round_pages : 0,
                   .duration_ns = duration_ns,
                   .held_back_ns = sum->held_back_ns,
                   .dirty_pages = dirty_pages,

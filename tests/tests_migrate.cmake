@@ -8,6 +8,7 @@ if(TARGET godwit_migrate)
   godwit_test(unit switchover_explore ROOMS migrate storage)
   foreach(noun phase page_frame move_frame source_core target_core converge throttle pacer page_codec
           page_delta page_digest page_scan progress sample)
+          page_delta page_digest page_order page_scan progress)
     godwit_test(unit ${noun} ROOMS migrate)
   endforeach()
   target_link_libraries(test_unit_throttle PRIVATE m)

@@ -36,6 +36,7 @@ WORKLOADS = {w.name: w for w in [
     Workload("W400", 1024, "fill=random fillmb=512 writers=1 rate=400 ws=256", "512 MiB random, 400 MiB/s over 256 MiB"),
     Workload("W1000", 1024, "fill=random fillmb=512 writers=1 rate=1000 ws=512", "512 MiB random, 1000 MiB/s over 512 MiB"),
     Workload("S100", 1024, "fill=random fillmb=512 writers=1 rate=100 ws=256 pattern=seq", "512 MiB random, 100 MiB/s swept over 256 MiB"),
+    Workload("H100", 1024, "fill=random fillmb=512 writers=1 rate=100 ws=256 pattern=hotcold", "512 MiB random, 100 MiB/s over 256 MiB, nine tenths of it in 32"),
     Workload("P50", 1024, "fill=random fillmb=512 writers=1 rate=50 ws=256 pattern=sparse", "512 MiB random, 8 bytes a page, 12800 pages/s over 256 MiB"),
 ]}
 

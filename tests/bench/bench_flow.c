@@ -1,6 +1,7 @@
 /* GB/s, CPU-s/GB and the pause of whole moves in one process: over pipes and over TLS on loopback.
  *
  *      bench_flow [mib] [lanes] [pipe|tls] [zero|random|text|mix] [auto|off|lz4] [repeats]
+ * [rounds|stream] [writers' pages]
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -88,16 +89,22 @@ static enum fake_fill fill_of(const char *word)
                                          : FAKE_FILL_MIX;
 }
 
-static void bench(unsigned mib, unsigned lanes, bool tls, const char *fill, const char *compress)
+static void bench(unsigned mib, unsigned lanes, bool tls, const char *fill, const char *compress,
+                  const char *mode, unsigned writer_pages)
 {
-    const struct fake_guest_config source_config = {
-        .pages = MIB(mib) / PAGE_BYTES, .fill = fill_of(fill), .running = true};
+    const struct fake_guest_config source_config = {.pages = MIB(mib) / PAGE_BYTES,
+                                                    .fill = fill_of(fill),
+                                                    .running = true,
+                                                    .writers = writer_pages > 0,
+                                                    .writer_pages = writer_pages,
+                                                    .writes_per_ms = 30};
     const struct fake_guest_config target_config = {.pages = source_config.pages};
     struct fake_guest *source = fake_guest_new(&source_config);
     struct fake_guest *target = fake_guest_new(&target_config);
     Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
     goals.compress = (char *)compress;
     goals.lanes = lanes;
+    goals.mode = (char *)mode;
     const struct fake_move_config config = {
         .source_guest = fake_guest_guest(source),
         .target_guest = fake_guest_guest(target),
@@ -136,8 +143,10 @@ int main(int argc, char **argv)
     const char *fill = argc > 4 ? argv[4] : "random";
     const char *compress = argc > 5 ? argv[5] : "auto";
     unsigned repeats = argc > 6 ? (unsigned)strtoul(argv[6], NULL, 10) : 3;
+    const char *mode = argc > 7 ? argv[7] : "auto";
+    unsigned writer_pages = argc > 8 ? (unsigned)strtoul(argv[8], NULL, 10) : 0;
     log_set_level(LOG_WARN);
     for (unsigned i = 0; i < repeats; i++)
-        bench(mib, lanes, tls, fill, compress);
+        bench(mib, lanes, tls, fill, compress, mode, writer_pages);
     return 0;
 }

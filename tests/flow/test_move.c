@@ -16,7 +16,7 @@
 struct run {
     struct fake_guest_config guest;
     unsigned lanes;
-    const char *compress, *delta;
+    const char *compress, *delta, *mode;
     uint64_t bytes_per_s;
     uint64_t bandwidth;
     bool reread;
@@ -45,6 +45,7 @@ static void move_and_compare(const char *what, const struct run *run, struct fak
     Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
     goals.compress = (char *)run->compress;
     goals.delta = (char *)run->delta;
+    goals.mode = (char *)run->mode;
     goals.lanes = run->lanes;
     goals.downtime_ns_max = 2000 * NS_PER_MS; /* a sanitizer is slow; the pause is not the matter */
     goals.bandwidth_bytes_per_s = run->bandwidth;
@@ -244,6 +245,54 @@ static void a_slow_wire_remembers_the_bulk_for_patches(void **state)
     assert_true(move.patch_pages > 0);
 }
 
+static void a_stream_of_windows_leaves_memory_equal(void **state)
+{
+    (void)state;
+    for (unsigned lanes = 1; lanes <= 4; lanes++) {
+        struct fake_move move;
+        struct run run = {.guest = {.pages = 65536 + 37,
+                                    .fill = FAKE_FILL_MIX,
+                                    .half = true,
+                                    .writers = 2,
+                                    .writer_pages = 9000,
+                                    .writes_per_ms = lanes < 4 ? 30 : 0,
+                                    .running = true},
+                          .lanes = lanes,
+                          .mode = "stream",
+                          .reread = true};
+        move_and_compare("stream", &run, &move);
+        assert_true(move.rounds >= 2);
+        assert_true(move.round_pages[0] >= 32768); /* the bulk is one round, of several windows */
+    }
+}
+
+static void a_stream_carries_an_idle_and_an_empty_guest(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run idle = {.guest = {.pages = PAGES, .fill = FAKE_FILL_MIX, .running = true},
+                       .lanes = 2,
+                       .mode = "stream"};
+    move_and_compare("stream, idle", &idle, &move);
+    assert_in_range(move.rounds, 2, 3);
+    struct run empty = {.guest = {.pages = 1 << 20, .running = true}, .lanes = 1, .mode = "stream"};
+    move_and_compare("stream, empty 4 GiB", &empty, &move);
+    assert_true(move.wire_bytes < 8192);
+}
+
+static void a_stream_keeps_to_its_bandwidth(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run run = {.guest = {.pages = 4096, .fill = FAKE_FILL_RANDOM, .running = true},
+                      .lanes = 2,
+                      .compress = "off",
+                      .mode = "stream",
+                      .bandwidth = 64 << 20};
+    move_and_compare("stream, limited", &run, &move);
+    assert_true(move.total_ns > 200 * NS_PER_MS);
+}
+
 static void the_bandwidth_limit_holds(void **state)
 {
     (void)state;
@@ -298,6 +347,9 @@ int main(void)
         cmocka_unit_test(a_slow_wire_remembers_the_bulk_for_patches),
         cmocka_unit_test(the_bandwidth_limit_holds),
         cmocka_unit_test(the_receipt_says_what_the_target_spent_even_when_its_agent_was_faster),
+        cmocka_unit_test(a_stream_of_windows_leaves_memory_equal),
+        cmocka_unit_test(a_stream_carries_an_idle_and_an_empty_guest),
+        cmocka_unit_test(a_stream_keeps_to_its_bandwidth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,6 +105,19 @@ static void finish_slows_a_writer_until_it_fits(void **state)
     scene_deinit(&scene);
 }
 
+static void finish_slows_a_writer_in_a_stream_too(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene, "finish");
+    scene.goals.mode = (char *)"stream";
+    scene_run(&scene);
+    assert_true(scene.move.moved);
+    assert_true(scene.throttle_seen >= 300);
+    assert_true(scene.move.predicted_ns <= scene.goals.downtime_ns_max);
+    scene_deinit(&scene);
+}
+
 static void who_writes_little_of_each_page_is_sent_as_patches(void **state)
 {
     (void)state;
@@ -258,6 +271,7 @@ int main(void)
     log_set_level(LOG_WARN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finish_slows_a_writer_until_it_fits),
+        cmocka_unit_test(finish_slows_a_writer_in_a_stream_too),
         cmocka_unit_test(who_writes_little_of_each_page_is_sent_as_patches),
         cmocka_unit_test(balanced_slows_no_further_than_it_may),
         cmocka_unit_test(gentle_never_slows),
