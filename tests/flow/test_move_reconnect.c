@@ -158,6 +158,8 @@ static void every_break_leaves_the_memory_as_it_was(void **state)
         scene.goals.verify_reread = true;
         scene.source.writes_per_ms = 60;
         scene.source.clears_pages = true;
+        scene.goals.mode = (char *)(i % 2 ? "stream" : "rounds");
+        scene.goals.delta = (char *)(i / 2 % 2 ? "always" : "auto");
         struct pipe_stream_config *pipe = i % 3 ? &scene.config.lane : &scene.config.other_lanes;
         static const enum pipe_fault faults[] = {PIPE_FAULT_DIE, PIPE_FAULT_SWALLOW,
                                                  PIPE_FAULT_TRUNCATE};

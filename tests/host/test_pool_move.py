@@ -162,6 +162,20 @@ def copies_every_fill_with_every_codec(pool):
             pool.godwit("vm", "rm", name, "--stop", "-y")
 
 
+def sends_again_only_what_changed_in_rounds_and_in_a_stream(pool):
+    for mode in ("rounds", "stream"):
+        name = f"sparse-{mode}"
+        pool.create_guest(name, "writers=1 rate=20 ws=64 pattern=sparse fill=random fillmb=96", memory="192MiB")
+        pool.godwit("migrate", name, "--to", "node2", "--mode", mode, "--delta", "always", "--bandwidth", "100MiB/s")
+        pool.verify(name)
+        rounds = pool.json("job", "show", last_job(pool, name)["id"])["receipt"]["rounds"]
+        patches = sum(r.get("patch_pages", 0) for r in rounds)
+        as_bytes = sum(r.get("patch_bytes", 0) for r in rounds)
+        expect(patches > 0, f"{mode}: no page was sent as a patch: {rounds}")
+        expect(as_bytes < patches * 512, f"{mode}: {patches} patches of {as_bytes} bytes")
+        pool.godwit("vm", "rm", name, "--stop", "-y")
+
+
 def moves_a_guest_with_memory_above_the_hole(pool):
     pool.create_guest("big", "vcpus=4 writers=2 rate=40 ws=64 fill=random fillmb=64", memory="5GiB", vcpus=4)
     pool.godwit("migrate", "big", "--to", "node2")
@@ -191,6 +205,7 @@ run([
     a_deadline_rolls_back_with_exit_6,
     ctrl_c_detaches_and_the_move_goes_on,
     copies_every_fill_with_every_codec,
+    sends_again_only_what_changed_in_rounds_and_in_a_stream,
     moves_a_guest_with_memory_above_the_hole,
     speaks_json_for_scripts,
 ])
