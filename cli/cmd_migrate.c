@@ -36,6 +36,9 @@ static void set_goals(const struct command_line *line, Godwit__MoveGoals *goals)
     goals->mode = (char *)command_text(line, "mode");
     /* Not given: the VM's own policy and goal, then the pool's, are the coordinator's to find. */
     goals->policy = (char *)command_text(line, "policy");
+    goals->has_away_ms_max = command_given(line, "reconnect");
+    goals->away_ms_max = command_number(line, "reconnect") / NS_PER_MS;
+    goals->has_postcopy = goals->postcopy = command_flag(line, "postcopy");
     goals->has_verify_reread = command_flag(line, "verify");
     goals->verify_reread = command_flag(line, "verify");
     goals->has_with_local_disks = command_flag(line, "with-local-disks");

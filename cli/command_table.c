@@ -296,6 +296,12 @@ static const struct command_option migrate_options[] = {
      .choices = "auto|rounds|stream",
      .preset = "auto",
      .help = "how memory is passed over: in rounds, or cold pages first in short windows"},
+    {.name = "reconnect",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "connections that are lost while memory is copied may take this long to come back; "
+             "else 20s"},
+    {.name = "postcopy", .type = COMMAND_FLAG, .help = "not in this version: refused"},
     {.name = "verify",
      .type = COMMAND_FLAG,
      .help = "read all memory anew on both sides inside the pause (a longer pause)"},

@@ -684,6 +684,16 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
                    problem) ||
         judge_word(goals->mode, modes, ARRAY_COUNT(modes), "mode", GW_USAGE, problem))
         return -1;
+    if (goals->postcopy) {
+        (void)problem_set(problem, GW_USAGE,
+                          "there is no post-copy in this version: a guest runs at one host only "
+                          "when all of its memory is there");
+        problem_hint(problem, "--policy finish slows a guest that writes too fast");
+        return -1;
+    }
+    if (goals->away_ms_max > AWAY_MS_LONGEST)
+        return problem_set(problem, GW_USAGE, "lost connections may stay away for %d s at most",
+                           AWAY_MS_LONGEST / 1000);
     if (goals->lanes > LANES_MAX)
         return problem_set(problem, GW_USAGE, "%u lanes, possible are 1 to %d", goals->lanes,
                            LANES_MAX);

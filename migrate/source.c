@@ -442,6 +442,8 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .trace = trace,
         .trace_data = source,
     };
+    if (goals->postcopy) /* the source's memory would have to outlive GAVE: not built yet */
+        return fault_set(fault, ERR_UNSUPPORTED, "there is no post-copy in this version");
     int r = resolve_policy(goals->policy, &core.policy, fault);
     if (r == 0)
         r = resolve_compress(goals->compress, &source->compress, fault);

@@ -204,6 +204,27 @@ static void goals_of_a_move_change_until_it_no_longer_reads_them(void **state)
     assert_int_equal(problem.code, GW_JOB_TOO_LATE);
 }
 
+static void goals_that_nobody_can_keep_are_refused_by_name(void **state)
+{
+    (void)state;
+    struct cluster_job *job = NULL;
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    struct cluster_move_ask ask = {
+        .vm = "web", .to = "node2", .job_id = "J000001", .move_id = "move-1", .goals = &goals};
+    create_running("web", "node1");
+
+    goals.postcopy = true;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_USAGE);
+    assert_non_null(strstr(problem.text, "no post-copy in this version"));
+    goals.postcopy = false;
+    goals.away_ms_max = AWAY_MS_LONGEST + 1;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_USAGE);
+    goals.away_ms_max = AWAY_MS_LONGEST;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), 0);
+}
+
 /* ---- create, start ----------------------------------------------------------------------------
  */
 
@@ -383,9 +404,9 @@ static void a_start_takes_disks_only_from_a_stamp_that_the_record_has_outlived(v
     create_running("web", "node1");
     vm_named("web")->own.gen = vm_named("web")->own.hiwater = 7;
 
-    assert_int_equal(judge_stamp(7, 0, NULL), 0);      /* nobody has ever held them */
-    assert_int_equal(judge_stamp(7, 6, "node2"), 0);   /* an earlier life, known to be over */
-    assert_int_equal(judge_stamp(7, 7, "node1"), 0);   /* this start, said again */
+    assert_int_equal(judge_stamp(7, 0, NULL), 0);    /* nobody has ever held them */
+    assert_int_equal(judge_stamp(7, 6, "node2"), 0); /* an earlier life, known to be over */
+    assert_int_equal(judge_stamp(7, 7, "node1"), 0); /* this start, said again */
     assert_int_equal(judge_stamp(7, 7, "node2"), ERR_REFUSED);
     assert_int_equal(judge_stamp(7, 8, "node1"), ERR_REFUSED); /* the record is older: a backup */
 }
@@ -663,6 +684,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(goals_of_a_move_change_until_it_no_longer_reads_them),
+        TEST(goals_that_nobody_can_keep_are_refused_by_name),
         TEST(a_start_is_recorded_before_it_is_ordered),
         TEST(a_start_that_was_refused_leaves_the_vm_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),

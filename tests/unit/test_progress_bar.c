@@ -91,6 +91,22 @@ static void frames_are_as_recorded(void **state)
     golden_check("cli_progress.txt", all);
 }
 
+static void lanes_that_are_away_are_told(void **state)
+{
+    (void)state;
+    struct move move;
+    char line[PROGRESS_FRAME_SIZE];
+    make_move(&move);
+    move.progress.away = true;
+    progress_bar_plain(&move.job, 50, line, sizeof line);
+    assert_non_null(strstr(line, "lanes lost, opening them again"));
+    assert_null(strstr(line, "TLS 1.3"));
+    move.progress.away = false;
+    move.progress.reconnects = 1;
+    progress_bar_plain(&move.job, 50, line, sizeof line);
+    assert_non_null(strstr(line, "4 lanes, TLS 1.3, lost and back 1 x"));
+}
+
 static void no_live_line_is_wider_than_the_terminal(void **state)
 {
     (void)state;
@@ -180,6 +196,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_are_as_recorded),
+        cmocka_unit_test(lanes_that_are_away_are_told),
         cmocka_unit_test(no_live_line_is_wider_than_the_terminal),
         cmocka_unit_test(a_bar_never_goes_back),
         cmocka_unit_test(plain_tells_each_phase_once_and_every_ten_seconds),

@@ -147,6 +147,23 @@ static void a_missed_goal_is_said_loudly(void **state)
     assert_non_null(strstr(text, "goal 100 ms MISSED"));
 }
 
+static void a_report_tells_of_lanes_that_were_lost(void **state)
+{
+    (void)state;
+    struct move move;
+    char text[16384];
+    make_moved(&move);
+    receipt_text_report(&move.job, 92, false, text, sizeof text);
+    assert_null(strstr(text, "lanes lost"));
+    move.receipt.reconnects = 2;
+    move.receipt.away_ns = 1500 * NS_PER_MS;
+    move.receipt.resent_pages = 4608;
+
+    receipt_text_report(&move.job, 92, false, text, sizeof text);
+
+    assert_non_null(strstr(text, "lanes lost     2 x, 1.5 s away, 4608 pages sent again\n"));
+}
+
 static void a_job_without_receipt_prints_no_phases(void **state)
 {
     (void)state;
@@ -166,6 +183,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(receipts_are_as_recorded),
         cmocka_unit_test(a_missed_goal_is_said_loudly),
+        cmocka_unit_test(a_report_tells_of_lanes_that_were_lost),
         cmocka_unit_test(a_job_without_receipt_prints_no_phases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
