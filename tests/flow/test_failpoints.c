@@ -25,7 +25,7 @@
 #include "tests/support/fake_guest.h"
 #include "tests/support/fake_move.h"
 
-enum { PAGES = 1200, AT_ONCE = 4, PATIENCE_MS = 2000, CASE_S_MAX = 100 };
+enum { PAGES = 1200, AT_ONCE = 4, PATIENCE_MS = 2000, BUSY_MS_MAX = 60000, CASE_S_MAX = 150 };
 
 /* What happens beside the failpoint, so that the point is reached. */
 enum play { PLAY_MOVE, PLAY_CANCEL, PLAY_LOAD_FAILS, PLAY_LANE_BREAKS };
@@ -122,9 +122,14 @@ static void await_target(struct fake_move *move)
 
 /* What an operator and a coordinator do: cancel what hangs, resolve who is parked by what the
  * target latched, tell a target that its source rolled back. */
-static void resolve(struct scene *scene)
+static void resolve(struct scene *scene, enum failpoint_id id)
 {
     struct fake_move *move = &scene->move;
+    /* Before the point is reached nothing hangs: the machine is busy. */
+    uint64_t until_ns = world_now_ns() + BUSY_MS_MAX * NS_PER_MS;
+    while (!await_source(move, world_now_ns() + 50 * NS_PER_MS) && failpoint_hits(id) == 0 &&
+           world_now_ns() < until_ns)
+        ;
     if (!await_source(move, world_now_ns() + PATIENCE_MS * NS_PER_MS))
         (void)source_verdict(move->source, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL, 0,
                              "it hangs", NULL); /* refused past the commit point */
@@ -200,7 +205,7 @@ static int play_case(enum failpoint_id id, enum failpoint_action action)
     assert_int_equal(failpoint_arm(spec, NULL), 0);
 
     fake_move_start(&scene.move);
-    resolve(&scene);
+    resolve(&scene, id);
     fake_move_await_end(&scene.move);
 
     const char *wrong = judge(&scene, id, action);
