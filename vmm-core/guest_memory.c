@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bitmap.h"
@@ -21,6 +22,9 @@
 #include "base/err.h"
 #include "base/own.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -41,7 +45,8 @@ static_assert(GUEST_MEMORY_HOLE_START % HUGE_PAGE_BYTES == 0,
 struct guest_memory {
     int fd;
     bool huge_pages;
-    uint64_t bytes;
+    bool is_adopted; /* another process has it, too */
+    uint64_t bytes, id;
     uint8_t *base;
     struct bitmap written; /* atomic */
 };
@@ -108,9 +113,34 @@ static int map_aligned(int fd, uint64_t bytes, bool huge_pages, uint8_t **ret_ba
     return 0;
 }
 
-int guest_memory_new(struct guest_memory **ret_memory, uint64_t bytes, bool huge_pages,
-                     struct fault *fault)
+/* Whoever gave it may be a process that its guest has taken over: what is mapped here must neither
+ * shrink under us nor be anything but memory of the kind that was asked for. */
+static int adopt_fd(int fd, uint64_t bytes, bool huge_pages, int *ret_fd, struct fault *fault)
 {
+    struct stat status;
+    int seals = fcntl(fd, F_GET_SEALS);
+    int wanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (seals < 0 || fstat(fd, &status) < 0)
+        return fault_set_errno(fault, ERR_INVALID, errno, "the guest's memory is no memfd");
+    if ((seals & wanted) != wanted || (seals & F_SEAL_WRITE))
+        return fault_set(fault, ERR_INVALID, "the guest's memory is not sealed as it should be");
+    if ((uint64_t)status.st_size != bytes || ((uint64_t)status.st_blksize == HUGE_PAGE_BYTES) != huge_pages)
+        return fault_set(fault, ERR_INVALID,
+                         "memory of %lld MiB in pages of %ld KiB was handed over for a guest of %llu "
+                         "MiB",
+                         (long long)(status.st_size >> 20), (long)(status.st_blksize >> 10),
+                         (unsigned long long)(bytes >> 20));
+    *ret_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (*ret_fd < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "keeping the guest's memory");
+    return 0;
+}
+
+static int memory_new(struct guest_memory **ret_memory, int adopted_fd, uint64_t bytes,
+                      bool huge_pages, struct fault *fault)
+{
+    struct stat status;
+
     if (bytes < GUEST_MEMORY_BYTES_MIN || bytes > GUEST_MEMORY_BYTES_MAX || bytes % HUGE_PAGE_BYTES)
         return fault_set(fault, ERR_INVALID,
                          "guest memory of %llu bytes: must be a multiple of 2 MiB, %llu MiB to "
@@ -129,9 +159,14 @@ int guest_memory_new(struct guest_memory **ret_memory, uint64_t bytes, bool huge
     int r = bitmap_init(&memory->written, bytes >> PAGE_SHIFT);
     if (r < 0)
         return fault_set(fault, r, "no memory for the map of written pages");
-    r = memfd_open(bytes, huge_pages, &memory->fd, fault);
+    memory->is_adopted = adopted_fd >= 0;
+    r = memory->is_adopted ? adopt_fd(adopted_fd, bytes, huge_pages, &memory->fd, fault)
+                           : memfd_open(bytes, huge_pages, &memory->fd, fault);
     if (r < 0)
         return r;
+    if (fstat(memory->fd, &status) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "looking at guest memory");
+    memory->id = status.st_ino ? status.st_ino : UINT64_MAX;
     r = map_aligned(memory->fd, bytes, huge_pages, &memory->base, fault);
     if (r < 0)
         return r;
@@ -142,6 +177,24 @@ int guest_memory_new(struct guest_memory **ret_memory, uint64_t bytes, bool huge
 
     *ret_memory = TAKE(memory);
     return 0;
+}
+
+int guest_memory_new(struct guest_memory **ret_memory, uint64_t bytes, bool huge_pages,
+                     struct fault *fault)
+{
+    return memory_new(ret_memory, -1, bytes, huge_pages, fault);
+}
+
+int guest_memory_adopt(struct guest_memory **ret_memory, int fd, uint64_t bytes, bool huge_pages,
+                       struct fault *fault)
+{
+    assert(fd >= 0);
+    return memory_new(ret_memory, fd, bytes, huge_pages, fault);
+}
+
+uint64_t guest_memory_id(const struct guest_memory *memory)
+{
+    return memory->id;
 }
 
 struct guest_memory *guest_memory_free(struct guest_memory *memory)
@@ -322,13 +375,17 @@ int guest_memory_populate(struct guest_memory *memory, uint64_t first, uint64_t 
     assert(range_fits(first, count, guest_memory_pages(memory)));
     if (count == 0)
         return 0;
-    if (!memory->huge_pages)
+    if (memory->is_adopted && memory->huge_pages)
+        return 0; /* few faults, and a page too many would be taken from the pool */
+    if (!memory->huge_pages && !memory->is_adopted)
         populate_huge(memory, first, count);
 
     uint8_t *start = guest_memory_page(memory->base, first);
+    /* What is there already is mapped by a read as well, writable, and 16 pages at a time. */
+    int advice = memory->is_adopted ? MADV_POPULATE_READ : MADV_POPULATE_WRITE;
     int r;
     do {
-        r = madvise(start, (size_t)(count << PAGE_SHIFT), MADV_POPULATE_WRITE);
+        r = madvise(start, (size_t)(count << PAGE_SHIFT), advice);
     } while (r < 0 && errno == EINTR);
     if (r == 0)
         return 0;

@@ -35,7 +35,13 @@ struct guest_memory_part {
  * pages are asked for and taken where the kernel gives them. Nothing is populated. */
 int guest_memory_new(struct guest_memory **ret_memory, uint64_t bytes, bool huge_pages,
                      struct fault *fault);
+/* The same memory once more, of another process on this host that holds `fd` (copied): nothing is
+ * populated or read by it. Refuses by name what is no sealed memfd of exactly this size and kind. */
+int guest_memory_adopt(struct guest_memory **ret_memory, int fd, uint64_t bytes, bool huge_pages,
+                       struct fault *fault);
 struct guest_memory *guest_memory_free(struct guest_memory *memory);
+/* Names it among all memory of this host that is alive; never 0. */
+uint64_t guest_memory_id(const struct guest_memory *memory);
 
 uint64_t guest_memory_pages(const struct guest_memory *memory);
 uint8_t *guest_memory_base(const struct guest_memory *memory); /* host address of page 0 */
@@ -73,7 +79,8 @@ int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret
                            struct fault *fault);
 
 /* Give pages [first, first + count) memory now (MADV_POPULATE_WRITE), so that nothing faults later.
- * ERR_NOMEM when the host has not enough. Any thread. */
+ * ERR_NOMEM when the host has not enough. Any thread. Of adopted memory the pages are there: they are
+ * only mapped, in whatever size they have. */
 int guest_memory_populate(struct guest_memory *memory, uint64_t first, uint64_t count,
                           struct fault *fault);
 

@@ -365,6 +365,14 @@ static int create_vcpus(struct vm *vm, int kvm_fd, struct fault *fault)
     return vcpu_msr_list_init(&vm->msrs, kvm_fd, vm->vcpus[0].fd, fault);
 }
 
+static int get_memory(struct vm *vm, const struct vm_config *config, struct fault *fault)
+{
+    if (config->adopts_memory)
+        return guest_memory_adopt(&vm->memory, config->memory_fd, config->memory_bytes,
+                                  config->huge_pages, fault);
+    return guest_memory_new(&vm->memory, config->memory_bytes, config->huge_pages, fault);
+}
+
 int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fault)
 {
     int r = check_config(config, fault);
@@ -409,7 +417,7 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         return fault_set_errno(fault, err_from_errno(errno), errno, "creating a VM");
     if ((r = cpu_model_host_vendor(config->kvm_fd, vm->vendor, fault)) < 0 ||
         (r = check_kvm(vm, fault)) < 0 || (r = set_up_machine(vm, fault)) < 0 ||
-        (r = guest_memory_new(&vm->memory, config->memory_bytes, config->huge_pages, fault)) < 0 ||
+        (r = get_memory(vm, config, fault)) < 0 ||
         (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
         (r = create_devices(vm, config, fault)) < 0 ||
         (r = create_vcpus(vm, config->kvm_fd, fault)) < 0 ||

@@ -54,6 +54,8 @@ struct vm_config {
     unsigned vcpus;
     uint64_t memory_bytes;
     bool huge_pages;
+    bool adopts_memory; /* the RAM of a guest that another process of this host still has */
+    int memory_fd;      /* its memfd, borrowed during vm_new */
     const struct cpu_model *cpu_model;
 
     /* Devices, borrowed during vm_new; in the order of their PCI slots. */

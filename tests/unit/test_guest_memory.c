@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -186,6 +188,58 @@ static void huge_pages_fail_by_name_where_there_are_none(void **state)
     assert_null(guest_memory_free(NULL));
 }
 
+static void another_process_has_the_same_memory_and_populates_nothing(void **state)
+{
+    (void)state;
+    struct guest_memory *memory = memory_of(MIB(32)), *next = NULL;
+    struct fault fault = {0};
+    struct bitmap before, after;
+    assert_int_equal(bitmap_init(&before, guest_memory_pages(memory)), 0);
+    assert_int_equal(bitmap_init(&after, guest_memory_pages(memory)), 0);
+    memset(guest_memory_page(guest_memory_base(memory), 700), 0x5a, PAGE_BYTES);
+    assert_int_equal(guest_memory_populated(memory, &before, &fault), 0);
+
+    assert_int_equal(
+        guest_memory_adopt(&next, guest_memory_fd(memory), MIB(32), false, &fault), 0);
+
+    assert_true(guest_memory_id(next) == guest_memory_id(memory) && guest_memory_id(next) != 0);
+    assert_int_equal(guest_memory_populate(next, 700, 1, &fault), 0);
+    assert_int_equal(guest_memory_populated(next, &after, &fault), 0);
+    assert_memory_equal(before.words, after.words, bitmap_words(&before) * sizeof *before.words);
+    assert_int_equal(guest_memory_page(guest_memory_base(next), 700)[4095], 0x5a);
+    guest_memory_page(guest_memory_base(next), 900)[0] = 7;
+    memory = guest_memory_free(memory); /* the first one ends */
+    assert_int_equal(guest_memory_page(guest_memory_base(next), 700)[0], 0x5a);
+    assert_int_equal(guest_memory_page(guest_memory_base(next), 900)[0], 7);
+    next = guest_memory_free(next);
+    bitmap_deinit(&before);
+    bitmap_deinit(&after);
+}
+
+static void memory_that_may_shrink_or_has_another_size_is_not_adopted(void **state)
+{
+    (void)state;
+    struct guest_memory *memory = memory_of(MIB(32)), *next = NULL;
+    struct fault fault = {0};
+
+    assert_int_equal(guest_memory_adopt(&next, guest_memory_fd(memory), MIB(64), false, &fault),
+                     ERR_INVALID);
+    assert_non_null(strstr(fault.text, "32 MiB"));
+    assert_int_equal(guest_memory_adopt(&next, guest_memory_fd(memory), MIB(32), true, &fault),
+                     ERR_INVALID);
+    int fd = memfd_create("unsealed", MFD_CLOEXEC);
+    assert_true(fd >= 0 && ftruncate(fd, MIB(32)) == 0);
+    assert_int_equal(guest_memory_adopt(&next, fd, MIB(32), false, &fault), ERR_INVALID);
+    assert_non_null(strstr(fault.text, "seal"));
+    (void)close(fd);
+    fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(guest_memory_adopt(&next, fd, MIB(32), false, &fault), ERR_INVALID);
+    (void)close(fd);
+    assert_null(next);
+    memory = guest_memory_free(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -198,6 +252,8 @@ int main(void)
         cmocka_unit_test(tells_exactly_which_pages_exist),
         cmocka_unit_test(nobody_can_shrink_it),
         cmocka_unit_test(huge_pages_fail_by_name_where_there_are_none),
+        cmocka_unit_test(another_process_has_the_same_memory_and_populates_nothing),
+        cmocka_unit_test(memory_that_may_shrink_or_has_another_size_is_not_adopted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
