@@ -43,6 +43,9 @@ struct region {
     unsigned id;
     uint64_t pages;
     uint8_t *base; /* page n is at base + n * PAGE_BYTES */
+    /* Not 0: both ends have this very memory, so no page of it travels, the greeting compares the
+     * numbers and the target refuses every frame. The ops then report no page as dirty. */
+    uint64_t shared_id;
 };
 
 #endif

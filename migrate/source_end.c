@@ -3,6 +3,7 @@
  */
 #include "migrate/source_inside.h"
 
+#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
@@ -96,7 +97,13 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     FILL(resent_pages, source->resent_pages);
     FILL(throttled_ns, source->throttled_ns);
     FILL(throttle_permille_peak, source->core.throttle.permille_peak);
-    if (to->moved) {
+    if (source->config.guest->regions[0].shared_id) {
+        uint64_t pages = 0;
+        for (unsigned i = 0; i < source->config.guest->region_count; i++)
+            pages += bitmap_count(&source->regions[i].populated);
+        FILL(in_place, true);
+        FILL(populated_bytes, pages * PAGE_BYTES);
+    } else if (to->moved) {
         FILL(digest_pages, ram_pages);
         FILL(memory_digest, digest);
         FILL(reread_verified, source->reread);

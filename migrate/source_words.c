@@ -46,6 +46,8 @@ void source_words_send_hello(struct source *source)
         regions[i].id = guest->regions[i].id;
         regions[i].pages = guest->regions[i].pages;
         regions[i].name = (char *)guest->regions[i].name;
+        regions[i].has_shared_id = guest->regions[i].shared_id != 0;
+        regions[i].shared_id = guest->regions[i].shared_id;
         pointers[i] = &regions[i];
     }
     Godwit__MoveHello hello = GODWIT__MOVE_HELLO__INIT;

@@ -384,7 +384,7 @@ static int alloc_regions(struct target *target, struct fault *fault)
         if (r < 0)
             return r;
         target->plan.regions[i].id = region->id;
-        target->plan.regions[i].pages = region->pages;
+        target->plan.regions[i].pages = region->shared_id ? 0 : region->pages;
     }
     target->plan.region_count = guest->region_count;
     return 0;

@@ -204,6 +204,10 @@ static int judge_regions(const struct target *target, const Godwit__MoveHello *h
                              "region '%s' of %llu pages at the source, '%s' of %llu at the target",
                              theirs->name, (unsigned long long)theirs->pages, ours->name,
                              (unsigned long long)ours->pages);
+        if (theirs->shared_id != ours->shared_id)
+            return fault_set(fault, ERR_REFUSED,
+                             "region '%s' of the source and of the target are not the same memory",
+                             ours->name);
     }
     return 0;
 }

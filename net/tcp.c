@@ -59,6 +59,10 @@ int tcp_set_options(int fd, struct fault *fault)
 {
     static_assert(PEER_SILENT_MS >= 4000, "three keepalive probes a second apart must fit");
     int idle_s = PEER_SILENT_MS / 1000 - 3;
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
+        return 0; /* a peer on this host: the kernel tells at once when it is gone */
     if (set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1) < 0 ||
         set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1) < 0 ||
         set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s) < 0 ||

@@ -247,6 +247,32 @@ static void another_size_is_refused_by_name(void **state)
     expect_rolled_back(&scene, ERR_REFUSED, "region 'ram' of 3000 pages at the source");
 }
 
+static void memory_that_only_one_end_calls_shared_is_refused_by_name(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.source.shared_id = 11;
+    expect_rolled_back(&scene, ERR_REFUSED, "are not the same memory");
+    scene_init(&scene);
+    scene.source.shared_id = 11;
+    scene.target.shared_id = 12;
+    expect_rolled_back(&scene, ERR_REFUSED, "are not the same memory");
+}
+
+/* An old copy would overwrite what the guest has written since. */
+static void a_frame_for_memory_that_both_ends_have_is_refused(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.source.shared_id = scene.target.shared_id = 11;
+    bool at_target = play(&scene); /* this source tracks and sends all the same */
+    assert_false(at_target);
+    assert_non_null(strstr(scene.move.at_target.fault.text, "of a region of 0"));
+    scene_deinit(&scene);
+}
+
 static void a_goal_out_of_reach_ends_at_the_deadline(void **state)
 {
     (void)state;
@@ -457,6 +483,8 @@ int main(void)
         cmocka_unit_test(a_lane_that_does_not_open_rolls_back),
         cmocka_unit_test(another_generation_is_refused_by_name),
         cmocka_unit_test(another_size_is_refused_by_name),
+        cmocka_unit_test(memory_that_only_one_end_calls_shared_is_refused_by_name),
+        cmocka_unit_test(a_frame_for_memory_that_both_ends_have_is_refused),
         cmocka_unit_test(a_goal_out_of_reach_ends_at_the_deadline),
         cmocka_unit_test(a_cancel_is_prompt_in_every_phase),
         cmocka_unit_test(a_cancel_frees_lanes_that_are_stuck),

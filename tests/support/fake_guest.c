@@ -365,6 +365,7 @@ struct fake_guest *fake_guest_new(const struct fake_guest_config *config)
                                    .name = "ram",
                                    .id = 7,
                                    .pages = config->pages,
+                                   .shared_id = config->shared_id,
                                    .base = fake->memory};
     fake->guest = (struct guest){.ops = &guest_ops,
                                  .owner = fake,

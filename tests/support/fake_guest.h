@@ -29,6 +29,7 @@ struct fake_guest_config {
     void *data;
     /* faults */
     bool fail_save, fail_load, fail_populate, fail_resume, fail_collect, fail_clear;
+    uint64_t shared_id; /* of its region, see migrate/region.h; its ops track all the same */
     bool miss_write; /* tracking misses one page: the bug that verify_reread must find */
 };
 
