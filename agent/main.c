@@ -21,6 +21,7 @@
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/store_beat.h"
+#include "agent/upgrade.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -51,6 +52,7 @@ struct agent {
     struct journal *journal;
     struct vm_table *table;
     struct attach *attach;
+    struct upgrades *upgrades;
     struct orders *orders;
     struct agent_link *link;
     struct text_server *metrics;
@@ -235,6 +237,35 @@ static void on_welcome(void *data)
     domains_tell(agent->domains);
 }
 
+static void on_upgrade_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
+{
+    struct agent *agent = data;
+
+    upgrade_on_move(agent->upgrades, entry, event);
+}
+
+static void on_upgrade_lent(void *data, struct vm_entry *entry, const Godwit__VmLent *lent,
+                            struct rpc_request *request)
+{
+    struct agent *agent = data;
+
+    upgrade_on_lent(agent->upgrades, entry, lent, request);
+}
+
+static void on_upgrade_ended(void *data, struct vm_entry *entry, const char *how)
+{
+    struct agent *agent = data;
+
+    upgrade_on_ended(agent->upgrades, entry, how);
+}
+
+static void on_find(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+
+    upgrade_on_find(agent->upgrades, entry);
+}
+
 static void on_settled(void *data)
 {
     struct agent *agent = data;
@@ -384,6 +415,10 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_wants_backends = on_wants_backends,
         .open_domain = on_open_domain,
         .kill_domain = on_kill_domain,
+        .on_upgrade_move = on_upgrade_move,
+        .on_upgrade_lent = on_upgrade_lent,
+        .on_upgrade_ended = on_upgrade_ended,
+        .on_find = on_find,
         .on_settled = on_settled,
         .data = agent,
     };
@@ -395,6 +430,8 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = attach_new(&agent->attach, agent->loop, agent->table, agent->facts, fault);
     if (r == 0)
+        r = upgrades_new(&agent->upgrades, agent->loop, agent->table, agent->facts, fault);
+    if (r == 0)
         r = path_join(path, sizeof path, fault, "%s/journal", arg_dir);
     if (r == 0)
         r = journal_new(&agent->journal, agent->loop, path, on_journal_entry, agent->table, fault);
@@ -403,6 +440,8 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         r = orders_new(&agent->orders, agent->loop, agent->table, agent->facts, agent->boot_reader,
                        fault);
     }
+    if (r == 0)
+        orders_set_upgrades(agent->orders, agent->upgrades);
     return r;
 }
 
@@ -514,12 +553,14 @@ static void tear_down(struct agent *agent)
     agent->link = agent_link_free(agent->link);
     orders_stop(agent->orders);
     attach_stop(agent->attach);
+    upgrades_stop(agent->upgrades);
     agent->peers = peers_free(agent->peers);
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
     agent->table = vm_table_free(agent->table);
     agent->domains = domains_free(agent->domains);
     agent->attach = attach_free(agent->attach);
+    agent->upgrades = upgrades_free(agent->upgrades);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);
     agent->facts = host_facts_free(agent->facts);

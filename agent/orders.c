@@ -23,6 +23,7 @@
 #include "agent/redial.h"
 #include "agent/store_beat.h"
 #include "agent/store_question.h"
+#include "agent/upgrade.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
@@ -59,6 +60,7 @@ struct orders {
     struct store_beat *beat;
     struct quarantine *quarantine;
     struct domains *domains;
+    struct upgrades *upgrades;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -235,6 +237,9 @@ static int need_process(struct orders *orders, const char *vm_id, struct vm_entr
         return fault_set(fault, ERR_NOT_FOUND, "this host has no VM %s", vm_id ? vm_id : "");
     if (!entry->process)
         return fault_set(fault, ERR_STATE, "%s does not run on this host",
+                         entry->status->name ? entry->status->name : vm_id);
+    if (entry->upgrade)
+        return fault_set(fault, ERR_BUSY, "%s is being upgraded",
                          entry->status->name ? entry->status->name : vm_id);
     if (!vm_process_rpc(entry->process) || entry->starting)
         return fault_set(fault, ERR_BUSY, "%s: its process cannot be spoken to just now",
@@ -693,7 +698,7 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     if (!entry)
         r = fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
                       order->vm_id ? order->vm_id : "");
-    else if (entry->starting || entry->discard || entry->unreachable)
+    else if (entry->starting || entry->discard || entry->unreachable || entry->upgrade)
         r = fault_set(&fault, ERR_BUSY, "%s cannot be stopped just now",
                       entry->status->name ? entry->status->name : entry->id);
     if (r < 0) {
@@ -817,8 +822,8 @@ static void handle_status(void *data, struct rpc *rpc, struct rpc_request *reque
     Godwit__Empty empty = GODWIT__EMPTY__INIT;
     (void)rpc;
 
-    if (entry && !vm_entry_is_alive(entry)) {
-        reply_status(request, entry);
+    if (entry && (!vm_entry_is_alive(entry) || entry->upgrade)) {
+        reply_status(request, entry); /* an upgrade changes nothing of what is told */
         return;
     }
     relay(orders, order->vm_id, METHOD_VM_STATUS, &empty.base, request);
@@ -1331,6 +1336,33 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
         move_out_failed(step, &fault);
 }
 
+/* ---- UPGRADE ---- */
+static void handle_upgrade(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__VmUpgrade *order = (const Godwit__VmUpgrade *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0)
+        r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0 && (entry->stopping || entry->attaching))
+        r = fault_set(&fault, ERR_BUSY, "%s cannot be upgraded just now",
+                      entry->status->name ? entry->status->name : entry->id);
+    if (r == 0)
+        r = upgrade_begin(orders->upgrades, entry, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
+}
+
+void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades)
+{
+    orders->upgrades = upgrades;
+}
+
 /* ---- consoles ---- */
 static void session_set(struct vm_entry *entry, uint64_t session, bool on)
 {
@@ -1674,6 +1706,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},
+    {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},
 };

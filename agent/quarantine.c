@@ -62,7 +62,11 @@ static bool all_have_ended(struct quarantine *quarantine)
         if (!vm_entry_is_alive(entry) || !must_end(quarantine, entry))
             continue;
         ended = false;
-        if (!entry->process)
+        /* First the one that has not taken the guest yet, or it might. */
+        if (entry->next_process && vm_process_kill(entry->next_process, &fault) < 0)
+            log_warn("quarantine", "a process that must end is not known yet vm=%s: %s", entry->id,
+                     fault.text);
+        else if (!entry->process)
             log_error("quarantine", "a VM that must end cannot be reached vm=%s", entry->id);
         else if (vm_process_kill(entry->process, &fault) < 0)
             log_warn("quarantine", "a VM that must end is not known yet vm=%s: %s", entry->id,

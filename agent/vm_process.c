@@ -152,6 +152,22 @@ static void handle_console(void *data, struct rpc *rpc, struct rpc_request *requ
     process->config.on_console(process->config.data, (const Godwit__ConsoleData *)message);
 }
 
+static void handle_lent(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    struct vm_process *process = data;
+    struct fault fault = {0};
+    (void)rpc;
+    if (!request)
+        return;
+    if (process->config.on_lent) {
+        process->config.on_lent(process->config.data, (const Godwit__VmLent *)message, request);
+        return;
+    }
+    (void)fault_set(&fault, ERR_REFUSED, "nobody asked for it");
+    (void)rpc_reply_fault(request, &fault);
+}
+
 static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
 {
     struct vm_process *process = data;
@@ -173,6 +189,7 @@ static const struct rpc_method process_methods[] = {
     {METHOD_VM_STATE_EVENT, &godwit__vm_status__descriptor, handle_state},
     {METHOD_VM_MOVE_EVENT, &godwit__move_event__descriptor, handle_move},
     {METHOD_VM_CONSOLE_OUTPUT, &godwit__console_data__descriptor, handle_console},
+    {METHOD_VM_LENT, &godwit__vm_lent__descriptor, handle_lent},
 };
 
 static const struct rpc_service process_service = {
@@ -385,6 +402,18 @@ struct vm_process *vm_process_free(struct vm_process *process)
     free(process->socket_path);
     free(process);
     return NULL;
+}
+
+int vm_process_give(struct vm_process *process, const struct vm_process_config *config,
+                    struct fault *fault)
+{
+    char *socket_path = strdup(config->socket_path);
+    if (!socket_path)
+        return fault_set(fault, ERR_NOMEM, "no memory for a VM's process");
+    free(process->socket_path);
+    process->socket_path = socket_path;
+    process->config = *config;
+    return 0;
 }
 
 struct rpc *vm_process_rpc(struct vm_process *process)

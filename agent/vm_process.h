@@ -18,6 +18,7 @@
 struct fault;
 struct loop;
 struct rpc;
+struct rpc_request;
 struct vm_process;
 
 enum { VM_PROCESS_HOW_SIZE = 96 };
@@ -35,6 +36,8 @@ struct vm_process_config {
     void (*on_console)(void *data, const Godwit__ConsoleData *event);
     void (*on_connected)(void *data); /* again, after the connection was lost */
     void (*kill)(void *data); /* of one that is spoken for by vm_process_open */
+    /* It lends what it was asked for; take the descriptors, then answer the request. NULL: refused. */
+    void (*on_lent)(void *data, const Godwit__VmLent *lent, struct rpc_request *request);
     /* The process is no more; free this object, now or later. `how`: "killed by signal 9". */
     void (*on_ended)(void *data, const char *how);
     void *data;
@@ -53,6 +56,9 @@ int vm_process_open(struct vm_process **ret_process, const struct vm_process_con
 /* What an order began did not come to be: end a process; what is spoken for is only let go. */
 int vm_process_discard(struct vm_process *process, struct fault *fault);
 struct vm_process *vm_process_free(struct vm_process *process);
+/* Somebody else's from now on: other callbacks and data, and its socket may have another path. */
+int vm_process_give(struct vm_process *process, const struct vm_process_config *config,
+                    struct fault *fault);
 
 struct rpc *vm_process_rpc(struct vm_process *process); /* NULL while not connected */
 int vm_process_pid(const struct vm_process *process);

@@ -133,7 +133,8 @@ int vm_entry_run_path(const struct vm_entry *entry, const char *name,
 
 static void unlink_run_files(const struct vm_entry *entry)
 {
-    static const char *const names[] = {"control.sock", "latch", "move"};
+    static const char *const names[] = {"control.sock", "latch",    "move",      "next.sock",
+                                        "next.latch",   "old.sock", "lanes.sock"};
     char path[VM_PATH_SIZE];
 
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
@@ -238,6 +239,7 @@ size_t vm_table_running(const struct vm_table *table)
 static void entry_free(struct vm_entry *entry)
 {
     (void)vm_process_free(entry->process);
+    (void)vm_process_free(entry->next_process);
     if (entry->status)
         godwit__vm_status__free_unpacked(entry->status, NULL);
     if (entry->before)
@@ -454,7 +456,8 @@ static void on_state(void *data, const Godwit__VmStatus *status)
 {
     struct vm_entry *entry = data;
 
-    if (status->vm_id && strcmp(status->vm_id, entry->id) == 0)
+    /* What a process tells that may have handed its guest over is no word about the VM. */
+    if (!entry->upgrade && status->vm_id && strcmp(status->vm_id, entry->id) == 0)
         vm_entry_update(entry, status);
 }
 
@@ -477,6 +480,10 @@ static void on_move(void *data, const Godwit__MoveEvent *event)
 
     if (!event->vm_id || strcmp(event->vm_id, entry->id) != 0)
         return;
+    if (entry->upgrade) {
+        entry->table->config.on_upgrade_move(entry->table->config.data, entry, event);
+        return;
+    }
     if (event->has_latch && event->move_id)
         take_latch(entry, event);
     entry->table->config.on_move(entry->table->config.data, entry, event);
@@ -487,6 +494,19 @@ static void on_console(void *data, const Godwit__ConsoleData *event)
     struct vm_entry *entry = data;
 
     entry->table->config.on_console(entry->table->config.data, entry, event);
+}
+
+static void on_lent(void *data, const Godwit__VmLent *lent, struct rpc_request *request)
+{
+    struct vm_entry *entry = data;
+    struct fault fault = {0};
+
+    if (entry->upgrade && lent->vm_id && strcmp(lent->vm_id, entry->id) == 0) {
+        entry->table->config.on_upgrade_lent(entry->table->config.data, entry, lent, request);
+        return;
+    }
+    (void)fault_set(&fault, ERR_REFUSED, "nobody asked for it");
+    (void)rpc_reply_fault(request, &fault);
 }
 
 static void ignore_reply(void *data, const ProtobufCMessage *reply, const struct fault *fault)
@@ -513,14 +533,14 @@ static void on_connected(void *data)
 }
 
 /* Write ABANDONED into the file of a process that is no more: this move's target never runs. */
-static bool write_abandoned(struct vm_entry *entry, struct latch_record *record)
+bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name, struct latch_record *record)
 {
     char path[VM_PATH_SIZE];
     struct latch_file *file = NULL;
     struct fault fault = {0};
 
     record->latch = GODWIT__LATCH__LATCH_ABANDONED;
-    int r = vm_entry_run_path(entry, "latch", path, &fault);
+    int r = vm_entry_run_path(entry, name, path, &fault);
     if (r == 0) {
         FILE *stream = fopen(path, "r+e");
         int fd = stream ? dup(fileno(stream)) : -1;
@@ -596,7 +616,7 @@ static void process_is_over(struct vm_entry *entry, const char *how)
         }
     }
     vm_end_decide(&record, how, entry->stopping, &end);
-    bool abandoned = end.abandons && record.move_id[0] && write_abandoned(entry, &record);
+    bool abandoned = end.abandons && record.move_id[0] && vm_entry_write_abandoned(entry, "latch", &record);
     entry->quiet = true; /* the state follows: told together */
     take_record_latch(entry, &record);
     entry->quiet = false;
@@ -638,19 +658,29 @@ static void on_process_ended(void *data, const char *how)
     entry->end_reason[0] = 0;
     entry->process = vm_process_free(entry->process);
     entry->quit_sent = false;
-    if (entry->discard) {
+    if (entry->discard)
         be_as_before(entry);
-        return;
-    }
-    process_is_over(entry, words);
+    else if (entry->upgrade)
+        table->config.on_upgrade_ended(table->config.data, entry, words);
+    else
+        vm_entry_ended(entry, words);
+}
+
+void vm_entry_ended(struct vm_entry *entry, const char *how)
+{
+    struct vm_table *table = entry->table;
+
+    process_is_over(entry, how);
     table->config.on_ended(table->config.data, entry);
 }
 
-static int process_config(struct vm_entry *entry, const char *name, char socket_path[VM_PATH_SIZE],
-                          char log_path[VM_PATH_SIZE], struct vm_process_config *ret_config,
-                          struct fault *fault)
+int vm_entry_process_config(struct vm_entry *entry, const char *socket_name,
+                            char socket_path[static VM_PATH_SIZE],
+                            char log_path[static VM_PATH_SIZE],
+                            struct vm_process_config *ret_config, struct fault *fault)
 {
-    int r = vm_entry_run_path(entry, "control.sock", socket_path, fault);
+    const char *name = entry->status->name ? entry->status->name : entry->id;
+    int r = vm_entry_run_path(entry, socket_name, socket_path, fault);
     if (r == 0)
         r = vm_entry_state_path(entry, "vm.log", log_path, fault);
     *ret_config = (struct vm_process_config){
@@ -662,13 +692,23 @@ static int process_config(struct vm_entry *entry, const char *name, char socket_
         .socket_path = socket_path,
         .log_path = log_path,
         .failpoints_path = entry->table->config.failpoints_path,
-        .on_state = on_state,
-        .on_move = on_move,
-        .on_console = on_console,
-        .on_connected = on_connected,
-        .on_ended = on_process_ended,
-        .data = entry,
     };
+    return r;
+}
+
+static int process_config(struct vm_entry *entry, const char *name, char socket_path[VM_PATH_SIZE],
+                          char log_path[VM_PATH_SIZE], struct vm_process_config *ret_config,
+                          struct fault *fault)
+{
+    int r = vm_entry_process_config(entry, "control.sock", socket_path, log_path, ret_config, fault);
+    ret_config->name = name;
+    ret_config->on_state = on_state;
+    ret_config->on_move = on_move;
+    ret_config->on_console = on_console;
+    ret_config->on_connected = on_connected;
+    ret_config->on_lent = on_lent;
+    ret_config->on_ended = on_process_ended;
+    ret_config->data = entry;
     return r;
 }
 
@@ -779,7 +819,31 @@ void vm_entry_discard(struct vm_entry *entry)
 
 bool vm_entry_is_alive(const struct vm_entry *entry)
 {
-    return entry->process || entry->unreachable;
+    return entry->process || entry->unreachable || entry->upgrade;
+}
+
+void vm_entry_switch(struct vm_entry *entry, struct vm_process *process)
+{
+    char socket_path[VM_PATH_SIZE], log_path[VM_PATH_SIZE];
+    struct vm_process_config config;
+    struct fault fault = {0};
+
+    int r = process_config(entry, entry->status->name ? entry->status->name : entry->id, socket_path,
+                           log_path, &config, &fault);
+    assert(r == 0); /* these paths were fit before */
+    r = vm_process_give(process, &config, &fault);
+    assert(r == 0); /* a few bytes: without them there is no deciding */
+    entry->process = process;
+    entry->quit_sent = false;
+    entry->asking = false;
+    vm_entry_journal(entry, "upgrade");
+    if (vm_process_rpc(process))
+        on_connected(entry);
+}
+
+void vm_entry_refresh(struct vm_entry *entry)
+{
+    ask(entry);
 }
 
 /* ---- adopting ---- */
@@ -809,6 +873,7 @@ static void settle_timer_fired(void *data)
 struct question {
     struct vm_table *table;
     char id[VM_ID_SIZE];
+    const struct vm_process *process; /* that was asked: only compared */
     bool first;
 };
 
@@ -818,7 +883,7 @@ static void ask_done(void *data, const ProtobufCMessage *reply, const struct fau
     struct vm_entry *entry = vm_table_find(question->table, question->id);
     const Godwit__VmStatus *status = (const Godwit__VmStatus *)reply;
 
-    if (entry) {
+    if (entry && entry->process == question->process) {
         entry->asking = false;
         if (!status || !status->vm_id || strcmp(status->vm_id, entry->id) != 0) {
             log_warn("vm_table", "a VM's process does not answer, it is left alone vm=%s: %s",
@@ -829,7 +894,8 @@ static void ask_done(void *data, const ProtobufCMessage *reply, const struct fau
                 vm_process_set_known(entry->process);
             if (status->name && !entry->status->name)
                 entry->status->name = strdup(status->name);
-            vm_entry_update(entry, status);
+            if (!entry->upgrade) /* else what it says is no word about the VM */
+                vm_entry_update(entry, status);
             if (!was_known) {
                 log_info("vm_table", "adopted vm=%s name=%s pid=%d generation=%llu", entry->id,
                          status->name ? status->name : "", status->pid,
@@ -854,6 +920,7 @@ static void ask_as(struct vm_entry *entry, bool first)
         return;
     question->table = entry->table;
     memcpy(question->id, entry->id, sizeof question->id);
+    question->process = entry->process;
     question->first = first;
     if (rpc_call(rpc, METHOD_VM_STATUS, &empty.base, &godwit__vm_status__descriptor, STATUS_MS_MAX,
                  ask_done, question, NULL) < 0) {
@@ -961,7 +1028,12 @@ static void find_out(struct vm_entry *entry)
         entry->unreachable = !entry->process && state_means_process(entry->status->state);
         return;
     }
+    if (!entry->upgrade && entry->table->config.on_find)
+        entry->table->config.on_find(entry->table->config.data, entry);
     adopt(entry);
+    if (entry->upgrade && !entry->process && !entry->unreachable)
+        entry->table->config.on_upgrade_ended(entry->table->config.data, entry,
+                                              "its process ended while no agent was looking");
     if (vm_entry_is_alive(entry))
         return;
     bool has_latch = vm_entry_run_path(entry, "latch", path, NULL) == 0 && stat(path, &info) == 0;

@@ -21,10 +21,13 @@
 
 struct fault;
 struct journal;
+struct latch_record;
 struct loop;
 struct rpc_request;
+struct upgrade;
 struct vm_entry;
 struct vm_process;
+struct vm_process_config;
 struct vm_table;
 
 enum {
@@ -53,6 +56,8 @@ struct vm_entry {
     bool starting;
     uint64_t starting_generation;
     bool attaching;                     /* attach.c: disks and nics are on their way */
+    struct upgrade *upgrade;            /* upgrade.c: it is being handed over, or was; NULL: no */
+    struct vm_process *next_process;    /* upgrade.c: to whom; NULL: none */
     char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */
     bool stopping, remove;
     bool tidying; /* its disks are put away on a worker: it left, or did not come */
@@ -85,6 +90,13 @@ struct vm_table_config {
     int (*open_domain)(void *data, struct vm_entry *entry, bool inherit, int *ret_fd,
                        struct fault *fault);
     void (*kill_domain)(void *data, struct vm_entry *entry);
+    /* Of an entry with an upgrade: what its process tells is for that. */
+    void (*on_upgrade_move)(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event);
+    void (*on_upgrade_lent)(void *data, struct vm_entry *entry, const Godwit__VmLent *lent,
+                            struct rpc_request *request);
+    void (*on_upgrade_ended)(void *data, struct vm_entry *entry, const char *how);
+    /* Before what runs is looked for: was one under way? It then is in the entry. */
+    void (*on_find)(void *data, struct vm_entry *entry);
     void (*on_settled)(void *data); /* once, after vm_table_load: all that run have answered */
     void *data;
 };
@@ -135,6 +147,20 @@ int vm_entry_open(struct vm_entry *entry, const char *name, struct fault *fault)
 int vm_entry_inherit(struct vm_entry *entry, struct fault *fault);
 bool vm_entry_is_domain(const struct vm_entry *entry);
 void vm_entry_commit(struct vm_entry *entry);
+/* For upgrade.c. The config of a process of this VM whose socket has this name in RUN; callbacks and
+ * data are the caller's to set. `socket_path` and `log_path` are what it points to. */
+int vm_entry_process_config(struct vm_entry *entry, const char *socket_name,
+                            char socket_path[static VM_PATH_SIZE],
+                            char log_path[static VM_PATH_SIZE],
+                            struct vm_process_config *ret_config, struct fault *fault);
+/* The process at control.sock is this one from now on; the one before is the caller's. */
+void vm_entry_switch(struct vm_entry *entry, struct vm_process *process);
+/* Its process has ended, and no upgrade has it: what the latch file says becomes of it. */
+void vm_entry_ended(struct vm_entry *entry, const char *how);
+void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */
+/* Write ABANDONED into the latch file of this name, whose process is no more. */
+bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name,
+                              struct latch_record *record);
 /* The order for which it was spawned failed before anything ran: end the process, be as before (a
  * new entry is forgotten, so the entry may be gone when this returns). */
 void vm_entry_discard(struct vm_entry *entry);

@@ -64,6 +64,7 @@ static const struct render_column page_columns[] = {
     {.field = "record_phase", .head = "RECORD"},
     {.field = "vcpu_cpu_ns", .head = "CPU TIME", .unit = RENDER_DURATION},
     {.field = "pid", .head = "PID"},
+    {.field = "version", .head = "VERSION"},
     {.field = "id", .head = "ID"},
 };
 static const struct render_view page_view = {

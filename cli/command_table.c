@@ -18,6 +18,7 @@
 #include "cli/cmd_rule.h"
 #include "cli/cmd_simulate.h"
 #include "cli/cmd_status.h"
+#include "cli/cmd_upgrade.h"
 #include "cli/cmd_version.h"
 #include "cli/cmd_vm.h"
 #include "cli/cmd_why.h"
@@ -722,6 +723,14 @@ static const struct command commands[] = {
      .run = cmd_host_show,
      .examples = {{"godwit host show node1", "on a page"},
                   {"godwit host show node1 -o json", "for a script"}}},
+    {.words = "host upgrade",
+     .operands = "HOST",
+     .summary = "let all VMs of a host go on in fresh processes, after a new version came",
+     .more = "One after the other, as vm upgrade does it. Ends with 8 when some were not upgraded: "
+             "those run on as they are.",
+     .run = cmd_host_upgrade,
+     .examples = {{"godwit host upgrade node1", "all that run there"},
+                  {"godwit host upgrade node1 -o json", "with a receipt for each"}}},
     {.words = "host evacuate",
      .operands = "HOST",
      .summary = "move every VM off a host, and let none come",
@@ -822,6 +831,16 @@ static const struct command commands[] = {
      .summary = "let paused VMs run on",
      .run = cmd_vm_resume,
      .examples = {{"godwit vm resume web-01", "one"}, {"godwit vm resume web-01 web-02", "two"}}},
+    {.words = "vm upgrade",
+     .operands = "VM...",
+     .summary = "let running VMs go on in a fresh process",
+     .more = "For a new version of godwit-vm on the same host: the memory changes hands as it is, no "
+             "page is copied, and the guest is paused for milliseconds. Whatever goes wrong before "
+             "the new process has the guest leaves it in the old one. A stopped VM takes what is "
+             "installed with its next start.",
+     .run = cmd_vm_upgrade,
+     .examples = {{"godwit vm upgrade web-01", "one"},
+                  {"godwit vm upgrade web-01 -o json", "with its receipt"}}},
     {.words = "vm console",
      .operands = "VM",
      .summary = "the guest's serial line; it survives a move",

@@ -28,6 +28,7 @@
 enum {
     ORDER_MS = 60000,   /* starting, stopping, preparing memory */
     QUICK_MS = 10000,   /* pausing */
+    UPGRADE_MS = 180000, /* a large guest's memory is mapped in it */
     QUESTION_MS = 3000, /* verdicts and questions: the cores ask again anyway */
 };
 
@@ -158,6 +159,8 @@ static void on_order_done(void *data, const ProtobufCMessage *reply, const struc
 
     if (reply && reply->descriptor == &godwit__vm_status__descriptor)
         result.status = (const Godwit__VmStatus *)reply;
+    if (reply && reply->descriptor == &godwit__vm_upgraded__descriptor)
+        result.upgraded = (const Godwit__VmUpgraded *)reply;
     if (sent->order.kind == ORDER_MOVE_IN && reply) {
         const Godwit__MoveInReply *answer = (const Godwit__MoveInReply *)reply;
         struct job_key *key = job_key_find(coordinator, sent->order.job_id);
@@ -266,6 +269,15 @@ static void send_action(struct sent *sent, uint16_t method, uint64_t timeout_ms)
     Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
     action.vm_id = sent->order.vm_id;
     send_order(sent, method, &action.base, &godwit__vm_status__descriptor, timeout_ms);
+}
+
+static void send_upgrade(struct sent *sent)
+{
+    Godwit__VmUpgrade order = GODWIT__VM_UPGRADE__INIT;
+    order.vm_id = sent->order.vm_id;
+    order.incarnation = incarnation_of(sent->coordinator, sent->order.host);
+    send_order(sent, METHOD_ORDER_VM_UPGRADE, &order.base, &godwit__vm_upgraded__descriptor,
+               UPGRADE_MS);
 }
 
 static void send_verdict(struct sent *sent)
@@ -438,6 +450,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_VERDICT:
         send_verdict(sent);
+        break;
+    case ORDER_UPGRADE:
+        send_upgrade(sent);
         break;
     case ORDER_TUNE:
         send_tune(sent, job);

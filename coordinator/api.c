@@ -46,7 +46,7 @@ void api_reply_problem_as_fault(struct rpc_request *request, const struct proble
 }
 
 void api_reply_action(struct coordinator *coordinator, struct rpc_request *request,
-                      const char *vm_id, struct problem *problem)
+                      const char *vm_id, struct problem *problem, Godwit__MoveReceipt *receipt)
 {
     Godwit__ActionReply reply = GODWIT__ACTION_REPLY__INIT;
     Godwit__OperatorError error;
@@ -57,6 +57,7 @@ void api_reply_action(struct coordinator *coordinator, struct rpc_request *reque
         problem_to_message(problem, &error, details);
         reply.error = &error;
     } else if (vm) {
+        reply.receipt = receipt;
         cluster_vm_info(&coordinator->cluster, vm, coordinator_now().ns, &info);
         reply.vm = &info;
     }
@@ -258,7 +259,7 @@ static void on_vm_create(struct peer *peer, struct rpc_request *request, const v
     id_random(vm_id);
     if (cluster_create_vm(&coordinator->cluster, wanted->spec ? wanted->spec : &nothing, vm_id,
                           wanted->no_start, coordinator_now(), &ticket, &problem, &todo) != 0)
-        api_reply_action(coordinator, request, "", &problem);
+        api_reply_action(coordinator, request, "", &problem, NULL);
     else
         coordinator_await(coordinator, ticket, request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
@@ -273,7 +274,7 @@ static void on_vm_action(struct peer *peer, struct rpc_request *request, const v
     uint64_t ticket = 0;
     if (cluster_act(&coordinator->cluster, wanted->vm ? wanted->vm : "", wanted->verb,
                     wanted->and_stop, coordinator_now(), &ticket, &problem, &todo) != 0)
-        api_reply_action(coordinator, request, "", &problem);
+        api_reply_action(coordinator, request, "", &problem, NULL);
     else
         coordinator_await(coordinator, ticket, request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
@@ -305,7 +306,7 @@ static void on_domain_read(void *data, const ProtobufCMessage *reply, const stru
         r = cluster_found_adopt(&coordinator->cluster, host, (const Godwit__FoundDomain *)reply,
                                 coordinator_now(), &ticket, &problem, &todo);
     if (r != 0)
-        api_reply_action(coordinator, adopting->request, "", &problem);
+        api_reply_action(coordinator, adopting->request, "", &problem, NULL);
     else
         coordinator_await(coordinator, ticket, adopting->request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
@@ -321,7 +322,7 @@ static void on_vm_adopt(struct peer *peer, struct rpc_request *request, const vo
     struct problem problem;
     if (cluster_found_find(&coordinator->cluster, wanted->vm ? wanted->vm : "",
                            wanted->host ? wanted->host : "", &host, &found, &problem) != 0) {
-        api_reply_action(coordinator, request, "", &problem);
+        api_reply_action(coordinator, request, "", &problem, NULL);
         return;
     }
     struct adopting *adopting = calloc(1, sizeof *adopting);

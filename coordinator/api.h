@@ -17,7 +17,7 @@ void api_reply_problem_as_fault(struct rpc_request *request, const struct proble
                                 int err);
 /* As ActionReply: the VM of that id, or the problem. */
 void api_reply_action(struct coordinator *coordinator, struct rpc_request *request,
-                      const char *vm_id, struct problem *problem);
+                      const char *vm_id, struct problem *problem, Godwit__MoveReceipt *receipt);
 
 /* Every pointer is borrowed from the cluster. */
 void api_fill_host(struct coordinator *coordinator, const struct cluster_host *host,

@@ -70,8 +70,11 @@ void cluster_todo_event(struct cluster_todo *todo, const char *vm_id, const char
 
 void cluster_todo_deinit(struct cluster_todo *todo)
 {
-    for (size_t i = 0; i < todo->answer_count; i++)
+    for (size_t i = 0; i < todo->answer_count; i++) {
         free(todo->answers[i].problem);
+        if (todo->answers[i].receipt)
+            godwit__move_receipt__free_unpacked(todo->answers[i].receipt, NULL);
+    }
     free(todo->puts);
     free(todo->orders);
     free(todo->answers);

@@ -69,6 +69,7 @@ struct cluster_vm {
     int32_t pid;
     uint64_t memory_populated, vcpu_cpu_ns;
     uint64_t disk_bytes[DISKS_MAX + 1]; /* of the machine; 0: not told yet */
+    char version[32]; /* of its process; "" while none was told */
     double run_cores, wait_cores; /* what its vCPUs get, and what they wait for */
     uint64_t load_ns;             /* when that was told; 0: never */
     double dirty_bytes_per_s;     /* as its last move saw */
@@ -219,6 +220,7 @@ enum cluster_order_kind {
     ORDER_EVICT, /* to host: leave word for `about` on the store that you share */
     ORDER_FENCE, /* to nobody: the coordinator itself switches `about` off */
     ORDER_TUNE, /* to the source: the job's goals */
+    ORDER_UPGRADE,
 };
 
 struct cluster_order {
@@ -240,6 +242,7 @@ struct cluster_answer {
     uint64_t ticket;
     char vm_id[ID_TEXT_SIZE];
     struct problem *problem; /* owned; NULL: it went well */
+    Godwit__MoveReceipt *receipt; /* owned; NULL: none */
 };
 
 struct cluster_todo {
@@ -268,6 +271,7 @@ struct cluster_result {
     bool definite;             /* with a fault: the agent itself said so, or it never left */
     bool never_left;
     const Godwit__VmStatus *status; /* with its answer, or NULL */
+    const Godwit__VmUpgraded *upgraded; /* the same */
     bool confirmed;                 /* probe: it was reached; evict, fence: it is done */
     uint64_t storage_age_ms;        /* probe; UINT64_MAX: it cannot tell */
 };

@@ -542,6 +542,25 @@ static int act_power_button(struct cluster *cluster, struct cluster_vm *vm, stru
     return 0;
 }
 
+static int act_upgrade(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                       struct problem *problem, struct cluster_todo *todo)
+{
+    if (vm->own.phase == OWN_STOPPED)
+        return wrong_state(cluster, vm, "is stopped; its next start takes what is installed", NULL,
+                           now, problem);
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is not running", "show", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
+        return wrong_state(cluster, vm, "is held by a move and goes on by itself", "show", now,
+                           problem);
+    vm->ticket = ++cluster->next_ticket;
+    struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_UPGRADE, now, todo);
+    order->ticket = vm->ticket;
+    return 0;
+}
+
 static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
                   struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                   struct cluster_todo *todo)
@@ -595,6 +614,9 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
         break;
     case GODWIT__VM_VERB__VM_VERB_POWER_BUTTON:
         r = act_power_button(cluster, vm, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_UPGRADE:
+        r = act_upgrade(cluster, vm, now, problem, todo);
         break;
     case GODWIT__VM_VERB__VM_VERB_RM:
         return act_rm(cluster, vm, and_stop, now, ret_ticket, problem, todo);

@@ -470,6 +470,7 @@ static void show_status(struct cluster_vm *vm, const Godwit__VmStatus *message)
     vm->vcpu_cpu_ns = message->vcpu_cpu_ns;
     for (size_t i = 0; i < message->n_disk_bytes && i < ARRAY_COUNT(vm->disk_bytes); i++)
         vm->disk_bytes[i] = message->disk_bytes[i];
+    WORDS_COPY(vm->version, message->version ? message->version : "");
 }
 
 /* Does the status speak of the move at all, or of an earlier life of the VM on that host? */
@@ -977,6 +978,43 @@ static void pause_done(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, &problem, todo);
 }
 
+/* The record is as it was: the host has the VM before and after. */
+static void upgrade_done(struct cluster *cluster, struct cluster_vm *vm,
+                         const struct cluster_order *order, const struct cluster_result *result,
+                         struct cluster_now now, struct cluster_todo *todo)
+{
+    struct problem problem;
+    const Godwit__VmUpgraded *done = result->upgraded;
+    const Godwit__Fault *fault = done ? done->fault : NULL;
+
+    if (done && done->vm && is_same(vm->own.owner, order->host))
+        show_status(vm, done->vm);
+    if (done && !fault) {
+        const Godwit__MoveReceipt *receipt = done->receipt;
+        cluster_todo_event(todo, vm->id, "VM %s was upgraded on %s from %.30s to %.30s, paused %.1f ms",
+                           vm->spec->name, order->host,
+                           done->version_before ? done->version_before : "?", vm->version,
+                           receipt ? (double)receipt->downtime_ns / (double)NS_PER_MS : 0);
+        answer(vm, order->ticket, NULL, todo);
+        if (receipt && order->ticket)
+            todo->answers[todo->answer_count - 1].receipt = cluster_message_copy(&receipt->base);
+        return;
+    }
+    if (fault)
+        (void)problem_set(&problem, GW_MOVE_ROLLED_BACK, "%s was not upgraded on %s: %.300s",
+                          vm->spec->name, order->host, fault->text ? fault->text : "it failed");
+    else if (result->definite)
+        (void)problem_set(&problem, GW_ORDER_FAILED, "%s was not upgraded on %s: %.300s",
+                          vm->spec->name, order->host, result->fault ? result->fault->text : "");
+    else
+        (void)problem_set(&problem, GW_HOST_DOWN,
+                          "%s gave no answer; the upgrade of %s goes on or back by itself: %.200s",
+                          order->host, vm->spec->name, result->fault ? result->fault->text : "");
+    cluster_todo_event(todo, vm->id, "%.200s", problem.text);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
 /* Pressed is all that is known: whether the guest obeys shows when it has ended. */
 static void power_button_done(struct cluster *cluster, struct cluster_vm *vm,
                               const struct cluster_order *order,
@@ -1096,6 +1134,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_EVICT:
     case ORDER_FENCE:
         break; /* answered above: they are about a host */
+    case ORDER_UPGRADE:
+        upgrade_done(cluster, vm, order, result, now, todo);
+        break;
     case ORDER_TUNE:
         tune_done(cluster, order, result);
         break;

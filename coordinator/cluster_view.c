@@ -144,6 +144,7 @@ void cluster_vm_info(const struct cluster *cluster, const struct cluster_vm *vm,
     ret_info->has_vcpu_cpu_ns = ret_info->has_memory_populated = true;
     ret_info->vcpu_cpu_ns = vm->vcpu_cpu_ns;
     ret_info->memory_populated = vm->memory_populated;
+    ret_info->version = (char *)(uintptr_t)vm->version; /* protobuf-c knows no const */
 }
 
 static void fill_error(const struct cluster_job *job, struct cluster_job_message *message)

@@ -72,7 +72,8 @@ static void give_answer(struct coordinator *coordinator, const struct cluster_an
     if (!ticket)
         return;
     *link = ticket->next;
-    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem);
+    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem,
+                     answer->receipt);
     free(ticket);
 }
 

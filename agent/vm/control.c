@@ -18,7 +18,7 @@
 #include "proto/method.h"
 #include "proto/vm.pb-c.h"
 
-enum { PEERS_MAX = 16, QUIT_FLUSH_MS = 50 };
+enum { PEERS_MAX = 16, QUIT_FLUSH_MS = 50, LENT_MS_MAX = 3000 };
 
 struct peer {
     struct control *control;
@@ -183,12 +183,14 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
         if (order->backends[i]->fd_first < plain)
             plain = order->backends[i]->fd_first;
     }
+    size_t boot = order->in_place ? 4 : 3;
     struct machine_fds fds = {
         .kvm = plain > 0 ? TAKE_FD(all[0]) : -1,
         .console = plain > 1 ? TAKE_FD(all[1]) : -1,
         .latch = plain > 2 ? TAKE_FD(all[2]) : -1,
-        .kernel = plain > 3 ? TAKE_FD(all[3]) : -1,
-        .initrd = plain > 4 ? TAKE_FD(all[4]) : -1,
+        .memory = boot == 4 && plain > 3 ? all[3] : -1,
+        .kernel = plain > boot ? TAKE_FD(all[boot]) : -1,
+        .initrd = plain > boot + 1 ? TAKE_FD(all[boot + 1]) : -1,
         .all = all,
         .count = count,
     };
@@ -365,6 +367,30 @@ static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *requ
     reply_empty(request, r, &fault);
 }
 
+/* The agent asked; what it asked for goes to it as a call of ours, because only calls carry
+ * descriptors. Its own call is answered when it has them. */
+static void lent(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+{
+    reply_empty(data, reply ? 0 : fault->code, fault);
+}
+
+static void handle_lend(void *data, struct rpc *rpc, struct rpc_request *request,
+                        const ProtobufCMessage *message)
+{
+    struct machine_lent *parcel = calloc(1, sizeof *parcel);
+    struct fault fault = {0};
+    (void)message;
+
+    int r = parcel ? machine_lend(machine_of(data), parcel, &fault)
+                   : fault_set(&fault, ERR_NOMEM, "no memory to lend a guest");
+    if (r == 0)
+        r = rpc_call_fds(rpc, METHOD_VM_LENT, &parcel->message.base, parcel->fds, parcel->fd_count,
+                         &godwit__empty__descriptor, LENT_MS_MAX, lent, request, &fault);
+    free(parcel);
+    if (r < 0)
+        reply_empty(request, r, &fault);
+}
+
 static void handle_verdict(void *data, struct rpc *rpc, struct rpc_request *request,
                            const ProtobufCMessage *message)
 {
@@ -438,6 +464,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
     {METHOD_VM_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
+    {METHOD_VM_LEND, &godwit__vm_action__descriptor, handle_lend},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
 };
 

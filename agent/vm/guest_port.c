@@ -36,6 +36,8 @@ struct guest_port {
     struct region regions[FIXED_REGIONS + DISKS_MAX];
     struct disk_region *disks[DISKS_MAX]; /* of a move that brings them */
     unsigned disk_count;
+    struct boot_files *files; /* borrowed */
+    bool is_handing_over;     /* move's thread: between track_start and track_stop in place */
     struct dirty_tracker *tracker; /* between track_start and track_stop */
     const Godwit__VmSpec *spec;    /* borrowed */
     char *cmdline;                 /* that came with a load; as the next one */
@@ -254,7 +256,104 @@ static const struct region_ops port_ram_ops = {
     .populate = ram_populate,
 };
 
+/* ---- both, where they change hands without travelling ---- */
+static int hand_track_start(struct region *region, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+    (void)fault;
+    port->is_handing_over = true;
+    return 0;
+}
+
+static void hand_track_stop(struct region *region, bool goes_on)
+{
+    struct guest_port *port = region->owner;
+    (void)goes_on;
+    port->is_handing_over = false;
+}
+
+static int hand_collect(struct region *region, struct bitmap *dirty, struct fault *fault)
+{
+    (void)region;
+    (void)dirty;
+    (void)fault;
+    return 0; /* whatever was written, the other end has it */
+}
+
+static int hand_clear(struct region *region, uint64_t first_page, const uint64_t mask[static 8],
+                      struct fault *fault)
+{
+    (void)region;
+    (void)first_page;
+    (void)mask;
+    (void)fault;
+    return 0;
+}
+
+static int hand_clear_many(struct region *region, const struct bitmap *pages, struct fault *fault)
+{
+    (void)region;
+    (void)pages;
+    (void)fault;
+    return 0;
+}
+
+/* Asked before, so that the other end maps what is there. What comes later needs no telling, and a
+ * page that were told of now would be sent. */
+static int hand_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    if (port->is_handing_over || region->id != 0) {
+        bitmap_clear_all(ret_populated);
+        return 0;
+    }
+    return guest_memory_populated(vm_memory(port->vm), ret_populated, fault);
+}
+
+static int hand_populate(struct region *region, uint64_t first_page, uint64_t pages,
+                         struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    return region->id == 0 ? guest_memory_populate(vm_memory(port->vm), first_page, pages, fault)
+                           : 0;
+}
+
+static const struct region_ops port_hand_ops = {
+    .track_start = hand_track_start,
+    .track_stop = hand_track_stop,
+    .collect = hand_collect,
+    .clear = hand_clear,
+    .clear_many = hand_clear_many,
+    .populated = hand_populated,
+    .populate = hand_populate,
+};
+
 /* ---- the port ---- */
+static void set_regions(struct guest_port *port)
+{
+    port->regions[0] = (struct region){
+        .ops = &port_ram_ops,
+        .owner = port,
+        .name = "ram",
+        .id = 0,
+        .pages = guest_memory_pages(vm_memory(port->vm)),
+        .base = guest_memory_base(vm_memory(port->vm)),
+    };
+    boot_files_region(port->files, 1, &port->regions[1]);
+}
+
+void guest_port_set_in_place(struct guest_port *port, bool in_place)
+{
+    set_regions(port);
+    for (size_t i = 0; in_place && i < FIXED_REGIONS; i++) {
+        port->regions[i].ops = &port_hand_ops;
+        port->regions[i].owner = port;
+        port->regions[i].shared_id = guest_memory_id(vm_memory(port->vm));
+    }
+}
+
 int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
                    const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault)
 {
@@ -265,15 +364,8 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_file
     pthread_mutex_init(&port->gate_mutex, NULL);
     port->vm = vm;
     port->spec = spec;
-    port->regions[0] = (struct region){
-        .ops = &port_ram_ops,
-        .owner = port,
-        .name = "ram",
-        .id = 0,
-        .pages = guest_memory_pages(vm_memory(vm)),
-        .base = guest_memory_base(vm_memory(vm)),
-    };
-    boot_files_region(files, 1, &port->regions[1]);
+    port->files = files;
+    set_regions(port);
     port->guest = (struct guest){
         .ops = &port_guest_ops,
         .owner = port,

@@ -35,6 +35,10 @@ char *guest_port_take_cmdline(struct guest_port *port);
 /* Borrowed. Its was_running is the caller's to set before a move begins. */
 struct guest *guest_port_guest(struct guest_port *port);
 
+/* From now on a move hands the memory over as it is, to a process that has it too (or, at the target,
+ * from one): no page travels, and what the guest was booted from neither. Outside of moves. */
+void guest_port_set_in_place(struct guest_port *port, bool in_place);
+
 /* The guest switched itself off, reset or crashed: from now on it is not saved, so a move under
  * way rolls back, and a resume leaves it as it is. Any thread. */
 void guest_port_set_ended(struct guest_port *port);

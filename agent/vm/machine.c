@@ -58,9 +58,10 @@ struct machine {
     struct boot_files *boot_files;
     struct backend_set backends;
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
-    bool paused;                   /* by an operator */
-    bool moved_in;                 /* its spec lacks what its disk said at its start */
-    bool has_pending;              /* the guest did something to itself while a move had it */
+    bool paused;      /* by an operator */
+    bool moved_in;    /* its spec lacks what its disk said at its start */
+    bool in_place;    /* the move that is under way, or was made for: the generation stays */
+    bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
     struct fault pending_fault;
     char reason[LATCH_FILE_REASON_SIZE];
@@ -279,7 +280,7 @@ static size_t give_console_input(void *data, const uint8_t *bytes, size_t count)
 }
 
 /* ---- building and rebuilding ---- */
-static int build(struct machine *machine, struct fault *fault)
+static int build(struct machine *machine, int memory_fd, struct fault *fault)
 {
     const struct cpu_model *model = cpu_model_find(machine->spec->cpu->baseline);
     if (!model)
@@ -293,6 +294,8 @@ static int build(struct machine *machine, struct fault *fault)
         .vcpus = machine->spec->cpu->vcpus,
         .memory_bytes = machine->spec->memory->size,
         .huge_pages = machine->spec->memory->hugepages,
+        .adopts_memory = memory_fd >= 0,
+        .memory_fd = memory_fd,
         .cpu_model = model,
         .on_serial = on_serial,
         .on_event = on_event,
@@ -320,7 +323,7 @@ static int boot(struct machine *machine, struct fault *fault)
     int kernel_fd = -1, initrd_fd = -1;
     int r = boot_files_get(machine->boot_files, &kernel_fd, &initrd_fd, fault);
     if (r == 0)
-        r = build(machine, fault);
+        r = build(machine, -1, fault);
     if (r == 0)
         r = vm_boot(machine->vm, kernel_fd, initrd_fd,
                     machine->spec->cmdline ? machine->spec->cmdline : "", fault);
@@ -430,6 +433,8 @@ static int check_create(const struct machine *machine, const Godwit__VmCreate *o
                          spec->name, (unsigned long long)spec->memory->size);
     if (!order->incoming && !order->generation)
         return fault_set(fault, ERR_INVALID, "%s: a start needs a generation", spec->name);
+    if (order->in_place && (!order->incoming || fds->memory < 0))
+        return fault_set(fault, ERR_INVALID, "%s: no guest's memory to take over", spec->name);
     if (fds->kvm < 0 || fds->console < 0 || fds->latch < 0 || (!order->incoming && fds->kernel < 0))
         return fault_set(fault, ERR_INVALID, "%s: descriptors are missing", spec->name);
     return 0;
@@ -486,10 +491,13 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
     }
     machine->paused = order->start_paused;
     machine->moved_in = order->incoming;
+    machine->in_place = order->in_place;
     if (order->incoming) {
-        r = build(machine, fault);
+        r = build(machine, order->in_place ? fds->memory : -1, fault);
         if (r == 0)
             r = vm_start(machine->vm, fault);
+        if (r == 0)
+            guest_port_set_in_place(machine->port, machine->in_place);
     } else {
         record_set_generation(machine, order->generation); /* written before it runs */
         r = boot(machine, fault);
@@ -635,11 +643,14 @@ static const char *event_words(const Godwit__MoveEvent *event, const char *other
 static void on_source_ended(struct machine *machine, enum phase phase)
 {
     if (phase == PHASE_DONE) {
-        end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE, "moved to another host");
+        end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE,
+            machine->in_place ? "handed over to another process of this host"
+                              : "moved to another host");
         return;
     }
     machine->move = move_free(machine->move);
     guest_port_drop_disks(machine->port);
+    guest_port_set_in_place(machine->port, false);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
@@ -671,6 +682,7 @@ static void on_target_ended(struct machine *machine, enum phase phase,
     }
     machine->move = move_free(machine->move);
     guest_port_drop_disks(machine->port);
+    guest_port_set_in_place(machine->port, false);
     take_cmdline(machine);
     machine->paused = guest_port_stays_paused(machine->port);
     set_state(machine,
@@ -708,7 +720,7 @@ static void record_begin_move(struct machine *machine, const char *move_id, uint
 
 /* A move's order that fits this VM now? *ret_again: the same one is under way or was obeyed. */
 static int check_move(struct machine *machine, const char *vm_id, const char *move_id,
-                      uint64_t generation, bool *ret_again, struct fault *fault)
+                      uint64_t generation, bool in_place, bool *ret_again, struct fault *fault)
 {
     *ret_again = false;
     if (!vm_id || strcmp(vm_id, machine->config.vm_id) != 0)
@@ -723,7 +735,9 @@ static int check_move(struct machine *machine, const char *vm_id, const char *mo
     if (r < 0)
         return r;
     uint64_t held = record_get(machine).generation;
-    if (generation <= held)
+    if (held && in_place && generation == held)
+        return 0; /* the host keeps the VM, so it keeps its generation */
+    if (generation <= held || (held && in_place))
         return fault_set(
             fault, ERR_REFUSED, "%s runs as generation %llu; a move to %llu is too old",
             machine->config.name, (unsigned long long)held, (unsigned long long)generation);
@@ -780,7 +794,8 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     bool again;
 
     *ret_taken = false;
-    int r = check_move(machine, order->vm_id, order->move_id, order->generation, &again, fault);
+    int r = check_move(machine, order->vm_id, order->move_id, order->generation, order->in_place,
+                       &again, fault);
     if (r < 0 || again)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
@@ -799,10 +814,16 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     }
     const struct move_config config = move_config_of(machine);
     guest_port_guest(machine->port)->was_running = !machine->paused;
+    machine->in_place = order->in_place;
+    if (machine->in_place) {
+        machine->sampler = sampler_free(machine->sampler); /* it looks by the ops that change now */
+        guest_port_set_in_place(machine->port, true);
+    }
     struct latch_record before = record_get(machine);
     record_begin_move(machine, order->move_id, order->generation);
     r = move_new_source(&machine->move, &config, order, fds, fd_count, fault);
     if (r < 0) {
+        guest_port_set_in_place(machine->port, false);
         pthread_mutex_lock(&machine->latch_mutex);
         machine->record = before;
         record_put_locked(machine);
@@ -821,7 +842,8 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
     bool again;
 
     *ret_taken = false;
-    int r = check_move(machine, order->vm_id, order->move_id, order->generation, &again, fault);
+    int r = check_move(machine, order->vm_id, order->move_id, order->generation, machine->in_place,
+                       &again, fault);
     if (r < 0 || again)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_INCOMING)
@@ -892,7 +914,8 @@ static bool verdict_is_fulfilled(Godwit__MoveVerdictKind kind, const struct latc
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON:
         return record->latch == GODWIT__LATCH__LATCH_ABANDONED;
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME:
-        return record->generation > record->move_generation;
+        return record->generation > record->move_generation ||
+               record->latch == GODWIT__LATCH__LATCH_ABORTED;
     case _GODWIT__MOVE_VERDICT_KIND_IS_INT_SIZE:
         break;
     }
@@ -922,6 +945,7 @@ int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
         return fault_set(fault, ERR_REFUSED, "%s: a resume needs a generation above %llu, not %llu",
                          machine->config.name, (unsigned long long)record.move_generation,
                          (unsigned long long)verdict->generation);
+    resume = resume && !machine->in_place; /* which stays what its host holds */
     if (resume)
         record_set_generation(machine, verdict->generation); /* written before it runs */
     int r = move_verdict(machine->move, verdict->kind, verdict->generation,
@@ -957,6 +981,68 @@ int machine_attach(struct machine *machine, const Godwit__VmAttach *order, int *
     return 0;
 }
 
+/* ---- to a fresh process of this host ---- */
+static void lend_backends(struct machine *machine, struct machine_lent *lent)
+{
+    const struct backend_set *set = &machine->backends;
+
+    for (unsigned i = 0; i < set->disk_count + set->nic_count; i++) {
+        Godwit__VmBackend *backend = &lent->backends[i];
+        godwit__vm_backend__init(backend);
+        bool is_nic = i >= set->disk_count;
+        unsigned index = is_nic ? i - set->disk_count : i;
+        unsigned count = is_nic ? set->nic_queues[index] : 1;
+        const int *from = is_nic ? set->nic_fds[index] : &set->disk_fds[index];
+        backend->has_is_nic = backend->has_index = true;
+        backend->is_nic = is_nic;
+        backend->index = index;
+        backend->has_fd_first = backend->has_fd_count = true;
+        backend->fd_first = (uint32_t)lent->fd_count;
+        backend->fd_count = count;
+        for (unsigned n = 0; n < count; n++)
+            lent->fds[lent->fd_count++] = from[n];
+        lent->list[i] = backend;
+    }
+    lent->message.backends = lent->list;
+    lent->message.n_backends = set->disk_count + set->nic_count;
+}
+
+static_assert(MACHINE_LENT_BACKENDS_MAX >= DISKS_MAX + 1 + NICS_MAX, "every disk and nic");
+static_assert(3 + DISKS_MAX + 1 + NIC_QUEUES_ALL_MAX <= RPC_FDS_MAX, "all that is lent");
+
+int machine_lend(struct machine *machine, struct machine_lent *ret_lent, struct fault *fault)
+{
+    struct machine_lent *lent = ret_lent;
+    int kernel_fd = -1, initrd_fd = -1;
+
+    int r = check_not_moving(machine, "be upgraded", fault);
+    if (r < 0)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (wants_backends(machine))
+        return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
+                         machine->config.name);
+    r = boot_files_get(machine->boot_files, &kernel_fd, &initrd_fd, fault);
+    if (r < 0 && r != ERR_NOT_FOUND) /* it came by a move that brought none */
+        return r;
+    *lent = (struct machine_lent){.message = GODWIT__VM_LENT__INIT};
+    lent->message.vm_id = (char *)(uintptr_t)machine->config.vm_id; /* protobuf-c knows no const */
+    lent->fds[lent->fd_count++] = guest_memory_fd(vm_memory(machine->vm));
+    lent->message.has_has_kernel_fd = lent->message.has_has_initrd_fd = true;
+    lent->message.has_kernel_fd = kernel_fd >= 0;
+    lent->message.has_initrd_fd = initrd_fd >= 0;
+    if (kernel_fd >= 0)
+        lent->fds[lent->fd_count++] = kernel_fd;
+    if (initrd_fd >= 0)
+        lent->fds[lent->fd_count++] = initrd_fd;
+    lend_backends(machine, lent);
+    lent->message.disk_bytes = machine->backends.disk_bytes;
+    lent->message.n_disk_bytes = machine->backends.disk_count;
+    return 0;
+}
+
 /* ---- status, console ---- */
 void machine_status(struct machine *machine, struct machine_status *ret_status)
 {
@@ -969,6 +1055,7 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.has_state = true;
     status->vm.state = machine->state;
     status->vm.spec = machine->spec;
+    status->vm.version = (char *)(uintptr_t)GODWIT_VERSION;
     status->vm.has_pid = true;
     status->vm.pid = getpid();
     status->vm.has_seq = true;
@@ -1022,7 +1109,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         return fault_set(fault, ERR_NOMEM, "no memory for a machine");
 
     machine->config = *config;
-    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, NULL, 0};
+    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, -1, NULL, 0};
     pthread_mutex_init(&machine->latch_mutex, NULL);
     const struct console_config console = {
         .loop = config->loop,

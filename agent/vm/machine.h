@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "agent/vm/sampler.h"
+#include "proto/limits.h"
 #include "proto/vm.pb-c.h"
 
 struct fault;
@@ -38,6 +39,7 @@ struct machine_config {
 /* Descriptors that come with VM_CREATE; -1: not given. */
 struct machine_fds {
     int kvm, console, latch, kernel, initrd;
+    int memory; /* in place: the guest's, borrowed */
     int *all; /* every one that came, for the order's backends; taken ones become -1 */
     size_t count;
 };
@@ -57,6 +59,17 @@ int machine_attach(struct machine *machine, const Godwit__VmAttach *order, int *
 int machine_new(struct machine **ret_machine, const struct machine_config *config,
                 struct fault *fault);
 struct machine *machine_free(struct machine *machine);
+
+/* What another process of this host needs to take the guest over in place: fills the message, whose
+ * lists are the caller's (MACHINE_LENT_BACKENDS_MAX places), and borrowed descriptors. */
+enum { MACHINE_LENT_BACKENDS_MAX = 24 };
+struct machine_lent {
+    Godwit__VmLent message;
+    Godwit__VmBackend backends[MACHINE_LENT_BACKENDS_MAX], *list[MACHINE_LENT_BACKENDS_MAX];
+    int fds[RPC_FDS_MAX];
+    size_t fd_count;
+};
+int machine_lend(struct machine *machine, struct machine_lent *ret_lent, struct fault *fault);
 
 /* Takes the fds it wants out of `fds` (they become -1). The same order twice is one. */
 int machine_create(struct machine *machine, const Godwit__VmCreate *order, struct machine_fds *fds,

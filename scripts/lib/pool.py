@@ -57,6 +57,7 @@ class Host:
         self.address = f"10.77.0.{number}" if pool.namespaces else f"127.0.0.{number + 1}"
         self.agent = None
         self.failpoints = self.dir / "failpoints"  # what may go wrong in its VMs' processes
+        self.vm_program = None  # instead of the build's godwit-vm
         self.dir.mkdir(parents=True)
         self.run_dir.mkdir()
 
@@ -70,7 +71,8 @@ class Host:
             prefix = ["env", f"GODWIT_FAILPOINTS={self.failpoints}", *prefix]
         self.agent = self.pool.spawn(
             f"agent-{self.name}", self,
-            [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir])
+            [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir,
+             *(["--vm-program", self.vm_program] if self.vm_program else [])])
 
     def kill_agent(self, number=signal.SIGKILL):
         self.pool.end(self.agent, number)
