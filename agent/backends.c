@@ -327,6 +327,11 @@ int backends_restamp(const Godwit__VmSpec *spec, const char *vm_id, uint64_t gen
         return r;
     bool is_ours =
         ask.expected.generation == generation && strcmp(ask.expected.owner, wanted->owner) == 0;
+    /* Or by an earlier RESUME, whose verdict did not reach the process. */
+    bool is_ours = strcmp(ask.expected.owner, wanted->owner) == 0 &&
+                   (ask.expected.generation == generation ||
+                    (ask.expected.generation > generation &&
+                     strcmp(ask.expected.incarnation, wanted->incarnation) == 0));
     if (!is_ours && !stamp_is_equal(&ask.expected, wanted)) {
         backends.found = ask.expected;
         ask.expected = (struct stamp){.generation = generation};

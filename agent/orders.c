@@ -888,7 +888,7 @@ static void restamp_done(void *data)
     step->orders->workers--;
     if (!step->orders->stopped) {
         if (step->result == BACKENDS_E_LOST)
-            step->fault.code = ERR_REFUSED;
+            step->fault.code = ERR_SUPERSEDED; /* the coordinator drops the guest that is held */
         if (step->result == 0)
             relay(step->orders, step->vm_id, METHOD_VM_MOVE_VERDICT, step->order, step->request);
         else

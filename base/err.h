@@ -35,7 +35,9 @@
     X(ERR_ATTENTION, 18, "needs-attention", false)                                                 \
     X(ERR_LIMIT, 19, "limit", false)                                                               \
     X(ERR_STATE, 20, "wrong-state", false)                                                         \
-    X(ERR_NOT_LEADER, 21, "not-leader", true)
+    X(ERR_NOT_LEADER, 21, "not-leader", true)                                                      \
+    X(ERR_SUPERSEDED, 22, "superseded", false)                                                     \
+    X(ERR_MOVE_UNKNOWN, 23, "unknown-move", false)
 
 enum err {
 #define ERR_ENUM(name, number, text, retry) name = -(number),

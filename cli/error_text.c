@@ -19,6 +19,7 @@ static int exit_code_of_err(int code)
     case ERR_LIMIT:
         return EXIT_CODE_USAGE;
     case ERR_NOT_FOUND:
+    case ERR_MOVE_UNKNOWN:
         return EXIT_CODE_NOT_FOUND;
     case ERR_DENIED:
         return EXIT_CODE_NOT_ALLOWED;
@@ -26,6 +27,7 @@ static int exit_code_of_err(int code)
     case ERR_CPU_COMPAT:
     case ERR_REFUSED:
     case ERR_STATE:
+    case ERR_SUPERSEDED:
     case ERR_UNSUPPORTED:
         return EXIT_CODE_REFUSED;
     case ERR_CANCELED:

@@ -6,224 +6,263 @@
 
 #include "base/own.h"
 #include "coordinator/cluster_ha.h"
-#include "coordinator/cluster_view.h"
-#include "coordinator/planner.h"
+#include "coordinator/cluster_layout.h"
 #include "coordinator/words.h"
+#include "placement/choose.h"
+#include "proto/vm_spec.h"
 
-enum { DEAD_MAX = 8 };
+/* Up to this many hosts every pair is tried, beyond the sets are too many. */
+enum { DEAD_MAX = 8, PAIRS_HOSTS_MAX = 32 };
 
-struct tenant { /* what HA protects, and where it is */
-    const Godwit__VmSpec *spec;
-    int host; /* index; -1: nowhere yet */
+struct tenant { /* what HA protects */
+    uint32_t vm;
+    uint32_t host; /* where it is; LAYOUT_NONE: nowhere yet */
+    uint64_t memory_bytes;
 };
 
-struct picture {
-    struct planner_host *hosts; /* owned, as they would be with what is asked */
-    size_t host_count;
+struct picture { /* the pool as it would be with what is asked */
+    struct cluster_layout view;
     struct tenant *tenants; /* owned, the largest first */
     size_t tenant_count;
+    struct tenant *fallen; /* owned; all VMs of the hosts that are tried, protected or not */
+};
+
+struct outcome { /* the first set of hosts whose death something does not survive */
+    uint32_t dead[DEAD_MAX];
+    unsigned dead_count;
+    uint32_t victim; /* LAYOUT_NONE: all find room */
 };
 
 static void picture_deinit(struct picture *picture)
 {
-    free(picture->hosts);
+    cluster_layout_deinit(&picture->view);
     free(picture->tenants);
+    free(picture->fallen);
 }
 
-static int index_of(const struct cluster *cluster, const char *host)
+static const struct layout_vm *vm_of(const struct picture *picture, uint32_t vm)
 {
-    for (size_t i = 0; i < cluster->host_count; i++) {
-        if (strcmp(cluster->hosts[i]->name, host) == 0)
-            return (int)i;
-    }
-    return -1;
+    return layout_vm(picture->view.layout, vm);
 }
 
 static int larger_first(const void *a, const void *b)
 {
-    uint64_t x = ((const struct tenant *)a)->spec->memory->size;
-    uint64_t y = ((const struct tenant *)b)->spec->memory->size;
-    return x > y ? -1 : x < y;
+    const struct tenant *x = a, *y = b;
+    if (x->memory_bytes != y->memory_bytes)
+        return x->memory_bytes > y->memory_bytes ? -1 : 1;
+    return x->vm < y->vm ? -1 : x->vm > y->vm; /* a judgement is repeatable */
+}
+
+/* A VM whose disk is on one host only is lost with it for as long as that host is away: no room
+ * elsewhere would help it. */
+static bool counts(const struct cluster_vm *vm, const struct admission_ask *ask)
+{
+    bool is_protected =
+        vm == ask->vm ? ask->is_protected : cluster_ha_protects(vm) && vm->own.phase != OWN_STOPPED;
+    return is_protected && !vm_spec_tying_disk(vm->spec);
+}
+
+static struct tenant tenant_of(const struct layout *layout, uint32_t vm)
+{
+    const struct layout_vm *of = layout_vm(layout, vm);
+    return (struct tenant){.vm = vm, .host = of->host, .memory_bytes = of->memory_bytes};
 }
 
 /* Control memory is small; without it there is no judging, so nothing is refused. */
-static bool picture_init(struct picture *picture, const struct cluster *cluster,
+static bool picture_init(struct picture *picture, struct cluster *cluster,
                          const struct admission_ask *ask, struct cluster_now now)
 {
-    *picture = (struct picture){.hosts = cluster_planner_hosts(cluster, now.ns),
-                                .host_count = cluster->host_count,
-                                .tenants = calloc(cluster->vm_count + 1, sizeof *picture->tenants)};
-    if (!picture->hosts || !picture->tenants)
+    struct problem ignored;
+    *picture = (struct picture){.tenants = calloc(cluster->vm_count + 1, sizeof *picture->tenants),
+                                .fallen = calloc(cluster->vm_count + 1, sizeof *picture->fallen)};
+    if (!picture->tenants || !picture->fallen ||
+        cluster_layout_new(&picture->view, cluster, now, LAYOUT_STALL, true, &ignored) != 0)
         return false;
+    struct layout *layout = picture->view.layout;
     for (size_t i = 0; i < cluster->vm_count; i++) {
         const struct cluster_vm *vm = cluster->vms[i];
-        bool counts =
-            vm == ask->vm ? false : cluster_ha_protects(vm) && vm->own.phase != OWN_STOPPED;
-        if (counts)
-            picture->tenants[picture->tenant_count++] =
-                (struct tenant){vm->spec, index_of(cluster, vm->own.owner)};
+        if (vm == ask->vm && ask->host)
+            layout_move(layout, (uint32_t)i, cluster_layout_host(cluster, ask->host));
+        if (counts(vm, ask))
+            picture->tenants[picture->tenant_count++] = tenant_of(layout, (uint32_t)i);
     }
-    const Godwit__VmSpec *spec = ask->spec ? ask->spec : ask->vm ? ask->vm->spec : NULL;
-    int host = ask->host               ? index_of(cluster, ask->host)
-               : ask->vm && !ask->spec ? index_of(cluster, ask->vm->own.owner)
-                                       : -1;
-    if (spec && ask->is_protected)
-        picture->tenants[picture->tenant_count++] = (struct tenant){spec, host};
-    if (spec && ask->host && host >= 0) /* it is to be started there */
-        picture->hosts[host].memory_promised_bytes += spec->memory->size;
     qsort(picture->tenants, picture->tenant_count, sizeof *picture->tenants, larger_first);
     return true;
 }
 
-static uint64_t free_of(const struct planner_host *host)
+static bool is_dead(const struct outcome *outcome, uint32_t host)
 {
-    return host->memory_free_bytes > host->memory_promised_bytes
-               ? host->memory_free_bytes - host->memory_promised_bytes
-               : 0;
-}
-
-/* Puts it where most is free; false: nowhere. */
-static bool place(const struct picture *picture, struct planner_host *hosts,
-                  const struct tenant *tenant)
-{
-    struct planner_host *best = NULL;
-    char reason[PROBLEM_HINT_SIZE];
-    const struct planner_ask ask = {.vm_name = tenant->spec->name,
-                                    .baseline = tenant->spec->cpu && tenant->spec->cpu->baseline
-                                                    ? tenant->spec->cpu->baseline
-                                                    : "",
-                                    .memory_bytes = tenant->spec->memory->size};
-    for (size_t i = 0; i < picture->host_count; i++) {
-        if (planner_judge(&hosts[i], &ask, reason, sizeof reason) == GW_NONE &&
-            (!best || free_of(&hosts[i]) > free_of(best)))
-            best = &hosts[i];
+    for (unsigned i = 0; i < outcome->dead_count; i++) {
+        if (outcome->dead[i] == host)
+            return true;
     }
-    if (best)
-        best->memory_promised_bytes += ask.memory_bytes + PLANNER_OVERHEAD_BYTES;
-    return best != NULL;
-}
-
-/* NULL: all find room; else the first that does not. */
-static const struct tenant *survives(const struct picture *picture, const int *dead, unsigned count)
-{
-    AUTO_FREE struct planner_host *hosts = calloc(picture->host_count + 1, sizeof *hosts);
-    if (!hosts)
-        return NULL; /* nothing is proven, so nothing is refused */
-    memcpy(hosts, picture->hosts, picture->host_count * sizeof *hosts);
-    for (unsigned i = 0; i < count; i++)
-        hosts[dead[i]].up = false;
-    for (size_t i = 0; i < picture->tenant_count; i++) {
-        const struct tenant *tenant = &picture->tenants[i];
-        bool falls = false;
-        for (unsigned n = 0; n < count; n++)
-            falls = falls || dead[n] == tenant->host;
-        if (falls && !place(picture, hosts, tenant))
-            return tenant;
-    }
-    return NULL;
-}
-
-static uint64_t protected_bytes(const struct picture *picture, int host)
-{
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < picture->tenant_count; i++)
-        bytes += picture->tenants[i].host == host ? picture->tenants[i].spec->memory->size : 0;
-    return bytes;
-}
-
-/* Beyond two the sets are too many: those that carry most are taken. */
-static const struct tenant *worst_of_many(const struct picture *picture, unsigned reserve,
-                                          int *ret_dead)
-{
-    for (unsigned n = 0; n < reserve; n++) {
-        int worst = -1;
-        for (int i = 0; i < (int)picture->host_count; i++) {
-            bool taken = !picture->hosts[i].up;
-            for (unsigned m = 0; m < n; m++)
-                taken = taken || ret_dead[m] == i;
-            if (!taken &&
-                (worst < 0 || protected_bytes(picture, i) > protected_bytes(picture, worst)))
-                worst = i;
-        }
-        if (worst < 0)
-            return NULL;
-        ret_dead[n] = worst;
-    }
-    return survives(picture, ret_dead, reserve);
-}
-
-/* The first set of `reserve` hosts whose death something does not survive. */
-static const struct tenant *find_victim(const struct picture *picture, unsigned reserve,
-                                        int *ret_dead)
-{
-    if (reserve == 0 || picture->tenant_count == 0)
-        return NULL;
-    if (reserve > 2)
-        return worst_of_many(picture, reserve < DEAD_MAX ? reserve : DEAD_MAX, ret_dead);
-    for (int i = 0; i < (int)picture->host_count; i++) {
-        if (!picture->hosts[i].up || (reserve == 1 && protected_bytes(picture, i) == 0))
-            continue;
-        for (int n = reserve == 2 ? i + 1 : i; n < (int)picture->host_count; n++) {
-            if (reserve == 1 && n > i)
-                break;
-            if (!picture->hosts[n].up)
-                continue;
-            ret_dead[0] = i;
-            ret_dead[1] = n;
-            const struct tenant *victim = survives(picture, ret_dead, reserve);
-            if (victim)
-                return victim;
-        }
-    }
-    return NULL;
-}
-
-static const char *victim_of(const struct cluster *cluster, const struct admission_ask *ask,
-                             struct cluster_now now, char *ret_hosts, size_t size, char *ret_name,
-                             size_t name_size)
-{
-    struct picture picture;
-    int dead[DEAD_MAX] = {0};
-    unsigned reserve = cluster_ha_reserve(cluster);
-    const struct tenant *victim = NULL;
-    if (picture_init(&picture, cluster, ask, now))
-        victim = find_victim(&picture, reserve, dead);
-    if (victim) {
-        words_copy(ret_name, name_size, victim->spec->name);
-        ret_hosts[0] = '\0';
-        for (unsigned i = 0; i < reserve && i < DEAD_MAX; i++) {
-            size_t used = strlen(ret_hosts);
-            (void)snprintf(ret_hosts + used, size - used, "%s%s", i ? " and " : "",
-                           picture.hosts[dead[i]].name);
-        }
-    }
-    picture_deinit(&picture);
-    return victim ? ret_name : NULL;
-}
-
-bool admission_holds(const struct cluster *cluster, struct cluster_now now, char *ret_lacks,
-                     size_t size)
-{
-    char hosts[PROBLEM_HINT_SIZE], name[OWN_HOST_SIZE];
-    const struct admission_ask nothing = {0};
-    ret_lacks[0] = '\0';
-    if (!victim_of(cluster, &nothing, now, hosts, sizeof hosts, name, sizeof name))
-        return true;
-    (void)snprintf(ret_lacks, size, "%s would find no room if %s died", name, hosts);
     return false;
 }
 
-int admission_judge(const struct cluster *cluster, const struct admission_ask *ask,
+/* All of a dead host's VMs are gone, and what is protected is placed anew, one after the other, by
+ * the rules. Sets the victim; the layout is as before afterwards. */
+static bool survives(struct picture *picture, struct outcome *outcome)
+{
+    struct layout *layout = picture->view.layout;
+    size_t fallen = 0;
+    for (unsigned i = 0; i < outcome->dead_count; i++) {
+        uint32_t host = outcome->dead[i], vm;
+        layout_set_up(layout, host, false);
+        while ((vm = layout_first_vm(layout, host)) != LAYOUT_NONE) {
+            picture->fallen[fallen++] = tenant_of(layout, vm);
+            layout_move(layout, vm, LAYOUT_NONE);
+        }
+    }
+    outcome->victim = LAYOUT_NONE;
+    for (size_t i = 0; i < picture->tenant_count && outcome->victim == LAYOUT_NONE; i++) {
+        const struct tenant *tenant = &picture->tenants[i];
+        if (!is_dead(outcome, tenant->host))
+            continue;
+        uint32_t to = choose_host(layout, tenant->vm);
+        if (to == LAYOUT_NONE)
+            outcome->victim = tenant->vm;
+        else
+            layout_move(layout, tenant->vm, to);
+    }
+    for (size_t i = fallen; i-- > 0;)
+        layout_move(layout, picture->fallen[i].vm, picture->fallen[i].host);
+    for (unsigned i = 0; i < outcome->dead_count; i++)
+        layout_set_up(layout, outcome->dead[i], true);
+    return outcome->victim == LAYOUT_NONE;
+}
+
+static uint64_t protected_bytes(const struct picture *picture, uint32_t host)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < picture->tenant_count; i++)
+        bytes += picture->tenants[i].host == host ? picture->tenants[i].memory_bytes : 0;
+    return bytes;
+}
+
+static bool may_die(const struct picture *picture, uint32_t host)
+{
+    return layout_host(picture->view.layout, host)->up;
+}
+
+/* Those that carry most. */
+static void worst_of_many(struct picture *picture, unsigned reserve, struct outcome *outcome)
+{
+    uint32_t count = layout_host_count(picture->view.layout);
+    while (outcome->dead_count < reserve) {
+        uint32_t worst = LAYOUT_NONE;
+        for (uint32_t i = 0; i < count; i++) {
+            if (may_die(picture, i) && !is_dead(outcome, i) &&
+                (worst == LAYOUT_NONE ||
+                 protected_bytes(picture, i) > protected_bytes(picture, worst)))
+                worst = i;
+        }
+        if (worst == LAYOUT_NONE)
+            return; /* nobody is left to survive it */
+        outcome->dead[outcome->dead_count++] = worst;
+    }
+    (void)survives(picture, outcome);
+}
+
+static void each_alone(struct picture *picture, struct outcome *outcome)
+{
+    uint32_t count = layout_host_count(picture->view.layout);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!may_die(picture, i) || protected_bytes(picture, i) == 0)
+            continue;
+        outcome->dead[0] = i;
+        outcome->dead_count = 1;
+        if (!survives(picture, outcome))
+            return;
+    }
+}
+
+static void each_pair(struct picture *picture, struct outcome *outcome)
+{
+    uint32_t count = layout_host_count(picture->view.layout);
+    for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t n = i + 1; n < count; n++) {
+            if (!may_die(picture, i) || !may_die(picture, n))
+                continue;
+            outcome->dead[0] = i;
+            outcome->dead[1] = n;
+            outcome->dead_count = 2;
+            if (!survives(picture, outcome))
+                return;
+        }
+    }
+}
+
+static struct outcome try_deaths(struct picture *picture, unsigned reserve)
+{
+    struct outcome outcome = {.victim = LAYOUT_NONE};
+    if (reserve == 0 || picture->tenant_count == 0)
+        return outcome;
+    if (reserve == 1)
+        each_alone(picture, &outcome);
+    else if (reserve == 2 && layout_host_count(picture->view.layout) <= PAIRS_HOSTS_MAX)
+        each_pair(picture, &outcome);
+    else
+        worst_of_many(picture, reserve < DEAD_MAX ? reserve : DEAD_MAX, &outcome);
+    return outcome;
+}
+
+/* ret_lacks "": it holds. */
+static void judge(struct cluster *cluster, const struct admission_ask *ask, struct cluster_now now,
+                  char *ret_lacks, size_t size)
+{
+    struct picture picture;
+    char hosts[PROBLEM_HINT_SIZE] = "";
+    struct outcome outcome = {.victim = LAYOUT_NONE};
+    unsigned reserve = cluster_ha_reserve(cluster);
+    ret_lacks[0] = '\0';
+    if (reserve > 0 && picture_init(&picture, cluster, ask, now))
+        outcome = try_deaths(&picture, reserve);
+    if (outcome.victim != LAYOUT_NONE) {
+        for (unsigned i = 0; i < outcome.dead_count; i++) {
+            size_t used = strlen(hosts);
+            (void)snprintf(hosts + used, sizeof hosts - used, "%s%s", i ? " and " : "",
+                           layout_host(picture.view.layout, outcome.dead[i])->name);
+        }
+        (void)snprintf(ret_lacks, size, "%s would find no room if %s died",
+                       vm_of(&picture, outcome.victim)->name, hosts);
+    }
+    if (reserve > 0)
+        picture_deinit(&picture);
+}
+
+bool admission_holds(struct cluster *cluster, struct cluster_now now, char *ret_lacks, size_t size)
+{
+    const struct admission_ask nothing = {0};
+    judge(cluster, &nothing, now, ret_lacks, size);
+    return ret_lacks[0] == '\0';
+}
+
+static int refuse(const struct cluster *cluster, const char *lacks, const char *other,
+                  struct problem *problem)
+{
+    unsigned reserve = cluster_ha_reserve(cluster);
+    (void)problem_set(problem, GW_RESERVE, "%s", lacks);
+    problem_detail(problem, "HA keeps room for the death of %u %s", reserve,
+                   reserve == 1 ? "host" : "hosts");
+    problem_hint(problem, "%sgodwit ha reserve 0   (gives that promise up)", other);
+    return -1;
+}
+
+int admission_judge(struct cluster *cluster, const struct admission_ask *ask,
                     struct cluster_now now, struct problem *problem)
 {
-    char hosts[PROBLEM_HINT_SIZE], name[OWN_HOST_SIZE], lacks[PROBLEM_HINT_SIZE];
-    if (!victim_of(cluster, ask, now, hosts, sizeof hosts, name, sizeof name) ||
-        !admission_holds(cluster, now, lacks, sizeof lacks))
+    char lacks[PROBLEM_HINT_SIZE], before[PROBLEM_HINT_SIZE];
+    judge(cluster, ask, now, lacks, sizeof lacks);
+    if (!lacks[0] || !admission_holds(cluster, now, before, sizeof before))
         return 0;
-    (void)problem_set(problem, GW_RESERVE, "%s would find no room any more if %s died", name,
-                      hosts);
-    problem_detail(problem, "HA keeps room for the death of %u %s", cluster_ha_reserve(cluster),
-                   cluster_ha_reserve(cluster) == 1 ? "host" : "hosts");
-    problem_hint(problem, "godwit ha reserve 0   (gives that promise up)");
-    return -1;
+    return refuse(cluster, lacks, "", problem);
+}
+
+int admission_judge_changed(struct cluster *cluster, bool held, struct cluster_now now,
+                            struct problem *problem)
+{
+    char lacks[PROBLEM_HINT_SIZE];
+    if (!held || admission_holds(cluster, now, lacks, sizeof lacks))
+        return 0;
+    return refuse(cluster, lacks, "--soft, or: ", problem);
 }

@@ -146,8 +146,15 @@ static void on_pool_status(struct peer *peer, struct rpc_request *request, const
     (void)rpc_reply(request, &status.base);
 }
 
-static void fill_host(const struct cluster *cluster, const struct cluster_host *host,
-                      uint64_t now_ns, Godwit__HostInfo *info)
+/* Where it is, or may be; NULL: nowhere. */
+static const struct cluster_host *owner_of(const struct cluster *cluster,
+                                           const struct cluster_vm *vm)
+{
+    return vm->own.phase == OWN_STOPPED ? NULL : cluster_host(cluster, vm->own.owner);
+}
+
+static void fill_host(const struct cluster_host *host, uint32_t vms, uint64_t now_ns,
+                      Godwit__HostInfo *info)
 {
     godwit__host_info__init(info);
     info->name = (char *)(uintptr_t)host->name; /* protobuf-c knows no const */
@@ -155,9 +162,7 @@ static void fill_host(const struct cluster *cluster, const struct cluster_host *
     info->has_vms = info->has_seen_unix_ms = true;
     info->policy = host->policy;
     info->seen_unix_ms = host->seen_unix_ms;
-    for (size_t i = 0; i < cluster->vm_count; i++)
-        info->vms += cluster->vms[i]->own.phase != OWN_STOPPED &&
-                     strcmp(cluster->vms[i]->own.owner, host->name) == 0;
+    info->vms = vms;
     if (!host->facts)
         return;
     info->has_cpus = info->has_memory_bytes = info->has_memory_free_bytes = true;
@@ -173,7 +178,11 @@ static void fill_host(const struct cluster *cluster, const struct cluster_host *
 void api_fill_host(struct coordinator *coordinator, const struct cluster_host *host,
                    Godwit__HostInfo *ret_info)
 {
-    fill_host(&coordinator->cluster, host, coordinator_now().ns, ret_info);
+    const struct cluster *cluster = &coordinator->cluster;
+    uint32_t vms = 0;
+    for (size_t i = 0; i < cluster->vm_count; i++)
+        vms += owner_of(cluster, cluster->vms[i]) == host;
+    fill_host(host, vms, coordinator_now().ns, ret_info);
 }
 
 static int by_host_name(const void *a, const void *b)
@@ -189,9 +198,14 @@ static void on_host_list(struct peer *peer, struct rpc_request *request, const v
     size_t count = cluster->host_count;
     AUTO_FREE Godwit__HostInfo *infos = calloc(count + 1, sizeof *infos);
     AUTO_FREE Godwit__HostInfo **list = calloc(count + 1, sizeof *list);
-    assert(infos && list);
+    AUTO_FREE uint32_t *vms = calloc(count + 1, sizeof *vms);
+    assert(infos && list && vms);
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        const struct cluster_host *owner = owner_of(cluster, cluster->vms[i]);
+        vms[owner ? owner->index : count]++;
+    }
     for (size_t i = 0; i < count; i++) {
-        fill_host(cluster, cluster->hosts[i], now_ns, &infos[i]);
+        fill_host(cluster->hosts[i], vms[i], now_ns, &infos[i]);
         list[i] = &infos[i];
     }
     qsort(list, count, sizeof *list, by_host_name);

@@ -106,7 +106,8 @@ void api_plan_host_set(struct peer *peer, struct rpc_request *request, const voi
     struct cluster_todo todo = {0};
     struct cluster_host *host = NULL;
     struct problem problem;
-    if (rule_set_host(&coordinator->cluster, message, &host, &problem, &todo) != 0) {
+    if (rule_set_host(&coordinator->cluster, message, coordinator_now(), &host, &problem, &todo) !=
+        0) {
         reply_host(coordinator, request, NULL, &problem);
         cluster_todo_deinit(&todo);
         return;

@@ -152,6 +152,9 @@ void cluster_deinit(struct cluster *cluster)
     free(cluster->hosts);
     free(cluster->vms);
     free(cluster->jobs);
+    name_map_deinit(&cluster->hosts_by_name);
+    name_map_deinit(&cluster->vms_by_id);
+    name_map_deinit(&cluster->jobs_by_id);
     *cluster = (struct cluster){0};
 }
 
@@ -168,12 +171,24 @@ static void *add(void ***array, size_t *count, size_t bytes)
     return object;
 }
 
+/* One that its map has no memory for is taken out again. */
+static void *add_named(struct name_map *map, const char *name, size_t *count, void *object)
+{
+    if (!object || name_map_put(map, name, object))
+        return object;
+    (*count)--;
+    free(object);
+    return NULL;
+}
+
 struct cluster_host *cluster_add_host(struct cluster *cluster, const char *name)
 {
     struct cluster_host *host = add((void ***)&cluster->hosts, &cluster->host_count, sizeof *host);
-    if (host)
+    if (host) {
         WORDS_COPY(host->name, name);
-    return host;
+        host->index = cluster->host_count - 1;
+    }
+    return add_named(&cluster->hosts_by_name, host ? host->name : "", &cluster->host_count, host);
 }
 
 struct cluster_vm *cluster_add_vm(struct cluster *cluster, const char *id)
@@ -181,7 +196,7 @@ struct cluster_vm *cluster_add_vm(struct cluster *cluster, const char *id)
     struct cluster_vm *vm = add((void ***)&cluster->vms, &cluster->vm_count, sizeof *vm);
     if (vm)
         WORDS_COPY(vm->id, id);
-    return vm;
+    return add_named(&cluster->vms_by_id, vm ? vm->id : "", &cluster->vm_count, vm);
 }
 
 struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id)
@@ -189,7 +204,7 @@ struct cluster_job *cluster_add_job(struct cluster *cluster, const char *id)
     struct cluster_job *job = add((void ***)&cluster->jobs, &cluster->job_count, sizeof *job);
     if (job)
         WORDS_COPY(job->core.id, id);
-    return job;
+    return add_named(&cluster->jobs_by_id, job ? job->core.id : "", &cluster->job_count, job);
 }
 
 struct cluster_rule *cluster_add_rule(struct cluster *cluster)
@@ -236,6 +251,7 @@ void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm)
 {
     assert(!vm->job);
     take_out((void **)cluster->vms, &cluster->vm_count, vm);
+    name_map_remove(&cluster->vms_by_id, vm->id);
     vm_free(vm);
 }
 
@@ -243,6 +259,7 @@ void cluster_drop_job(struct cluster *cluster, struct cluster_job *job)
 {
     assert(!job_core_is_active(&job->core));
     take_out((void **)cluster->jobs, &cluster->job_count, job);
+    name_map_remove(&cluster->jobs_by_id, job->core.id);
     (void)cluster_job_free(job);
 }
 
@@ -315,29 +332,17 @@ void *cluster_message_copy(const ProtobufCMessage *message)
 
 struct cluster_host *cluster_host(const struct cluster *cluster, const char *name)
 {
-    for (size_t i = 0; i < cluster->host_count; i++) {
-        if (strcmp(cluster->hosts[i]->name, name) == 0)
-            return cluster->hosts[i];
-    }
-    return NULL;
+    return name_map_get(&cluster->hosts_by_name, name);
 }
 
 struct cluster_vm *cluster_vm(const struct cluster *cluster, const char *id)
 {
-    for (size_t i = 0; i < cluster->vm_count; i++) {
-        if (strcmp(cluster->vms[i]->id, id) == 0)
-            return cluster->vms[i];
-    }
-    return NULL;
+    return name_map_get(&cluster->vms_by_id, id);
 }
 
 struct cluster_job *cluster_job(const struct cluster *cluster, const char *id)
 {
-    for (size_t i = cluster->job_count; i-- > 0;) {
-        if (strcmp(cluster->jobs[i]->core.id, id) == 0)
-            return cluster->jobs[i];
-    }
-    return NULL;
+    return name_map_get(&cluster->jobs_by_id, id);
 }
 
 /* What a word is searched among: `name` is shown, `id` (may be the same) also matches. */

@@ -13,6 +13,7 @@
 #include "coordinator/convoy.h"
 #include "coordinator/ha_core.h"
 #include "coordinator/job_core.h"
+#include "coordinator/name_map.h"
 #include "coordinator/own.h"
 #include "coordinator/problem.h"
 #include "placement/forecast.h"
@@ -34,6 +35,7 @@ enum {
 
 struct cluster_host {
     char name[OWN_HOST_SIZE];
+    size_t index; /* among the cluster's hosts: none is ever taken out */
     uint64_t revision;
     Godwit__HostFacts *facts; /* owned; NULL until its first HELLO */
     uint64_t memory_free_bytes;
@@ -156,6 +158,7 @@ struct cluster {
     size_t vm_count;
     struct cluster_job **jobs; /* oldest first */
     size_t job_count;
+    struct name_map hosts_by_name, vms_by_id, jobs_by_id;
     struct cluster_rule **rules; /* owned, as is the next */
     size_t rule_count;
     struct cluster_plan **plans; /* oldest first */

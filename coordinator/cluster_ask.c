@@ -10,6 +10,7 @@
 #include "base/world.h"
 #include "coordinator/admission.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
@@ -237,12 +238,12 @@ int cluster_choose_host(struct cluster *cluster, const struct cluster_vm *vm, co
 }
 
 /* Would it take the room that HA keeps? */
-static int judge_reserve(const struct cluster *cluster, const struct cluster_vm *vm,
-                         const Godwit__VmSpec *spec, const struct cluster_host *host,
-                         struct cluster_now now, struct problem *problem)
+static int judge_reserve(struct cluster *cluster, const struct cluster_vm *vm,
+                         const struct cluster_host *host, struct cluster_now now,
+                         struct problem *problem)
 {
     const struct admission_ask ask = {
-        .vm = vm, .spec = spec, .host = host->name, .is_protected = spec->ha && spec->ha->restart};
+        .vm = vm, .host = host, .is_protected = cluster_ha_protects(vm)};
     return admission_judge(cluster, &ask, now, problem);
 }
 
@@ -333,10 +334,6 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
         godwit__vm_spec__free_unpacked(whole, NULL);
         return -1;
     }
-    if (whole && !no_start && judge_reserve(cluster, NULL, whole, host, now, problem) != 0) {
-        godwit__vm_spec__free_unpacked(whole, NULL);
-        return -1;
-    }
     struct cluster_vm *vm = whole ? cluster_add_vm(cluster, vm_id) : NULL;
     if (!vm) {
         if (whole)
@@ -344,6 +341,10 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
         return problem_set(problem, GW_INTERNAL, "no memory for VM %s", spec->name);
     }
     vm->spec = whole;
+    if (!no_start && judge_reserve(cluster, vm, host, now, problem) != 0) {
+        cluster_drop_vm(cluster, vm);
+        return -1;
+    }
     struct cluster_put *put = cluster_todo_put(todo, PUT_VM);
     put->object = vm;
     put->revision = vm->revision++;
@@ -444,7 +445,7 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         add_place(cluster, vm, now, problem);
         return -1;
     }
-    if (judge_reserve(cluster, vm, vm->spec, host, now, problem) != 0) {
+    if (judge_reserve(cluster, vm, host, now, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;
     }

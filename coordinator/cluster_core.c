@@ -1053,9 +1053,13 @@ static void question_done(struct cluster *cluster, struct cluster_vm *vm,
         return;
     if (result->fault->code == ERR_NOT_FOUND && order->kind == ORDER_STATUS) {
         take_absence(cluster, host, vm, HEARD_ANSWER, order->asked_ns, now, todo);
+    } else if (order->kind == ORDER_VERDICT && is_jobs && result->fault->code == ERR_SUPERSEDED &&
+               order->generation == vm->job->core.resume_generation) {
+        struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_RESUME_LOST};
+        cluster_step_job(cluster, vm->job, &event, now, todo);
     } else if (order->kind == ORDER_VERDICT && is_jobs) {
-        /* Refused, so things are not as we believed: look before saying it again. Also "not found":
-         * it may be the move that was not found, by a VM that runs and was never told of it. */
+        /* Refused, so things are not as we believed: look before saying it again. Also a move that
+         * is unknown there: the VM may run and was never told of it. */
         job_order(vm->job, is_same(vm->job->core.target_host, order->host), ORDER_STATUS, 0, now,
                   todo);
     }

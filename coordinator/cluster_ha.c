@@ -129,21 +129,30 @@ static bool is_storm(const struct cluster *cluster, uint64_t now_ns)
     return count > 1 + cluster->host_count * HA_STORM_PERCENT / 100;
 }
 
-static struct ha_view view_of(const struct cluster *cluster, const struct cluster_host *host,
-                              struct cluster_now now, bool storm)
+static unsigned count_up(const struct cluster *cluster, uint64_t now_ns)
 {
+    unsigned count = 0;
+    for (size_t i = 0; i < cluster->host_count; i++)
+        count += is_up(cluster->hosts[i], now_ns);
+    return count;
+}
+
+/* `hosts_up`, with it, and `storm` are counted once for all hosts. */
+static struct ha_view view_of(const struct cluster *cluster, const struct cluster_host *host,
+                              struct cluster_now now, unsigned hosts_up, bool storm)
+{
+    bool is_asked = host->ha.phase != HA_WELL; /* whether it could be fenced, and how */
     struct ha_view view = {
         .now_ns = now.ns,
         .seen_ns = host->seen_ns,
         .began_ns = cluster->began_ns,
         .link_up = host->link_up,
         .is_armed = cluster_ha_is_armed(cluster, now.unix_ms),
-        .has_storage = storage_peer(cluster, host, now.ns) != NULL,
+        .has_storage = is_asked && storage_peer(cluster, host, now.ns) != NULL,
         .has_power = host->fence_agent[0] != '\0',
+        .peers_up = hosts_up - is_up(host, now.ns),
         .storm = storm,
     };
-    for (size_t i = 0; i < cluster->host_count; i++)
-        view.peers_up += cluster->hosts[i] != host && is_up(cluster->hosts[i], now.ns);
     if (host->facts && host->facts->incarnation)
         WORDS_COPY(view.incarnation, host->facts->incarnation);
     return view;
@@ -392,9 +401,10 @@ void cluster_ha_tick(struct cluster *cluster, struct cluster_now now, struct clu
     unsigned budget = LOST_A_TICK;
     arm_when_it_is_time(cluster, now, todo);
     bool storm = is_storm(cluster, now.ns);
+    unsigned hosts_up = count_up(cluster, now.ns);
     for (size_t i = 0; i < cluster->host_count; i++) {
         struct cluster_host *host = cluster->hosts[i];
-        struct ha_view view = view_of(cluster, host, now, storm);
+        struct ha_view view = view_of(cluster, host, now, hosts_up, storm);
         unsigned bits = ha_core_tick(&host->ha, &view);
         carry_out(cluster, host, bits, now, todo);
         if (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE)
@@ -550,7 +560,7 @@ int cluster_ha_confirm_down(struct cluster *cluster, const char *word, const cha
                            "--confirm-down must name %s in full: a host that is not down and is "
                            "called so will have its VMs running twice",
                            host->name);
-    struct ha_view view = view_of(cluster, host, now, false);
+    struct ha_view view = view_of(cluster, host, now, count_up(cluster, now.ns), false);
     unsigned bits = ha_core_confirm_down(&host->ha, &view);
     if (bits == 0) {
         (void)problem_set(problem, GW_HOST_ALIVE, "%s is not down: %s", host->name,

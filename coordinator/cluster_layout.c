@@ -19,11 +19,8 @@
 
 uint32_t cluster_layout_host(const struct cluster *cluster, const struct cluster_host *host)
 {
-    for (size_t i = 0; i < cluster->host_count; i++) {
-        if (cluster->hosts[i] == host)
-            return (uint32_t)i;
-    }
-    return LAYOUT_NONE;
+    (void)cluster;
+    return (uint32_t)host->index;
 }
 
 uint32_t cluster_layout_vm(const struct cluster *cluster, const struct cluster_vm *vm)
@@ -69,11 +66,8 @@ static int add_host(struct layout *layout, const struct planner_host *seen,
 
 static uint32_t host_named(const struct cluster *cluster, const char *name)
 {
-    for (size_t i = 0; i < cluster->host_count; i++) {
-        if (strcmp(cluster->hosts[i]->name, name) == 0)
-            return (uint32_t)i;
-    }
-    return LAYOUT_NONE;
+    const struct cluster_host *host = cluster_host(cluster, name);
+    return host ? (uint32_t)host->index : LAYOUT_NONE;
 }
 
 /* ---- what else a VM needs ---------------------------------------------------------------------

@@ -89,17 +89,18 @@ void cluster_vm_place(const struct cluster *cluster, const struct cluster_vm *vm
         (void)snprintf(ret_text, size, "%s on %s", word, vm->own.owner);
 }
 
-static uint64_t promised_bytes(const struct cluster *cluster, const char *host)
+/* What starts and arrives, by host. */
+static void add_promises(const struct cluster *cluster, struct planner_host *hosts)
 {
-    uint64_t bytes = 0;
     for (size_t i = 0; i < cluster->vm_count; i++) {
         const struct cluster_vm *vm = cluster->vms[i];
-        bool starts = vm->own.phase == OWN_STARTING && strcmp(vm->own.owner, host) == 0;
-        bool arrives = vm->own.phase == OWN_HANDOVER && strcmp(vm->own.target, host) == 0;
-        if (starts || arrives)
-            bytes += vm->spec->memory->size;
+        const char *where = vm->own.phase == OWN_STARTING   ? vm->own.owner
+                            : vm->own.phase == OWN_HANDOVER ? vm->own.target
+                                                            : NULL;
+        const struct cluster_host *host = where ? cluster_host(cluster, where) : NULL;
+        if (host)
+            hosts[host->index].memory_promised_bytes += vm->spec->memory->size;
     }
-    return bytes;
 }
 
 struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64_t now_ns)
@@ -113,9 +114,10 @@ struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64
                   ha_core_may_run(&host->ha),
             .facts = host->facts,
             .memory_free_bytes = host->memory_free_bytes,
-            .memory_promised_bytes = promised_bytes(cluster, host->name),
         };
     }
+    if (hosts)
+        add_promises(cluster, hosts);
     return hosts;
 }
 
@@ -156,6 +158,8 @@ static void fill_error(const struct cluster_job *job, struct cluster_job_message
                      core->target_host);
     } else if (core->error_code == GW_VM_LOST) {
         problem_hint(&message->problem, "godwit vm start %s", job->vm_name);
+    } else if (core->error_code == GW_SOURCE_SILENT) {
+        problem_hint(&message->problem, "godwit host show %s", core->source_host);
     } else {
         problem_detail(&message->problem, "%s  %s -> %s", job->vm_name, core->source_host,
                        core->target_host);

@@ -75,7 +75,7 @@ static void fill_vm(const struct cluster_vm *vm, Godwit__HaVm *info)
     info->reason = vm->reason[0] ? text_of(vm->reason) : NULL;
 }
 
-static void fill_status(const struct cluster *cluster, struct cluster_now now,
+static void fill_status(struct cluster *cluster, struct cluster_now now,
                         struct status *status)
 {
     Godwit__HaStatus *message = &status->message;

@@ -297,7 +297,12 @@ static void end_lost(struct job_core *core, const char *host, uint64_t now_ns,
                      struct job_todo *todo)
 {
     char text[FAULT_TEXT_MAX];
-    (void)snprintf(text, sizeof text, "the VM's process on %s ended during the move", host);
+    if (core->superseded)
+        (void)snprintf(text, sizeof text,
+                       "%s took the VM, wrote its disks and died: its memory on %s was older",
+                       core->target_host, host);
+    else
+        (void)snprintf(text, sizeof text, "the VM's process on %s ended during the move", host);
     core->error_code = GW_NONE; /* this outweighs what was told of the move itself */
     set_error(core, GW_VM_LOST, text);
     set_own(todo, JOB_OWN_STOP);
@@ -380,12 +385,28 @@ static bool source_is_clear(const struct job_core *core)
            (core->target_clear_ns > 0 && core->source.answered_ns > core->target_clear_ns);
 }
 
+/* Nobody else has the VM; whether its source, which is away, still runs it is not known. */
+static void end_unknown(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
+{
+    char text[FAULT_TEXT_MAX];
+    (void)snprintf(text, sizeof text,
+                   "%s does not answer, the VM is there or has died there: %.300s",
+                   core->source_host, core->error_text);
+    core->error_code = GW_NONE; /* this outweighs why the move ended */
+    set_error(core, GW_SOURCE_SILENT, text);
+    end(core, JOB_FAILED, now_ns, todo);
+}
+
 static void end_back(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     if (core->cancel)
         set_error(core, GW_MOVE_CANCELED, "the move was canceled");
     set_error(core, GW_MOVE_ROLLED_BACK, "the move was not carried through");
     set_own(todo, JOB_OWN_BACK);
+    if (!core->source.link_up) {
+        end_unknown(core, now_ns, todo);
+        return;
+    }
     const struct gw_code_row *row = gw_code_row((int)core->error_code);
     assert(row);
     enum job_state state = JOB_ROLLED_BACK;
@@ -421,7 +442,9 @@ static void decide_back(struct job_core *core, uint64_t now_ns, struct job_todo 
         /* Its latch came first; why it rolled back comes with the receipt, a moment later. */
         bool told = core->has_receipt || !aborted || is_away(&core->source, now_ns) ||
                     now_ns - core->step_ns > RECEIPT_MS * NS_PER_MS;
-        if (told)
+        /* A source that is cut off for a moment says that all is well when it is back. */
+        bool may_come = !core->source.link_up && !is_away(&core->source, now_ns);
+        if (told && !may_come)
             end_back(core, now_ns, todo);
         return;
     }
@@ -484,7 +507,12 @@ static void decide_resume(struct job_core *core, uint64_t now_ns, struct job_tod
             todo);
         return;
     }
-    tell_source(core, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME, now_ns, todo);
+    /* A target that is gone without a latch may have taken the guest all the same, when its host
+     * was switched off. L knows: memory that is older than the disks must never run. */
+    tell_source(core,
+                core->superseded ? GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP
+                                 : GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME,
+                now_ns, todo);
 }
 
 static void decide_prepare(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
@@ -602,6 +630,10 @@ void job_core_step(struct job_core *core, const struct job_event *event, struct 
         break;
     case JOB_EVENT_MOVE_OUT_FAILED:
         on_move_out_failed(core, event);
+        break;
+    case JOB_EVENT_RESUME_LOST:
+        core->superseded = core->superseded || core->step == JOB_RESUME;
+        core->source.ask_ns = 0;
         break;
     case JOB_EVENT_REPORT:
         learn_report(core, &event->report, event->now_ns, todo);

@@ -88,6 +88,7 @@ struct job_core {
     /* from here on: of this coordinator's life only */
     bool out_refused; /* the source's agent answered that it does not do it */
     bool parked;      /* the source said that it waits */
+    bool superseded;  /* the disks were written since: what the source holds is old */
     bool has_receipt;
     bool alarmed;
     uint64_t address_ns;      /* when the target told its address: its process is there since */
@@ -103,6 +104,7 @@ enum job_event_type {
     JOB_EVENT_ADDRESS, /* the target holds memory and listens */
     JOB_EVENT_MOVE_IN_FAILED,
     JOB_EVENT_MOVE_OUT_FAILED,
+    JOB_EVENT_RESUME_LOST, /* the source may not resume: L is another's */
     JOB_EVENT_REPORT, /* one side told of itself, or its agent did */
     JOB_EVENT_LINK,   /* an agent came or went */
     JOB_EVENT_CANCEL,

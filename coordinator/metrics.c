@@ -91,7 +91,7 @@ static void write_vms(const struct view *view, FILE *out)
             (const void *const *)cluster->jobs, cluster->job_count, view);
 }
 
-static void write_ha(const struct cluster *cluster, struct cluster_now now, FILE *out)
+static void write_ha(struct cluster *cluster, struct cluster_now now, FILE *out)
 {
     char lacks[PROBLEM_HINT_SIZE];
     head(out, "godwit_ha_armed", "gauge", "1 when HA may fence and start.");

@@ -7,6 +7,7 @@
 
 #include "base/id.h"
 #include "base/own.h"
+#include "coordinator/admission.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -151,6 +152,7 @@ static struct cluster_rule *find_rule(const struct cluster *cluster, const char 
 int rule_add(struct cluster *cluster, const Godwit__Rule *given, struct cluster_now now,
              struct cluster_rule **ret_rule, struct problem *problem, struct cluster_todo *todo)
 {
+    char lacks[PROBLEM_HINT_SIZE];
     if (!given || !given->id || !id_name_is_valid(given->id))
         return problem_set(problem, GW_RULE_INVALID,
                            "'%.80s' is no name for a rule: 1 to %d letters, digits, '.', '_', '-'",
@@ -172,6 +174,7 @@ int rule_add(struct cluster *cluster, const Godwit__Rule *given, struct cluster_
     if (cluster->rule_count == RULES_MAX)
         return problem_set(problem, GW_POOL_FULL, "the pool has %d rules, which is all it may have",
                            RULES_MAX);
+    bool held = !given->soft && admission_holds(cluster, now, lacks, sizeof lacks);
     struct cluster_rule *rule = cluster_add_rule(cluster);
     Godwit__Rule *copy = rule ? cluster_message_copy(&given->base) : NULL;
     if (!copy) {
@@ -182,6 +185,10 @@ int rule_add(struct cluster *cluster, const Godwit__Rule *given, struct cluster_
     copy->has_created_unix_ms = true;
     copy->created_unix_ms = now.unix_ms;
     rule->rule = copy;
+    if (admission_judge_changed(cluster, held, now, problem) != 0) {
+        cluster_drop_rule(cluster, rule);
+        return -1;
+    }
     struct cluster_put *put = cluster_todo_put(todo, PUT_RULE);
     put->object = rule;
     put->revision = rule->revision++;
@@ -272,8 +279,29 @@ static void set_label(Godwit__HostPolicy *policy, const char *label)
     policy->labels[policy->n_labels++] = strdup(label);
 }
 
+/* Labels name hosts in rules and make them domains; what would break HA's promise is taken back. */
+static int set_labels(struct cluster *cluster, struct cluster_host *host,
+                      const Godwit__HostSetRequest *wanted, struct cluster_now now,
+                      struct problem *problem)
+{
+    char lacks[PROBLEM_HINT_SIZE];
+    bool held = cluster->rule_count > 0 && admission_holds(cluster, now, lacks, sizeof lacks);
+    Godwit__HostPolicy *before = cluster_message_copy(&policy_of(host)->base);
+    assert(before); /* see policy_of */
+    for (size_t i = 0; i < wanted->n_labels; i++)
+        set_label(host->policy, wanted->labels[i]);
+    int r = admission_judge_changed(cluster, held, now, problem);
+    if (r != 0) {
+        Godwit__HostPolicy *after = host->policy;
+        host->policy = before;
+        before = after;
+    }
+    godwit__host_policy__free_unpacked(before, NULL);
+    return r;
+}
+
 int rule_set_host(struct cluster *cluster, const Godwit__HostSetRequest *wanted,
-                  struct cluster_host **ret_host, struct problem *problem,
+                  struct cluster_now now, struct cluster_host **ret_host, struct problem *problem,
                   struct cluster_todo *todo)
 {
     struct cluster_host *host =
@@ -296,8 +324,8 @@ int rule_set_host(struct cluster *cluster, const Godwit__HostSetRequest *wanted,
     if (host->policy && host->policy->n_labels + wanted->n_labels > RULE_WORDS_MAX)
         return problem_set(problem, GW_USAGE, "a host has %d labels at most", RULE_WORDS_MAX);
     *ret_host = host;
-    for (size_t i = 0; i < wanted->n_labels; i++)
-        set_label(policy_of(host), wanted->labels[i]);
+    if (wanted->n_labels > 0 && set_labels(cluster, host, wanted, now, problem) != 0)
+        return -1;
     if (wanted->n_labels > 0)
         put_policy(host, todo);
     if (wanted->has_cordoned && wanted->cordoned != rule_host_is_cordoned(host))

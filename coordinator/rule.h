@@ -28,7 +28,7 @@ int rule_remove(struct cluster *cluster, const char *id, struct problem *problem
 
 /* Cordon, uncordon, labels ("key=value" sets, "key-" takes away). */
 int rule_set_host(struct cluster *cluster, const Godwit__HostSetRequest *wanted,
-                  struct cluster_host **ret_host, struct problem *problem,
+                  struct cluster_now now, struct cluster_host **ret_host, struct problem *problem,
                   struct cluster_todo *todo);
 void rule_cordon(struct cluster_host *host, bool cordoned, const char *reason, const char *plan,
                  struct cluster_todo *todo);

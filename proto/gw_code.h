@@ -104,6 +104,9 @@ enum exit_code {
     X(GW_VM_LOST, 2205, "vm-lost", EXIT_CODE_ATTENTION, false,                                     \
       "The process that held the guest's memory ended during the move; the VM is stopped and "     \
       "can be started anew.")                                                                      \
+    X(GW_SOURCE_SILENT, 2209, "source-silent", EXIT_CODE_ATTENTION, false,                         \
+      "The move ended before its target took the guest, so it runs nowhere else; the source's "    \
+      "host does not answer, so nobody knows whether it runs there: see to that host.")            \
     X(GW_TOKEN_INVALID, 2301, "token-invalid", EXIT_CODE_NOT_ALLOWED, false,                       \
       "The join token is damaged, of another pool, or not for this host.")                         \
     X(GW_TOKEN_USED, 2302, "token-used", EXIT_CODE_NOT_ALLOWED, false,                             \

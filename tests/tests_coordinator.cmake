@@ -1,6 +1,8 @@
 godwit_test(unit token ROOMS proto base)
 godwit_test(unit gw_code ROOMS proto base)
 godwit_test(unit vm_spec ROOMS proto base)
+godwit_test(unit name_map ROOMS coordinator)
+godwit_test(unit admission ROOMS coordinator)
 godwit_test(unit planner ROOMS coordinator)
 godwit_test(unit job_core ROOMS coordinator)
 godwit_test(unit cluster_core ROOMS coordinator)

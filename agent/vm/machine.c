@@ -891,7 +891,7 @@ bool machine_take_sockets(struct machine *machine, const Godwit__MoveLanes *lane
 int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault)
 {
     if (!machine->move || !tune->move_id || strcmp(tune->move_id, machine->last_move_id) != 0)
-        return fault_set(fault, ERR_NOT_FOUND, "%s has no move %s", machine->config.name,
+        return fault_set(fault, ERR_MOVE_UNKNOWN, "%s has no move %s", machine->config.name,
                          tune->move_id ? tune->move_id : "without an id");
     if (!tune->goals)
         return fault_set(fault, ERR_INVALID, "no goals to set");
@@ -926,7 +926,7 @@ int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
                     struct fault *fault)
 {
     if (!verdict->move_id || strcmp(verdict->move_id, machine->last_move_id) != 0)
-        return fault_set(fault, ERR_NOT_FOUND, "%s has no move %s", machine->config.name,
+        return fault_set(fault, ERR_MOVE_UNKNOWN, "%s has no move %s", machine->config.name,
                          verdict->move_id ? verdict->move_id : "without an id");
     const struct latch_record record = record_get(machine);
     if (!machine->move) {

@@ -1,7 +1,7 @@
 /* A real coordinator under many agents: mutual TLS on loopback, a hello each, a heartbeat each a
  * second; beside that an operator who asks for what `godwit status` shows.
  *
- *   bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS]
+ *   bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS] [VMS]
  *
  * Prints the coordinator's CPU and memory, and how long the operator waited. */
 #include <fcntl.h>
@@ -29,7 +29,7 @@
 #include "proto/pool.pb-c.h"
 
 #define POOL_ID "bench"
-enum { SAMPLES_MAX = 20000, ASK_EVERY_MS = 50 };
+enum { SAMPLES_MAX = 20000, ASK_EVERY_MS = 50, VMS_A_HOST_MAX = 64 };
 
 struct agent {
     char name[32];
@@ -38,11 +38,18 @@ struct agent {
     bool is_open, is_welcome;
 };
 
+struct vm { /* runs on agent number `index` modulo their count */
+    char id[32];
+    Godwit__VmStatus status;
+    Godwit__VmLoad load;
+};
+
 static char folder[64], address[64];
 static char *ca_certificate, *ca_key;
 static struct loop *loop;
 static struct agent *agents;
-static size_t agent_count = 1000, next_beat, welcome_count;
+static size_t agent_count = 1000, vm_count, next_beat, welcome_count;
+static struct vm *guests;
 static struct rpc *operator_rpc;
 static bool operator_is_open;
 static uint64_t samples[SAMPLES_MAX], asked_ns;
@@ -101,7 +108,58 @@ static int free_port(void)
     return ntohs(place.sin_port);
 }
 
-/* The hosts are put into the pool's file, as if they had joined by tokens. */
+static void put_vm(struct store_batch *batch, size_t index)
+{
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__CpuSpec cpu = GODWIT__CPU_SPEC__INIT;
+    Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
+    uint8_t bytes[256];
+    cpu.has_vcpus = memory.has_size = true;
+    cpu.vcpus = 2;
+    cpu.baseline = (char *)(uintptr_t) "x86-64-v2";
+    memory.size = UINT64_C(1) << 30;
+    spec.name = guests[index].id;
+    spec.cpu = &cpu;
+    spec.memory = &memory;
+    size_t size = godwit__vm_spec__pack(&spec, bytes);
+    store_batch_put(batch, STORE_VM, guests[index].id, 0);
+    store_batch_text(batch, guests[index].id);
+    store_batch_blob(batch, bytes, size);
+    const char *host = agents[index % agent_count].name;
+    store_batch_put(batch, STORE_OWN, guests[index].id, 0);
+    store_batch_number(batch, 1); /* gen, hiwater */
+    store_batch_number(batch, 1);
+    store_batch_text(batch, "RUN");
+    store_batch_text(batch, host); /* owner, its incarnation, no move */
+    store_batch_text(batch, host);
+    store_batch_text(batch, "");
+    store_batch_text(batch, "");
+    store_batch_number(batch, 0); /* wanted running, not crashed, no reason */
+    store_batch_number(batch, 0);
+    store_batch_text(batch, "");
+}
+
+static void make_vms(void)
+{
+    guests = calloc(vm_count + 1, sizeof *guests);
+    if (!guests)
+        die("making VMs", NULL);
+    for (size_t i = 0; i < vm_count; i++) {
+        struct vm *vm = &guests[i];
+        (void)snprintf(vm->id, sizeof vm->id, "vm%06zu", i);
+        godwit__vm_status__init(&vm->status);
+        vm->status.vm_id = vm->id;
+        vm->status.has_state = vm->status.has_generation = true;
+        vm->status.state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+        vm->status.generation = 1;
+        godwit__vm_load__init(&vm->load);
+        vm->load.vm_id = vm->id;
+        vm->load.has_run_cores = vm->load.has_wait_cores = true;
+        vm->load.run_cores = 0.5;
+    }
+}
+
+/* The hosts are put into the pool's file, as if they had joined by tokens, and VMs that run. */
 static void make_pool(void)
 {
     char path[128];
@@ -135,6 +193,8 @@ static void make_pool(void)
         store_batch_blob(batch, "", 0); /* no facts before its first hello, and no policy */
         store_batch_blob(batch, "", 0);
     }
+    for (size_t i = 0; i < vm_count; i++)
+        put_vm(batch, i);
     if (store_commit_now(store, batch, &fault) < 0)
         die("filling the pool's file", &fault);
     (void)store_batch_free(batch);
@@ -201,6 +261,10 @@ static void on_opened(void *data, struct rpc *rpc, const struct fault *fault)
     facts.baselines = baselines;
     facts.n_baselines = 1;
     hello.facts = &facts;
+    Godwit__VmStatus *list[VMS_A_HOST_MAX];
+    for (size_t i = (size_t)(agent - agents); i < vm_count; i += agent_count)
+        list[hello.n_vms++] = &guests[i].status;
+    hello.vms = list;
     if (rpc_call(rpc, METHOD_AGENT_HELLO, &hello.base, &godwit__agent_welcome__descriptor, 60000,
                  on_welcome, agent, &why) < 0)
         die("saying hello", &why);
@@ -224,6 +288,10 @@ static void beat(void *data)
         message.has_memory_free_bytes = message.has_load1 = true;
         message.memory_free_bytes = UINT64_C(200) << 30;
         message.load1 = 1.5;
+        Godwit__VmLoad *loads[VMS_A_HOST_MAX];
+        for (size_t v = next_beat; v < vm_count; v += agent_count)
+            loads[message.n_vms++] = &guests[v].load;
+        message.vms = loads;
         if (agents[next_beat].is_welcome)
             (void)rpc_send_event(agents[next_beat].rpc, METHOD_AGENT_HEARTBEAT, &message.base,
                                  NULL);
@@ -350,11 +418,15 @@ int main(int argc, char **argv)
 {
     struct fault fault = {0};
     if (argc < 2) {
-        (void)fputs("usage: bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS]\n", stderr);
+        (void)fputs("usage: bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS] [VMS]\n", stderr);
         return 2;
     }
     agent_count = argc > 2 ? strtoul(argv[2], NULL, 10) : 1000;
     unsigned long seconds = argc > 3 ? strtoul(argv[3], NULL, 10) : 20;
+    vm_count = argc > 4 ? strtoul(argv[4], NULL, 10) : 0;
+    if (agent_count == 0 || vm_count > VMS_A_HOST_MAX * agent_count)
+        die("taking the numbers", NULL);
+    make_vms();
     struct rlimit files = {.rlim_cur = 65536, .rlim_max = 65536};
     (void)setrlimit(RLIMIT_NOFILE, &files); /* the coordinator inherits it */
     agents = calloc(agent_count + 1, sizeof *agents);
@@ -393,9 +465,10 @@ int main(int argc, char **argv)
     loop_run(loop);
     double busy = (cpu_seconds(coordinator) - cpu) / ((double)(world_now_ms() - begun_ms) / 1e3);
     qsort(samples, sample_count, sizeof *samples, by_size);
-    (void)printf("coordinator: %.1f %% of a CPU under %zu heartbeats a second, %.1f %% with %zu "
-                 "status questions beside; %.0f MiB resident\n",
-                 idle * 100, agent_count, busy * 100, sample_count, resident_mib(coordinator));
+    (void)printf(
+        "coordinator: %.1f %% of a CPU under %zu heartbeats a second, %zu VMs, %.1f %% with %zu "
+        "status questions beside; %.0f MiB resident\n",
+        idle * 100, agent_count, vm_count, busy * 100, sample_count, resident_mib(coordinator));
     if (sample_count > 0)
         (void)printf("status (pool, hosts, VMs, jobs): p50 %.1f ms, p99 %.1f ms, worst %.1f ms\n",
                      percentile_ms(0.5), percentile_ms(0.99), percentile_ms(1));

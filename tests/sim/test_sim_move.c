@@ -597,6 +597,16 @@ static struct l wanted_l(int h, uint64_t generation)
     return (struct l){.generation = generation, .host = h, .boot = sim.hosts[h].boot};
 }
 
+/* L is this host's, of what the process holds or of an earlier resume that did not reach it. */
+static bool resume_l(int h, int v, uint64_t held, uint64_t generation)
+{
+    const struct l found = sim.l[v], wanted = wanted_l(h, generation);
+    bool is_ours =
+        found.host == h &&
+        (found.generation == held || (found.generation > held && found.boot == sim.hosts[h].boot));
+    return take_l(v, is_ours ? &found : &(struct l){held, h, sim.hosts[h].boot}, &wanted);
+}
+
 /* A start that cannot go on from here; the agent keeps the generation, for the order may have been
  * said twice and the coordinator goes by the refusal. */
 static int refuse_start(struct process *process, const struct call *call, uint64_t seen, int err)
@@ -731,11 +741,8 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
             process->state != GODWIT__VM_STATE__VM_STATE_HELD || order->generation <= process->seen)
             return ERR_STATE;
         if (sim.has_disk[v] && mutation != MUTATION_RESUME_UNSTAMPED &&
-            !take_l(v,
-                    &(struct l){process->generation, h,
-                                sim.l[v].host == h ? sim.l[v].boot : sim.hosts[h].boot},
-                    &(struct l){order->generation, h, sim.hosts[h].boot}))
-            return ERR_REFUSED;
+            !resume_l(h, v, process->generation, order->generation))
+            return ERR_SUPERSEDED;
         process->seen = process->generation = order->generation;
         process->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
         process->paused_by_move = false;

@@ -303,10 +303,11 @@ static void a_restart_before_the_sources_order_rolls_back(void **state)
 
     (void)step((struct job_event){.type = JOB_EVENT_RESTART});
     (void)link_changes(true, true);
-    struct job_todo gone = step((struct job_event){.type = JOB_EVENT_REPORT,
-                                                   .report = {.at_target = true, .absent = true}});
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT,
+                                  .report = {.at_target = true, .absent = true}});
+    struct job_todo back = link_changes(false, true);
 
-    assert_int_equal(gone.own, JOB_OWN_BACK);
+    assert_int_equal(back.own, JOB_OWN_BACK);
     assert_int_equal(job.state, JOB_ROLLED_BACK);
 }
 
@@ -320,6 +321,57 @@ static void a_restart_after_it_waits_for_both_sides(void **state)
     assert_int_equal(job.step, JOB_MOVE);
     struct job_todo quiet = tick(10000);
     assert_int_equal(quiet.bits & (JOB_TODO_ASK_SOURCE | JOB_TODO_ASK_TARGET), 0);
+}
+
+static void a_roll_back_to_a_host_that_does_not_answer_says_that_nobody_knows(void **state)
+{
+    (void)state;
+    (void)source_tells_why(0, NULL);
+    (void)link_changes(false, false); /* its host dies, or is cut off */
+    (void)report(true, LATCH(ABANDONED));
+
+    struct job_todo soon = tick(1000);
+    assert_int_equal(soon.bits & JOB_TODO_ENDED, 0); /* it may be back in a moment */
+    struct job_todo late = tick(5000);
+
+    assert_true(late.bits & JOB_TODO_ENDED);
+    assert_int_equal(late.own, JOB_OWN_BACK); /* the record: it is nowhere else */
+    assert_int_equal(job.state, JOB_FAILED);
+    assert_int_equal(job.error_code, GW_SOURCE_SILENT);
+}
+
+static void a_source_that_is_back_in_time_was_rolled_back(void **state)
+{
+    (void)state;
+    (void)source_tells_why(0, NULL);
+    (void)link_changes(false, false);
+    (void)report(true, LATCH(ABANDONED));
+    (void)tick(1000);
+
+    struct job_todo back = link_changes(false, true);
+
+    assert_true(back.bits & JOB_TODO_ENDED);
+    assert_int_equal(job.error_code, GW_MOVE_ROLLED_BACK);
+}
+
+static void a_source_whose_disks_were_written_since_is_dropped_not_resumed(void **state)
+{
+    (void)state;
+    (void)report(false, LATCH(GAVE));
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT,
+                                  .report = {.at_target = true, .absent = true}});
+    assert_int_equal(job.step, JOB_RESUME);
+    job.resume_generation = 3;
+    assert_int_equal(tick(1000).source_verdict, VERDICT(RESUME));
+
+    struct job_todo lost = step((struct job_event){.type = JOB_EVENT_RESUME_LOST});
+    assert_int_equal(lost.source_verdict, VERDICT(DROP));
+    struct job_todo gone =
+        step((struct job_event){.type = JOB_EVENT_REPORT, .report = {.absent = true}});
+
+    assert_int_equal(gone.own, JOB_OWN_STOP);
+    assert_int_equal(job.error_code, GW_VM_LOST);
+    assert_non_null(strstr(job.error_text, "node2 took the VM, wrote its disks and died"));
 }
 
 static void a_dead_source_process_before_gave_is_a_lost_vm(void **state)
@@ -408,6 +460,9 @@ int main(void)
         MOVING(a_lost_order_to_the_source_is_cleared_up_before_it_ends),
         FRESH(a_restart_before_the_sources_order_rolls_back),
         MOVING(a_restart_after_it_waits_for_both_sides),
+        MOVING(a_roll_back_to_a_host_that_does_not_answer_says_that_nobody_knows),
+        MOVING(a_source_that_is_back_in_time_was_rolled_back),
+        MOVING(a_source_whose_disks_were_written_since_is_dropped_not_resumed),
         MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
         MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
         MOVING(a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped),

@@ -700,9 +700,9 @@ static void labels_are_set_and_taken_away(void **state)
     request.host = (char *)(uintptr_t) "node1";
     request.labels = set;
     request.n_labels = 2;
-    assert_int_equal(rule_set_host(&cluster, &request, &host, &problem, &todo), 0);
+    assert_int_equal(rule_set_host(&cluster, &request, now(), &host, &problem, &todo), 0);
     request.labels = drop;
-    assert_int_equal(rule_set_host(&cluster, &request, &host, &problem, &todo), 0);
+    assert_int_equal(rule_set_host(&cluster, &request, now(), &host, &problem, &todo), 0);
 
     assert_string_equal(rule_host_label(host, "domain"), "rack-b");
     assert_null(rule_host_label(host, "ssd"));
