@@ -78,6 +78,14 @@ static bool read_text(const char *path, char ret_text[static LOAD_TEXT_MAX])
     return true;
 }
 
+bool host_load_is_vcpu(const char *name)
+{
+    size_t count = strcspn(name, "\n");
+    bool is_qemus = strncmp(name, "CPU ", 4) == 0 && count > 8 &&
+                    strncmp(name + count - 4, "/KVM", 4) == 0;
+    return is_qemus || strncmp(name, "vcpu", 4) == 0;
+}
+
 /* Sums of the threads that are vCPUs; false when the process is gone. */
 static bool read_vcpus(int32_t pid, uint64_t *ret_run_ns, uint64_t *ret_wait_ns)
 {
@@ -92,7 +100,7 @@ static bool read_vcpus(int32_t pid, uint64_t *ret_run_ns, uint64_t *ret_wait_ns)
         if (task->d_name[0] == '.')
             continue;
         (void)snprintf(path, sizeof path, "/proc/%d/task/%.20s/comm", pid, task->d_name);
-        if (!read_text(path, text) || strncmp(text, "vcpu", 4) != 0)
+        if (!read_text(path, text) || !host_load_is_vcpu(text))
             continue;
         (void)snprintf(path, sizeof path, "/proc/%d/task/%.20s/schedstat", pid, task->d_name);
         if (!read_text(path, text) || !host_load_parse_schedstat(text, &run_ns, &wait_ns))
@@ -104,14 +112,15 @@ static bool read_vcpus(int32_t pid, uint64_t *ret_run_ns, uint64_t *ret_wait_ns)
     return true;
 }
 
-static uint64_t shared_bytes(int32_t pid)
+/* A guest's memory is a memfd, a domain's is QEMU's own. */
+static uint64_t memory_bytes(int32_t pid, bool is_domain)
 {
     char path[64], text[LOAD_TEXT_MAX];
     unsigned long long size, resident, shared;
     (void)snprintf(path, sizeof path, "/proc/%d/statm", pid);
     if (!read_text(path, text) || sscanf(text, "%llu %llu %llu", &size, &resident, &shared) != 3)
         return 0;
-    return shared * (uint64_t)sysconf(_SC_PAGESIZE); /* a guest's memory is a memfd */
+    return (is_domain ? resident : shared) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 static struct vm_load *find(struct host_load *load, const char *id)
@@ -158,7 +167,7 @@ static void read_vm(struct host_load *load, const struct vm_entry *entry, double
     vm->told.has_run_cores = vm->told.has_wait_cores = vm->told.has_memory_populated = true;
     vm->told.run_cores = vm->run_cores;
     vm->told.wait_cores = vm->wait_cores;
-    vm->told.memory_populated = shared_bytes(pid);
+    vm->told.memory_populated = memory_bytes(pid, vm_entry_is_domain(entry));
 }
 
 static void forget_gone(struct host_load *load)

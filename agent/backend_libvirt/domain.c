@@ -28,6 +28,7 @@ enum {
     PSK_BYTES = 32,
     WAITERS_MAX = 4,
     LINGER_MS = 500,
+    JOB_WORD_MS = 400, /* what libvirt tells of a migration that is over may come after its end */
     DEADLINE_MS = 10 * 60 * 1000,
     DEADLINE_FINISH_MS = 60 * 60 * 1000,
     DEADLINE_MS_PER_GIB = 20000,
@@ -63,6 +64,7 @@ struct domain {
     struct loop_timer *timer, *end_timer;
     struct move move;
     unsigned epoch; /* counts ends of migrations: what was seen before one is no news after it */
+    unsigned held_bits; /* of a todo that waits for libvirt's last word of a migration */
     bool is_looking, look_again, is_resuming, is_over, is_told_over, was_created;
     struct qemu_watch *watch; /* inside the pause of a move away; else NULL */
     struct rpc_request *quit;  /* that waits for the end */
@@ -693,11 +695,25 @@ static void abandon_told(void *data, const Godwit__PeerMoveReply *reply, const s
 }
 
 /* ---- a step ---- */
+static void carry_out(struct domain *domain, unsigned bits);
+
+static void let_go(struct domain *domain)
+{
+    unsigned bits = domain->held_bits;
+
+    domain->move.is_final_job = true; /* or all that there will be */
+    domain->held_bits = 0;
+    carry_out(domain, bits);
+}
+
 static void end_timer_fired(void *data)
 {
     struct domain *domain = data;
 
-    domain->config.on_closed(domain->config.data, domain);
+    if (domain->held_bits)
+        let_go(domain);
+    else
+        domain->config.on_closed(domain->config.data, domain);
 }
 
 static void answer_takers(struct domain *domain)
@@ -713,6 +729,21 @@ static void answer_takers(struct domain *domain)
     domain->taker_count = 0;
 }
 
+/* The guest runs at the target; only the receipt waits, for the figures of the whole migration. */
+static unsigned hold(struct domain *domain, unsigned bits)
+{
+    const unsigned last = DOMAIN_TODO_MOVE_ENDED | DOMAIN_TODO_TELL | DOMAIN_TODO_OVER;
+    bool may_wait = (bits & DOMAIN_TODO_MOVE_ENDED) && domain->move.out &&
+                    domain->core.latch == GODWIT__LATCH__LATCH_RELEASED;
+
+    if (!may_wait || domain->move.is_final_job || domain->held_bits)
+        return bits;
+    tell_latch(domain);
+    domain->held_bits = bits & last;
+    loop_timer_start(domain->end_timer, JOB_WORD_MS, 0);
+    return bits & ~last;
+}
+
 static void carry_out(struct domain *domain, unsigned bits)
 {
     struct domain_core *core = &domain->core;
@@ -721,6 +752,7 @@ static void carry_out(struct domain *domain, unsigned bits)
         put_latch(domain);
     if ((bits & DOMAIN_TODO_LATCH) && core->phase != DOMAIN_OVER)
         tell_latch(domain);
+    bits = hold(domain, bits);
     if (bits & DOMAIN_TODO_RESUME) /* before anything is told: this is inside the pause */
         resume(domain);
     if (bits & DOMAIN_TODO_TRANSFER)
@@ -850,6 +882,8 @@ void domain_on_job(struct domain *domain, const struct virt_job *job)
         return;
     domain->move.job = *job;
     domain->move.is_final_job = true;
+    if (domain->held_bits)
+        let_go(domain);
 }
 
 /* ---- calls of the agent ---- */
@@ -989,6 +1023,8 @@ static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request
     (void)rpc;
     (void)message;
 
+    if (domain->held_bits)
+        let_go(domain);
     if (domain->is_over) { /* the agent knows: nothing is left to tell */
         reply_status(domain, request);
         loop_timer_start(domain->end_timer, 0, 0);
@@ -1230,6 +1266,7 @@ static void on_rpc_closed(void *data, struct rpc *rpc, const struct fault *fault
 
     (void)rpc_close(rpc);
     domain->rpc = NULL;
+    domain->held_bits = 0;
     loop_timer_start(domain->end_timer, 0, 0); /* the agent has given the VM up */
 }
 
@@ -1427,6 +1464,11 @@ struct domain *domain_free(struct domain *domain)
         godwit__vm_spec__free_unpacked(domain->spec, NULL);
     free(domain);
     return NULL;
+}
+
+bool domain_has_abandoned(const struct domain *domain)
+{
+    return domain->core.latch == GODWIT__LATCH__LATCH_ABANDONED;
 }
 
 const char *domain_id(const struct domain *domain)

@@ -394,6 +394,9 @@ static void on_transferred(struct domain_core *core, const struct domain_event *
 {
     if (core->phase != DOMAIN_GIVEN)
         return;
+    /* An agent that was started anew has lost the move's key: only the coordinator's word helps. */
+    if (event->answer.fault && event->answer.fault->code == ERR_DENIED)
+        core->is_told_parked = true;
     if (!event->answer.fault && event->answer.latch == GODWIT__LATCH__LATCH_TOOK) {
         release(core, todo);
         return;

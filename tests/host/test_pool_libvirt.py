@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Two real libvirtd under real agents: QEMU guests are adopted, moved, evacuated, canceled; what virsh does is
-followed; what dies is restarted or told. The guest verifies its own memory each time. With --full: 50 moves."""
+followed; what dies is restarted or told. The guest verifies its own memory each time. With --full: 50 moves, and
+every part killed in the middle of one."""
 import os
 import signal
 import sys
@@ -147,7 +148,8 @@ def a_killed_agent_and_a_killed_libvirtd_lose_nothing(pool):
     pool.verify_domain(host, "dom")
 
 
-def a_source_agent_that_dies_in_a_move_leaves_one_copy(pool):
+def break_in_a_move(pool, breaks):
+    """`breaks(source, target)` in the middle of the copying; then one copy runs, and it is whole."""
     need_domain(pool)
     source = host_of(pool, "dom")
     target = other(pool, source)
@@ -155,12 +157,64 @@ def a_source_agent_that_dies_in_a_move_leaves_one_copy(pool):
     job = [j for j in pool.ls("job") if j["vm"] == "dom"][-1]["id"]
     pools.wait_for("libvirt to copy", 90, lambda: pool.json("job", "show", job).get(
         "progress", {}).get("phase") == "precopy", 0.1)
-    source.kill_agent()
-    source.start_agent()
-    pool.godwit("job", "watch", job, check=False, timeout=180)
+    breaks(source, target)
+    pool.godwit("job", "set", job, "--bandwidth", "1GiB/s", check=False)  # if it goes on, then soon
+    pool.godwit("job", "watch", job, check=False, timeout=300)
     wait_vm(pool, "dom", "running")
-    expect_one_copy(pool, "dom", host_of(pool, "dom"))
+    pools.wait_for("one copy", 90, lambda: pool.runs_on("dom") == [host_of(pool, "dom").name], 0.2)
     pool.verify_domain(host_of(pool, "dom"), "dom")
+
+
+def a_source_agent_that_dies_in_a_move_leaves_one_copy(pool):
+    def breaks(source, _target):
+        source.kill_agent()
+        source.start_agent()
+    break_in_a_move(pool, breaks)
+
+
+def a_target_agent_that_dies_in_a_move_leaves_one_copy(pool):
+    def breaks(_source, target):
+        target.kill_agent()
+        target.start_agent()
+    break_in_a_move(pool, breaks)
+
+
+def a_source_libvirtd_that_dies_in_a_move_leaves_one_copy(pool):
+    def breaks(source, _target):
+        source.kill_libvirtd()
+        source.start_libvirtd()
+    break_in_a_move(pool, breaks)
+
+
+def a_target_libvirtd_that_dies_in_a_move_leaves_one_copy(pool):
+    def breaks(_source, target):
+        target.kill_libvirtd()
+        target.start_libvirtd()
+    break_in_a_move(pool, breaks)
+
+
+def a_target_qemu_that_dies_in_a_move_leaves_one_copy(pool):
+    def breaks(_source, target):
+        for pid in target.qemu_pids():
+            os.kill(pid, signal.SIGKILL)
+    break_in_a_move(pool, breaks)
+
+
+def a_source_qemu_that_dies_in_a_move_is_told(pool):
+    need_domain(pool)
+    source = host_of(pool, "dom")
+    target = other(pool, source)
+    pool.godwit("migrate", "dom", "--to", target.name, "--bandwidth", "2MiB/s", "--no-wait")
+    job = [j for j in pool.ls("job") if j["vm"] == "dom"][-1]["id"]
+    pools.wait_for("libvirt to copy", 90, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy", 0.1)
+    for pid in source.qemu_pids():
+        os.kill(pid, signal.SIGKILL)
+    pool.godwit("job", "watch", job, check=False, timeout=300)
+    wait_vm(pool, "dom", "crashed")
+    pools.wait_for("nothing to run", 90, lambda: not pool.runs_on("dom"), 0.2)
+    pool.godwit("vm", "start", "dom")
+    wait_vm(pool, "dom", "running")
 
 
 def a_killed_qemu_is_told_as_a_crash(pool):
@@ -198,6 +252,15 @@ if why_not:
     sys.exit(77)
 if FULL:
     sys.argv.remove("--full")
+LONG = [
+    a_source_agent_that_dies_in_a_move_leaves_one_copy,
+    a_target_agent_that_dies_in_a_move_leaves_one_copy,
+    a_source_libvirtd_that_dies_in_a_move_leaves_one_copy,
+    a_target_libvirtd_that_dies_in_a_move_leaves_one_copy,
+    a_target_qemu_that_dies_in_a_move_leaves_one_copy,
+    a_source_qemu_that_dies_in_a_move_is_told,
+    an_evacuated_host_is_empty,
+]
 run([
     shows_a_domain_and_leaves_it_alone_until_it_is_adopted,
     pauses_resumes_stops_and_starts_it,
@@ -205,8 +268,7 @@ run([
     a_canceled_move_leaves_it_where_it_was,
     follows_what_virsh_does,
     a_killed_agent_and_a_killed_libvirtd_lose_nothing,
-    a_source_agent_that_dies_in_a_move_leaves_one_copy,
+    *(LONG if FULL else []),
     a_killed_qemu_is_told_as_a_crash,
-    an_evacuated_host_is_empty,
     letting_go_leaves_the_definition,
 ], kind=virt_pool.VirtPool)

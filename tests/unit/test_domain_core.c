@@ -202,6 +202,21 @@ static void asks_on_while_the_target_does_not_answer_and_says_that_it_is_parked(
     assert_true(core.is_told_parked);
 }
 
+static void a_target_that_lost_the_key_is_left_to_the_coordinator_at_once(void **state)
+{
+    (void)state;
+    struct fault denied = {0};
+    (void)fault_set(&denied, ERR_DENIED, "not the source");
+    copy();
+    see(SIGHT_OFF, HOW_MIGRATED, true);
+
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_TRANSFERRED,
+                                     .answer = {.fault = &denied}});
+
+    assert_true(core.is_told_parked);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+}
+
 static void an_arrival_runs_by_our_word_alone(void **state)
 {
     (void)state;
@@ -350,6 +365,8 @@ int main(void)
         cmocka_unit_test_setup(is_past_cancel_once_it_gave, setup),
         cmocka_unit_test_setup(is_gone_once_the_target_took, setup),
         cmocka_unit_test_setup(asks_on_while_the_target_does_not_answer_and_says_that_it_is_parked,
+                               setup),
+        cmocka_unit_test_setup(a_target_that_lost_the_key_is_left_to_the_coordinator_at_once,
                                setup),
         cmocka_unit_test_setup(an_arrival_runs_by_our_word_alone, setup),
         cmocka_unit_test_setup(a_whole_arrival_is_never_given_up_by_itself, setup),

@@ -42,11 +42,23 @@ static void reads_what_a_thread_got_and_what_it_waited_for(void **state)
     assert_false(host_load_parse_schedstat("584782", &run_ns, &wait_ns));
 }
 
+static void knows_vcpus_of_both_kinds_by_name(void **state)
+{
+    (void)state;
+    assert_true(host_load_is_vcpu("vcpu3\n"));
+    assert_true(host_load_is_vcpu("CPU 0/KVM\n"));
+    assert_true(host_load_is_vcpu("CPU 11/KVM\n"));
+    assert_false(host_load_is_vcpu("CPU 0/TCG\n"));
+    assert_false(host_load_is_vcpu("qemu-system-x86\n"));
+    assert_false(host_load_is_vcpu("IO mon_iothread\n"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_the_kernels_pressure_of_ten_seconds),
         cmocka_unit_test(what_is_no_pressure_leaves_the_figure_alone),
+        cmocka_unit_test(knows_vcpus_of_both_kinds_by_name),
         cmocka_unit_test(reads_what_a_thread_got_and_what_it_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
