@@ -325,8 +325,6 @@ int backends_restamp(const Godwit__VmSpec *spec, const char *vm_id, uint64_t gen
     int r = backends_read_stamp(spec, vm_id, &ask.expected, fault);
     if (r < 0)
         return r;
-    bool is_ours =
-        ask.expected.generation == generation && strcmp(ask.expected.owner, wanted->owner) == 0;
     /* Or by an earlier RESUME, whose verdict did not reach the process. */
     bool is_ours = strcmp(ask.expected.owner, wanted->owner) == 0 &&
                    (ask.expected.generation == generation ||

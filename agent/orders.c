@@ -1178,10 +1178,11 @@ static bool is_to_tidy(const struct vm_entry *entry)
     const Godwit__VmStatus *status = entry->status;
 
     if (status->state != GODWIT__VM_STATE__VM_STATE_GONE || !status->spec || !status->latch ||
-        !vm_spec_tying_disk(status->spec))
+        !status->latch->move_id || vm_entry_is_domain(entry) || !vm_spec_tying_disk(status->spec))
         return false;
-    switch (status->latch->latch) { /* nobody else may have, or still get, the right to run */
-    case GODWIT__LATCH__LATCH_RELEASED:
+    switch (status->latch->latch) {
+    case GODWIT__LATCH__LATCH_RELEASED: /* by that very order: what an agent forgot is kept */
+        return entry->out_with_disks && strcmp(entry->out_move_id, status->latch->move_id) == 0;
     case GODWIT__LATCH__LATCH_ABANDONED:
         return true;
     default:
@@ -1324,6 +1325,7 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
         return;
     }
     (void)snprintf(entry->out_move_id, sizeof entry->out_move_id, "%s", order->move_id);
+    entry->out_with_disks = order->goals && order->goals->with_local_disks;
     if (vm_entry_is_domain(entry)) {
         if (rpc_call(vm_process_rpc(entry->process), METHOD_VM_MOVE_OUT, step->order,
                      &godwit__empty__descriptor, CALL_MS_MAX, move_out_begun, step, &fault) < 0)

@@ -63,6 +63,7 @@ struct vm_entry {
     bool tidying; /* its disks are put away on a worker: it left, or did not come */
     struct vm_waiters start_waiters, stop_waiters;
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
+    bool out_with_disks;          /* it takes local disks along */
     bool dialling;                /* redial.c: sockets for its lost lanes are being connected */
     char in_move_id[VM_ID_SIZE];  /* of the last MOVE_IN, with its address */
     char in_address[160];

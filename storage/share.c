@@ -250,17 +250,19 @@ int share_keep_disk(int share_fd, const char *vm_id, const char *name, const cha
     char landing[SHARE_PATH_SIZE];
     const char *base;
 
-    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    int r = open_part(share_fd, vm_id, "made", false, &made_fd, NULL);
+    if (r == ERR_NOT_FOUND)
+        return 0; /* nothing was ever made for this VM */
     if (r == 0)
-        r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
+        r = open_parent(share_fd, file, &parent_fd, &base, fault);
     if (r == 0)
         r = path_join(landing, sizeof landing, fault, "%s.landing", name);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
     if (linkat(made_fd, landing, parent_fd, base, 0) < 0) {
         int error = errno;
-        if (error == ENOENT && is_same_file(parent_fd, base, made_fd, name))
-            return 0; /* it was kept before */
+        if (error == ENOENT)
+            return 0; /* it was kept before, or none came */
         if (error != EEXIST || !is_same_file(parent_fd, base, made_fd, landing))
             return fault_set_errno(fault, err_from_errno(error), error, "disk %s: naming it %s",
                                    name, file);

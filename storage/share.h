@@ -43,7 +43,7 @@ int share_remove_disk(int share_fd, const char *vm_id, const char *name, const c
  */
 int share_land_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                     uint64_t bytes, int *ret_fd, struct fault *fault);
-/* Give it its name; again is as good. ERR_EXISTS: somebody took the name meanwhile. */
+/* Give it its name; again is as good, and so is a disk that never landed. ERR_EXISTS: somebody took the name meanwhile. */
 int share_keep_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                     struct fault *fault);
 /* The move did not come to its end: delete what landed. */
