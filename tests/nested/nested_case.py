@@ -62,7 +62,8 @@ def run_one(case, pool):
         return tell_failed(case, pool, error)
 
 
-LATE = ("waited ", "did not answer in ", "did not come up in ", "timed out after ", "rolled back every time")
+LATE = ("waited ", "did not answer in ", "did not come up in ", "timed out after ", "rolled back every time",
+        "never finished its answer")
 
 
 def starved():
