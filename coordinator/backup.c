@@ -191,11 +191,20 @@ static void put_cell(struct store_batch *batch, const Godwit__StoreCell *cell)
     } else if (cell && cell->has_blob) {
         store_batch_blob(batch, cell->blob.data, cell->blob.len);
     } else {
-        text = strndup(cell && cell->has_text ? (const char *)cell->text.data : "",
-                       cell && cell->has_text ? cell->text.len : 0);
+        bool has_bytes = cell && cell->has_text && cell->text.len > 0;
+        text = strndup(has_bytes ? (const char *)cell->text.data : "",
+                       has_bytes ? cell->text.len : 0);
         assert(text);
         store_batch_text(batch, text);
     }
+}
+
+/* A number that no pool can have reached stays what it is; the row is then refused when it is read.
+ */
+static int64_t generation_ahead(int64_t seen)
+{
+    int64_t ahead = (int64_t)BACKUP_GENERATIONS_AHEAD;
+    return seen <= INT64_MAX - ahead ? seen + ahead : seen;
 }
 
 /* What a record may still say: which generations are used up. Who runs is for the hosts to tell. */
@@ -204,7 +213,7 @@ static void put_record_cell(struct store_batch *batch, const Godwit__StoreRow *r
     const Godwit__StoreCell *cell = row->n_cells > column ? row->cells[column] : NULL;
     switch (column) {
     case STORE_OWN_HIWATER:
-        store_batch_number(batch, (cell ? cell->number : 0) + (int64_t)BACKUP_GENERATIONS_AHEAD);
+        store_batch_number(batch, generation_ahead(cell ? cell->number : 0));
         break;
     case STORE_OWN_PHASE:
         store_batch_text(batch, own_phase_name(OWN_STOPPED));
@@ -295,6 +304,18 @@ static int on_any(void *data, const char *key, uint64_t revision, const struct s
     return 0;
 }
 
+int backup_put(struct store *store, const uint8_t *bytes, size_t count, const char *pool_id,
+               struct fault *fault)
+{
+    Godwit__PoolBackup *backup = godwit__pool_backup__unpack(NULL, count, bytes);
+    int r = judge_backup(backup, pool_id, fault);
+    if (r == 0)
+        r = put_all(store, backup, fault);
+    if (backup)
+        godwit__pool_backup__free_unpacked(backup, NULL);
+    return r;
+}
+
 int backup_restore(struct store *store, const char *path, const char *pool_id, struct fault *fault)
 {
     AUTO_FREE char *bytes = NULL;
@@ -314,12 +335,6 @@ int backup_restore(struct store *store, const char *path, const char *pool_id, s
     pki_sha256_hex(bytes + PKI_PIN_SIZE, count - PKI_PIN_SIZE, hash);
     if (memcmp(bytes, hash, PKI_PIN_SIZE - 1) != 0)
         return fault_set(fault, ERR_CORRUPT, "%s is damaged: its hash is not what it says", path);
-    Godwit__PoolBackup *backup = godwit__pool_backup__unpack(NULL, count - PKI_PIN_SIZE,
-                                                             (const uint8_t *)bytes + PKI_PIN_SIZE);
-    r = judge_backup(backup, pool_id, fault);
-    if (r == 0)
-        r = put_all(store, backup, fault);
-    if (backup)
-        godwit__pool_backup__free_unpacked(backup, NULL);
-    return r;
+    return backup_put(store, (const uint8_t *)bytes + PKI_PIN_SIZE, count - PKI_PIN_SIZE, pool_id,
+                      fault);
 }

@@ -17,7 +17,10 @@
 #define BACKUP_GENERATIONS_AHEAD (UINT64_C(1) << 20)
 
 void backup_request(struct peer *peer, struct rpc_request *request, const void *message);
-/* Fill `store`, which must be empty, from the file at `path`; only of the pool `pool_id`. */
+/* Fill `store`, which must be empty, with the bytes of a backup, without the line before them. */
+int backup_put(struct store *store, const uint8_t *bytes, size_t count, const char *pool_id,
+               struct fault *fault);
+/* The same from the file at `path`; only of the pool `pool_id`. */
 int backup_restore(struct store *store, const char *path, const char *pool_id,
                    struct fault *fault);
 

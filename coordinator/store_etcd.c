@@ -26,7 +26,7 @@
 #include "base/world.h"
 #include "coordinator/etcd.h"
 #include "coordinator/store_driver.h"
-#include "proto/store.pb-c.h"
+#include "coordinator/store_row.h"
 
 enum {
     LEASE_S = 5,
@@ -104,34 +104,6 @@ static void row_key(const struct etcd_store *store, enum store_table table, cons
 /* ---- rows -------------------------------------------------------------------------------------
  */
 
-static void pack_row(const struct store_change *change, uint8_t **ret_bytes, size_t *ret_count)
-{
-    Godwit__StoreRow row = GODWIT__STORE_ROW__INIT;
-    Godwit__StoreCell cells[STORE_COLUMNS_MAX];
-    Godwit__StoreCell *list[STORE_COLUMNS_MAX];
-    assert(change->cell_count == store_tables[change->table].count);
-    for (size_t i = 0; i < change->cell_count; i++) {
-        const struct store_cell *from = &change->cells[i];
-        ProtobufCBinaryData bytes = {.data = (uint8_t *)(uintptr_t)from->bytes, .len = from->count};
-        godwit__store_cell__init(&cells[i]);
-        list[i] = &cells[i];
-        cells[i].has_number = from->type == STORE_NUMBER;
-        cells[i].number = from->number;
-        cells[i].has_text = from->type == STORE_TEXT;
-        cells[i].has_blob = from->type == STORE_BLOB;
-        if (from->type == STORE_TEXT)
-            cells[i].text = bytes;
-        else if (from->type == STORE_BLOB)
-            cells[i].blob = bytes;
-    }
-    row.cells = list;
-    row.n_cells = change->cell_count;
-    *ret_count = godwit__store_row__get_packed_size(&row);
-    *ret_bytes = calloc(1, *ret_count + 1);
-    assert(*ret_bytes);
-    (void)godwit__store_row__pack(&row, *ret_bytes);
-}
-
 struct loading {
     struct etcd_store *store;
     enum store_table table;
@@ -140,55 +112,19 @@ struct loading {
     void *data;
 };
 
-static int give_cells(const struct loading *loading, const char *key, uint64_t revision,
-                      const Godwit__StoreRow *row, struct fault *fault)
-{
-    struct store_cell cells[STORE_COLUMNS_MAX];
-    for (size_t i = 0; i < STORE_COLUMNS_MAX; i++)
-        cells[i] = (struct store_cell){.bytes = ""};
-    for (size_t i = 0; i < row->n_cells; i++) {
-        const Godwit__StoreCell *from = row->cells[i];
-        if (from->has_number) {
-            cells[i].type = STORE_NUMBER;
-            cells[i].number = from->number;
-        } else if (from->has_text || from->has_blob) {
-            const ProtobufCBinaryData *bytes = from->has_text ? &from->text : &from->blob;
-            cells[i].type = from->has_text ? STORE_TEXT : STORE_BLOB;
-            cells[i].count = bytes->len;
-            if (bytes->len)
-                cells[i].bytes = (const char *)bytes->data;
-        }
-    }
-    /* Texts are promised to end with a zero, which protobuf's bytes do not. */
-    char *copies[STORE_COLUMNS_MAX] = {0};
-    for (size_t i = 0; i < row->n_cells; i++) {
-        if (cells[i].type != STORE_TEXT)
-            continue;
-        copies[i] = strndup(cells[i].bytes, cells[i].count);
-        assert(copies[i]);
-        cells[i].bytes = copies[i];
-        cells[i].count = strlen(copies[i]);
-    }
-    int r = loading->row(loading->data, key, revision, cells, fault);
-    for (size_t i = 0; i < row->n_cells; i++)
-        free(copies[i]);
-    return r;
-}
-
 static int on_loaded(void *data, const struct etcd_row *from, struct fault *fault)
 {
     struct loading *loading = data;
     const struct known *known = *find(loading->store, from->key);
     if (!known || known->mod_revision != from->mod_revision)
         return fault_set(fault, ERR_STATE, "etcd: %s was changed by somebody else", from->key);
-    Godwit__StoreRow *row = godwit__store_row__unpack(NULL, from->count, from->value);
-    if (!row || row->n_cells > store_tables[loading->table].count) {
-        if (row)
-            godwit__store_row__free_unpacked(row, NULL);
-        return fault_set(fault, ERR_CORRUPT, "etcd: %s holds no row of this version", from->key);
-    }
-    int r = give_cells(loading, from->key + loading->prefix_length, known->revision, row, fault);
-    godwit__store_row__free_unpacked(row, NULL);
+    struct store_row row;
+    int r = store_row_decode(loading->table, from->value, from->count, &row, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "etcd: %s", from->key);
+    r = loading->row(loading->data, from->key + loading->prefix_length, known->revision, row.cells,
+                     fault);
+    store_row_deinit(&row);
     return r;
 }
 
@@ -391,7 +327,7 @@ static void add_to_part(struct etcd_store *store, struct part *part,
     part->revisions[at] = change->is_delete ? 0 : change->revision + 1;
     if (!change->is_delete) {
         uint8_t *bytes;
-        pack_row(change, &bytes, &made->count);
+        store_row_encode(change, &bytes, &made->count);
         made->value = bytes;
     }
 }

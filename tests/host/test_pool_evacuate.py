@@ -241,6 +241,22 @@ def what_guests_get_and_wait_for_is_known_and_balance_gives_its_reasons(pool):
     pool.wait_hosts_up()
 
 
+def balance_moves_guests_off_the_full_host_for_real(pool):
+    need_guests(pool)
+    dry = pool.json("balance", "--goal", "even", "--dry-run")
+    expect(dry["steps"], f"twelve guests on one host of four are even? {dry['verdict']}")
+    done = pool.godwit("balance", "--goal", "even", "--progress", "plain", timeout=300)
+    plan = plan_of(pool, done.stdout.split("godwit plan show ")[1].split()[0])
+    expect(plan["state"] == "done" and plan["steps"], json.dumps(plan, indent=1)[:3000])
+    there = places(pool)
+    counts = {h.name: sum(vm["host"] == h.name for vm in there.values()) for h in pool.hosts}
+    print(f"        {len(plan['steps'])} moves; guests by host now {counts}")
+    expect(counts["node1"] < GUESTS and sum(n > 0 for n in counts.values()) == len(pool.hosts), str(counts))
+    for step in plan["steps"]:
+        expect(there[step["vm"]]["host"] == step["target"], f"{step['vm']} is not where its step says")
+    all_run_and_remember(pool)
+
+
 def hosts_reboot_one_after_another_and_get_their_guests_back(pool):
     need_guests(pool)
     plan = pool.godwit("pool", "reboot", "-y", "node1", "node2", "--no-wait").stdout.strip()
@@ -282,6 +298,7 @@ run([
     a_canceled_evacuation_leaves_every_guest_running_where_it_is_said_to_be,
     what_a_rule_forbids_is_told_before_the_start_with_what_would_let_it,
     what_guests_get_and_wait_for_is_known_and_balance_gives_its_reasons,
+    balance_moves_guests_off_the_full_host_for_real,
     hosts_reboot_one_after_another_and_get_their_guests_back,
     a_host_shows_its_cordon_and_labels,
 ], hosts=4)
