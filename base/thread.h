@@ -12,6 +12,13 @@
  * Source: Linux sched_setattr(2), sched_runtime of SCHED_OTHER (EEVDF slice). */
 void thread_begin(const char *name);
 
+/* From now on guests' vCPUs that want the same CPU come first (nice 5: a third of a vCPU's share).
+ * Nothing is done where this process could not take it back. */
+void thread_give_way(void);
+
+/* A guest waits for this thread: take back what thread_give_way gave away. */
+void thread_hurry(void);
+
 /* Work only when nobody else wants the CPU much (nice 19). For good. */
 void thread_stand_back(void);
 

@@ -247,6 +247,7 @@ static int send_fence(struct lane_source *lane, enum page_batch_type type, struc
     }
     if (type == PAGE_BATCH_FENCE_HOT) {
         lane->hot = true;
+        thread_hurry();
         stream_set_hot(lane->stream, lane->config.may_spin);
     }
     uint64_t asked_ns = world_now_ns();
@@ -282,6 +283,7 @@ static void *lane_source_run(void *data)
     struct fault fault = {0};
     int r = 0;
     thread_begin("lane out");
+    thread_give_way();
 
     lane->report.digest_sum = lane->config.digest_sum;
     begin_round(lane, 1);

@@ -112,8 +112,10 @@ static int read_fence(struct lane_target *lane, const struct page_frame *fence, 
     uint8_t bytes[PAGE_FRAME_HEAD_MAX];
     unsigned count = page_frame_put(&answer, NULL, bytes);
     bool hot = fence->type == PAGE_FRAME_FENCE_HOT;
-    if (hot)
+    if (hot) {
+        thread_hurry();
         stream_set_hot(lane->stream, lane->config.may_spin);
+    }
     send_report(lane, hot ? LANE_REPORT_HOT : LANE_REPORT_FENCE);
     int r = lane_write(lane->stream, FAILPOINT_TARGET_ANSWER, bytes, count, fault);
     if (r == 0)
@@ -153,6 +155,7 @@ static void *lane_target_run(void *data)
     struct fault fault = {0};
     int r = 0;
     thread_begin("lane in");
+    thread_give_way();
 
     while (r == 0 && !lane->ended)
         r = read_frame(lane, &fault);

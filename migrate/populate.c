@@ -93,6 +93,7 @@ static void *populate_run(void *data)
     struct chunk chunk;
     int r = 0;
     thread_begin("populate");
+    thread_give_way();
     while (r == 0 && next_chunk(populate, &chunk))
         r = populate_chunk(populate, &chunk, &fault);
 

@@ -6,6 +6,7 @@
 #ifndef GODWIT_NET_LANE_HANDSHAKE_H
 #define GODWIT_NET_LANE_HANDSHAKE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "net/tls_lane.h"
@@ -24,5 +25,9 @@ struct lane_session {
  * ret_session->ssl, which has no BIO any more. */
 int lane_handshake(const struct tls_lane_config *config, struct lane_session *ret_session,
                    struct fault *fault);
+
+/* One handshake with ourselves over memory, so that the first real one finds all that OpenSSL makes
+ * once a process. Any thread. False: it did not come about, which costs the first real one its time. */
+bool lane_handshake_warm(void);
 
 #endif

@@ -619,6 +619,11 @@ static void check_config(const struct tls_lane_config *config)
     assert(!config->is_source || config->name.epoch <= LANE_EPOCH_MAX);
 }
 
+bool tls_lane_warm(void)
+{
+    return lane_handshake_warm();
+}
+
 int tls_lane_new(struct stream **ret_stream, struct tls_lane_name *ret_name,
                  const struct tls_lane_config *config, struct fault *fault)
 {

@@ -47,6 +47,11 @@ struct tls_lane_config {
 int tls_lane_new(struct stream **ret_stream, struct tls_lane_name *ret_name,
                  const struct tls_lane_config *config, struct fault *fault);
 
+/* What OpenSSL does once a process (configuration, providers, tables, first use of each algorithm),
+ * done now instead of in the first handshake. Any thread, also while lanes open; nobody need call it.
+ * False: nothing is warm, and nothing lost. */
+bool tls_lane_warm(void);
+
 /* Set on every socket between hosts: no delay, keepalive, TCP_USER_TIMEOUT (PEER_SILENT_MS). */
 int tcp_set_options(int fd, struct fault *fault);
 

@@ -1,4 +1,4 @@
-foreach(noun err failpoint bitmap handoff id log world bytes loop)
+foreach(noun err failpoint bitmap handoff id log world bytes loop thread)
   godwit_test(unit ${noun} ROOMS base)
 endforeach()
 godwit_test(unit pki ROOMS net LIBS PkgConfig::OPENSSL)

@@ -2,6 +2,7 @@
  * survives; everything it works with comes by its socket (fd 3). Not for hands. */
 #include <fcntl.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "net/tls_lane.h"
 
 enum { CONTROL_FD = 3, FAILPOINTS_FD = 4, CONTROL_BACKLOG = 16 };
 
@@ -113,6 +115,13 @@ static int take_failpoints(struct fault *fault)
     return failpoint_reload(fault);
 }
 
+static void *warm_run(void *data)
+{
+    (void)data;
+    (void)tls_lane_warm(); /* a wish */
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     struct fault fault = {0};
@@ -140,10 +149,15 @@ int main(int argc, char **argv)
         log_error("main", "cannot serve vm=%s: %s", arg_vm_id, fault.text);
         return 1;
     }
+    /* Beside the making of the guest: no move, in or out, waits for OpenSSL's first steps then. */
+    pthread_t warm;
+    bool is_warming = pthread_create(&warm, NULL, warm_run, NULL) == 0;
     log_info("main", "ready vm=%s name=%s pid=%d", arg_vm_id, arg_name, (int)getpid());
     loop_run(loop);
     control = control_free(control);
     loop = loop_free(loop);
+    if (is_warming)
+        (void)pthread_join(warm, NULL);
     log_info("main", "ended vm=%s", arg_vm_id);
     return 0;
 }

@@ -192,6 +192,26 @@ static void await_asleep(const struct job *job)
 
 /* ---- what it carries ---- */
 
+static void *warm_up(void *data)
+{
+    bool *is_warm = data;
+    *is_warm = tls_lane_warm();
+    return NULL;
+}
+
+static void warming_up_ends_well_beside_a_lane_that_opens(void **state)
+{
+    (void)state;
+    struct end ends[2];
+    bool is_warm = false;
+    pthread_t warm;
+    assert_int_equal(pthread_create(&warm, NULL, warm_up, &is_warm), 0);
+    open_pair(ends);
+    pthread_join(warm, NULL);
+    assert_true(is_warm);
+    free_pair(ends);
+}
+
 static void carries_pieces_of_all_sizes_in_order(void **state)
 {
     (void)state;
@@ -915,6 +935,7 @@ static void freeing_nothing_is_fine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(warming_up_ends_well_beside_a_lane_that_opens),
         cmocka_unit_test(carries_pieces_of_all_sizes_in_order),
         cmocka_unit_test(carries_both_directions_at_once),
         cmocka_unit_test(carries_while_hot),
