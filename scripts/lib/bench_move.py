@@ -61,6 +61,15 @@ def warm(mib):
     area.close()
 
 
+SETTLE_S = 3  # what was freed has been reported to a hypervisor by then
+
+
+def settle_and_warm(since, mib):
+    """Nothing that was freed before `since` is still to be reported, and what this frees is so after the move only."""
+    time.sleep(max(0.0, since + SETTLE_S - time.monotonic()))
+    warm(mib)
+
+
 def wait_quiet(seconds=20):
     """Until others use less than 5 % of a CPU for a second. Tells whether it became quiet."""
     def busy():
@@ -82,21 +91,23 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def run_godwit(pool, workload, extra):
+def run_godwit(pool, workload, extra, since):
     pool.create_guest("bench", workload.cmdline, memory=f"{workload.memory_mib}MiB", vcpus=workload.vcpus)
     try:
         pool.ask("bench", "stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = pool.ask("bench", "stats", "gw stats")
-        warm(workload.memory_mib + 600 if workload.prealloc else 600)
+        settle_and_warm(since, workload.memory_mib + 600 if workload.prealloc else 600)
         marked = time.monotonic()
         pool.ask("bench", "mark", "gw ok")
-        stolen, started = bench_qemu.stolen_ms(), time.monotonic()
+        stolen, reported = bench_qemu.stolen_ms(), bench_qemu.reported_mib()
+        started = time.monotonic()
         pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none", *extra)
         moved = time.monotonic()
         wall = moved - started
         stolen = bench_qemu.stolen_ms() - stolen
         time.sleep(bench_qemu.AFTER_S)
+        reported = bench_qemu.reported_mib() - reported
         stats = pool.ask("bench", "stats", "gw stats")
         holes = pool.ask("bench", "holes", "gw holes")
         pool.verify("bench")
@@ -114,17 +125,17 @@ def run_godwit(pool, workload, extra):
             "populate_ms": receipt.get("populate_ns", 0) / 1e6,
             "rounds": len(receipt.get("rounds", [])), "receipt": receipt,
             "resent_bytes": sum(r.get("wire_bytes", 0) for r in receipt.get("rounds", [])[1:]),
-            "stolen_ms": stolen, "holes_us": holes["us"], "hole_ends_us": holes["end_us"],
+            "stolen_ms": stolen, "reported_mib": reported, "holes_us": holes["us"], "hole_ends_us": holes["end_us"],
         }
     finally:
         pool.godwit("vm", "rm", "bench", "--stop", "-y", check=False)
 
 
-def run_qemu(program, elf, workload, config, bandwidth_mib):
+def run_qemu(program, elf, workload, config, bandwidth_mib, since):
     qemu = bench_qemu.Qemu(program, elf, workload, config, bandwidth_mib)
     try:
-        return qemu.migrate(free_port(), lambda: warm(
-            workload.memory_mib + 600 if workload.prealloc else 600))
+        return qemu.migrate(free_port(), lambda: settle_and_warm(
+            since, workload.memory_mib + 600 if workload.prealloc else 600))
     finally:
         qemu.close()
 
@@ -147,8 +158,12 @@ CALM = ("gap_ms",)
 STOLEN_MS_MAX = 10  # the clock of stolen time ticks so coarsely
 
 
+def is_calm(run):
+    return run.get("stolen_ms", 0) <= STOLEN_MS_MAX and not run.get("reported_mib")
+
+
 def calm(runs, key):
-    left = [r for r in runs if r.get("stolen_ms", 0) <= STOLEN_MS_MAX]
+    left = [r for r in runs if is_calm(r)]
     return left if key in CALM and left else runs
 
 
@@ -262,13 +277,14 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
                     for label, path in programs.items() for config in configs]
                 for contender, path, config in turns:
                     warm(min(2 * workload.memory_mib, 2 * 1024 if not workload.prealloc else 1 << 20) + 600)
+                    since = time.monotonic()
                     quiet = None if options.no_quiet_wait else wait_quiet()
                     print(f"\r{name} run {run + 1}/{options.runs} {contender:40}", end="", file=sys.stderr)
                     try:
                         if config is None:
-                            result = run_godwit(pool, workload, extra)
+                            result = run_godwit(pool, workload, extra, since)
                         else:
-                            result = run_qemu(path, elf, workload, config, options.bandwidth)
+                            result = run_qemu(path, elf, workload, config, options.bandwidth, since)
                         result["quiet"] = quiet
                         contenders.setdefault(contender, []).append(result)
                     except pools.PoolError as error:
@@ -284,9 +300,9 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
     if group.made:
         print("Everything measured ran in one CPU group of its own, before all else on the machine.")
     print(table(results))
-    stolen = [r["stolen_ms"] for c in results.values() for runs in c.values() for r in runs]
-    print(f"\nfrom {sum(ms > STOLEN_MS_MAX for ms in stolen)} of {len(stolen)} runs a hypervisor took CPU time; the gap is the median of the "
-          f"others, where there are any")
+    runs = [r for c in results.values() for contender in c.values() for r in contender]
+    print(f"\n{sum(not is_calm(r) for r in runs)} of {len(runs)} runs were disturbed by a hypervisor below (it took CPU time, or was "
+          f"told of free memory);\nthe gap is the median of the others, where there are any")
     every = [r["quiet"] for c in results.values() for runs in c.values() for r in runs]
     print(f"{every.count(False)} of {len(every)} runs on a machine that did not become quiet, "
           f"{every.count(None)} not checked for it; {len(notes)} runs failed")
