@@ -98,9 +98,9 @@ def run_godwit(pool, workload, extra, since):
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = pool.ask("bench", "stats", "gw stats")
         settle_and_warm(since, workload.memory_mib + 600 if workload.prealloc else 600)
+        stolen, reported = bench_qemu.stolen_ms(), bench_qemu.reported_mib()
         marked = time.monotonic()
         pool.ask("bench", "mark", "gw ok")
-        stolen, reported = bench_qemu.stolen_ms(), bench_qemu.reported_mib()
         started = time.monotonic()
         pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none", *extra)
         moved = time.monotonic()

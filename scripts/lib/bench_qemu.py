@@ -165,10 +165,10 @@ class Qemu:
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = fields(self.serial.ask("stats", "gw stats"))
         warm()  # as for Godwit, whose target's memory is populated inside the clock
+        stolen, reported = stolen_ms(), reported_mib()
         self.serial.ask("mark", "gw ok")
         marked = time.monotonic()
         lag_before_ms = clock_lag_ms(marked, fields(self.serial.ask("holes", "gw holes")))
-        stolen, reported = stolen_ms(), reported_mib()
         before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         started = time.monotonic()
         self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")
