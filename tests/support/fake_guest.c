@@ -56,6 +56,12 @@ __attribute__((no_sanitize("thread"))) static void write_word(uint8_t *at, uint6
     *(volatile uint64_t *)(void *)at = value; /* as a guest does: racing with whoever copies */
 }
 
+__attribute__((no_sanitize("thread"))) static void clear_words(uint8_t *at, uint64_t bytes)
+{
+    for (uint64_t i = 0; i < bytes; i += 8)
+        *(volatile uint64_t *)(void *)(at + i) = 0;
+}
+
 static void clear_bits_atomic(struct bitmap *bitmap, uint64_t word, uint64_t bits)
 {
     __atomic_fetch_and(&bitmap->words[word], ~bits, __ATOMIC_SEQ_CST);
@@ -120,8 +126,8 @@ static void *write_run(void *data)
         uint64_t r = next_random(&random);
         uint64_t page = r % fake->config.writer_pages;
         if (fake->config.clears_pages && r % 3 == 0) {
-            for (uint64_t offset = 0; offset < PAGE_BYTES; offset += 8)
-                guest_write(fake, page, offset, 0);
+            clear_words(fake->memory + page * PAGE_BYTES + 8, PAGE_BYTES - 8);
+            guest_write(fake, page, 0, 0);
         } else {
             guest_write(fake, page, (r >> 40) % 512 * 8, r % 5 ? r : 0);
         }
