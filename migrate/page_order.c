@@ -92,17 +92,19 @@ void page_order_learn(struct page_order *order, uint64_t pages, uint64_t duratio
     order->pages_per_s = order->pages_per_s > 0 ? order->pages_per_s * 0.5 + rate * 0.5 : rate;
 }
 
-static bool choose_unsent(struct page_order *order, uint64_t pages_max)
+static struct page_order_choice choose_unsent(struct page_order *order, uint64_t pages_max)
 {
     uint64_t pages = 0;
-    for (uint32_t i = 0; i < order->count && pages < pages_max; i++) {
+    for (uint32_t i = 0; i < order->count; i++) {
         const struct page_order_block *block = &order->blocks[i];
         if (block->sent || block->dirty == 0)
             continue;
+        if (pages >= pages_max)
+            return (struct page_order_choice){.bulk = true};
         order->list[order->listed++] = i;
         pages += block->dirty;
     }
-    return order->listed > 0;
+    return (struct page_order_choice){.bulk = order->listed > 0, .whole = true};
 }
 
 static int colder_first(const void *one, const void *other, void *data)
@@ -119,8 +121,9 @@ struct page_order_choice page_order_choose(struct page_order *order, uint64_t pa
                                            bool even_hot)
 {
     order->listed = 0;
-    if (choose_unsent(order, pages_max))
-        return (struct page_order_choice){.bulk = true};
+    struct page_order_choice unsent = choose_unsent(order, pages_max);
+    if (unsent.bulk)
+        return unsent;
 
     /* Blocks that are clean now have to be kept so, too: they are in the sum. */
     uint32_t listed = 0;

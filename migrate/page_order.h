@@ -34,8 +34,8 @@ struct page_order {
 
 /* What a choice is part of. */
 struct page_order_choice {
-    bool bulk;  /* there are blocks that were never sent: only such were chosen */
-    bool whole; /* nothing that is worth sending was left out */
+    bool bulk;  /* there were blocks that were never sent: only such were chosen */
+    bool whole; /* nothing that is worth sending was left out; in the bulk, no block never sent */
 };
 
 int page_order_init(struct page_order *order, uint32_t blocks);

@@ -132,7 +132,7 @@ void source_stream_round(struct source *source, uint64_t pages)
     source_rounds_begin(source, pages);
     stream->before_pages = pages;
     stream->sent_pages = stream->held_back_ns = 0;
-    stream->bulk |= source->round == 1;
+    stream->bulk = source->round == 1;
     look(source, source->round_begun_ns); /* lanes that came back may have left more dirty */
     send_window(source);
 }
@@ -150,12 +150,12 @@ bool source_stream_window_done(struct source *source, uint64_t dirty_pages)
     look(source, now_ns);
     stream->held_back_ns += held_back_ns;
     source->sum.held_back_ns = 0;
-    if (dirty_pages > 0 &&
-        (stream->bulk || (!stream->whole && stream->sent_pages < stream->before_pages))) {
+    if (dirty_pages > 0 && !stream->whole &&
+        (stream->bulk || stream->sent_pages < stream->before_pages)) {
         send_window(source);
         return false;
     }
-    stream->even_hot |= stream->whole;
+    stream->even_hot |= stream->whole && !stream->bulk;
     source->sum.held_back_ns = stream->held_back_ns;
     return true;
 }

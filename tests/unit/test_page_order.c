@@ -22,7 +22,7 @@ static void what_was_never_sent_goes_first_in_its_order(void **state)
     for (uint32_t i = 0; i < 6; i++)
         page_order_look(&order, i, i == 3 ? 0 : 100, 1000);
     struct page_order_choice choice = page_order_choose(&order, 250, false);
-    assert_true(choice.bulk);
+    assert_true(choice.bulk && !choice.whole);
     assert_int_equal(order.listed, 3);
     assert_int_equal(order.list[2], 2);
     for (uint32_t i = 0; i < 3; i++) {
@@ -32,6 +32,7 @@ static void what_was_never_sent_goes_first_in_its_order(void **state)
     choice = page_order_choose(&order, 250, false);
     assert_int_equal(order.listed, 2);
     assert_int_equal(order.list[0], 4);
+    assert_true(choice.bulk && choice.whole); /* no block is left that was never sent */
     page_order_deinit(&order);
 }
 
@@ -205,8 +206,8 @@ static bool model_stream_round(struct model *model, struct page_order *order, ui
         model_pass(model, 0.0005);
         page_order_learn(order, model->sent - window, model->now_ns - begun_ns);
         model_look(model, order);
-    } while (choice.bulk || (!choice.whole && model->sent - sent < before));
-    return choice.whole;
+    } while (!choice.whole && (choice.bulk || model->sent - sent < before));
+    return choice.whole && !choice.bulk;
 }
 
 static void model_stream(struct model *model, uint64_t goal_ns)
