@@ -15,20 +15,14 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
-#include "base/world.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
 
-enum { LIST_MS = 5000, ABANDONED_MANY = 16, ABANDONED_MS = 20000 };
+enum { LIST_MS = 5000 };
 
 struct row { /* a domain that is spoken for */
     struct row *next;
     struct domain *domain;
-};
-
-struct abandoned { /* a move to here: its source may not know yet */
-    char vm_id[33];
-    uint64_t until_ns;
 };
 
 struct backend_libvirt {
@@ -39,8 +33,6 @@ struct backend_libvirt {
     struct domain_list *list; /* of this connection; NULL: none yet */
     bool is_listing, list_again;
     char version[64];
-    struct abandoned abandoned[ABANDONED_MANY];
-    unsigned abandoned_next;
     /* what is told of it */
     Godwit__AgentFound found;
     Godwit__FoundDomain *founds;
@@ -83,49 +75,6 @@ static void tell_rows(struct backend_libvirt *backend)
     }
 }
 
-static void discard_work(struct _virConnect *connection, void *data)
-{
-    domain_call_run(connection, data);
-}
-
-static void discard_done(void *data)
-{
-    struct domain_call *call = data;
-
-    log_warn("backend_libvirt", "what came of an abandoned move is discarded vm=%s%s%s",
-             call->vm_id, call->fault.code ? ": " : "", call->fault.text);
-    (void)domain_call_free(call);
-}
-
-static bool is_abandoned(const struct backend_libvirt *backend, const char *vm_id)
-{
-    for (size_t i = 0; i < ABANDONED_MANY; i++) {
-        if (strcmp(backend->abandoned[i].vm_id, vm_id) == 0 &&
-            world_now_ns() < backend->abandoned[i].until_ns)
-            return true;
-    }
-    return false;
-}
-
-/* An arrival that libvirt has just begun when its move was given up. It is not whole, so its source
- * has the guest; one that is whole is never touched here. */
-static void discard_late(struct backend_libvirt *backend)
-{
-    for (size_t i = 0; i < backend->list->count; i++) {
-        const struct domain_state *state = &backend->list->states[i];
-        if (state->sight != SIGHT_MIGRATING || find_row(backend, state->vm_id) ||
-            !is_abandoned(backend, state->vm_id))
-            continue;
-        struct domain_call *call = calloc(1, sizeof *call);
-        if (!call)
-            return; /* the next list finds it again */
-        call->kind = DOMAIN_CALL_DISCARD;
-        memcpy(call->vm_id, state->vm_id, sizeof call->vm_id);
-        if (hypervisor_call(backend->hypervisor, discard_work, discard_done, call, NULL) < 0)
-            (void)domain_call_free(call);
-    }
-}
-
 static void list_done(void *data)
 {
     struct domain_list *found = data;
@@ -139,7 +88,6 @@ static void list_done(void *data)
         (void)domain_list_free(backend->list);
         backend->list = found;
         tell_rows(backend);
-        discard_late(backend);
         backend->config.on_changed(backend->config.data);
     } else {
         (void)domain_list_free(found);
@@ -229,12 +177,6 @@ static void on_closed(void *data, struct domain *domain)
         if (row->domain != domain)
             continue;
         *at = row->next;
-        if (domain_has_abandoned(domain)) {
-            struct abandoned *word =
-                &backend->abandoned[backend->abandoned_next++ % ABANDONED_MANY];
-            (void)snprintf(word->vm_id, sizeof word->vm_id, "%s", domain_id(domain));
-            word->until_ns = world_now_ns() + ABANDONED_MS * NS_PER_MS;
-        }
         (void)domain_free(domain);
         free(row);
         break;

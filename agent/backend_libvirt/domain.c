@@ -1466,11 +1466,6 @@ struct domain *domain_free(struct domain *domain)
     return NULL;
 }
 
-bool domain_has_abandoned(const struct domain *domain)
-{
-    return domain->core.latch == GODWIT__LATCH__LATCH_ABANDONED;
-}
-
 const char *domain_id(const struct domain *domain)
 {
     return domain->vm_id;

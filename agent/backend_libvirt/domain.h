@@ -46,8 +46,6 @@ int domain_new(struct domain **ret_domain, const struct domain_config *config, i
                const struct domain_state *seen, struct fault *fault);
 struct domain *domain_free(struct domain *domain);
 const char *domain_id(const struct domain *domain);
-/* Its last move was to here and was abandoned: what still arrives of it is to be discarded. */
-bool domain_has_abandoned(const struct domain *domain);
 
 /* What libvirt said of all domains: where that is news, this one is looked at. */
 void domain_see(struct domain *domain, const struct domain_state *state);
