@@ -21,6 +21,7 @@
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/store_beat.h"
+#include "agent/suspend.h"
 #include "agent/upgrade.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
@@ -53,6 +54,7 @@ struct agent {
     struct vm_table *table;
     struct attach *attach;
     struct upgrades *upgrades;
+    struct suspends *suspends;
     struct orders *orders;
     struct agent_link *link;
     struct text_server *metrics;
@@ -259,6 +261,13 @@ static void on_upgrade_ended(void *data, struct vm_entry *entry, const char *how
     upgrade_on_ended(agent->upgrades, entry, how);
 }
 
+static void on_suspended(void *data, struct vm_entry *entry)
+{
+    struct agent *agent = data;
+
+    suspend_on_waiting(agent->suspends, entry);
+}
+
 static void on_find(void *data, struct vm_entry *entry)
 {
     struct agent *agent = data;
@@ -418,6 +427,7 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_upgrade_move = on_upgrade_move,
         .on_upgrade_lent = on_upgrade_lent,
         .on_upgrade_ended = on_upgrade_ended,
+        .on_suspended = on_suspended,
         .on_find = on_find,
         .on_settled = on_settled,
         .data = agent,
@@ -432,6 +442,8 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = upgrades_new(&agent->upgrades, agent->loop, agent->table, agent->facts, fault);
     if (r == 0)
+        r = suspends_new(&agent->suspends, agent->loop, agent->table, fault);
+    if (r == 0)
         r = path_join(path, sizeof path, fault, "%s/journal", arg_dir);
     if (r == 0)
         r = journal_new(&agent->journal, agent->loop, path, on_journal_entry, agent->table, fault);
@@ -441,7 +453,7 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
                        fault);
     }
     if (r == 0)
-        orders_set_upgrades(agent->orders, agent->upgrades);
+        orders_set_upgrades(agent->orders, agent->upgrades, agent->suspends);
     return r;
 }
 
@@ -554,6 +566,7 @@ static void tear_down(struct agent *agent)
     orders_stop(agent->orders);
     attach_stop(agent->attach);
     upgrades_stop(agent->upgrades);
+    suspends_stop(agent->suspends);
     agent->peers = peers_free(agent->peers);
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
@@ -561,6 +574,7 @@ static void tear_down(struct agent *agent)
     agent->domains = domains_free(agent->domains);
     agent->attach = attach_free(agent->attach);
     agent->upgrades = upgrades_free(agent->upgrades);
+    agent->suspends = suspends_free(agent->suspends);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);
     agent->facts = host_facts_free(agent->facts);

@@ -23,6 +23,7 @@
 #include "agent/redial.h"
 #include "agent/store_beat.h"
 #include "agent/store_question.h"
+#include "agent/suspend.h"
 #include "agent/upgrade.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
@@ -42,6 +43,7 @@
 
 enum {
     CREATE_MS_MAX = 30000, /* a large kernel and initrd are read in it */
+    FILE_MS_A_GIB = 30000, /* and a guest's file */
     CALL_MS_MAX = 5000,
     SAMPLE_MS_MAX = 10000, /* a second, and a busy host */
     QUIT_MS_MAX = 3000,
@@ -61,6 +63,7 @@ struct orders {
     struct quarantine *quarantine;
     struct domains *domains;
     struct upgrades *upgrades;
+    struct suspends *suspends;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -88,6 +91,7 @@ struct step {
     int result;
     bool incoming, start_paused;
     rpc_done_fn *created;
+    uint64_t file_generation; /* of a start that goes on from a file */
     struct step *next_held; /* of orders.held */
 };
 
@@ -238,9 +242,10 @@ static int need_process(struct orders *orders, const char *vm_id, struct vm_entr
     if (!entry->process)
         return fault_set(fault, ERR_STATE, "%s does not run on this host",
                          entry->status->name ? entry->status->name : vm_id);
-    if (entry->upgrade)
-        return fault_set(fault, ERR_BUSY, "%s is being upgraded",
-                         entry->status->name ? entry->status->name : vm_id);
+    if (entry->upgrade || entry->suspending)
+        return fault_set(fault, ERR_BUSY, "%s is being %s",
+                         entry->status->name ? entry->status->name : vm_id,
+                         entry->upgrade ? "upgraded" : "suspended");
     if (!vm_process_rpc(entry->process) || entry->starting)
         return fault_set(fault, ERR_BUSY, "%s: its process cannot be spoken to just now",
                          entry->status->name ? entry->status->name : vm_id);
@@ -249,6 +254,34 @@ static int need_process(struct orders *orders, const char *vm_id, struct vm_entr
 }
 
 /* ---- starting a process with a VM in it: START and MOVE_IN ---- */
+/* The file that this start goes on from; NULL: it boots. */
+static const char *step_nonce(const struct step *step)
+{
+    if (step->order->descriptor != &godwit__order_vm_start__descriptor)
+        return NULL;
+    const char *nonce = ((const Godwit__OrderVmStart *)step->order)->suspend_nonce;
+    return nonce && *nonce ? nonce : NULL;
+}
+
+/* Exactly the one that was meant, and nobody has gone on from it. In the kernel's place: it brings its
+ * own. */
+static int open_file(struct step *step, struct vm_entry *entry, struct fault *fault)
+{
+    char path[VM_PATH_SIZE], nonce[VM_NONCE_SIZE];
+
+    if (!vm_entry_has_file(entry, entry->status->generation, nonce) ||
+        strcmp(nonce, step_nonce(step)) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "there is no file here that it could go on from");
+    int r = vm_entry_state_path(entry, "suspended", path, fault);
+    if (r < 0)
+        return r;
+    step->file_generation = entry->status->generation;
+    step->fds[FD_KERNEL] = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    return step->fds[FD_KERNEL] < 0
+               ? fault_set_errno(fault, err_from_errno(errno), errno, "opening %s", path)
+               : 0;
+}
+
 static int open_files(struct step *step, struct vm_entry *entry, const Godwit__VmSpec *spec,
                       bool incoming, struct fault *fault)
 {
@@ -266,6 +299,8 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
     r = vm_entry_run_path(entry, "latch", path, fault);
     if (r == 0)
         r = latch_file_create(path, &step->fds[FD_LATCH], fault);
+    if (r == 0 && step_nonce(step))
+        return open_file(step, entry, fault);
     if (r < 0 || incoming || vm_spec_boots_from_disk(spec))
         return r; /* those of a disk are read when it is open */
 
@@ -345,7 +380,8 @@ static void backends_work(void *data)
                                   : backends_start(&ask, &step->backends, &step->fault);
     if (step->result == BACKENDS_E_LOST)
         step->result = ERR_REFUSED;
-    if (step->result == 0 && !step->incoming && vm_spec_boots_from_disk(step_spec(step)))
+    if (step->result == 0 && !step->incoming && !step_nonce(step) &&
+        vm_spec_boots_from_disk(step_spec(step)))
         step->result = read_boot(step, &step->fault);
 }
 
@@ -377,6 +413,10 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         attach_stamp_write(&step->expected, &expected);
         order.expected_stamp = &expected;
     }
+    order.suspend_nonce = (char *)(uintptr_t)step_nonce(step); /* protobuf-c knows no const */
+    order.has_suspend_generation = true;
+    order.suspend_generation = step->file_generation;
+    uint64_t gib = step_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
     if (!step->incoming) {
         order.backends = list;
         order.n_backends =
@@ -385,7 +425,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         count += step->backends.fd_count;
     }
     int r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_CREATE, &order.base, fds, count,
-                         &godwit__vm_status__descriptor, CREATE_MS_MAX, step->created, step, fault);
+                         &godwit__vm_status__descriptor, CREATE_MS_MAX + gib * FILE_MS_A_GIB,
+                         step->created, step, fault);
     for (size_t i = 0; r == 0 && i < FD_COUNT; i++) {
         close_p(&step->fds[i]); /* the kernel has its own */
         step->fds[i] = -1;
@@ -438,6 +479,8 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
         return create_domain(step, entry, fault);
     host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
     int r = vm_entry_begin(entry, fault);
+    if (r == 0 && !step_nonce(step)) /* it boots, or comes from elsewhere: what rests here is old */
+        r = vm_entry_drop_file(entry, fault);
     if (r == 0)
         r = open_files(step, entry, step_spec(step), step->incoming, fault);
     if (r < 0)
@@ -479,6 +522,9 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     }
     vm_entry_update(entry, (const Godwit__VmStatus *)reply);
     vm_entry_commit(entry);
+    struct fault left = {0};
+    if (step_nonce(step) && vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
+        log_warn("orders", "vm=%s: %s", entry->id, left.text);
     vm_entry_journal(entry, "start");
     log_info("orders", "started vm=%s name=%s generation=%llu pid=%d", entry->id,
              entry->status->name ? entry->status->name : "", (unsigned long long)step->generation,
@@ -603,6 +649,16 @@ static void stop_process(struct orders *orders, struct vm_entry *entry)
 static void stop_over(struct vm_entry *entry)
 {
     bool remove = entry->remove;
+    struct fault fault = {0};
+    if (vm_entry_drop_file(entry, &fault) < 0) { /* what is there must not be gone on from */
+        entry->stopping = entry->remove = false;
+        waiters_answer(&entry->stop_waiters, NULL, &fault);
+        return;
+    }
+    if (entry->status->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED) {
+        vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_STOPPED, entry->status->generation,
+                     "stopped on request", true);
+    }
     struct vm_waiters waiters = entry->stop_waiters;
 
     entry->stopping = entry->remove = false;
@@ -698,7 +754,8 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     if (!entry)
         r = fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
                       order->vm_id ? order->vm_id : "");
-    else if (entry->starting || entry->discard || entry->unreachable || entry->upgrade)
+    else if (entry->starting || entry->discard || entry->unreachable || entry->upgrade ||
+             entry->suspending)
         r = fault_set(&fault, ERR_BUSY, "%s cannot be stopped just now",
                       entry->status->name ? entry->status->name : entry->id);
     if (r < 0) {
@@ -822,7 +879,7 @@ static void handle_status(void *data, struct rpc *rpc, struct rpc_request *reque
     Godwit__Empty empty = GODWIT__EMPTY__INIT;
     (void)rpc;
 
-    if (entry && (!vm_entry_is_alive(entry) || entry->upgrade)) {
+    if (entry && (!vm_entry_is_alive(entry) || entry->upgrade || entry->suspending)) {
         reply_status(request, entry); /* an upgrade changes nothing of what is told */
         return;
     }
@@ -1219,6 +1276,7 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
     char vm_id[VM_ID_SIZE];
     memcpy(vm_id, entry->id, sizeof vm_id);
 
+    suspend_on_ended(orders->suspends, entry);
     if (entry->stopping) {
         stop_ended(orders, entry); /* the entry may be gone now */
         entry = vm_table_find(orders->table, vm_id);
@@ -1360,9 +1418,33 @@ static void handle_upgrade(void *data, struct rpc *rpc, struct rpc_request *requ
         reply_fault(request, &fault);
 }
 
-void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades)
+void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades,
+                         struct suspends *suspends)
 {
     orders->upgrades = upgrades;
+    orders->suspends = suspends;
+}
+
+/* ---- SUSPEND ---- */
+static void handle_suspend(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__VmSuspend *order = (const Godwit__VmSuspend *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0)
+        r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0 && (entry->stopping || entry->attaching))
+        r = fault_set(&fault, ERR_BUSY, "%s cannot be suspended just now",
+                      entry->status->name ? entry->status->name : entry->id);
+    if (r == 0)
+        r = suspend_begin(orders->suspends, entry, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
 }
 
 /* ---- consoles ---- */
@@ -1708,6 +1790,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},
+    {METHOD_ORDER_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},

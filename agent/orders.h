@@ -25,6 +25,7 @@ struct peers;
 struct quarantine;
 struct store_beat;
 struct rpc_method;
+struct suspends;
 struct upgrades;
 struct vm_entry;
 struct vm_table;
@@ -37,7 +38,8 @@ void orders_stop(struct orders *orders);
 void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat *beat,
                    struct quarantine *quarantine);
 void orders_set_domains(struct orders *orders, struct domains *domains); /* NULL: no libvirt here */
-void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades);
+void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades,
+                         struct suspends *suspends);
 /* For agent_link. */
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data);

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@
 #include "base/own.h"
 #include "net/rpc.h"
 #include "proto/method.h"
+#include "storage/guest_label.h"
 #include "proto/vm_spec.h"
 
 enum {
@@ -314,7 +316,8 @@ int vm_table_add(struct vm_table *table, const char *vm_id, struct vm_entry **re
 /* INV-13 of RELIABILITY: exactly the files that this agent made for this VM, by name. */
 void vm_table_remove(struct vm_entry *entry)
 {
-    static const char *const names[] = {"vm.bin", "console.log", "vm.log"};
+    static const char *const names[] = {"vm.bin", "console.log", "vm.log", "suspended",
+                                        "suspended.tmp"};
     char path[VM_PATH_SIZE];
 
     assert(!vm_entry_is_alive(entry));
@@ -380,6 +383,8 @@ void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t genera
     status->has_seq = true;
     status->seq++;
     set_text(&status->reason, reason);
+    if (state != GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+        set_text(&status->suspend_nonce, NULL);
     if (!entry->process) {
         status->wants_backends = false;
         status->has_pid = status->has_memory_populated = status->has_vcpu_cpu_ns = false;
@@ -427,6 +432,12 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
         bare.spec = entry->status->spec;
     if (!bare.latch)
         bare.latch = entry->status->latch;
+    /* Its file may be in its place or not: until that is decided it is a VM that stands still. */
+    bool waits = entry->process && bare.state == GODWIT__VM_STATE__VM_STATE_SUSPENDED;
+    if (waits) {
+        bare.state = GODWIT__VM_STATE__VM_STATE_PAUSED;
+        bare.suspend_nonce = NULL;
+    }
     Godwit__VmStatus *copy = status_copy(&bare);
     if (!copy) {
         log_error("vm_table", "no memory for a VM's status vm=%s", entry->id);
@@ -447,6 +458,8 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
                 copy->state == GODWIT__VM_STATE__VM_STATE_GONE;
     if (entry->process && copy->wants_backends)
         entry->table->config.on_wants_backends(entry->table->config.data, entry);
+    if (waits && !entry->suspending && entry->table->config.on_suspended)
+        entry->table->config.on_suspended(entry->table->config.data, entry);
     if (entry->process && over)
         send_quit(entry); /* we know: it need not linger */
 }
@@ -457,7 +470,7 @@ static void on_state(void *data, const Godwit__VmStatus *status)
     struct vm_entry *entry = data;
 
     /* What a process tells that may have handed its guest over is no word about the VM. */
-    if (!entry->upgrade && status->vm_id && strcmp(status->vm_id, entry->id) == 0)
+    if (!entry->upgrade && !entry->suspending && status->vm_id && strcmp(status->vm_id, entry->id) == 0)
         vm_entry_update(entry, status);
 }
 
@@ -593,6 +606,46 @@ static void take_record_latch(struct vm_entry *entry, const struct latch_record 
     take_latch(entry, &event);
 }
 
+bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
+                       char ret_nonce[VM_NONCE_SIZE])
+{
+    char path[VM_PATH_SIZE];
+    struct fault fault = {0};
+    struct guest_label label;
+    uint64_t consumed_by = 0;
+
+    if (vm_entry_state_path(entry, "suspended", path, NULL) < 0)
+        return false;
+    AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    if (guest_label_read(fd, &label, &consumed_by, &fault) < 0) {
+        log_error("vm_table", "vm=%s: %s", entry->id, fault.text);
+        return false;
+    }
+    if (consumed_by || label.generation != generation || strcmp(label.vm_id, entry->id) != 0)
+        return false;
+    if (ret_nonce)
+        memcpy(ret_nonce, label.nonce, VM_NONCE_SIZE);
+    return true;
+}
+
+int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault)
+{
+    char path[VM_PATH_SIZE];
+
+    int r = vm_entry_state_path(entry, "suspended", path, fault);
+    if (r < 0)
+        return r;
+    if (unlink(path) < 0)
+        return errno == ENOENT ? 0 : fault_set_errno(fault, ERR_IO, errno, "removing %s", path);
+    r = vm_entry_state_path(entry, "", path, fault);
+    AUTO_FD int fd = r == 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0 || fsync(fd) < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "syncing %s", path);
+    return 0;
+}
+
 /* Its process is no more; find out what that means, from what it left behind. */
 static void process_is_over(struct vm_entry *entry, const char *how)
 {
@@ -625,6 +678,12 @@ static void process_is_over(struct vm_entry *entry, const char *how)
         protobuf_c_enum_descriptor_get_value(&godwit__vm_state__descriptor, (int)end.state)->name,
         end.reason, how);
     uint64_t generation = record.generation ? record.generation : entry->status->generation;
+    char nonce[VM_NONCE_SIZE];
+    if (generation && vm_entry_has_file(entry, generation, nonce)) {
+        end.state = GODWIT__VM_STATE__VM_STATE_SUSPENDED;
+        end.reason[0] = 0;
+        set_text(&entry->status->suspend_nonce, nonce);
+    }
     if (abandoned)
         tell_abandoned(entry, &record, end.reason);
     vm_entry_set(entry, end.state, generation, end.reason, true);
@@ -645,6 +704,12 @@ static void be_as_before(struct vm_entry *entry)
     }
     godwit__vm_status__free_unpacked(entry->status, NULL);
     entry->status = before;
+    if (before->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED &&
+        !vm_entry_has_file(entry, before->generation, NULL)) {
+        vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_CRASHED, before->generation,
+                     "its process ended right after it went on from its file", true);
+        return;
+    }
     save_start(entry); /* and its run files go when it is kept */
 }
 

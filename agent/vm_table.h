@@ -56,6 +56,7 @@ struct vm_entry {
     bool starting;
     uint64_t starting_generation;
     bool attaching;                     /* attach.c: disks and nics are on their way */
+    bool suspending;                    /* suspend.c: what its process tells is for that */
     struct upgrade *upgrade;            /* upgrade.c: it is being handed over, or was; NULL: no */
     struct vm_process *next_process;    /* upgrade.c: to whom; NULL: none */
     char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */
@@ -96,6 +97,8 @@ struct vm_table_config {
     void (*on_upgrade_lent)(void *data, struct vm_entry *entry, const Godwit__VmLent *lent,
                             struct rpc_request *request);
     void (*on_upgrade_ended)(void *data, struct vm_entry *entry, const char *how);
+    /* Its process has all in a file and waits, and no order of ours is at it. */
+    void (*on_suspended)(void *data, struct vm_entry *entry);
     /* Before what runs is looked for: was one under way? It then is in the entry. */
     void (*on_find)(void *data, struct vm_entry *entry);
     void (*on_settled)(void *data); /* once, after vm_table_load: all that run have answered */
@@ -159,6 +162,13 @@ void vm_entry_switch(struct vm_entry *entry, struct vm_process *process);
 /* Its process has ended, and no upgrade has it: what the latch file says becomes of it. */
 void vm_entry_ended(struct vm_entry *entry, const char *how);
 void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */
+/* Is there a file that a guest of this generation goes on from, and nobody has yet? Its nonce, when
+ * asked for. */
+enum { VM_NONCE_SIZE = 64 };
+bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
+                       char ret_nonce[VM_NONCE_SIZE]);
+/* Nobody goes on from it any more, whatever power does. */
+int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault);
 /* Write ABANDONED into the latch file of this name, whose process is no more. */
 bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name,
                               struct latch_record *record);

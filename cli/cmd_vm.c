@@ -23,7 +23,7 @@
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
-enum { ACTION_MS = 60000, STOP_LOOK_MS = 250 };
+enum { ACTION_MS = 60000, FILE_MS = 2400000, STOP_LOOK_MS = 250 };
 
 static const struct render_column columns[] = {
     {.field = "name", .head = "NAME"},
@@ -355,10 +355,12 @@ static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, 
     request.verb = verb;
     request.has_and_stop = and_stop;
     request.and_stop = and_stop;
+    bool takes_file = verb == GODWIT__VM_VERB__VM_VERB_SUSPEND ||
+                      verb == GODWIT__VM_VERB__VM_VERB_RESUME; /* as long as a memory to a disk */
     int r = client_of(context, &client, &fault);
     if (r == 0)
         r = client_call(client, METHOD_VM_ACTION, &request.base, &godwit__action_reply__descriptor,
-                        ACTION_MS, &reply, &fault);
+                        takes_file ? FILE_MS : ACTION_MS, &reply, &fault);
     if (r < 0)
         return error_print_fault(context, &fault);
     return tell_action(context, reply, vm,
@@ -553,6 +555,11 @@ int cmd_vm_stop(struct context *context)
 int cmd_vm_pause(struct context *context)
 {
     return act(context, GODWIT__VM_VERB__VM_VERB_PAUSE, false);
+}
+
+int cmd_vm_suspend(struct context *context)
+{
+    return act(context, GODWIT__VM_VERB__VM_VERB_SUSPEND, false);
 }
 
 int cmd_vm_resume(struct context *context)

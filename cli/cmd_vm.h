@@ -14,6 +14,7 @@ int cmd_vm_create(struct context *context);
 int cmd_vm_start(struct context *context);
 int cmd_vm_stop(struct context *context);
 int cmd_vm_pause(struct context *context);
+int cmd_vm_suspend(struct context *context);
 int cmd_vm_resume(struct context *context);
 int cmd_vm_adopt(struct context *context);
 int cmd_vm_rm(struct context *context);

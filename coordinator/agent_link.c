@@ -204,6 +204,22 @@ static char *incarnation_of(struct coordinator *coordinator, const char *host)
     return found && found->facts ? found->facts->incarnation : NULL;
 }
 
+/* What a guest's memory takes to a disk and back, at the worst. */
+static uint64_t file_ms(const struct cluster_vm *vm)
+{
+    return 30000 * (1 + (vm->spec->memory->size >> 30));
+}
+
+static void send_suspend(struct sent *sent, const struct cluster_vm *vm)
+{
+    Godwit__VmSuspend order = GODWIT__VM_SUSPEND__INIT;
+    order.vm_id = sent->order.vm_id;
+    order.nonce = sent->order.nonce;
+    order.incarnation = incarnation_of(sent->coordinator, sent->order.host);
+    send_order(sent, METHOD_ORDER_VM_SUSPEND, &order.base, &godwit__vm_status__descriptor,
+               2 * ORDER_MS + file_ms(vm));
+}
+
 static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *expected)
 {
     Godwit__OrderVmStart order = GODWIT__ORDER_VM_START__INIT;
@@ -213,7 +229,9 @@ static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *
     order.generation = sent->order.generation;
     order.incarnation = vm->own.incarnation;
     order.expected_stamp = expected;
-    send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor, ORDER_MS);
+    order.suspend_nonce = vm->suspended;
+    send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor,
+               vm->suspended[0] ? ORDER_MS + file_ms(vm) : ORDER_MS);
 }
 
 /* L was read (R2 of SWITCHOVER); now the start may take the disks from exactly that. A failure here
@@ -450,6 +468,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_VERDICT:
         send_verdict(sent);
+        break;
+    case ORDER_SUSPEND:
+        send_suspend(sent, vm);
         break;
     case ORDER_UPGRADE:
         send_upgrade(sent);

@@ -31,6 +31,7 @@ enum {
     CLUSTER_FENCE_AGENT_SIZE = 128,
     CLUSTER_FENCE_OPTIONS_SIZE = 512,
     CLUSTER_SETTING_SIZE = 32,
+    GUEST_NONCE_SIZE = ID_TEXT_SIZE,
 };
 
 struct cluster_host {
@@ -65,6 +66,7 @@ struct cluster_vm {
     uint64_t own_ns;        /* when the record was changed, in this coordinator's life */
     enum cluster_want want; /* a stop that was recorded is carried out, however late */
     bool crashed;
+    char suspended[GUEST_NONCE_SIZE]; /* STOPPED, at rest in this file of its owner's; STARTING: from it */
     char reason[CLUSTER_REASON_SIZE];
     /* as its owner's agent told last */
     Godwit__VmState state;
@@ -224,6 +226,7 @@ enum cluster_order_kind {
     ORDER_FENCE, /* to nobody: the coordinator itself switches `about` off */
     ORDER_TUNE, /* to the source: the job's goals */
     ORDER_UPGRADE,
+    ORDER_SUSPEND,
 };
 
 struct cluster_order {
@@ -237,6 +240,7 @@ struct cluster_order {
     uint64_t ticket;   /* whose answer depends on it; 0: nobody's */
     uint64_t asked_ns; /* when it was decided */
     bool remove;       /* stop */
+    char nonce[GUEST_NONCE_SIZE]; /* suspend */
     char about[OWN_HOST_SIZE];
     char incarnation[ID_TEXT_SIZE]; /* of `about`: the life that is meant */
 };

@@ -411,6 +411,9 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     if (vm->own.phase == OWN_STARTING)
         return wrong_state(cluster, vm, "is being started; its host has not answered yet", "show",
                            now, problem);
+    if (vm->suspended[0])
+        return wrong_state(cluster, vm, "is suspended; stop it to give its memory up", "resume", now,
+                           problem);
     if (own_is_lost(&vm->own))
         return wrong_state(cluster, vm, "is about to be started again by HA", "show", now, problem);
     if (vm->own.phase != OWN_STOPPED)
@@ -505,9 +508,52 @@ static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster
     return 0;
 }
 
+/* Where its file is, and nowhere else. */
+static int act_resume_file(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                           struct problem *problem, struct cluster_todo *todo)
+{
+    struct planner_ask ask = {.vm_name = vm->spec->name,
+                              .spec = vm->spec,
+                              .baseline = vm->spec->cpu->baseline,
+                              .memory_bytes = vm->spec->memory->size,
+                              .only_on = vm->own.owner};
+    struct cluster_host *host = NULL;
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (choose_host(cluster, &ask, now, &host, problem) != 0 ||
+        judge_reserve(cluster, vm, host, now, problem) != 0) {
+        add_place(cluster, vm, now, problem);
+        return -1;
+    }
+    begin_start(cluster, vm, host, now, todo);
+    return 0;
+}
+
+static int act_suspend(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                       struct problem *problem, struct cluster_todo *todo)
+{
+    if (vm->own.phase == OWN_STOPPED)
+        return wrong_state(cluster, vm, vm->suspended[0] ? "is suspended already" : "is stopped",
+                           NULL, now, problem);
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is not running", "show", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
+        return wrong_state(cluster, vm, "is held by a move and goes on by itself", "show", now,
+                           problem);
+    vm->ticket = ++cluster->next_ticket;
+    struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_SUSPEND, now, todo);
+    order->ticket = vm->ticket;
+    cluster_draw_id(cluster, order->nonce);
+    return 0;
+}
+
 static int act_pause(struct cluster *cluster, struct cluster_vm *vm, bool pause,
                      struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
+    if (!pause && vm->own.phase == OWN_STOPPED && vm->suspended[0])
+        return act_resume_file(cluster, vm, now, problem, todo);
     if (vm->own.phase != OWN_RUN)
         return wrong_state(cluster, vm, "is not running", "start", now, problem);
     if (judge_owner_answers(cluster, vm, now, problem) != 0)
@@ -605,7 +651,7 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
         r = act_start(cluster, vm, now, problem, todo);
         break;
     case GODWIT__VM_VERB__VM_VERB_STOP:
-        r = vm->own.phase == OWN_STOPPED
+        r = vm->own.phase == OWN_STOPPED && !vm->suspended[0]
                 ? wrong_state(cluster, vm, "is stopped already", NULL, now, problem)
                 : act_stop(cluster, vm, WANT_STOPPED, now, problem, todo);
         break;
@@ -615,6 +661,9 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
         break;
     case GODWIT__VM_VERB__VM_VERB_POWER_BUTTON:
         r = act_power_button(cluster, vm, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_SUSPEND:
+        r = act_suspend(cluster, vm, now, problem, todo);
         break;
     case GODWIT__VM_VERB__VM_VERB_UPGRADE:
         r = act_upgrade(cluster, vm, now, problem, todo);

@@ -302,6 +302,7 @@ struct status { /* a VmStatus, judged */
     const char *move_id; /* "" when there is no latch */
     const char *reason;  /* "" */
     bool absent, runs;
+    const char *nonce; /* of a suspended one; "" */
 };
 
 static struct status judge_status(const Godwit__VmStatus *message)
@@ -317,7 +318,11 @@ static struct status judge_status(const Godwit__VmStatus *message)
         status.latch_generation = message->latch->generation;
         status.move_id = message->latch->move_id;
     }
-    status.absent = status.state == GODWIT__VM_STATE__VM_STATE_STOPPED ||
+    status.nonce = status.state == GODWIT__VM_STATE__VM_STATE_SUSPENDED && message->suspend_nonce
+                       ? message->suspend_nonce
+                       : "";
+    status.absent = status.state == GODWIT__VM_STATE__VM_STATE_SUSPENDED ||
+                    status.state == GODWIT__VM_STATE__VM_STATE_STOPPED ||
                     status.state == GODWIT__VM_STATE__VM_STATE_CRASHED ||
                     status.state == GODWIT__VM_STATE__VM_STATE_GONE;
     status.runs = status.state == GODWIT__VM_STATE__VM_STATE_RUNNING ||
@@ -339,6 +344,7 @@ static void finish_stop(struct cluster *cluster, struct cluster_vm *vm, struct c
     }
     own_stop(&vm->own);
     set_reason(vm, false, "");
+    vm->suspended[0] = '\0';
     cluster_put_own(vm, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s stopped on %s", vm->spec->name, vm->own.owner);
 }
@@ -359,8 +365,20 @@ static void record_ended(struct cluster *cluster, struct cluster_vm *vm, bool cr
              vm->spec->name, vm->own.owner, reason);
 }
 
+/* It rests in a file of its host, which nobody else can go on from. */
+static void record_suspended(struct cluster_vm *vm, const char *nonce, struct cluster_now now,
+                             struct cluster_todo *todo)
+{
+    own_stop(&vm->own);
+    set_reason(vm, false, "");
+    WORDS_COPY(vm->suspended, nonce);
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s is suspended on %s", vm->spec->name, vm->own.owner);
+}
+
 static void record_started(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
 {
+    vm->suspended[0] = '\0'; /* it went on from there, or booted */
     own_started(&vm->own);
     cluster_ha_started(vm, now);
     set_reason(vm, false, "");
@@ -388,6 +406,11 @@ static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
                             struct cluster_now now, struct cluster_todo *todo)
 {
     enum own_phase phase = vm->own.phase;
+    if (status->nonce[0]) {
+        if (phase == OWN_RUN && vm->want == WANT_RUNNING)
+            record_suspended(vm, status->nonce, now, todo);
+        return;
+    }
     if (status->absent) {
         bool crashed = status->state == GODWIT__VM_STATE__VM_STATE_CRASHED;
         if (phase == OWN_RUN || (phase == OWN_STARTING && heard != HEARD_EVENT && !vm->ticket))
@@ -911,7 +934,12 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     bool is_final = result->definite && !(result->never_left && !order->ticket);
     if (ours && is_final) {
         set_reason(vm, false, result->fault->text);
-        cluster_ha_end_vm(cluster, vm, false, now, todo);
+        if (vm->suspended[0]) { /* it rests on, and nobody else can start it */
+            own_stop(&vm->own);
+            cluster_put_own(vm, now, todo);
+        } else {
+            cluster_ha_end_vm(cluster, vm, false, now, todo);
+        }
         cluster_todo_event(todo, vm->id, "VM %s could not be started on %s: %s", vm->spec->name,
                            order->host, result->fault->text);
         (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s",
@@ -1011,6 +1039,28 @@ static void upgrade_done(struct cluster *cluster, struct cluster_vm *vm,
                           "%s gave no answer; the upgrade of %s goes on or back by itself: %.200s",
                           order->host, vm->spec->name, result->fault ? result->fault->text : "");
     cluster_todo_event(todo, vm->id, "%.200s", problem.text);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
+static void suspend_done(struct cluster *cluster, struct cluster_vm *vm,
+                         const struct cluster_order *order, const struct cluster_result *result,
+                         struct cluster_now now, struct cluster_todo *todo)
+{
+    struct problem problem;
+    const Godwit__VmStatus *status = result->status;
+    bool rests = status && status->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED &&
+                 status->suspend_nonce && is_same(status->suspend_nonce, order->nonce);
+
+    if (rests) {
+        if (vm->own.phase == OWN_RUN && vm->own.gen == order->generation)
+            record_suspended(vm, order->nonce, now, todo);
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    (void)problem_set(&problem, result->fault && !result->definite ? GW_HOST_DOWN : GW_ORDER_FAILED,
+                      "%s was not suspended on %s: %.300s", vm->spec->name, order->host,
+                      result->fault ? result->fault->text : "its process ended");
     place_of(cluster, vm, now, &problem);
     answer(vm, order->ticket, &problem, todo);
 }
@@ -1138,6 +1188,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_EVICT:
     case ORDER_FENCE:
         break; /* answered above: they are about a host */
+    case ORDER_SUSPEND:
+        suspend_done(cluster, vm, order, result, now, todo);
+        break;
     case ORDER_UPGRADE:
         upgrade_done(cluster, vm, order, result, now, todo);
         break;

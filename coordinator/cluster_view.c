@@ -49,7 +49,7 @@ const char *cluster_vm_word(const struct cluster *cluster, const struct cluster_
 {
     switch (vm->own.phase) {
     case OWN_STOPPED:
-        return vm->crashed ? "crashed" : "stopped";
+        return vm->suspended[0] ? "suspended" : vm->crashed ? "crashed" : "stopped";
     case OWN_STARTING:
         return owner_is_up(cluster, vm, now_ns) ? "stopped" : "unknown";
     case OWN_HANDOVER:
@@ -79,7 +79,7 @@ void cluster_vm_place(const struct cluster *cluster, const struct cluster_vm *vm
     const char *word = cluster_vm_word(cluster, vm, now_ns);
     if (strcmp(word, "moving") == 0) /* then it runs where the record says */
         word = "running";
-    if (vm->own.phase == OWN_STOPPED)
+    if (vm->own.phase == OWN_STOPPED && !vm->suspended[0])
         (void)snprintf(ret_text, size, "%s", word);
     else if (own_is_lost(&vm->own))
         (void)snprintf(ret_text, size, "recovering: it was on %s", vm->own.owner);

@@ -120,6 +120,7 @@ static void put_own(struct store_batch *batch, const struct cluster_vm *vm, uint
     store_batch_number(batch, (int64_t)vm->want);
     store_batch_number(batch, vm->crashed);
     store_batch_text(batch, vm->reason);
+    store_batch_text(batch, vm->suspended);
 }
 
 static int load_own(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
@@ -144,6 +145,7 @@ static int load_own(void *data, const char *key, uint64_t revision, const struct
     vm->want = (enum cluster_want)number(cells, STORE_OWN_WANT);
     vm->crashed = number(cells, STORE_OWN_CRASHED) != 0;
     WORDS_COPY(vm->reason, text(cells, STORE_OWN_REASON));
+    WORDS_COPY(vm->suspended, text(cells, STORE_OWN_SUSPENDED));
     return 0;
 }
 

@@ -45,7 +45,8 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
     X(GEN, "gen INTEGER")                                                                          \
     X(HIWATER, "hiwater INTEGER") X(PHASE, "phase TEXT") X(OWNER, "owner TEXT")                    \
         X(INCARNATION, "incarnation TEXT") X(TARGET, "target TEXT") X(MOVE, "move_id TEXT")        \
-            X(WANT, "want INTEGER") X(CRASHED, "crashed INTEGER") X(REASON, "reason TEXT")
+            X(WANT, "want INTEGER") X(CRASHED, "crashed INTEGER") X(REASON, "reason TEXT")           \
+                X(SUSPENDED, "suspended TEXT")
 #define STORE_JOB_COLUMNS(X)                                                                       \
     X(VM, "vm_id TEXT")                                                                            \
     X(STATE, "state TEXT") X(STEP, "step TEXT") X(MOVE, "move_id TEXT") X(SOURCE, "source TEXT")   \

@@ -20,6 +20,8 @@ enum method {
     METHOD_VM_POWER_BUTTON = 112,   /* VmAction -> VmStatus; the guest ends later or never */
     METHOD_VM_MOVE_TUNE = 113,      /* MoveTune -> VmStatus */
     METHOD_VM_LEND = 114,           /* VmAction -> Empty, after VM_LENT was answered */
+    METHOD_VM_SUSPEND = 117,        /* VmSuspend + fd -> VmStatus */
+    METHOD_VM_SUSPEND_END = 119,    /* VmSuspendEnd -> VmStatus */
     METHOD_VM_LENT = 115,           /* godwit-vm -> who asked: VmLent + fds -> Empty */
     METHOD_VM_MOVE_LANES = 116,     /* MoveLanes + fds -> Empty */
     METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
@@ -54,6 +56,7 @@ enum method {
     METHOD_ORDER_MOVE_TUNE = 235,   /* MoveTune -> VmStatus */
     METHOD_ORDER_VM_SAMPLE = 238,   /* VmAction -> VmSample */
     METHOD_ORDER_VM_UPGRADE = 239,  /* VmUpgrade -> VmUpgraded */
+    METHOD_ORDER_VM_SUSPEND = 237,  /* VmSuspend -> VmStatus */
 
     METHOD_ORDER_PROBE = 240,       /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,       /* OrderEvict -> EvictReply */

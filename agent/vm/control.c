@@ -168,6 +168,73 @@ static void close_fds(int *fds, size_t count)
         close_p(&fds[i]);
 }
 
+/* ---- what takes as long as a file does ---- */
+struct resting {
+    struct machine *machine;
+    struct rpc_request *request;
+};
+
+static void rested(void *data, const struct fault *fault)
+{
+    struct resting *resting = data;
+
+    reply_status(resting->machine, resting->request, fault ? fault->code : 0, fault);
+    free(resting);
+}
+
+/* Answer when it is done; false: there is nothing to wait for. */
+static bool await_rest(struct machine *machine, struct rpc_request *request,
+                       bool (*await)(struct machine *machine,
+                                     void (*done)(void *data, const struct fault *fault),
+                                     void *data))
+{
+    struct resting *resting = calloc(1, sizeof *resting);
+
+    if (resting)
+        *resting = (struct resting){machine, request};
+    if (resting && await(machine, rested, resting))
+        return true;
+    free(resting);
+    return false;
+}
+
+static void handle_suspend(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    struct machine *machine = machine_of(data);
+    struct fault fault = {0};
+    struct resting *resting = calloc(1, sizeof *resting);
+    AUTO_FD int fd = take_fd(request, 0);
+    (void)rpc;
+
+    int r = fd < 0 || !resting ? fault_set(&fault, ERR_INVALID, "a suspend without its file") : 0;
+    if (r == 0) {
+        *resting = (struct resting){machine, request};
+        r = machine_suspend(machine, (const Godwit__VmSuspend *)message, fd, rested, resting,
+                            &fault);
+    }
+    if (r == 0) {
+        (void)TAKE_FD(fd);
+        return;
+    }
+    free(resting);
+    reply_status(machine, request, r, &fault);
+}
+
+static void handle_suspend_end(void *data, struct rpc *rpc, struct rpc_request *request,
+                               const ProtobufCMessage *message)
+{
+    struct peer *peer = data;
+    struct fault fault = {0};
+    bool keep = ((const Godwit__VmSuspendEnd *)message)->keep;
+    (void)rpc;
+
+    int r = machine_suspend_end(peer->control->machine, keep, &fault);
+    reply_status(peer->control->machine, request, r, &fault);
+    if (r == 0 && keep)
+        loop_timer_start(peer->control->quit_timer, QUIT_FLUSH_MS, 0);
+}
+
 static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -183,12 +250,13 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
         if (order->backends[i]->fd_first < plain)
             plain = order->backends[i]->fd_first;
     }
-    size_t boot = order->in_place ? 4 : 3;
+    size_t boot = order->in_place || order->suspend_nonce ? 4 : 3;
     struct machine_fds fds = {
         .kvm = plain > 0 ? TAKE_FD(all[0]) : -1,
         .console = plain > 1 ? TAKE_FD(all[1]) : -1,
         .latch = plain > 2 ? TAKE_FD(all[2]) : -1,
-        .memory = boot == 4 && plain > 3 ? all[3] : -1,
+        .memory = order->in_place && plain > 3 ? all[3] : -1,
+        .file = order->suspend_nonce && plain > 3 ? TAKE_FD(all[3]) : -1,
         .kernel = plain > boot ? TAKE_FD(all[boot]) : -1,
         .initrd = plain > boot + 1 ? TAKE_FD(all[boot + 1]) : -1,
         .all = all,
@@ -200,7 +268,10 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
     close_p(&fds.latch);
     close_p(&fds.kernel);
     close_p(&fds.initrd);
+    close_p(&fds.file);
     close_fds(all, count);
+    if (r == 0 && await_rest(machine, request, machine_await_restored))
+        return;
     reply_status(machine, request, r, &fault);
 }
 
@@ -464,6 +535,8 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_MOVE_VERDICT, &godwit__move_verdict__descriptor, handle_verdict},
     {METHOD_VM_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
+    {METHOD_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
+    {METHOD_VM_SUSPEND_END, &godwit__vm_suspend_end__descriptor, handle_suspend_end},
     {METHOD_VM_LEND, &godwit__vm_action__descriptor, handle_lend},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
 };

@@ -22,6 +22,7 @@
 #include "agent/vm/guest_port.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
+#include "agent/vm/rest.h"
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/log.h"
@@ -54,6 +55,11 @@ struct machine {
     struct guest_port *port;
     struct console *console;
     struct move *move;
+    struct rest *rest; /* it goes into a file, or comes out of one */
+    void (*rest_done)(void *data, const struct fault *fault);
+    void *rest_data;
+    uint64_t rest_generation; /* that goes on from the file */
+    char rest_nonce[GUEST_LABEL_WORD_SIZE];
     struct machine_fds fds;
     struct boot_files *boot_files;
     struct backend_set backends;
@@ -77,11 +83,16 @@ struct machine {
 };
 
 /* ---- states and the record ---- */
+static void suspended(void *data, const struct guest_file_counts *counts,
+                      const struct fault *fault);
+static bool wants_backends(struct machine *machine);
+
 static bool state_has_machine(Godwit__VmState state)
 {
     return state == GODWIT__VM_STATE__VM_STATE_RUNNING ||
            state == GODWIT__VM_STATE__VM_STATE_PAUSED ||
-           state == GODWIT__VM_STATE__VM_STATE_INCOMING || state == GODWIT__VM_STATE__VM_STATE_HELD;
+           state == GODWIT__VM_STATE__VM_STATE_INCOMING || state == GODWIT__VM_STATE__VM_STATE_HELD ||
+           state == GODWIT__VM_STATE__VM_STATE_SUSPENDED;
 }
 
 static struct latch_record record_get(struct machine *machine)
@@ -173,7 +184,8 @@ static void over_timer_fired(void *data)
 {
     struct machine *machine = data;
 
-    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move) {
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move &&
+        !machine->rest) {
         end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE,
             "the move for which it was made never began");
         return;
@@ -369,6 +381,12 @@ static void on_reset(struct machine *machine)
 static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault)
 {
     assert(machine->vm);
+    if (machine->rest) { /* it did so before it was paused: its save refuses, and then it is told */
+        machine->has_pending = true;
+        machine->pending = event;
+        machine->pending_fault = *fault;
+        return;
+    }
     if (machine->move) {
         /* First the move must let go of it: its save refuses from now on, so it rolls back. */
         struct fault ignored = {0};
@@ -435,7 +453,9 @@ static int check_create(const struct machine *machine, const Godwit__VmCreate *o
         return fault_set(fault, ERR_INVALID, "%s: a start needs a generation", spec->name);
     if (order->in_place && (!order->incoming || fds->memory < 0))
         return fault_set(fault, ERR_INVALID, "%s: no guest's memory to take over", spec->name);
-    if (fds->kvm < 0 || fds->console < 0 || fds->latch < 0 || (!order->incoming && fds->kernel < 0))
+    bool boots = !order->incoming && !order->suspend_nonce;
+    if (fds->kvm < 0 || fds->console < 0 || fds->latch < 0 || (boots && fds->kernel < 0) ||
+        (order->suspend_nonce && (order->incoming || fds->file < 0)))
         return fault_set(fault, ERR_INVALID, "%s: descriptors are missing", spec->name);
     return 0;
 }
@@ -444,6 +464,102 @@ static bool is_same_create(struct machine *machine, const Godwit__VmCreate *orde
 {
     return order->vm_id && strcmp(order->vm_id, machine->config.vm_id) == 0 && !order->incoming &&
            order->generation && order->generation == record_get(machine).generation;
+}
+
+/* ---- at rest in a file ---- */
+static void tell_rested(struct machine *machine, const struct fault *fault)
+{
+    void (*done)(void *data, const struct fault *fault) = machine->rest_done;
+
+    machine->rest_done = NULL;
+    if (done)
+        done(machine->rest_data, fault);
+}
+
+static void take_pending(struct machine *machine)
+{
+    if (machine->has_pending && machine->vm && state_has_machine(machine->state)) {
+        machine->has_pending = false;
+        on_guest_event(machine, machine->pending, &machine->pending_fault);
+    }
+}
+
+/* Worker: from here on this process is the one that goes on. */
+static void before_consume(void *data)
+{
+    struct machine *machine = data;
+
+    record_set_generation(machine, machine->rest_generation);
+}
+
+static void take_cmdline(struct machine *machine);
+
+static void restored(void *data, const struct guest_file_counts *counts, const struct fault *fault)
+{
+    struct machine *machine = data;
+    struct fault words = {0};
+
+    machine->rest = rest_free(machine->rest);
+    if (fault)
+        words = *fault;
+    if (!fault) {
+        take_cmdline(machine);
+        machine->paused = guest_port_stays_paused(machine->port);
+        if (!machine->paused)
+            (void)guest_port_resume(machine->port, &words);
+    }
+    if (words.code) {
+        unbuild(machine);
+        record_set_generation(machine, 0);
+        machine->state = GODWIT__VM_STATE__VM_STATE_NONE;
+        loop_timer_start(machine->over_timer, ENDED_LINGER_MS, 0);
+        tell_rested(machine, &words);
+        return;
+    }
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+    log_info("machine", "goes on from its file vm=%s pages=%llu bytes=%llu ms=%llu",
+             machine->config.vm_id, (unsigned long long)counts->pages,
+             (unsigned long long)counts->bytes, (unsigned long long)(counts->ns / NS_PER_MS));
+    tell_rested(machine, NULL);
+}
+
+static int begin_rest(struct machine *machine, const char *nonce, uint64_t generation, bool is_load,
+                      int *file, struct fault *fault)
+{
+    struct rest_config config = {
+        .loop = machine->config.loop,
+        .guest = guest_port_guest(machine->port),
+        .label = {.generation = generation},
+        .is_load = is_load,
+        .before_consume = before_consume,
+        .consumed_by = machine->rest_generation,
+        .done = is_load ? restored : suspended,
+        .data = machine,
+    };
+    if (!nonce || !*nonce || strlen(nonce) >= sizeof config.label.nonce)
+        return fault_set(fault, ERR_INVALID, "a guest's file without a fit nonce");
+    (void)snprintf(config.label.vm_id, sizeof config.label.vm_id, "%s", machine->config.vm_id);
+    (void)snprintf(config.label.nonce, sizeof config.label.nonce, "%s", nonce);
+    int r = rest_new(&machine->rest, &config, *file, fault);
+    if (r == 0)
+        *file = -1;
+    return r;
+}
+
+/* Build the machine and fill it from the file; it runs, or is told not to, when that is done. */
+static int restore(struct machine *machine, const Godwit__VmCreate *order, int *file,
+                   struct fault *fault)
+{
+    int r = build(machine, -1, fault);
+    if (r == 0)
+        r = vm_start(machine->vm, fault);
+    machine->rest_generation = order->generation;
+    if (r == 0)
+        r = begin_rest(machine, order->suspend_nonce, order->suspend_generation, true, file, fault);
+    return r;
 }
 
 int machine_create(struct machine *machine, const Godwit__VmCreate *order, struct machine_fds *fds,
@@ -498,6 +614,8 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
             r = vm_start(machine->vm, fault);
         if (r == 0)
             guest_port_set_in_place(machine->port, machine->in_place);
+    } else if (order->suspend_nonce) {
+        r = restore(machine, order, &fds->file, fault);
     } else {
         record_set_generation(machine, order->generation); /* written before it runs */
         r = boot(machine, fault);
@@ -512,7 +630,7 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
     else
         loop_timer_stop(machine->over_timer);
     set_state(machine,
-              order->incoming   ? GODWIT__VM_STATE__VM_STATE_INCOMING
+              order->incoming || machine->rest ? GODWIT__VM_STATE__VM_STATE_INCOMING
               : machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                                 : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
@@ -522,6 +640,9 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
 /* ---- an operator's hand ---- */
 static int check_not_moving(const struct machine *machine, const char *what, struct fault *fault)
 {
+    if (machine->rest || machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+        return fault_set(fault, ERR_BUSY, "%s is at rest, or on its way: it cannot %s now",
+                         machine->config.name, what);
     if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return fault_set(fault, ERR_BUSY, "%s is moving: it cannot %s until the move has ended",
                          machine->config.name, what);
@@ -596,6 +717,86 @@ int machine_quit(struct machine *machine, struct fault *fault)
     if (state_has_machine(machine->state))
         end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_QUIT, "stopped on request");
     return 0;
+}
+
+/* ---- into a file ---- */
+static void run_on(struct machine *machine)
+{
+    struct fault fault = {0};
+
+    if (!machine->paused && !machine->has_pending &&
+        guest_port_resume(machine->port, &fault) < 0)
+        log_error("machine", "it cannot run on vm=%s: %s", machine->config.vm_id, fault.text);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+    take_pending(machine);
+}
+
+static void suspended(void *data, const struct guest_file_counts *counts, const struct fault *fault)
+{
+    struct machine *machine = data;
+
+    machine->rest = rest_free(machine->rest);
+    if (fault) {
+        struct fault words = *fault;
+        run_on(machine);
+        tell_rested(machine, &words);
+        return;
+    }
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_SUSPENDED, "%s", "");
+    log_info("machine", "is in its file vm=%s pages=%llu bytes=%llu ms=%llu", machine->config.vm_id,
+             (unsigned long long)counts->pages, (unsigned long long)counts->bytes,
+             (unsigned long long)(counts->ns / NS_PER_MS));
+    tell_rested(machine, NULL);
+}
+
+int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
+                    void (*done)(void *data, const struct fault *fault), void *data,
+                    struct fault *fault)
+{
+    int r = check_not_moving(machine, "be suspended", fault);
+    if (r < 0)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (wants_backends(machine))
+        return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
+                         machine->config.name);
+    guest_port_guest(machine->port)->was_running = !machine->paused;
+    guest_port_pause(machine->port);
+    r = begin_rest(machine, order->nonce, record_get(machine).generation, false, &file, fault);
+    if (r < 0) {
+        run_on(machine);
+        return r;
+    }
+    (void)snprintf(machine->rest_nonce, sizeof machine->rest_nonce, "%s", order->nonce);
+    machine->rest_done = done;
+    machine->rest_data = data;
+    return 0;
+}
+
+int machine_suspend_end(struct machine *machine, bool keep, struct fault *fault)
+{
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+        return fault_set(fault, ERR_STATE, "%s is not suspended", machine->config.name);
+    if (keep)
+        end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_QUIT, "suspended to a file");
+    else
+        run_on(machine);
+    return 0;
+}
+
+bool machine_await_restored(struct machine *machine,
+                            void (*done)(void *data, const struct fault *fault), void *data)
+{
+    if (!machine->rest)
+        return false;
+    machine->rest_done = done;
+    machine->rest_data = data;
+    return true;
 }
 
 /* ---- moves ---- */
@@ -701,10 +902,7 @@ static void on_move_ended(void *data, enum phase phase, const Godwit__MoveEvent 
         on_target_ended(machine, phase, event);
     machine->config.on_move(machine->config.data, event);
 
-    if (machine->has_pending && machine->vm && state_has_machine(machine->state)) {
-        machine->has_pending = false;
-        on_guest_event(machine, machine->pending, &machine->pending_fault);
-    }
+    take_pending(machine);
 }
 
 /* Remember which move it is; its first latch is written by the move itself. */
@@ -1065,6 +1263,8 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.expected_stamp = machine->expected_stamp;
     status->vm.disk_bytes = machine->backends.disk_bytes;
     status->vm.n_disk_bytes = machine->backends.disk_count;
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+        status->vm.suspend_nonce = machine->rest_nonce;
     if (machine->reason[0])
         status->vm.reason = machine->reason;
     if (machine->vm) {
@@ -1109,7 +1309,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         return fault_set(fault, ERR_NOMEM, "no memory for a machine");
 
     machine->config = *config;
-    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, -1, NULL, 0};
+    machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, -1, -1, NULL, 0};
     pthread_mutex_init(&machine->latch_mutex, NULL);
     const struct console_config console = {
         .loop = config->loop,
@@ -1136,6 +1336,7 @@ struct machine *machine_free(struct machine *machine)
     if (!machine)
         return NULL;
     (void)move_free(machine->move);
+    machine->rest = rest_free(machine->rest);
     unbuild(machine);
     (void)console_free(machine->console);
     if (machine->over_timer)

@@ -40,6 +40,7 @@ struct machine_config {
 struct machine_fds {
     int kvm, console, latch, kernel, initrd;
     int memory; /* in place: the guest's, borrowed */
+    int file;   /* that it goes on from */
     int *all; /* every one that came, for the order's backends; taken ones become -1 */
     size_t count;
 };
@@ -99,6 +100,16 @@ bool machine_take_sockets(struct machine *machine, const Godwit__MoveLanes *lane
 int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct fault *fault);
 int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
                     struct fault *fault);
+
+/* The guest stands still and goes into the file (taken when it returns 0); `done` comes once, later. */
+int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
+                    void (*done)(void *data, const struct fault *fault), void *data,
+                    struct fault *fault);
+/* All is in the file: keep it and end, or run on. */
+int machine_suspend_end(struct machine *machine, bool keep, struct fault *fault);
+/* After a create that goes on from a file: is it still being read? `done` comes once then. */
+bool machine_await_restored(struct machine *machine,
+                            void (*done)(void *data, const struct fault *fault), void *data);
 
 /* Borrowed parts: valid until the machine's next change. */
 void machine_status(struct machine *machine, struct machine_status *ret_status);

@@ -856,6 +856,7 @@ static void agent_handle(struct call *call)
     case ORDER_FENCE:
     case ORDER_TUNE:
     case ORDER_UPGRADE:
+    case ORDER_SUSPEND:
         break;
     }
     log_event(4, (uint64_t)call->order.kind << 8 | (uint64_t)h << 4 | (uint64_t)(err != 0));
