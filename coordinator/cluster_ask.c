@@ -529,9 +529,22 @@ static int act_resume_file(struct cluster *cluster, struct cluster_vm *vm, struc
     return 0;
 }
 
+/* What godwit-vm does by itself, and a domain of libvirt does by other means. */
+static int judge_embedded(struct cluster *cluster, const struct cluster_vm *vm, const char *other,
+                          struct cluster_now now, struct problem *problem)
+{
+    if (!vm_spec_is_libvirt(vm->spec))
+        return 0;
+    char words[80];
+    (void)snprintf(words, sizeof words, "is a libvirt domain; %s", other);
+    return wrong_state(cluster, vm, words, NULL, now, problem);
+}
+
 static int act_suspend(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                        struct problem *problem, struct cluster_todo *todo)
 {
+    if (judge_embedded(cluster, vm, "virsh managedsave puts it into a file", now, problem) != 0)
+        return -1;
     if (vm->own.phase == OWN_STOPPED)
         return wrong_state(cluster, vm, vm->suspended[0] ? "is suspended already" : "is stopped",
                            NULL, now, problem);
@@ -592,6 +605,9 @@ static int act_power_button(struct cluster *cluster, struct cluster_vm *vm, stru
 static int act_upgrade(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                        struct problem *problem, struct cluster_todo *todo)
 {
+    if (judge_embedded(cluster, vm, "a new QEMU comes with its next start or move", now, problem) !=
+        0)
+        return -1;
     if (vm->own.phase == OWN_STOPPED)
         return wrong_state(cluster, vm, "is stopped; its next start takes what is installed", NULL,
                            now, problem);
