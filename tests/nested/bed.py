@@ -36,6 +36,7 @@ OWN_ADDRESS = f"{NETWORK}.254"  # this machine's end of the bridge
 NET_MASK = 24
 HOST_MODULES = ("virtio_pci", "virtio_net", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "overlay",
                 "bridge", "tun", "ccp", "kvm", "kvm-amd", "ext4", "loop")
+HOST_OWN = ("/tmp", "/var/tmp", "/run", "/dev")  # see host_init.sh; the rest is this machine's, read-only
 KERNEL_HZ = 250
 BOOT_S_MAX = 600
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +46,10 @@ def missing():
     """Why a bed cannot be made here, or None."""
     if os.geteuid() != 0:
         return "the nested bed needs root (network namespace, taps)"
+    here = pathlib.Path(__file__).resolve()
+    for folder in HOST_OWN:
+        if here.is_relative_to(folder):
+            return f"this checkout lies under {folder}, and emulated hosts have a {folder} of their own"
     for program, package in ((QEMU, "qemu-system-x86"), ("ip", "iproute2"), ("busybox", "busybox-static")):
         if not shutil.which(program):
             return f"no {program} (package {package})"

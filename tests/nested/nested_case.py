@@ -23,7 +23,7 @@ def run(cases, hosts=2):
     except debian.Unavailable as why:
         print(f"skipped: {why}")
         sys.exit(77)
-    failed, ran = [], 0
+    failed, skipped, ran = [], [], 0
     started = time.monotonic()
     with pool:
         pool.seconds_up = time.monotonic() - started
@@ -32,18 +32,20 @@ def run(cases, hosts=2):
             if sys.argv[1:] and not any(word in case.__name__ for word in sys.argv[1:]):
                 continue
             ran += 1
-            failed += run_one(case, pool)
+            failed += run_one(case, pool, skipped)
     if ran == 0:
         failed.append("no_case_has_this_name")
     left = beds.leftovers(pool.bed.tag) + pools.leftovers(pool.tag)
     if left:
         failed.append("nothing_is_left_behind")
         print("FAILED  nothing_is_left_behind:\n  " + "\n  ".join(left))
-    print(f"{max(0, ran - len(failed))} passed, {len(failed)} failed in {time.monotonic() - started:.0f} s")
+    print(f"{max(0, ran - len(failed) - len(skipped))} passed, {len(skipped)} skipped, {len(failed)} failed "
+          f"in {time.monotonic() - started:.0f} s")
     sys.exit(1 if failed else 0)
 
 
-def run_one(case, pool):
+def run_one(case, pool, skipped):
+    """Its name in a list when it failed; one that was skipped adds itself to `skipped`, and is not counted as passed."""
     started = time.monotonic()
     try:
         case(pool)
@@ -51,12 +53,14 @@ def run_one(case, pool):
         return []
     except debian.Unavailable as why:
         print(f"skipped {case.__name__}: {why}", flush=True)
+        skipped.append(case.__name__)
         return []
     except (pools.PoolError, subprocess.TimeoutExpired) as error:
         if not starved() or not any(words in str(error) for words in LATE):
             return tell_failed(case, pool, error)
         print(f"skipped {case.__name__}: {error}; this machine is too busy for emulated hosts "
               f"(load {os.getloadavg()[1]:.0f} in 5 minutes)", flush=True)
+        skipped.append(case.__name__)
         return []
     except Exception as error:  # a case that fails must not hide the next ones
         return tell_failed(case, pool, error)
