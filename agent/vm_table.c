@@ -438,6 +438,15 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
         bare.state = GODWIT__VM_STATE__VM_STATE_PAUSED;
         bare.suspend_nonce = NULL;
     }
+    /* Ended into its file, as an agent before us had said: told when its process has ended, as what
+     * it is then, and not as a VM that was stopped. */
+    bool rests = entry->process && bare.state == GODWIT__VM_STATE__VM_STATE_STOPPED &&
+                 bare.generation && vm_entry_has_file(entry, bare.generation, NULL);
+    if (rests) {
+        bare.state = GODWIT__VM_STATE__VM_STATE_PAUSED;
+        bare.reason = NULL;
+        entry->suspending = true;
+    }
     Godwit__VmStatus *copy = status_copy(&bare);
     if (!copy) {
         log_error("vm_table", "no memory for a VM's status vm=%s", entry->id);
@@ -460,7 +469,7 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
         entry->table->config.on_wants_backends(entry->table->config.data, entry);
     if (waits && !entry->suspending && entry->table->config.on_suspended)
         entry->table->config.on_suspended(entry->table->config.data, entry);
-    if (entry->process && over)
+    if (entry->process && (over || rests))
         send_quit(entry); /* we know: it need not linger */
 }
 
