@@ -1073,7 +1073,7 @@ static void move_in_created(void *data, const ProtobufCMessage *reply, const str
         move_in_failed(step, &words);
         return;
     }
-    close_p(&step->listen_fd);
+    close_p(&step->listen_fd); /* the kernel has its own */
     backends_close(&step->backends);
 }
 

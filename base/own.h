@@ -29,10 +29,12 @@ static inline void free_p(void *pointer_to_pointer)
     free(*(void **)pointer_to_pointer);
 }
 
-static inline void close_p(const int *fd)
+/* Closed once, whoever asks again: a number that is closed twice is somebody else's by then. */
+static inline void close_p(int *fd)
 {
     if (*fd >= 0)
         (void)close(*fd); /* a descriptor that we give up: nothing to do about an error */
+    *fd = -1;
 }
 
 #define AUTO_FREE AUTO(free_p)

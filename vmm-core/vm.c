@@ -310,7 +310,7 @@ int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
 {
     int r = attach_nic(vm, index, fds, count, fault);
     for (unsigned i = 0; i < count && r == 0; i++)
-        close_p(&fds[i]);
+        (void)close(fds[i]);
     return r;
 }
 
@@ -424,10 +424,10 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         (r = attach_backends(vm, config, fault)) < 0)
         return r;
     for (unsigned i = 0; i < config->disk_count; i++)
-        close_p(&config->disks[i].fd); /* taken */
+        (void)close(config->disks[i].fd); /* taken */
     for (unsigned i = 0; i < config->nic_count; i++) {
         for (unsigned k = 0; k < config->nics[i].queue_pairs; k++)
-            close_p(&config->nics[i].fds[k]); /* taken */
+            (void)close(config->nics[i].fds[k]); /* taken */
     }
 
     *ret_vm = TAKE(vm);

@@ -423,14 +423,16 @@ static void find_windows(struct victim *victim)
 static void find_victims(void)
 {
     for (uint8_t slot = 0; slot < 32 && victim_count < FUNCTIONS_MAX; slot++) {
-        struct victim victim = {.place = {slot, 0}};
+        struct victim *victim = &victims[victim_count]; /* in place: there is no memcpy here */
 
-        if (pci_read(victim.place, 0, 2) != VENDOR)
+        victim->place.slot = slot;
+        if (pci_read(victim->place, 0, 2) != VENDOR)
             continue;
-        victim.bar = pci_bar(victim.place, 0);
-        find_windows(&victim);
-        if (victim.bar)
-            victims[victim_count++] = victim;
+        victim->bar = pci_bar(victim->place, 0);
+        if (!victim->bar)
+            continue;
+        find_windows(victim);
+        victim_count++;
     }
 }
 
