@@ -28,7 +28,7 @@ enum {
     PSK_BYTES = 32,
     WAITERS_MAX = 4,
     LINGER_MS = 500,
-    JOB_WORD_MS = 400, /* what libvirt tells of a migration that is over may come after its end */
+    JOB_WORD_MS = 3000, /* what libvirt tells of a migration that is over may come after its end */
     DEADLINE_MS = 10 * 60 * 1000,
     DEADLINE_FINISH_MS = 60 * 60 * 1000,
     DEADLINE_MS_PER_GIB = 20000,
@@ -353,9 +353,11 @@ static void fill_receipt(struct domain *domain, struct receipt *receipt, bool mo
         add_pause(message, move);
     message->has_downtime_goal_ns = true;
     message->downtime_goal_ns = move->plan.downtime_ms * NS_PER_MS;
-    message->has_wire_bytes = message->has_memory_bytes = message->has_populated_bytes = true;
-    message->wire_bytes = move->job.data_processed;
+    message->has_memory_bytes = true;
     message->memory_bytes = domain->state.memory_bytes;
+    /* A short migration may be over before libvirt told any figure of it: none is not zero. */
+    message->has_wire_bytes = message->has_populated_bytes = move->job.data_total > 0;
+    message->wire_bytes = move->job.data_processed;
     message->populated_bytes = move->job.data_total;
     message->has_lanes = true;
     message->lanes = move->plan.connections ? move->plan.connections : 1;
