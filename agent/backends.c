@@ -169,7 +169,8 @@ void backends_drop_landed(const Godwit__VmSpec *spec, const char *vm_id)
         if (is_local(disk) && is_given(disk->store) &&
             share_open(disk->store, &share_fd, NULL) == 0) {
             share_drop_disk(share_fd, vm_id, disk->name);
-            (void)share_forget_vm(share_fd, vm_id, NULL); /* empty folders; else they stay */
+            if (!vm_spec_stamp_store(spec)) /* its stamp is not ours to remove */
+                (void)share_forget_vm(share_fd, vm_id, NULL); /* empty folders; else they stay */
         }
     }
 }
@@ -185,7 +186,7 @@ void backends_leave(const Godwit__VmSpec *spec, const char *vm_id, uint64_t gene
         int r = share_open(disk->store, &share_fd, &fault);
         if (r == 0)
             r = share_leave_disk(share_fd, vm_id, disk->name, disk->file, generation, &fault);
-        if (r == 0)
+        if (r == 0 && !vm_spec_stamp_store(spec)) /* its stamp is not ours to remove */
             r = share_forget_vm(share_fd, vm_id, &fault);
         if (r < 0)
             log_error("backends", "the VM moved, its old disk stays vm=%s: %s", vm_id, fault.text);
@@ -373,6 +374,8 @@ int backends_start(const struct backends_ask *ask, struct backends *ret_backends
 {
     *ret_backends = (struct backends){0};
     int r = take_stamp(ask, ret_backends, fault);
+    if (r == 0) /* it had moved here and died before its disks were attached: these, no new ones */
+        r = keep_landed(ask, fault);
     if (r == 0)
         r = make_disks(ask, fault);
     return r != 0 ? r : open_all(ask, ret_backends, fault);

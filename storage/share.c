@@ -234,7 +234,8 @@ int share_land_disk(int share_fd, const char *vm_id, const char *name, const cha
         return fault_wrap(fault, r, "disk %s", name);
     (void)unlinkat(made_fd, landing, 0); /* of an earlier move: the VM never ran from it */
     fd = openat(made_fd, landing, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+    /* Its name is durable before the first byte comes: the source deletes its own copy later. */
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0 || fsync(made_fd) < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno,
                                "making room for disk %s of %llu bytes", name,
                                (unsigned long long)bytes);
