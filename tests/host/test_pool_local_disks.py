@@ -120,6 +120,30 @@ def a_canceled_move_leaves_the_disk_where_it_is_and_the_next_one_moves(pool):
     is_whole_at(pool, "writer", target)
 
 
+def a_target_that_dies_before_it_named_the_disk_starts_again_on_what_landed(pool):
+    need_writer(pool)
+    source, target = pool.vm("writer")["host"], other(pool, "writer")
+    pool.godwit("migrate", "writer", "--to", target, "--with-local-disks", "--bandwidth", "20MiB/s", "--no-wait")
+    job = last_job(pool, "writer")["id"]
+    pools.wait_for("the move to copy", 60, lambda: pool.json("job", "show", job).get(
+        "progress", {}).get("phase") == "precopy")
+    host = host_of(pool, target)
+    os.kill(host.agent.pid, signal.SIGSTOP)
+    pools.wait_for("the source to be rid of it", 60, lambda: not host_of(pool, source).vm_pids())
+    landed = [p for p in store(pool, target).rglob("*.landing")]
+    expect(len(landed) == 1 and not (store(pool, target) / "writer.raw").exists(), f"{files(pool, target)}")
+    inode = landed[0].stat().st_ino
+    os.kill(host.vm_pids()[0], signal.SIGKILL)
+    host.kill_agent()
+    host.start_agent()
+    subprocess.run([*enter(host), "mount", "--bind", store(pool, target), store(pool)], check=True)
+    pools.wait_for("its end to be known", 60, lambda: pool.vm("writer")["state"] in ("crashed", "stopped"))
+    pool.godwit("job", "watch", job, check=False)
+    pool.godwit("vm", "start", "writer")
+    is_whole_at(pool, "writer", target)
+    expect((store(pool, target) / "writer.raw").stat().st_ino == inode, "it runs on another disk than the one that came")
+
+
 def nothing_is_written_over_at_the_target(pool):
     need_writer(pool)
     source, target = pool.vm("writer")["host"], other(pool, "writer")
@@ -176,6 +200,7 @@ run([
     a_disk_that_only_its_host_has_moves_when_it_is_asked_to,
     a_target_that_is_killed_leaves_the_disk_where_it_is,
     a_canceled_move_leaves_the_disk_where_it_is_and_the_next_one_moves,
+    a_target_that_dies_before_it_named_the_disk_starts_again_on_what_landed,
     nothing_is_written_over_at_the_target,
     a_store_without_room_is_told_and_the_guest_runs_on,
     a_disk_that_was_there_before_its_vm_is_put_aside_when_it_moves,
