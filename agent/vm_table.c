@@ -143,6 +143,8 @@ static void unlink_run_files(const struct vm_entry *entry)
         if (vm_entry_run_path(entry, names[i], path, NULL) == 0)
             (void)unlink(path); /* absent is as good */
     }
+    if (vm_entry_run_path(entry, "move", path, NULL) == 0)
+        file_write_tidy(path);
     if (vm_entry_run_path(entry, "", path, NULL) == 0)
         (void)rmdir(path); /* keeps what is not ours */
 }
@@ -1052,6 +1054,7 @@ static void load_one(struct vm_table *table, const char *id)
     }
     if (vm_entry_state_path(entry, "vm.bin", path, &fault) < 0)
         return;
+    file_write_tidy(path); /* an agent before us may have been killed while it wrote */
     int r = file_read(path, &bytes, &count, &fault);
     Godwit__VmStatus *status = NULL;
     if (r == 0)

@@ -1,11 +1,13 @@
 #include "base/config.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -170,6 +172,35 @@ int file_write_atomic(const char *path, mode_t mode, const void *bytes, size_t c
         return fault_set_errno(fault, ERR_IO, error, "cannot put %s in its place", path);
     }
     return 0;
+}
+
+/* "vm.bin.4711.new" of "vm.bin": as file_write_atomic names it. */
+static bool is_left_aside(const char *item, const char *name)
+{
+    size_t length = strlen(name);
+    if (strncmp(item, name, length) != 0 || item[length] != '.')
+        return false;
+    const char *digits = item + length + 1;
+    size_t count = strspn(digits, "0123456789");
+    return count > 0 && strcmp(digits + count, ".new") == 0;
+}
+
+void file_write_tidy(const char *path)
+{
+    char parent[PATH_MAX];
+    (void)snprintf(parent, sizeof parent, "%s", path);
+    char *slash = strrchr(parent, '/');
+    if (!slash || slash == parent)
+        return; /* nobody writes there */
+    *slash = '\0';
+    DIR *folder = opendir(parent);
+    if (!folder)
+        return; /* then nothing was left in it */
+    for (struct dirent *item; (item = readdir(folder));) {
+        if (is_left_aside(item->d_name, slash + 1))
+            (void)unlinkat(dirfd(folder), item->d_name, 0); /* gone already is as good */
+    }
+    (void)closedir(folder); /* only read */
 }
 
 int dir_make(const char *path, struct fault *fault)

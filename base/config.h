@@ -32,6 +32,9 @@ int file_read(const char *path, char **ret_text, size_t *ret_count, struct fault
 /* Write aside, fsync, rename, fsync the folder: the old or the new, never half. */
 int file_write_atomic(const char *path, mode_t mode, const void *bytes, size_t count,
                       struct fault *fault);
+/* Remove what writers that were killed in file_write_atomic(path) left aside. Only where the caller
+ * is the one process that writes `path`, and none of its threads does so now. */
+void file_write_tidy(const char *path);
 /* Make `path` and its missing parents, mode 0700 for what is made. */
 int dir_make(const char *path, struct fault *fault);
 /* snprintf for paths: ERR_LIMIT when it does not fit. */

@@ -194,6 +194,36 @@ static void a_damaged_file_is_left_alone(void **state)
     (void)rmdir(path);
 }
 
+/* An agent that is killed while it writes leaves the file it wrote aside. */
+static void what_a_killed_agent_wrote_half_is_gone_after_the_next_start(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    struct fault fault = {0};
+    char half[160], foreign[160];
+    load(table);
+    (void)add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, 5);
+    (void)vm_table_free(table);
+    (void)snprintf(half, sizeof half, "%s/vms/v1/vm.bin.4711.new", state_dir);
+    (void)snprintf(foreign, sizeof foreign, "%s/vms/v1/vm.bin.4711.newer", state_dir);
+    assert_int_equal(file_write_atomic(half, 0600, "half", 4, &fault), 0);
+    assert_int_equal(file_write_atomic(foreign, 0600, "kept", 4, &fault), 0);
+
+    table = open_table();
+    load(table);
+
+    struct vm_entry *entry = vm_table_find(table, "v1");
+    assert_non_null(entry);
+    assert_int_equal(entry->status->generation, 5);
+    assert_int_not_equal(access(half, F_OK), 0);
+    assert_int_equal(access(foreign, F_OK), 0); /* nothing that is not its own */
+    assert_int_equal(unlink(foreign), 0);
+    vm_table_remove(entry);
+    (void)vm_table_free(table);
+    (void)snprintf(half, sizeof half, "%s/vms/v1", state_dir);
+    assert_int_not_equal(access(half, F_OK), 0);
+}
+
 static void remembers_generations_of_the_journal(void **state)
 {
     (void)state;
@@ -290,6 +320,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(remembers_a_stopped_vm, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_ran_before_a_boot_has_crashed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_file_is_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            what_a_killed_agent_wrote_half_is_gone_after_the_next_start, set_up, tear_down),
         cmocka_unit_test_setup_teardown(remembers_generations_of_the_journal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_generation_that_was_refused_stays_seen, set_up, tear_down),
         cmocka_unit_test(a_damaged_body_does_not_decode),
