@@ -1,7 +1,6 @@
 """scripts/bench move: Godwit (always TLS) beside QEMU (plain and TLS), interleaved, medians and JSON."""
 import argparse
 import json
-import mmap
 import os
 import pathlib
 import platform
@@ -12,6 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bench_machine  # noqa: E402
 import bench_qemu  # noqa: E402
 import cpu_group  # noqa: E402
 import pool as pools  # noqa: E402
@@ -51,40 +51,6 @@ DEFAULT_CONFIGS = ["plain-single-300ms", "plain-single-20ms", "plain-multifd2-30
                    "plain-multifd4-20ms", "tls-single-20ms", "tls-multifd2-20ms"]
 
 
-def warm(mib):
-    """Make the machine give and keep memory, so that no contender pays for the first touch of it: a
-    hypervisor below us takes back what lies free. In huge pages, as both contenders' targets ask for."""
-    MADV_POPULATE_WRITE = 23
-    area = mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    area.madvise(mmap.MADV_HUGEPAGE)
-    area.madvise(MADV_POPULATE_WRITE)
-    area.close()
-
-
-SETTLE_S = 3  # what was freed has been reported to a hypervisor by then
-
-
-def settle_and_warm(since, mib):
-    """Nothing that was freed before `since` is still to be reported, and what this frees is so after the move only."""
-    time.sleep(max(0.0, since + SETTLE_S - time.monotonic()))
-    warm(mib)
-
-
-def wait_quiet(seconds=20):
-    """Until others use less than 5 % of a CPU for a second. Tells whether it became quiet."""
-    def busy():
-        words = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-        values = list(map(int, words))
-        return sum(values) - values[3] - values[4]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        before = busy()
-        time.sleep(1)
-        if (busy() - before) / os.sysconf("SC_CLK_TCK") < 0.05 * os.cpu_count():
-            return True
-    return False
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -97,7 +63,7 @@ def run_godwit(pool, workload, extra, since):
         pool.ask("bench", "stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = pool.ask("bench", "stats", "gw stats")
-        settle_and_warm(since, workload.memory_mib + 600 if workload.prealloc else 600)
+        bench_machine.settle_and_warm(since, workload.memory_mib + 600 if workload.prealloc else 600)
         stolen, reported = bench_qemu.stolen_ms(), bench_qemu.reported_mib()
         marked = time.monotonic()
         pool.ask("bench", "mark", "gw ok")
@@ -134,7 +100,7 @@ def run_godwit(pool, workload, extra, since):
 def run_qemu(program, elf, workload, config, bandwidth_mib, since):
     qemu = bench_qemu.Qemu(program, elf, workload, config, bandwidth_mib)
     try:
-        return qemu.migrate(free_port(), lambda: settle_and_warm(
+        return qemu.migrate(free_port(), lambda: bench_machine.settle_and_warm(
             since, workload.memory_mib + 600 if workload.prealloc else 600))
     finally:
         qemu.close()
@@ -276,9 +242,9 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
                     (f"{label} {config}", path, CONFIGS[config])
                     for label, path in programs.items() for config in configs]
                 for contender, path, config in turns:
-                    warm(min(2 * workload.memory_mib, 2 * 1024 if not workload.prealloc else 1 << 20) + 600)
+                    bench_machine.warm(min(2 * workload.memory_mib, 2 * 1024 if not workload.prealloc else 1 << 20) + 600)
                     since = time.monotonic()
-                    quiet = None if options.no_quiet_wait else wait_quiet()
+                    quiet = None if options.no_quiet_wait else bench_machine.wait_quiet()
                     print(f"\r{name} run {run + 1}/{options.runs} {contender:40}", end="", file=sys.stderr)
                     try:
                         if config is None:
