@@ -38,7 +38,8 @@
 #include "proto/limits.h"
 
 enum {
-    LINGER_MS_MAX = 2000,
+    LINGER_QUIET_MS_MAX = 2000, /* nothing went out for so long */
+    LINGER_MS_MAX = 30000,
     READ_BYTES = 64 << 10,
     READS_PER_TURN_MAX = 4, /* then others have their turn */
     FDS_WAITING_MAX = RPC_CALLS_MAX,
@@ -89,6 +90,7 @@ struct conn {
     unsigned holds;
     bool is_freed;
     bool is_shut; /* LINGER: our direction is closed */
+    uint64_t linger_until_ms;
 };
 
 static void on_ready(void *data, unsigned events);
@@ -256,6 +258,14 @@ static bool is_live(const struct conn *conn)
                                conn->state == CONN_LINGER);
 }
 
+/* A peer that reads slowly gets all, one that does not read is not waited for. */
+static void linger_on(struct conn *conn)
+{
+    uint64_t now_ms = world_now_ms();
+    uint64_t left_ms = conn->linger_until_ms > now_ms ? conn->linger_until_ms - now_ms : 0;
+    loop_timer_start(conn->timer, left_ms < LINGER_QUIET_MS_MAX ? left_ms : LINGER_QUIET_MS_MAX, 0);
+}
+
 /* Push what is queued; may end the connection, and free it in LINGER. */
 static void flush(struct conn *conn)
 {
@@ -268,6 +278,8 @@ static void flush(struct conn *conn)
             fail_errno(conn, (int)-sent, "sending to the peer");
             return;
         }
+        if (conn->state == CONN_LINGER)
+            linger_on(conn);
     }
     if (!is_live(conn))
         return;
@@ -735,7 +747,8 @@ struct conn *conn_linger(struct conn *conn)
     conn->state = CONN_LINGER;
     conn->events = NULL;
     conn->data = NULL;
-    loop_timer_start(conn->timer, LINGER_MS_MAX, 0);
+    conn->linger_until_ms = world_now_ms() + LINGER_MS_MAX;
+    linger_on(conn);
     if (has_handshaken && conn->tls)
         tls_session_bye(conn->tls);
     hold(conn);

@@ -35,7 +35,8 @@ int conn_accept(struct conn **ret_conn, struct loop *loop, int fd, struct tls_co
 int conn_new_unix(struct conn **ret_conn, struct loop *loop, int fd,
                   const struct conn_events *events, void *data, struct fault *fault);
 struct conn *conn_free(struct conn *conn);
-/* Let what is queued go out (LINGER_MS_MAX at most), then end and free itself. */
+/* Let what is queued go out, then end and free itself: after 2 s in which the peer took nothing, and
+ * after 30 s in any case. */
 struct conn *conn_linger(struct conn *conn);
 
 /* Queue bytes, with descriptors at the first of them (Unix only; duplicated, still the caller's).

@@ -70,7 +70,8 @@ int rpc_new_unix(struct rpc **ret_rpc, struct loop *loop, int fd,
                  const struct rpc_service *service, void *data, struct fault *fault);
 /* Ends it at once; calls under way are forgotten. NULL is fine; may be called in a callback. */
 struct rpc *rpc_close(struct rpc *rpc);
-/* Let what is queued go out first (at most 2 s), then close. */
+/* Let what is queued go out first, then close: at the latest when the peer took nothing for 2 s, or
+ * after 30 s. */
 struct rpc *rpc_close_flushed(struct rpc *rpc);
 
 void rpc_set_data(struct rpc *rpc, void *data);

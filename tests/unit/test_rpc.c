@@ -189,7 +189,8 @@ static void on_patience(void *data)
 }
 
 #define await(world, condition)                                                                    \
-    while (!(condition)) {                                                                         \
+    for ((world)->is_out_of_patience = false, loop_timer_start((world)->patience, PATIENCE_MS, 0); \
+         !(condition);) {                                                                          \
         assert_false((world)->is_out_of_patience);                                                 \
         loop_turn((world)->loop, true);                                                            \
     }
@@ -661,6 +662,55 @@ static void closing_flushed_delivers_what_was_said(void **state)
     free(text);
 }
 
+struct slow_reader {
+    struct world *world;
+    int fd;
+    size_t count;
+    bool is_over;
+};
+
+/* Every 300 ms as much as the socket holds: at no time silent for long, and late all the same. */
+static void read_slowly(void *data)
+{
+    struct slow_reader *reader = data;
+    static char bytes[1 << 20];
+    ssize_t got = read(reader->fd, bytes, sizeof bytes);
+    if (got > 0)
+        reader->count += (size_t)got;
+    if (got == 0)
+        reader->is_over = true;
+}
+
+static void closing_flushed_waits_for_a_slow_reader(void **state)
+{
+    struct world *world = *state;
+    struct fault fault = {0};
+    struct slow_reader reader = {.world = world};
+    struct loop_timer *timer = NULL;
+    int fds[2], size = 256 << 10;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+    AUTO_FD int slow = reader.fd = fds[1];
+    (void)slow;
+    assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+    assert_int_equal(
+        rpc_new_unix(&world->client.rpc, world->loop, fds[0], &service, &world->client, &fault), 0);
+    Godwit__Fault message = GODWIT__FAULT__INIT;
+    char *text = calloc(1, 4 << 20);
+    assert_non_null(text);
+    memset(text, 'x', (4 << 20) - 1);
+    message.text = text;
+    assert_int_equal(loop_timer_new(&timer, world->loop, read_slowly, &reader, &fault), 0);
+
+    assert_int_equal(rpc_send_event(world->client.rpc, NEWS, &message.base, NULL), 0);
+    world->client.rpc = rpc_close_flushed(world->client.rpc);
+    loop_timer_start(timer, 300, 300);
+    await(world, reader.is_over);
+
+    assert_true(reader.count > 4 << 20);
+    timer = loop_timer_free(timer);
+    free(text);
+}
+
 /* ---- bad peers ---- */
 
 static void raw_unix(struct world *world, const void *bytes, size_t count)
@@ -1062,6 +1112,7 @@ int main(void)
         test(carries_a_message_of_full_size_and_refuses_a_larger_one),
         test(a_peer_that_does_not_read_loses_the_connection),
         test(closing_flushed_delivers_what_was_said),
+        test(closing_flushed_waits_for_a_slow_reader),
         test(garbage_ends_the_connection_with_a_reason),
         test(an_oversized_frame_ends_the_connection_at_its_header),
         test(an_answer_to_no_call_ends_the_connection),
