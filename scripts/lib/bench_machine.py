@@ -6,6 +6,7 @@ import platform
 import time
 
 SETTLE_S = 3  # what was freed has been reported to a hypervisor by then
+STOLEN_MS_MAX = 10  # of one run: the clock of stolen time ticks so coarsely
 SPARE_MIB = 1024  # for the machine itself: nothing here may ever make it swap
 
 

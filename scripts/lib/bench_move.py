@@ -1,5 +1,6 @@
 """scripts/bench move: Godwit (always TLS) beside QEMU (plain and TLS), interleaved, medians and JSON."""
 import argparse
+import copy
 import json
 import os
 import pathlib
@@ -11,6 +12,8 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bench_goals  # noqa: E402
+import bench_link  # noqa: E402
 import bench_machine  # noqa: E402
 import bench_qemu  # noqa: E402
 import cpu_group  # noqa: E402
@@ -18,27 +21,78 @@ import pool as pools  # noqa: E402
 
 
 class Workload:
-    def __init__(self, name, memory_mib, cmdline, what, prealloc=True, vcpus=1):
-        self.name, self.memory_mib, self.vcpus = name, memory_mib, vcpus
+    """`configs` are those of QEMU that may be its best here: the default where none are named."""
+
+    def __init__(self, name, memory_mib, cmdline, what, configs, prealloc=True, vcpus=1):
+        self.name, self.memory_mib, self.vcpus, self.configs = name, memory_mib, vcpus, configs
         self.cmdline, self.what, self.prealloc = f"vcpus={vcpus} {cmdline}".strip(), what, prealloc
         self.writes = "writers=" in cmdline
         fill = [w for w in cmdline.split() if w.startswith("fillmb=")]
-        self.fill_pages = int(fill[0].split("=")[1]) * 256 if fill else 0
+        self.fill_mib = int(fill[0].split("=")[1]) if fill else 0
+        self.fill_pages = self.fill_mib * 256
+        self.link = bench_link.LOOPBACK
+        self.limit_s = 60  # QEMU that has not moved it by then could not
+        self.policy = None  # else what Godwit does by itself, in its own time
+
+    def over(self, link):
+        other = copy.copy(self)
+        other.name, other.link = f"{self.name}@{link.name}", link
+        other.what += f", over {link.what}"
+        return other
+
+    def memory_need_mib(self):
+        """What both ends hold at once, and warming before them takes."""
+        if self.prealloc:
+            return 2 * self.memory_mib + 600
+        return max(2 * 1024, self.memory_mib) + 600  # a host takes only what it has room for, touched or not
+
+
+EMPTY = ["plain-single-20ms", "plain-multifd2-20ms", "tls-single-20ms"]
+IDLE = ["plain-single-20ms", "plain-multifd2-20ms", "tls-multifd2-20ms"]
+TEXT = ["plain-multifd2-20ms", "plain-zstd2-20ms", "tls-multifd2-20ms"]
+WRITES = ["plain-single-20ms", "plain-multifd2-20ms", "tls-multifd2-20ms"]
+WILD = ["plain-single-20ms", "plain-multifd2-20ms", "plain-autoconverge-20ms"]  # over TLS it does not end
+SPARSE = ["plain-xbzrle64-20ms", "plain-xbzrle512-20ms"]
+RANDOM = "fill=random fillmb=512"
+
+
+def writer(name, rate, ws, what, pattern="", configs=WRITES):
+    return Workload(name, 1024, f"{RANDOM} writers=1 rate={rate} ws={ws} {pattern}".strip(), f"512 MiB random, {what}", configs)
 
 
 WORKLOADS = {w.name: w for w in [
-    Workload("Z1", 1024, "", "1 GiB, never touched", prealloc=False),
-    Workload("Z4", 4096, "", "4 GiB, never touched", prealloc=False),
-    Workload("I1", 1024, "fill=random fillmb=512", "1 GiB, 512 MiB random, idle"),
-    Workload("C1", 1024, "fill=text fillmb=512", "1 GiB, 512 MiB compressible, idle"),
-    Workload("W25", 1024, "fill=random fillmb=512 writers=1 rate=25 ws=64", "512 MiB random, 25 MiB/s over 64 MiB"),
-    Workload("W100", 1024, "fill=random fillmb=512 writers=1 rate=100 ws=64", "512 MiB random, 100 MiB/s over 64 MiB"),
-    Workload("W400", 1024, "fill=random fillmb=512 writers=1 rate=400 ws=256", "512 MiB random, 400 MiB/s over 256 MiB"),
-    Workload("W1000", 1024, "fill=random fillmb=512 writers=1 rate=1000 ws=512", "512 MiB random, 1000 MiB/s over 512 MiB"),
-    Workload("S100", 1024, "fill=random fillmb=512 writers=1 rate=100 ws=256 pattern=seq", "512 MiB random, 100 MiB/s swept over 256 MiB"),
-    Workload("H100", 1024, "fill=random fillmb=512 writers=1 rate=100 ws=256 pattern=hotcold", "512 MiB random, 100 MiB/s over 256 MiB, nine tenths of it in 32"),
-    Workload("P50", 1024, "fill=random fillmb=512 writers=1 rate=50 ws=256 pattern=sparse", "512 MiB random, 8 bytes a page, 12800 pages/s over 256 MiB"),
+    Workload("Z1", 1024, "", "1 GiB, never touched", EMPTY, prealloc=False),
+    Workload("Z4", 4096, "", "4 GiB, never touched", EMPTY, prealloc=False),
+    Workload("Z16", 16384, "", "16 GiB, never touched", EMPTY, prealloc=False),
+    Workload("I1", 1024, RANDOM, "1 GiB, 512 MiB random, idle", IDLE),
+    Workload("I4", 4096, "fill=random fillmb=2048", "4 GiB, 2 GiB random, idle", IDLE),
+    Workload("C1", 1024, "fill=text fillmb=512", "1 GiB, 512 MiB compressible, idle", TEXT),
+    writer("W25", 25, 64, "25 MiB/s over 64 MiB"),
+    writer("W50", 50, 64, "50 MiB/s over 64 MiB"),
+    writer("W100", 100, 64, "100 MiB/s over 64 MiB"),
+    writer("W400", 400, 256, "400 MiB/s over 256 MiB"),
+    writer("W1000", 1000, 512, "1000 MiB/s over 512 MiB", configs=WILD),
+    writer("S100", 100, 256, "100 MiB/s swept over 256 MiB", "pattern=seq"),
+    writer("H100", 100, 256, "100 MiB/s over 256 MiB, nine tenths of it in 32", "pattern=hotcold"),
+    writer("P50", 50, 256, "8 bytes a page, 12800 pages/s over 256 MiB", "pattern=sparse", SPARSE),
 ]}
+# A writer that outruns its link: no pre-copy that leaves writers alone can catch up with it.
+OUTRUN = writer("O400", 400, 256, "400 MiB/s over 256 MiB: faster than its link",
+                configs=["plain-single-300ms", "plain-autoconverge-300ms"])
+OUTRUN.policy = "finish"  # up to 99 % of the writers' time, as QEMU's auto-converge; 80 % may leave it faster than the link
+WORKLOADS["O400"] = OUTRUN
+TABLE = "I1,I4,Z16,W50,W400,W1000,C1@1gbit,P50@1gbit,O400@500mbit"  # what docs/performance.md tells of
+
+
+def workload_named(name):
+    """'W50', or 'C1@1gbit' over a link of that rate. None: there is none."""
+    base, _, rate = name.partition("@")
+    workload = WORKLOADS.get(base)
+    if not workload or not rate:
+        return workload if not name.endswith("@") else None
+    link = bench_link.shaped(rate)
+    return workload.over(link) if link else None
+
 
 CONFIGS = {
     f"{'tls' if tls else 'plain'}-{f'multifd{m}' if m else 'single'}-{d}ms": {
@@ -47,14 +101,22 @@ CONFIGS = {
 # QEMU's own delta codec knows one sender only. Its cache is 64 MiB unless told; 512 hold every page written here.
 CONFIGS |= {f"{'tls' if tls else 'plain'}-xbzrle{mib}-20ms": {"tls": tls, "multifd": 0, "downtime_ms": 20, "xbzrle_mib": mib}
             for tls in (False, True) for mib in (64, 512)}
-DEFAULT_CONFIGS = ["plain-single-300ms", "plain-single-20ms", "plain-multifd2-300ms", "plain-multifd2-20ms",
-                   "plain-multifd4-20ms", "tls-single-20ms", "tls-multifd2-20ms"]
+# It compresses where it has several senders, each with zstd's fastest level.
+CONFIGS |= {f"{'tls' if tls else 'plain'}-zstd{m}-20ms": {"tls": tls, "multifd": m, "downtime_ms": 20, "zstd": True}
+            for tls in (False, True) for m in (2, 4)}
+CONFIGS |= {f"{'tls' if tls else 'plain'}-autoconverge-{d}ms": {"tls": tls, "multifd": 0, "downtime_ms": d, "auto_converge": True}
+            for tls in (False, True) for d in (300, 20)}
 
 
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def godwit_words(workload, extra):
+    held = ["--policy", workload.policy, "--deadline", f"{workload.limit_s}s"] if workload.policy else []
+    return [*extra, *held]
 
 
 def run_godwit(pool, workload, extra, since):
@@ -68,9 +130,12 @@ def run_godwit(pool, workload, extra, since):
         marked = time.monotonic()
         pool.ask("bench", "mark", "gw ok")
         started = time.monotonic()
-        pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none", *extra)
+        done = pool.godwit("migrate", "bench", "--to", "node2", "--progress", "none",
+                           *godwit_words(workload, extra), timeout=300, check=not workload.policy)
         moved = time.monotonic()
         wall = moved - started
+        if done.returncode:
+            return {"moved": False, "total_ms": None, "wall_ms": wall * 1000, "why": done.stderr.strip()}
         stolen = bench_qemu.stolen_ms() - stolen
         time.sleep(bench_qemu.AFTER_S)
         reported = bench_qemu.reported_mib() - reported
@@ -89,6 +154,8 @@ def run_godwit(pool, workload, extra, since):
             "predicted_total_ms": receipt.get("predicted_total_ns", 0) / 1e6,
             "predicted_downtime_ms": receipt.get("predicted_downtime_ns", 0) / 1e6,
             "populate_ms": receipt.get("populate_ns", 0) / 1e6,
+            "moved": True, "goal_ms": receipt.get("downtime_goal_ns", 0) / 1e6,
+            "held_back": receipt.get("throttle_permille_peak", 0) / 1000,
             "rounds": len(receipt.get("rounds", [])), "receipt": receipt,
             "resent_bytes": sum(r.get("wire_bytes", 0) for r in receipt.get("rounds", [])[1:]),
             "stolen_ms": stolen, "reported_mib": reported, "holes_us": holes["us"], "hole_ends_us": holes["end_us"],
@@ -97,10 +164,10 @@ def run_godwit(pool, workload, extra, since):
         pool.godwit("vm", "rm", "bench", "--stop", "-y", check=False)
 
 
-def run_qemu(program, elf, workload, config, bandwidth_mib, since):
-    qemu = bench_qemu.Qemu(program, elf, workload, config, bandwidth_mib)
+def run_qemu(program, elf, workload, config, bandwidth_mib, since, pool):
+    qemu = bench_qemu.Qemu(program, elf, workload, config, bandwidth_mib, workload.link.hosts(pool))
     try:
-        return qemu.migrate(free_port(), lambda: bench_machine.settle_and_warm(
+        return qemu.migrate(workload.link.qemu_address(pool, free_port()), lambda: bench_machine.settle_and_warm(
             since, workload.memory_mib + 600 if workload.prealloc else 600))
     finally:
         qemu.close()
@@ -121,11 +188,10 @@ def spread(runs, key):
 
 # A hypervisor that takes CPUs away makes holes that are nobody's here: whole runs are set aside for the gap.
 CALM = ("gap_ms",)
-STOLEN_MS_MAX = 10  # the clock of stolen time ticks so coarsely
 
 
 def is_calm(run):
-    return run.get("stolen_ms", 0) <= STOLEN_MS_MAX and not run.get("reported_mib")
+    return run.get("stolen_ms", 0) <= bench_machine.STOLEN_MS_MAX and not run.get("reported_mib")
 
 
 def calm(runs, key):
@@ -156,7 +222,7 @@ def cell(runs, key, form):
 def table(results):
     lines = []
     for name, contenders in results.items():
-        lines.append(f"\n{name}: {WORKLOADS[name].what}")
+        lines.append(f"\n{name}: {workload_named(name).what}")
         lines.append("  {:34}".format("contender (runs)") + "".join(f"{c[0]:>14}" for c in COLUMNS))
         for contender, runs in contenders.items():
             if runs:
@@ -166,30 +232,40 @@ def table(results):
     return "\n".join(lines)
 
 
-def best(contenders, key, tls):
-    found = [(median(runs, key), name) for name, runs in contenders.items() if runs and name != "godwit"
-             and ("tls-" in name) == tls and median(runs, key) is not None]
-    return min(found) if found else (None, None)
-
-
 def verdicts(contenders):
     """Ratios of Godwit (TLS) to the best QEMU of each kind; below 1 Godwit is better."""
     ours = contenders.get("godwit")
     if not ours:
         return []
     lines = []
+    moved = [r for r in ours if r["moved"]]
     for label, key in (("total", "total_ms"), ("guest gap", "gap_ms")):
         mine = median(ours, key)
-        for kind, tls in (("plain", False), ("TLS", True)):
-            theirs, who = best(contenders, key, tls)
+        if mine is None:
+            continue
+        for kind in ("plain", "tls"):
+            theirs, who = bench_goals.best(contenders, key, kind, median)
             if theirs:
-                lines.append(f"  {label}: Godwit over TLS {mine:.1f} ms, QEMU's best {kind} {theirs:.1f} ms "
+                lines.append(f"  {label}: Godwit over TLS {mine:.1f} ms, QEMU's best {kind.replace('tls', 'TLS')} {theirs:.1f} ms "
                              f"({who}): ratio {mine / theirs:.3f} ({theirs / mine:.1f} x)")
-    errors = [abs(r["predicted_total_ms"] - r["total_ms"]) / r["total_ms"] for r in ours
+    for name, runs in contenders.items():
+        if any(not r.get("moved", True) for r in runs):
+            left = median(runs, "left_mib")
+            lines.append(f"  {name}: not moved within {max(r['wall_ms'] for r in runs) / 1000:.0f} s"
+                         + (f", {left:.0f} MiB left then" if left is not None else ""))
+    errors = [abs(r["predicted_total_ms"] - r["total_ms"]) / r["total_ms"] for r in moved
               if r.get("predicted_total_ms")]
     if errors:
         lines.append(f"  forecast of the total: median error {statistics.median(errors) * 100:.0f} %")
     return lines
+
+
+def need(workloads):
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise bench_machine.Lacking("/dev/kvm cannot be opened here: no guest can run")
+    for workload in workloads:
+        bench_machine.need_memory(workload.name, workload.memory_need_mib())
+        workload.link.need()
 
 
 def main():
@@ -201,63 +277,83 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
         epilog="""examples:
   scripts/bench move
   scripts/bench move --workloads I1,W100 --runs 5 --configs plain-multifd2-20ms --json /tmp/out.json
+  scripts/bench move --workloads C1@1gbit,P50@1gbit
+  scripts/bench move --workloads table --runs 3 --json /tmp/table.json
   QEMU=/opt/qemu/bin/qemu-system-x86_64 scripts/bench move --workloads Z4""")
-    parser.add_argument("--workloads", default="Z1,Z4,I1,C1,W25,W100,W400", help="of " + ",".join(WORKLOADS))
+    parser.add_argument("--workloads", default="Z1,Z4,I1,C1,W25,W100,W400", help="of " + ",".join(WORKLOADS) +
+                        "; WORKLOAD@RATE (1gbit, 500mbit) over a link of that rate (tbf, needs root); 'table': " + TABLE)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--configs", default=",".join(DEFAULT_CONFIGS), help="of QEMU: " + ", ".join(CONFIGS))
+    parser.add_argument("--configs", help="of QEMU, else those that may be its best at each workload: " + ", ".join(CONFIGS))
     parser.add_argument("--json", type=pathlib.Path, help="write everything here")
     parser.add_argument("--godwit-options", default="", help="more words for godwit migrate, e.g. '--streams 2'")
     parser.add_argument("--bandwidth", type=int, metavar="MIB", help="of both contenders, MiB/s; else unlimited")
     parser.add_argument("--no-qemu", action="store_true")
     parser.add_argument("--no-quiet-wait", action="store_true", help="do not wait for other load to end")
     options = parser.parse_args()
-    for name in options.workloads.split(","):
-        if name not in WORKLOADS:
-            parser.error(f"no workload '{name}'; there are {', '.join(WORKLOADS)}")
-    configs = [] if options.no_qemu else options.configs.split(",")
+    workloads = []
+    for name in (TABLE if options.workloads == "table" else options.workloads).split(","):
+        workload = workload_named(name)
+        if not workload:
+            parser.error(f"no workload '{name}'; there are {', '.join(WORKLOADS)}, each also as NAME@RATE")
+        workloads.append(workload)
+    configs = options.configs.split(",") if options.configs else []
     for name in configs:
         if name not in CONFIGS:
             parser.error(f"no configuration '{name}'; there are {', '.join(CONFIGS)}")
+    try:
+        need(workloads)
+    except bench_machine.Lacking as lacking:
+        sys.exit(f"scripts/bench move: {lacking}")
     programs = {"qemu": "qemu-system-x86_64"}
     if os.environ.get("QEMU"):
         programs["qemu-given"] = os.environ["QEMU"]
     versions = {label: subprocess.run([path, "--version"], capture_output=True, text=True,
                                       check=True).stdout.splitlines()[0]
-                for label, path in programs.items()} if configs else {}
+                for label, path in programs.items()} if not options.no_qemu else {}
 
     extra = options.godwit_options.split()
     if options.bandwidth:
         extra += ["--bandwidth", f"{options.bandwidth}MiB/s"]
     pools.end_on_signals()
     results, notes = {}, []
-    # QEMU's ends talk over the loopback device; a bridge between namespaces would cost ours more.
-    os.environ.setdefault("GODWIT_LOOPBACK", "1")
-    with cpu_group.CpuGroup(os.getpid()) as group, pools.Pool(hosts=2, log_level="warn") as pool:
-        elf = pool.guest_elf()
-        for name in options.workloads.split(","):
-            workload = WORKLOADS[name]
-            contenders = results.setdefault(name, {"godwit": []})
-            for run in range(options.runs):
-                turns = [("godwit", None, None)] + [
-                    (f"{label} {config}", path, CONFIGS[config])
-                    for label, path in programs.items() for config in configs]
-                for contender, path, config in turns:
-                    bench_machine.warm(min(2 * workload.memory_mib, 2 * 1024 if not workload.prealloc else 1 << 20) + 600)
-                    since = time.monotonic()
-                    quiet = None if options.no_quiet_wait else bench_machine.wait_quiet()
-                    print(f"\r{name} run {run + 1}/{options.runs} {contender:40}", end="", file=sys.stderr)
-                    try:
-                        if config is None:
-                            result = run_godwit(pool, workload, extra, since)
-                        else:
-                            result = run_qemu(path, elf, workload, config, options.bandwidth, since)
-                        result["quiet"] = quiet
-                        contenders.setdefault(contender, []).append(result)
-                    except pools.PoolError as error:
-                        notes.append(f"{name} {contender} run {run + 1}: {error}")
-                        print(f"\n{notes[-1]}", file=sys.stderr)
+
+    def measure(pool, elf, workload):
+        own = [] if options.no_qemu else configs or workload.configs
+        contenders = results.setdefault(workload.name, {"godwit": []})
+        for run in range(options.runs):
+            turns = [("godwit", None, None)] + [
+                (f"{label} {config}", path, CONFIGS[config])
+                for label, path in programs.items() for config in own]
+            for contender, path, config in turns:
+                if any(not r.get("moved", True) for r in contenders.get(contender, [])):
+                    continue  # once tells that it cannot
+                bench_machine.need_memory(workload.name, workload.memory_need_mib())
+                bench_machine.warm(2 * workload.memory_mib + 600 if workload.prealloc else 2 * 1024 + 600)
+                since = time.monotonic()
+                quiet = None if options.no_quiet_wait else bench_machine.wait_quiet()
+                print(f"\r{workload.name} run {run + 1}/{options.runs} {contender:40}", end="", file=sys.stderr)
+                try:
+                    if config is None:
+                        result = run_godwit(pool, workload, extra, since)
+                    else:
+                        result = run_qemu(path, elf, workload, config, options.bandwidth, since, pool)
+                    result["quiet"] = quiet
+                    contenders.setdefault(contender, []).append(result)
+                except pools.PoolError as error:
+                    notes.append(f"{workload.name} {contender} run {run + 1}: {error}")
+                    print(f"\n{notes[-1]}", file=sys.stderr)
+
+    try:
+        with cpu_group.CpuGroup(os.getpid()) as group:
+            for link in dict.fromkeys(w.link for w in workloads):
+                with link.pool() as pool:
+                    elf = pool.guest_elf()
+                    for workload in (w for w in workloads if w.link == link):
+                        measure(pool, elf, workload)
+    except bench_machine.Lacking as lacking:
+        sys.exit(f"scripts/bench move: {lacking}")
     print(file=sys.stderr)
-    print(f"{platform.release()}, {os.cpu_count()} CPUs, both ends on this machine, loopback; "
+    print(f"{bench_machine.describe()}, both ends on this machine, over loopback where no link is named; "
           f"medians ± median deviation, times in ms")
     for label, version in versions.items():
         print(f"{label}: {version}")
@@ -266,6 +362,7 @@ QEMU=/path/to/qemu-system-x86_64 adds a second QEMU beside Debian's.""",
     if group.made:
         print("Everything measured ran in one CPU group of its own, before all else on the machine.")
     print(table(results))
+    print("\n" + bench_goals.table(results, median, {w.name: w.fill_mib for w in workloads}))
     runs = [r for c in results.values() for contender in c.values() for r in contender]
     print(f"\n{sum(not is_calm(r) for r in runs)} of {len(runs)} runs were disturbed by a hypervisor below (it took CPU time, or was "
           f"told of free memory);\nthe gap is the median of the others, where there are any")

@@ -98,11 +98,13 @@ def cpu_seconds(pid):
 class Qemu:
     """One run: a warm source with a guest that is ready, and a target that waits."""
 
-    def __init__(self, program, elf, workload, config, bandwidth_mib=None):
+    def __init__(self, program, elf, workload, config, bandwidth_mib=None, hosts=None):
+        """`hosts`: a pair whose networks its ends live in, else both in this one."""
         self.bandwidth = bandwidth_mib << 20 if bandwidth_mib else 1 << 40
         self.program, self.workload, self.config = program, workload, config
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gwq-"))
         self.processes = []
+        self.enter = {role: host.enter() for role, host in zip(("source", "target"), hosts)} if hosts else {}
         common = [
             program, "-name", "bench,debug-threads=on", "-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-machine", "q35", "-nodefaults", "-display", "none",
             "-no-user-config", "-m", str(workload.memory_mib), "-smp", str(workload.vcpus),
@@ -126,7 +128,7 @@ class Qemu:
         self.target_qmp = Qmp(str(self.dir / "target.qmp"))
 
     def _start(self, role, common, incoming):
-        words = [*common,
+        words = [*self.enter.get(role, []), *common,
                  "-chardev", f"socket,id=s,path={self.dir}/{role}.serial,server=on,wait=off", "-serial", "chardev:s",
                  "-qmp", f"unix:{self.dir}/{role}.qmp,server=on,wait=off"]
         if incoming:
@@ -146,21 +148,25 @@ class Qemu:
         self.processes.append(process)
         return process
 
-    def migrate(self, port, warm=lambda: None):
+    def migrate(self, address, warm=lambda: None):
+        """`address` is that of the target, HOST:PORT."""
         streams = self.config["multifd"]
         for qmp in (self.source_qmp, self.target_qmp):
             capabilities = [{"capability": "multifd", "state": streams > 0},
-                            {"capability": "xbzrle", "state": bool(self.config.get("xbzrle_mib"))}]
+                            {"capability": "xbzrle", "state": bool(self.config.get("xbzrle_mib"))},
+                            {"capability": "auto-converge", "state": bool(self.config.get("auto_converge"))}]
             qmp.call("migrate-set-capabilities", capabilities=capabilities)
             parameters = {"max-bandwidth": self.bandwidth, "downtime-limit": self.config["downtime_ms"]}
             if self.config.get("xbzrle_mib"):
                 parameters["xbzrle-cache-size"] = self.config["xbzrle_mib"] << 20
             if streams:
                 parameters["multifd-channels"] = streams
+            if self.config.get("zstd"):
+                parameters["multifd-compression"] = "zstd"
             if self.config["tls"]:
                 parameters["tls-creds"] = "tls0"
             qmp.call("migrate-set-parameters", **parameters)
-        self.target_qmp.call("migrate-incoming", uri=f"tcp:127.0.0.1:{port}")
+        self.target_qmp.call("migrate-incoming", uri=f"tcp:{address}")
         self.serial.ask("stats", "gw stats")
         time.sleep(1.0)  # the window in which the writers' own rate is measured
         rate = fields(self.serial.ask("stats", "gw stats"))
@@ -171,13 +177,13 @@ class Qemu:
         lag_before_ms = clock_lag_ms(marked, fields(self.serial.ask("holes", "gw holes")))
         before = cpu_seconds(self.source.pid), cpu_seconds(self.target.pid)
         started = time.monotonic()
-        self.source_qmp.call("migrate", uri=f"tcp:127.0.0.1:{port}")
+        self.source_qmp.call("migrate", uri=f"tcp:{address}")
         while True:
             info = self.source_qmp.call("query-migrate")
             if info.get("status") in ("completed", "failed", "cancelled"):
                 break
-            if time.monotonic() - started > 180:
-                raise pools.PoolError("QEMU's migration did not end within 180 s")
+            if time.monotonic() - started > self.workload.limit_s:
+                return self._call_off(started, info, rate)
             time.sleep(0.002)
         wall = time.monotonic() - started
         if info["status"] != "completed":
@@ -199,7 +205,7 @@ class Qemu:
         ram = info["ram"]
         again = max(0, ram["normal"] - self.workload.fill_pages)  # every filled page once is no repetition
         return {
-            "total_ms": info.get("total-time") or wall * 1000, "wall_ms": wall * 1000,
+            "moved": True, "total_ms": info.get("total-time") or wall * 1000, "wall_ms": wall * 1000,
             "downtime_ms": info.get("downtime", 0), "gap_ms": longest_hole_ms(holes, (moved - marked) * 1000),
             "wire_bytes": ram["transferred"] + (ram.get("multifd-bytes", 0) if ram["transferred"] < ram.get(
                 "multifd-bytes", 0) else 0),
@@ -210,6 +216,17 @@ class Qemu:
             **work_retained(rate, stats, info.get("total-time") or wall * 1000),
             "expected_downtime_ms": info.get("expected-downtime"),
         }
+
+    def _call_off(self, started, info, rate):
+        """It could not: what it had sent, what was left, and what the guest had kept of its work until then."""
+        wall_ms = (time.monotonic() - started) * 1000
+        self.source_qmp.call("migrate_cancel")
+        pools.wait_for("QEMU to call it off", 20, lambda: self.source_qmp.call(
+            "query-migrate").get("status") in ("cancelled", "failed", "completed"), 0.02)
+        stats = fields(self.serial.ask("stats", "gw stats"))
+        return {"moved": False, "total_ms": None, "wall_ms": wall_ms, "wire_bytes": info["ram"]["transferred"],
+                "left_mib": info["ram"]["remaining"] / 2**20, "held_back": info.get("cpu-throttle-percentage", 0) / 100,
+                **work_retained(rate, stats, wall_ms)}
 
     def close(self):
         for process in self.processes:

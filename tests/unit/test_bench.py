@@ -6,8 +6,11 @@ import unittest
 import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "scripts/lib"))
+import bench_goals  # noqa: E402
 import bench_growth  # noqa: E402
+import bench_link  # noqa: E402
 import bench_machine  # noqa: E402
+import bench_move  # noqa: E402
 import plot  # noqa: E402
 
 
@@ -48,6 +51,58 @@ class Plot(unittest.TestCase):
             for circle in tree.iter("{http://www.w3.org/2000/svg}circle"):
                 self.assertTrue(plot.LEFT <= float(circle.get("cx")) <= plot.PANEL_WIDTH - plot.RIGHT)
                 self.assertTrue(plot.TOP <= float(circle.get("cy")) <= plot.PANEL_HEIGHT - plot.BOTTOM)
+
+
+def run(**figures):
+    return {"moved": True, **figures}
+
+
+class Goals(unittest.TestCase):
+    def told(self, metric, results, fill_mib=None):
+        rows = bench_goals.table(results, bench_move.median, fill_mib or {}).splitlines()
+        return next(r for r in rows if r.startswith(f"| {metric}")).split(" | ")[3].rstrip(" |")
+
+    def test_what_was_not_measured_is_said_so(self):
+        self.assertEqual(self.told("Z16 total", {}), "not measured")
+        self.assertEqual(self.told("Z16 total", {"Z16": {"godwit": [run(total_ms=30)]}}), "not measured")
+
+    def test_the_best_of_qemu_is_chosen_by_figure_and_kind(self):
+        results = {"I1": {"godwit": [run(total_ms=400)], "qemu plain-single-20ms": [run(total_ms=500)],
+                          "qemu plain-multifd2-20ms": [run(total_ms=300)], "qemu tls-single-20ms": [run(total_ms=2000)]}}
+        self.assertEqual(self.told("total, plain", results), "I1 0.75x (plain-multifd2-20ms)")
+        self.assertEqual(self.told("total, TLS", results), "I1 5.00x (tls-single-20ms)")
+
+    def test_cpu_counts_both_ends_a_filled_gib(self):
+        results = {"I1": {"godwit": [run(source_cpu_s=0.2, target_cpu_s=0.3)],
+                          "qemu tls-multifd2-20ms": [run(source_cpu_s=2.0, target_cpu_s=3.0)]}}
+        self.assertEqual(self.told("CPU", results, {"I1": 512}), "I1 10.00x (1.00 s, tls-multifd2-20ms 10.00 s)")
+
+    def test_work_is_compared_with_the_configuration_that_leaves_most(self):
+        results = {"W50": {"godwit": [run(work_retained=0.9)], "qemu plain-single-20ms": [run(work_retained=0.6)],
+                           "qemu plain-multifd2-20ms": [run(work_retained=0.3)]}}
+        self.assertIn("1.50x", self.told("guest work", results))
+
+    def test_who_did_not_move_in_time_is_named_whoever_it_is(self):
+        ours = run(total_ms=9000, downtime_ms=120, goal_ms=100, held_back=0.9)
+        stuck = {"moved": False, "total_ms": None, "wall_ms": 60010}
+        told = self.told("a writer", {"O400@500mbit": {"godwit": [ours], "qemu plain-single-300ms": [stuck]}})
+        self.assertIn("goal of 100 missed", told)
+        self.assertIn("plain-single-300ms not in 60 s", told)
+        self.assertIn("NOT moved in 1 of 2", self.told("a writer", {"O400@500mbit": {"godwit": [ours, stuck]}}))
+
+
+class Workloads(unittest.TestCase):
+    def test_a_workload_may_go_over_a_link_of_a_rate(self):
+        over = bench_move.workload_named("O400@500mbit")
+        self.assertEqual((over.link.bits_per_s, over.limit_s, over.policy), (500_000_000, 60, "finish"))
+        self.assertEqual(bench_move.WORKLOADS["O400"].link, bench_link.LOOPBACK)
+        for name in ("C1@", "C1@fast", "C1@0gbit", "Z99", "Z99@1gbit"):
+            self.assertIsNone(bench_move.workload_named(name), name)
+
+    def test_every_workload_of_the_table_has_configurations_that_there_are(self):
+        for name in bench_move.TABLE.split(","):
+            workload = bench_move.workload_named(name)
+            self.assertTrue(workload and workload.configs and set(workload.configs) <= set(bench_move.CONFIGS), name)
 
 
 class Machine(unittest.TestCase):
