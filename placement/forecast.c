@@ -262,27 +262,40 @@ void forecast_learn_setup(struct forecast_link *link, double seconds, double pop
         link->populate_bytes_per_s = with_news(link->populate_bytes_per_s, populate_bytes_per_s);
 }
 
+/* What is far beyond what single moves miss by is of that move, not of the next. */
+static void record_factor(struct forecast_record *record, double factor)
+{
+    if (record->moves == 0) {
+        record->factor = factor;
+        record->doubt = DOUBT_FRESH / 2;
+        return;
+    }
+    double miss = log(factor / record->factor);
+    record->factor *= exp(NEWS * clamp(miss, fmax(0.2, 3 * record->doubt)));
+    record->doubt += NEWS * (fmin(fabs(miss), 1) - record->doubt);
+}
+
+/* The first takes the place of what nobody knew, but for what is beyond all that a fresh doubt
+ * spans: a pause that a busy host held up would be told of the next moves too. That is doubt. */
+static void record_pause(struct forecast_record *record, double off_s)
+{
+    bool first = record->moves == 0;
+    double doubt_s = first ? PAUSE_DOUBT_FRESH_S : record->pause_doubt_s;
+    double miss_s = off_s - record->pause_off_s;
+    double step_s = clamp(miss_s, fmax(PAUSE_DOUBT_FRESH_S, 3 * doubt_s));
+    double missed_s = fabs(first ? miss_s - step_s : miss_s);
+    record->pause_off_s += first ? step_s : NEWS * step_s;
+    record->pause_doubt_s = doubt_s + NEWS * (fmin(missed_s, 1) - doubt_s);
+    if (first)
+        record->pause_doubt_s = fmax(PAUSE_DOUBT_FRESH_S, record->pause_doubt_s);
+}
+
 void forecast_record(struct forecast_record *record, const struct forecast *model, double seconds,
                      double pause_s)
 {
     if (!(model->model_s > 0) || !(seconds > 0))
         return;
-    double factor = fmin(10, fmax(0.1, seconds / model->model_s));
-    double off_s = pause_s - model->model_pause_s;
-    if (record->moves == 0) {
-        *record = (struct forecast_record){.moves = 1,
-                                           .factor = factor,
-                                           .doubt = DOUBT_FRESH / 2,
-                                           .pause_off_s = off_s,
-                                           .pause_doubt_s = PAUSE_DOUBT_FRESH_S};
-        return;
-    }
+    record_factor(record, fmin(10, fmax(0.1, seconds / model->model_s)));
+    record_pause(record, pause_s - model->model_pause_s);
     record->moves++;
-    /* What is far beyond what single moves miss by is of that move, not of the next. */
-    double miss = log(factor / record->factor), pause_miss_s = off_s - record->pause_off_s;
-    record->factor *= exp(NEWS * clamp(miss, fmax(0.2, 3 * record->doubt)));
-    record->pause_off_s +=
-        NEWS * clamp(pause_miss_s, fmax(PAUSE_DOUBT_FRESH_S, 3 * record->pause_doubt_s));
-    record->doubt += NEWS * (fmin(fabs(miss), 1) - record->doubt);
-    record->pause_doubt_s += NEWS * (fmin(fabs(pause_miss_s), 1) - record->pause_doubt_s);
 }

@@ -264,6 +264,44 @@ static void it_learns_what_it_errs_by_for_a_vm_and_for_a_link(void **state)
     assert_true(fabs(forecast_ask(&guest, &link, &ask).seconds - 3.5) < 0.1);
 }
 
+static void a_first_move_that_stood_still_for_long_does_not_speak_for_the_next(void **state)
+{
+    (void)state;
+    const struct forecast_guest guest = {.populated_bytes = 1 << 30, .vcpus = 1};
+    const struct forecast_link link = {.bytes_per_s = 500e6, .doubt = 0.3};
+    struct forecast_ask ask = {.pause_goal_s = 0.1};
+
+    struct forecast told = forecast_ask(&guest, &link, &ask);
+    forecast_record(&ask.vm, &told, told.model_s, 0.180);
+    struct forecast second = forecast_ask(&guest, &link, &ask);
+    told = second;
+    for (int i = 0; i < 5; i++) {
+        forecast_record(&ask.vm, &told, told.model_s, 0.0021);
+        told = forecast_ask(&guest, &link, &ask);
+    }
+
+    assert_true(second.pause_s < 0.020);
+    assert_true(second.pause_s_high > 0.050); /* it is doubt instead */
+    assert_true(fabs(told.pause_s - 0.0021) < 0.003);
+}
+
+static void a_pause_that_is_long_every_time_is_learned_within_some_moves(void **state)
+{
+    (void)state;
+    const struct forecast_guest guest = {.populated_bytes = 1 << 30, .vcpus = 16};
+    const struct forecast_link link = {.bytes_per_s = 500e6, .doubt = 0.3};
+    struct forecast_ask ask = {.pause_goal_s = 0.1};
+
+    struct forecast told = forecast_ask(&guest, &link, &ask);
+    for (int i = 0; i < 8; i++) {
+        forecast_record(&ask.vm, &told, told.model_s, 0.060);
+        told = forecast_ask(&guest, &link, &ask);
+        assert_true(told.pause_s_high > 0.045);
+    }
+
+    assert_true(fabs(told.pause_s - 0.060) < 0.006);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +310,8 @@ int main(void)
         cmocka_unit_test(what_is_sampled_leads_on_as_its_writer_does),
         cmocka_unit_test(zero_pages_and_limits_count),
         cmocka_unit_test(it_learns_what_it_errs_by_for_a_vm_and_for_a_link),
+        cmocka_unit_test(a_first_move_that_stood_still_for_long_does_not_speak_for_the_next),
+        cmocka_unit_test(a_pause_that_is_long_every_time_is_learned_within_some_moves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
