@@ -24,7 +24,16 @@
 #include "vmm-core/dirty_tracker.h"
 #include "vmm-core/guest_memory.h"
 
-enum { MEMORY_MIB = 64, DISK_MIB = 8, BLOCK_BYTES = 4096, ROUNDS = 3, MOVES = 4 };
+enum {
+    MEMORY_MIB = 64,
+    DISK_MIB = 8,
+    BLOCK_BYTES = 4096,
+    ROUNDS = 3,
+    PROGRESS = 20,        /* blocks and frames between two moves, at least */
+    MOVES = 4,            /* of each ring format */
+    SHORT_MOVES = 20,     /* up to so many all is read back after every fourth, else ... */
+    READ_BACK_MOVES = 20, /* ... after so many */
+};
 
 #define BLOCK_MAGIC UINT64_C(0x6b636f6c62207767)
 
@@ -32,8 +41,9 @@ struct stage {
     int disk_fd;
     struct tap_echo *echo;
     struct test_vm *vm;
-    struct bitmap dirty;
+    struct bitmap dirty, populated;
     uint64_t moves;
+    uint64_t blocks_read, frames_drained; /* compared with what was written and sent, so far */
 };
 
 static struct test_vm *new_vm(const struct stage *stage, bool attached)
@@ -70,6 +80,7 @@ static void stage_begin(struct stage *stage, const char *ring, unsigned irq)
     stage->echo = tap_echo_new("devices0", 1, true);
     stage->vm = new_vm(stage, true);
     assert_int_equal(bitmap_init(&stage->dirty, MIB(MEMORY_MIB) >> PAGE_SHIFT), 0);
+    assert_int_equal(bitmap_init(&stage->populated, MIB(MEMORY_MIB) >> PAGE_SHIFT), 0);
     (void)snprintf(cmdline, sizeof cmdline,
                    "disk=%d nic=1 ring=%s irq=%u writers=1 ws=8 rate=50 poll_us=200", DISK_MIB,
                    ring, irq);
@@ -81,6 +92,7 @@ static void stage_end(struct stage *stage)
     stage->vm = test_vm_free(stage->vm);
     stage->echo = tap_echo_free(stage->echo);
     bitmap_deinit(&stage->dirty);
+    bitmap_deinit(&stage->populated);
     (void)close(stage->disk_fd);
 }
 
@@ -129,10 +141,11 @@ static void expect_whole(struct stage *stage)
             found++;
     }
     assert_int_equal(found, blocks);
+    stage->blocks_read += blocks;
     test_vm_ask(stage->vm, "nic drain", "gw nic ", line);
-    (void)printf("  after %llu moves: %s\n", (unsigned long long)stage->moves, line);
     assert_int_equal(test_vm_number(line, "busy"), 0);
     assert_int_equal(test_vm_number(line, "echoed"), test_vm_number(line, "sent"));
+    stage->frames_drained = test_vm_number(line, "echoed");
     expect_fine(stage);
     test_vm_ask(stage->vm, "verify all", "gw verify", line);
     if (strncmp(line, "gw verify ok ", 13) != 0)
@@ -155,15 +168,25 @@ static void clear_and_copy(struct test_vm *to, struct test_vm *from, struct dirt
     test_vm_copy(to, from, dirty);
 }
 
-/* What B18 of the field's bugs lacked: pages that devices wrote behind KVM's back. */
-static void expect_equal_memory(struct test_vm *a, struct test_vm *b)
+/* Of the pages that `has` has; looking at one that nobody has would make it. */
+static void expect_same(struct stage *stage, struct test_vm *has, struct test_vm *other)
 {
-    const uint8_t *left = guest_memory_base(vm_memory(a->vm));
-    const uint8_t *right = guest_memory_base(vm_memory(b->vm));
-    for (uint64_t page = 0; page < MIB(MEMORY_MIB) >> PAGE_SHIFT; page++) {
+    const uint8_t *left = guest_memory_base(vm_memory(has->vm));
+    const uint8_t *right = guest_memory_base(vm_memory(other->vm));
+    struct fault fault = {0};
+    assert_int_equal(guest_memory_populated(vm_memory(has->vm), &stage->populated, &fault), 0);
+    for (uint64_t page = bitmap_next_set(&stage->populated, 0); page != BITMAP_NONE;
+         page = bitmap_next_set(&stage->populated, page + 1)) {
         if (memcmp(left + (page << PAGE_SHIFT), right + (page << PAGE_SHIFT), PAGE_BYTES) != 0)
             fail_msg("page %llu changed without being in the dirty set", (unsigned long long)page);
     }
+}
+
+/* What B18 of the field's bugs lacked: pages that devices wrote behind KVM's back. */
+static void expect_equal_memory(struct stage *stage, struct test_vm *a, struct test_vm *b)
+{
+    expect_same(stage, a, b);
+    expect_same(stage, b, a);
 }
 
 /* In rounds, under load; the target gets disk and tap only when it runs, as in a real move. */
@@ -186,7 +209,7 @@ static void move(struct stage *stage)
         assert_int_equal(dirty_tracker_collect(tracker, &stage->dirty, &fault), 0);
         clear_and_copy(there, stage->vm, tracker, &stage->dirty);
     }
-    expect_equal_memory(stage->vm, there);
+    expect_equal_memory(stage, stage->vm, there);
     if (vm_save(stage->vm->vm, &bytes, &count, &fault) < 0 ||
         vm_load(there->vm, bytes, count, world_now_ns() - pause_ns, &fault) < 0 ||
         vm_resume(there->vm, &fault) < 0)
@@ -203,30 +226,44 @@ static void move(struct stage *stage)
     stage->moves++;
 }
 
+static uint64_t ask_number(struct stage *stage, const char *command, const char *key)
+{
+    char line[CONSOLE_LINE_MAX], prefix[32];
+    (void)snprintf(prefix, sizeof prefix, "gw %s ", command);
+    test_vm_ask(stage->vm, command, prefix, line);
+    return test_vm_number(line, key);
+}
+
 /* GODWIT_TEST_MOVES: so many instead, for a long night. */
 static void moves_under_load(const char *ring, unsigned irq, unsigned moves)
 {
     const char *wanted = getenv("GODWIT_TEST_MOVES");
     if (wanted)
         moves = (unsigned)strtoul(wanted, NULL, 10);
+    unsigned read_back = moves > SHORT_MOVES ? READ_BACK_MOVES : 4;
     struct stage stage;
-    char line[CONSOLE_LINE_MAX];
+    uint64_t begun_ns = world_now_ns();
     stage_begin(&stage, ring, irq);
     reach(&stage, "disk", "written", 500);
     reach(&stage, "nic", "echoed", 500);
     expect_whole(&stage);
     for (unsigned i = 0; i < moves; i++) {
         move(&stage);
-        reach(&stage, "disk", "written", 50);
-        reach(&stage, "nic", "echoed", 50);
+        reach(&stage, "disk", "written", PROGRESS);
+        reach(&stage, "nic", "echoed", PROGRESS);
         expect_fine(&stage);
-        if (i % 4 == 3)
+        if (i % read_back == read_back - 1)
             expect_whole(&stage);
     }
     expect_whole(&stage);
-    test_vm_ask(stage.vm, "nic", "gw nic ", line);
-    assert_true(test_vm_number(line, "announces") >= 1);
-    assert_true((test_vm_number(line, "interrupts") > 0) == (irq != 0));
+    (void)printf("  %s %s: %llu moves in %llu s; %llu blocks written, %llu read back and right; "
+                 "%llu frames came back, each once and whole\n",
+                 ring, irq ? "by interrupt" : "polled", (unsigned long long)stage.moves,
+                 (unsigned long long)((world_now_ns() - begun_ns) / NS_PER_S),
+                 (unsigned long long)ask_number(&stage, "disk", "written"),
+                 (unsigned long long)stage.blocks_read, (unsigned long long)stage.frames_drained);
+    assert_true(ask_number(&stage, "nic", "announces") >= 1);
+    assert_true((ask_number(&stage, "nic", "interrupts") > 0) == (irq != 0));
     stage_end(&stage);
 }
 
