@@ -23,6 +23,7 @@
 #include "agent/store_beat.h"
 #include "agent/suspend.h"
 #include "agent/upgrade.h"
+#include "agent/vm_counters.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -58,6 +59,7 @@ struct agent {
     struct orders *orders;
     struct agent_link *link;
     struct text_server *metrics;
+    struct vm_counters *counters; /* for metrics */
     struct peers *peers;
     struct store_beat *beat;
     struct quarantine *quarantine;
@@ -82,7 +84,8 @@ static void print_help(FILE *out)
         "  --vm-program PATH  godwit-vm                       (beside this program)\n"
         "  --metrics ADDR     loopback ADDR:PORT to give metrics at, like 127.0.0.1:9412\n"
         "  --libvirt URI      drive the domains of this libvirt too, like qemu:///system\n"
-        "  --libvirt-peer URI where other hosts' libvirtd reach it (qemu+tls://MOVE-ADDRESS/system)\n"
+        "  --libvirt-peer URI where other hosts' libvirtd reach it "
+        "(qemu+tls://MOVE-ADDRESS/system)\n"
         "  --libvirt-plain    QEMU may send memory without TLS\n"
         "  --log-level LEVEL  error, warn, info or debug      (info)\n"
         "\n"
@@ -302,7 +305,8 @@ static void write_metrics(void *data, FILE *out)
 {
     const struct agent *agent = data;
 
-    metrics_write(agent->table, agent->link && agent_link_is_welcome(agent->link), out);
+    metrics_write(agent->table, agent->counters, agent->link && agent_link_is_welcome(agent->link),
+                  out);
 }
 
 /* ---- HA ---- */
@@ -540,6 +544,8 @@ static int set_up(struct agent *agent, struct fault *fault)
     };
     r = agent_link_new(&agent->link, &link, fault);
     if (r == 0 && arg_metrics)
+        r = vm_counters_new(&agent->counters, agent->loop, agent->table, fault);
+    if (r == 0 && arg_metrics)
         r = text_server_new(&agent->metrics, agent->loop, arg_metrics, "/metrics", write_metrics,
                             agent, fault);
     if (r == 0)
@@ -571,6 +577,7 @@ static void tear_down(struct agent *agent)
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
     agent->table = vm_table_free(agent->table);
+    agent->counters = vm_counters_free(agent->counters);
     agent->domains = domains_free(agent->domains);
     agent->attach = attach_free(agent->attach);
     agent->upgrades = upgrades_free(agent->upgrades);

@@ -92,7 +92,7 @@ struct step {
     bool incoming, start_paused;
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
-    struct step *next_held; /* of orders.held */
+    struct step *next_held;   /* of orders.held */
 };
 
 static struct orders *orders_of(void *data)
@@ -263,8 +263,8 @@ static const char *step_nonce(const struct step *step)
     return nonce && *nonce ? nonce : NULL;
 }
 
-/* Exactly the one that was meant, and nobody has gone on from it. In the kernel's place: it brings its
- * own. */
+/* Exactly the one that was meant, and nobody has gone on from it. In the kernel's place: it brings
+ * its own. */
 static int open_file(struct step *step, struct vm_entry *entry, struct fault *fault)
 {
     char path[VM_PATH_SIZE], nonce[VM_NONCE_SIZE];
@@ -834,7 +834,7 @@ static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request 
           message, request);
 }
 
-static void sampled(void *data, const ProtobufCMessage *reply, const struct fault *fault)
+static void passed_on(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
     struct step *step = data;
 
@@ -845,15 +845,15 @@ static void sampled(void *data, const ProtobufCMessage *reply, const struct faul
     step_free(step);
 }
 
-static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *request,
-                          const ProtobufCMessage *message)
+/* A question for the VM's process, whose answer is no status. */
+static void pass_on(struct orders *orders, uint16_t method, const ProtobufCMessage *message,
+                    const ProtobufCMessageDescriptor *answer, uint64_t ms_max,
+                    struct rpc_request *request)
 {
-    struct orders *orders = orders_of(data);
     const Godwit__VmAction *order = (const Godwit__VmAction *)message;
     struct vm_entry *entry;
     struct fault fault = {0};
     struct step *step = NULL;
-    (void)rpc;
 
     if (!request)
         return;
@@ -861,13 +861,29 @@ static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *reque
     if (r == 0)
         r = step_new(&step, orders, entry->id, NULL, request, &fault);
     if (r == 0)
-        r = rpc_call(vm_process_rpc(entry->process), METHOD_VM_SAMPLE, message,
-                     &godwit__vm_sample__descriptor, SAMPLE_MS_MAX, sampled, step, &fault);
+        r = rpc_call(vm_process_rpc(entry->process), method, message, answer, ms_max, passed_on,
+                     step, &fault);
     if (r < 0) {
         if (step)
             step_free(step);
         reply_fault(request, &fault);
     }
+}
+
+static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    pass_on(orders_of(data), METHOD_VM_SAMPLE, message, &godwit__vm_sample__descriptor,
+            SAMPLE_MS_MAX, request);
+}
+
+static void handle_counters(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    (void)rpc;
+    pass_on(orders_of(data), METHOD_VM_COUNTERS, message, &godwit__vm_counters__descriptor,
+            CALL_MS_MAX, request);
 }
 
 static void handle_status(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -1787,6 +1803,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_STAMP_READ, &godwit__order_stamp_read__descriptor, handle_stamp_read},
     {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
+    {METHOD_ORDER_VM_COUNTERS, &godwit__vm_action__descriptor, handle_counters},
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},

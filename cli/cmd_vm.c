@@ -70,9 +70,8 @@ static const struct render_column page_columns[] = {
 static const struct render_view page_view = {
     .columns = page_columns, .count = ARRAY_COUNT(page_columns), .name_field = "name"};
 
-static int fetch_vms(struct context *context, ProtobufCMessage **ret_reply,
-                     const ProtobufCMessage *const **ret_rows, size_t *ret_count,
-                     struct fault *fault)
+static int fetch(struct context *context, bool with_counters, ProtobufCMessage **ret_reply,
+                 const ProtobufCMessage *const **ret_rows, size_t *ret_count, struct fault *fault)
 {
     Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
     Godwit__VmList *list = NULL;
@@ -80,6 +79,7 @@ static int fetch_vms(struct context *context, ProtobufCMessage **ret_reply,
     const struct command_line *line = context->line;
     if (line->operand_count > 0)
         request.vm = (char *)line->operands[0]; /* only read */
+    request.has_with_counters = request.with_counters = with_counters;
     int r = client_of(context, &client, fault);
     if (r == 0)
         r = client_call(client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
@@ -90,6 +90,13 @@ static int fetch_vms(struct context *context, ProtobufCMessage **ret_reply,
     *ret_rows = (const ProtobufCMessage *const *)list->vms;
     *ret_count = list->n_vms;
     return 0;
+}
+
+static int fetch_vms(struct context *context, ProtobufCMessage **ret_reply,
+                     const ProtobufCMessage *const **ret_rows, size_t *ret_count,
+                     struct fault *fault)
+{
+    return fetch(context, false, ret_reply, ret_rows, ret_count, fault);
 }
 
 int cmd_vm_ls(struct context *context)
@@ -118,7 +125,8 @@ static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
         (void)fputs(" in ", out);
         put_words(out, disk->store);
     }
-    (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "", disk->read_only ? ", read only" : "");
+    (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "",
+                  disk->read_only ? ", read only" : "");
 }
 
 static void print_nic(FILE *out, const Godwit__NicSpec *nic)
@@ -131,18 +139,82 @@ static void print_nic(FILE *out, const Godwit__NicSpec *nic)
     (void)fputc('\n', out);
 }
 
-/* Lists have no cell on a page: a line each below it. */
-static void print_lists(FILE *out, const Godwit__VmSpec *spec)
+/* "12,034 reads (47 MiB)". */
+static void print_count(FILE *out, uint64_t count, const char *what, uint64_t bytes)
 {
-    for (size_t i = 0; spec && i < spec->n_disks; i++) {
+    char number[UNITS_TEXT_SIZE], size[UNITS_TEXT_SIZE];
+    units_print_count(count, number);
+    units_print_bytes(bytes, size);
+    (void)fprintf(out, "%s %s (%s)", number, what, size);
+}
+
+static void print_disk_counters(FILE *out, const Godwit__DiskCounters *disk)
+{
+    char flushes[UNITS_TEXT_SIZE], errors[UNITS_TEXT_SIZE];
+    units_print_count(disk->flushes, flushes);
+    units_print_count(disk->errors + disk->refused, errors);
+    (void)fputs("      ", out);
+    print_count(out, disk->reads, "reads", disk->read_bytes);
+    (void)fputs(", ", out);
+    print_count(out, disk->writes, "writes", disk->written_bytes);
+    (void)fprintf(out, ", %s flushes, %s failed\n", flushes, errors);
+}
+
+static void print_nic_counters(FILE *out, const Godwit__NicCounters *nic)
+{
+    char lost_in[UNITS_TEXT_SIZE], lost_out[UNITS_TEXT_SIZE];
+    units_print_count(nic->receive_drops, lost_in);
+    units_print_count(nic->send_drops, lost_out);
+    (void)fputs("      received ", out);
+    print_count(out, nic->received_frames, "packets", nic->received_bytes);
+    (void)fprintf(out, ", %s dropped; sent ", lost_in);
+    print_count(out, nic->sent_frames, "packets", nic->sent_bytes);
+    (void)fprintf(out, ", %s dropped\n", lost_out);
+}
+
+static void print_balloon(FILE *out, const Godwit__BalloonCounters *balloon)
+{
+    char lent[UNITS_TEXT_SIZE], reported[UNITS_TEXT_SIZE];
+    units_print_bytes(balloon->lent_bytes, lent);
+    units_print_bytes(balloon->reported_bytes, reported);
+    (void)fprintf(out, "BALLOON  %s lent to the host; %s reported free so far\n", lent, reported);
+    if (!balloon->has_free_bytes)
+        return;
+    char unused[UNITS_TEXT_SIZE], available[UNITS_TEXT_SIZE], total[UNITS_TEXT_SIZE];
+    units_print_bytes(balloon->free_bytes, unused);
+    units_print_bytes(balloon->available_bytes, available);
+    units_print_bytes(balloon->total_bytes, total);
+    (void)fprintf(out, "         the guest says: %s free, %s available, of %s\n", unused, available,
+                  total);
+}
+
+/* Lists have no cell on a page: a line each below it, and one of what was done with it. */
+static void print_lists(FILE *out, const Godwit__VmInfo *vm)
+{
+    const Godwit__VmSpec *spec = vm->spec;
+    const Godwit__VmCounters *counters = vm->counters;
+    size_t disk_count = spec ? spec->n_disks + (spec->cloud_init ? 1 : 0) : 0;
+    for (size_t i = 0; i < disk_count; i++) {
         (void)fputs("DISK  ", out);
-        print_disk(out, spec->disks[i]);
+        if (i < spec->n_disks)
+            print_disk(out, spec->disks[i]);
+        else
+            (void)fputs("cidata: made for cloud-init, read only\n", out);
+        if (counters && i < counters->n_disks)
+            print_disk_counters(out, counters->disks[i]);
     }
-    if (spec && spec->cloud_init)
-        (void)fputs("DISK  cidata: made for cloud-init, read only\n", out);
     for (size_t i = 0; spec && i < spec->n_nics; i++) {
         (void)fputs("NIC   ", out);
         print_nic(out, spec->nics[i]);
+        if (counters && i < counters->n_nics)
+            print_nic_counters(out, counters->nics[i]);
+    }
+    if (counters && counters->balloon)
+        print_balloon(out, counters->balloon);
+    if (vm->counters_fault && spec && spec->n_disks + spec->n_nics > 0) {
+        (void)fputs("What its devices did is not told: ", out);
+        put_words(out, vm->counters_fault);
+        (void)fputc('\n', out);
     }
 }
 
@@ -155,7 +227,7 @@ int cmd_vm_show(struct context *context)
     struct render_options options;
     struct fault fault = {0};
     render_options_of(context, &options);
-    int r = fetch_vms(context, &reply, &rows, &count, &fault);
+    int r = fetch(context, true, &reply, &rows, &count, &fault);
     if (r == 0 && count == 0) {
         r = fault_set(&fault, ERR_NOT_FOUND, "the pool has no VM '%.63s'",
                       context->line->operands[0]);
@@ -166,7 +238,7 @@ int cmd_vm_show(struct context *context)
     if (r == 0)
         (void)fputs(text, context->out);
     if (r == 0 && !context_is_machine(context) && context->output != OUTPUT_NAME)
-        print_lists(context->out, ((const Godwit__VmInfo *)rows[0])->spec);
+        print_lists(context->out, (const Godwit__VmInfo *)rows[0]);
     if (reply)
         protobuf_c_message_free_unpacked(reply, NULL);
     return r < 0 ? error_print_fault(context, &fault) : EXIT_CODE_DONE;

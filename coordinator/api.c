@@ -29,10 +29,11 @@
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "proto/vm_spec.h"
 #include "proto/backup.pb-c.h"
 #include "proto/record.pb-c.h"
 
-enum { LOGS_MS = 15000 };
+enum { LOGS_MS = 15000, COUNTERS_MS = 3000 };
 
 void api_reply_problem_as_fault(struct rpc_request *request, const struct problem *problem, int err)
 {
@@ -223,6 +224,66 @@ static int by_vm_name(const void *a, const void *b)
     return strcmp((*(Godwit__VmInfo *const *)a)->name, (*(Godwit__VmInfo *const *)b)->name);
 }
 
+/* ---- a VM with what its devices have done: its host is asked, and the rest is told without it
+ * ---- */
+struct counted {
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    char vm_id[ID_TEXT_SIZE];
+};
+
+static void reply_one(const struct counted *counted, const Godwit__VmCounters *counters,
+                      const struct fault *fault)
+{
+    const struct cluster *cluster = &counted->coordinator->cluster;
+    const struct cluster_vm *vm = cluster_vm(&counted->coordinator->cluster, counted->vm_id);
+    Godwit__VmInfo info, *list[] = {&info};
+    Godwit__VmList reply = GODWIT__VM_LIST__INIT;
+    char why[CLUSTER_REASON_SIZE];
+    if (vm) {
+        cluster_vm_info(cluster, vm, coordinator_now().ns, &info);
+        info.counters = (Godwit__VmCounters *)(uintptr_t)counters; /* protobuf-c knows no const */
+        if (!counters) {
+            (void)snprintf(why, sizeof why, "%.*s", (int)sizeof why - 1, fault->text);
+            info.counters_fault = why;
+        }
+        reply.vms = list;
+        reply.n_vms = 1;
+    }
+    (void)rpc_reply(counted->request, &reply.base);
+}
+
+static void on_counted(void *data, const ProtobufCMessage *reply, const struct fault *fault,
+                       enum agent_link_fate fate)
+{
+    struct counted *counted = data;
+    (void)fate;
+
+    reply_one(counted, (const Godwit__VmCounters *)reply, fault);
+    free(counted);
+}
+
+static void reply_counted(struct coordinator *coordinator, const struct cluster_vm *vm,
+                          struct rpc_request *request)
+{
+    struct counted plain = {.coordinator = coordinator, .request = request};
+    WORDS_COPY(plain.vm_id, vm->id);
+    if (vm_spec_is_libvirt(vm->spec)) {
+        struct fault fault = {0};
+        (void)fault_set(&fault, ERR_UNSUPPORTED, "libvirt keeps them: virsh domstats %s",
+                        vm->spec->name);
+        reply_one(&plain, NULL, &fault);
+        return;
+    }
+    struct counted *counted = calloc(1, sizeof *counted);
+    assert(counted);
+    *counted = plain;
+    Godwit__VmAction order = GODWIT__VM_ACTION__INIT;
+    order.vm_id = counted->vm_id;
+    agent_link_call(coordinator, vm->own.owner, METHOD_ORDER_VM_COUNTERS, &order.base,
+                    &godwit__vm_counters__descriptor, COUNTERS_MS, on_counted, counted);
+}
+
 static void on_vm_list(struct peer *peer, struct rpc_request *request, const void *message)
 {
     const struct cluster *cluster = &peer->coordinator->cluster;
@@ -236,6 +297,10 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
             api_reply_problem_as_fault(request, &problem, ERR_NOT_FOUND);
             return;
         }
+    }
+    if (only && wanted->with_counters && only->own.phase == OWN_RUN) {
+        reply_counted(peer->coordinator, only, request);
+        return;
     }
     size_t found = only ? 0 : cluster_found_count(cluster);
     AUTO_FREE Godwit__VmInfo *infos = calloc(cluster->vm_count + found + 1, sizeof *infos);
@@ -311,8 +376,7 @@ static void on_domain_read(void *data, const ProtobufCMessage *reply, const stru
     uint64_t ticket = 0;
     int r = -1;
     if (!reply)
-        (void)problem_set(&problem,
-                          fate == AGENT_LINK_REFUSED ? GW_ORDER_FAILED : GW_HOST_DOWN,
+        (void)problem_set(&problem, fate == AGENT_LINK_REFUSED ? GW_ORDER_FAILED : GW_HOST_DOWN,
                           "%s could not read the domain: %s", adopting->host, fault->text);
     else if (!host)
         (void)problem_set(&problem, GW_HOST_UNKNOWN, "host %s was removed", adopting->host);

@@ -33,7 +33,8 @@ struct guest {
     unsigned vcpus;
     struct region *regions; /* borrowed; the first is the RAM */
     unsigned region_count;
-    bool was_running; /* source: resume it on a roll-back (an operator's pause stays a pause) */
+    bool takes_counters; /* save: whoever loads it knows what its devices have counted */
+    bool was_running;    /* source: resume it on a roll-back (an operator's pause stays a pause) */
 };
 
 #endif

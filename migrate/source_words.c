@@ -254,6 +254,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
             return;
         }
         source->takes_patches = message->welcome->takes_patches;
+        source->config.guest->takes_counters = message->welcome->takes_counters;
         learn_extents_populated(source, &event);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:

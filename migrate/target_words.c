@@ -47,9 +47,9 @@ static void send_message(struct target *target, const Godwit__MoveMessage *messa
 void target_words_send_welcome(struct target *target)
 {
     Godwit__MoveWelcome welcome = GODWIT__MOVE_WELCOME__INIT;
-    welcome.has_version = welcome.has_takes_patches = 1;
+    welcome.has_version = welcome.has_takes_patches = welcome.has_takes_counters = 1;
     welcome.version = PROTOCOL_VERSION;
-    welcome.takes_patches = 1;
+    welcome.takes_patches = welcome.takes_counters = 1;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_WELCOME,

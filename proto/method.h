@@ -25,48 +25,50 @@ enum method {
     METHOD_VM_LENT = 115,           /* godwit-vm -> who asked: VmLent + fds -> Empty */
     METHOD_VM_MOVE_LANES = 116,     /* MoveLanes + fds -> Empty */
     METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
+    METHOD_VM_COUNTERS = 160,       /* VmAction -> VmCounters */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
     METHOD_VM_CONSOLE_OUTPUT = 122, /* ConsoleData, event */
 
     /* agent -> coordinator */
-    METHOD_AGENT_HELLO = 200,       /* AgentHello -> AgentWelcome */
-    METHOD_AGENT_HEARTBEAT = 201,   /* AgentHeartbeat, event */
-    METHOD_AGENT_VM_EVENT = 202,    /* AgentVmEvent, event */
-    METHOD_AGENT_MOVE_EVENT = 203,  /* MoveEvent, event */
+    METHOD_AGENT_HELLO = 200,          /* AgentHello -> AgentWelcome */
+    METHOD_AGENT_HEARTBEAT = 201,      /* AgentHeartbeat, event */
+    METHOD_AGENT_VM_EVENT = 202,       /* AgentVmEvent, event */
+    METHOD_AGENT_MOVE_EVENT = 203,     /* MoveEvent, event */
     METHOD_AGENT_CONSOLE_OUTPUT = 204, /* ConsoleData, event */
-    METHOD_AGENT_FOUND = 210,       /* AgentFound, event */
+    METHOD_AGENT_FOUND = 210,          /* AgentFound, event */
     /* coordinator -> agent */
-    METHOD_ORDER_VM_START = 220,    /* OrderVmStart -> VmStatus */
-    METHOD_ORDER_VM_STOP = 221,     /* OrderVmStop -> VmStatus */
-    METHOD_ORDER_VM_PAUSE = 222,    /* VmAction -> VmStatus */
-    METHOD_ORDER_VM_RESUME = 223,   /* VmAction -> VmStatus */
-    METHOD_ORDER_MOVE_IN = 224,     /* MoveIn -> MoveInReply */
-    METHOD_ORDER_MOVE_OUT = 225,    /* MoveOut -> Empty */
-    METHOD_ORDER_MOVE_VERDICT = 226,/* MoveVerdict -> VmStatus */
-    METHOD_ORDER_CONSOLE_ATTACH = 227, /* ConsoleAttach -> ConsoleData */
-    METHOD_ORDER_CONSOLE_INPUT = 228,  /* ConsoleData, event */
-    METHOD_ORDER_LOGS = 229,        /* OrderLogs -> LogsReply */
-    METHOD_ORDER_VM_STATUS = 230,   /* VmAction -> VmStatus */
+    METHOD_ORDER_VM_START = 220,        /* OrderVmStart -> VmStatus */
+    METHOD_ORDER_VM_STOP = 221,         /* OrderVmStop -> VmStatus */
+    METHOD_ORDER_VM_PAUSE = 222,        /* VmAction -> VmStatus */
+    METHOD_ORDER_VM_RESUME = 223,       /* VmAction -> VmStatus */
+    METHOD_ORDER_MOVE_IN = 224,         /* MoveIn -> MoveInReply */
+    METHOD_ORDER_MOVE_OUT = 225,        /* MoveOut -> Empty */
+    METHOD_ORDER_MOVE_VERDICT = 226,    /* MoveVerdict -> VmStatus */
+    METHOD_ORDER_CONSOLE_ATTACH = 227,  /* ConsoleAttach -> ConsoleData */
+    METHOD_ORDER_CONSOLE_INPUT = 228,   /* ConsoleData, event */
+    METHOD_ORDER_LOGS = 229,            /* OrderLogs -> LogsReply */
+    METHOD_ORDER_VM_STATUS = 230,       /* VmAction -> VmStatus */
     METHOD_ORDER_VM_POWER_BUTTON = 231, /* VmAction -> VmStatus */
-    METHOD_ORDER_STAMP_READ = 232,  /* OrderStampRead -> Stamp */
-    METHOD_ORDER_STORE_WORD = 233,  /* OrderStoreWord -> Empty */
-    METHOD_ORDER_MOVE_CHECK = 234,  /* OrderMoveCheck -> MoveChecked */
-    METHOD_ORDER_MOVE_TUNE = 235,   /* MoveTune -> VmStatus */
-    METHOD_ORDER_VM_SAMPLE = 238,   /* VmAction -> VmSample */
-    METHOD_ORDER_VM_UPGRADE = 239,  /* VmUpgrade -> VmUpgraded */
-    METHOD_ORDER_VM_SUSPEND = 237,  /* VmSuspend -> VmStatus */
+    METHOD_ORDER_STAMP_READ = 232,      /* OrderStampRead -> Stamp */
+    METHOD_ORDER_STORE_WORD = 233,      /* OrderStoreWord -> Empty */
+    METHOD_ORDER_MOVE_CHECK = 234,      /* OrderMoveCheck -> MoveChecked */
+    METHOD_ORDER_MOVE_TUNE = 235,       /* MoveTune -> VmStatus */
+    METHOD_ORDER_VM_SAMPLE = 238,       /* VmAction -> VmSample */
+    METHOD_ORDER_VM_COUNTERS = 260,     /* VmAction -> VmCounters */
+    METHOD_ORDER_VM_UPGRADE = 239,      /* VmUpgrade -> VmUpgraded */
+    METHOD_ORDER_VM_SUSPEND = 237,      /* VmSuspend -> VmStatus */
 
-    METHOD_ORDER_PROBE = 240,       /* OrderProbe -> ProbeReply */
-    METHOD_ORDER_EVICT = 241,       /* OrderEvict -> EvictReply */
-    METHOD_ORDER_DOMAIN = 245,      /* VmAction -> FoundDomain */
+    METHOD_ORDER_PROBE = 240,  /* OrderProbe -> ProbeReply */
+    METHOD_ORDER_EVICT = 241,  /* OrderEvict -> EvictReply */
+    METHOD_ORDER_DOMAIN = 245, /* VmAction -> FoundDomain */
     /* agent -> agent */
-    METHOD_PEER_ALIVE = 250,        /* PeerAlive -> PeerAliveReply */
+    METHOD_PEER_ALIVE = 250, /* PeerAlive -> PeerAliveReply */
 
-    METHOD_PEER_MOVE = 251,         /* PeerMove -> PeerMoveReply */
+    METHOD_PEER_MOVE = 251, /* PeerMove -> PeerMoveReply */
     /* host without certificate -> coordinator */
-    METHOD_ENROL = 300,             /* EnrolRequest -> EnrolReply */
+    METHOD_ENROL = 300, /* EnrolRequest -> EnrolReply */
 
     /* operator -> coordinator */
     METHOD_POOL_STATUS = 320,       /* PoolStatusRequest -> PoolStatus */
@@ -80,27 +82,27 @@ enum method {
     METHOD_VM_CONSOLE_DATA = 328,   /* VmConsoleData, event, both ways */
     METHOD_MIGRATE = 329,           /* MigrateRequest -> MigrateReply */
     METHOD_JOB_LIST = 330,          /* JobListRequest -> JobList */
-    METHOD_JOB_WATCH = 331,         /* JobWatchRequest -> MigrateReply; JOB_EVENTs follow till the end */
-    METHOD_JOB_EVENT = 332,         /* JobInfo, event */
-    METHOD_JOB_CANCEL = 333,        /* JobCancelRequest -> MigrateReply */
-    METHOD_JOB_SET = 334,           /* JobSetRequest -> MigrateReply */
-    METHOD_VM_DIRTY_RATE = 338,     /* VmDirtyRateRequest -> VmDirtyRateReply */
-    METHOD_VM_ADOPT = 350,          /* VmAdoptRequest -> ActionReply */
-    METHOD_HOST_SET = 360,          /* HostSetRequest -> HostReply */
-    METHOD_RULE_LIST = 361,         /* RuleListRequest -> RuleList */
-    METHOD_RULE_ADD = 362,          /* RuleAddRequest -> RuleReply */
-    METHOD_RULE_REMOVE = 363,       /* RuleRemoveRequest -> RuleReply */
-    METHOD_PLAN_MAKE = 364,         /* PlanMakeRequest -> PlanReply */
-    METHOD_PLAN_LIST = 365,         /* PlanListRequest -> PlanList */
-    METHOD_PLAN_ACT = 366,          /* PlanActRequest -> PlanReply */
-    METHOD_PLAN_WATCH = 367,        /* PlanWatchRequest -> PlanReply; PLAN_EVENTs follow till the end */
-    METHOD_PLAN_EVENT = 368,        /* PlanInfo, event */
-    METHOD_BALANCE = 369,           /* BalanceRequest -> BalanceReply */
-    METHOD_WHY = 370,               /* WhyRequest -> WhyReply */
-    METHOD_HA = 380,                /* HaRequest -> HaReply */
-    METHOD_EVENTS = 381,            /* EventsRequest -> EventList */
-    METHOD_AUDIT = 382,             /* AuditRequest -> AuditList */
-    METHOD_POOL_BACKUP = 383,       /* BackupRequest -> BackupReply */
+    METHOD_JOB_WATCH = 331,  /* JobWatchRequest -> MigrateReply; JOB_EVENTs follow till the end */
+    METHOD_JOB_EVENT = 332,  /* JobInfo, event */
+    METHOD_JOB_CANCEL = 333, /* JobCancelRequest -> MigrateReply */
+    METHOD_JOB_SET = 334,    /* JobSetRequest -> MigrateReply */
+    METHOD_VM_DIRTY_RATE = 338, /* VmDirtyRateRequest -> VmDirtyRateReply */
+    METHOD_VM_ADOPT = 350,      /* VmAdoptRequest -> ActionReply */
+    METHOD_HOST_SET = 360,      /* HostSetRequest -> HostReply */
+    METHOD_RULE_LIST = 361,     /* RuleListRequest -> RuleList */
+    METHOD_RULE_ADD = 362,      /* RuleAddRequest -> RuleReply */
+    METHOD_RULE_REMOVE = 363,   /* RuleRemoveRequest -> RuleReply */
+    METHOD_PLAN_MAKE = 364,     /* PlanMakeRequest -> PlanReply */
+    METHOD_PLAN_LIST = 365,     /* PlanListRequest -> PlanList */
+    METHOD_PLAN_ACT = 366,      /* PlanActRequest -> PlanReply */
+    METHOD_PLAN_WATCH = 367,    /* PlanWatchRequest -> PlanReply; PLAN_EVENTs follow till the end */
+    METHOD_PLAN_EVENT = 368,    /* PlanInfo, event */
+    METHOD_BALANCE = 369,       /* BalanceRequest -> BalanceReply */
+    METHOD_WHY = 370,           /* WhyRequest -> WhyReply */
+    METHOD_HA = 380,            /* HaRequest -> HaReply */
+    METHOD_EVENTS = 381,        /* EventsRequest -> EventList */
+    METHOD_AUDIT = 382,         /* AuditRequest -> AuditList */
+    METHOD_POOL_BACKUP = 383,   /* BackupRequest -> BackupReply */
 };
 
 #endif

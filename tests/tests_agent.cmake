@@ -9,6 +9,7 @@ godwit_test(unit boot_files ROOMS vm_process)
 godwit_test(unit disk_region ROOMS vm_process)
 godwit_test(unit backends ROOMS agent)
 godwit_test(unit backend_set ROOMS vm_process)
+godwit_test(unit counters ROOMS vm_process)
 godwit_test(host tap ROOMS agent)
 
 # Real godwit-vm and godwit-agent processes, a fake coordinator, the verifying guest.

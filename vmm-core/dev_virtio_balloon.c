@@ -234,6 +234,11 @@ void virtio_balloon_stats(struct virtio_device *device, struct vm_balloon_stats 
     balloon->stats.target_bytes = (uint64_t)balloon->guest.target_pages << PAGE_SHIFT;
     balloon->stats.actual_bytes = (uint64_t)balloon->guest.actual_pages << PAGE_SHIFT;
     *ret_stats = balloon->stats;
+}
+
+void virtio_balloon_ask(struct virtio_device *device)
+{
+    struct balloon *balloon = balloon_of(device);
     if (!virtio_device_is_live(device) || device->draining || role_of(device, 2) != ROLE_STATS)
         return;
     struct virtqueue *queue = virtio_device_queue(device, 2);

@@ -34,8 +34,10 @@ extern const struct device virtio_balloon_device;
 
 /* How many bytes the guest shall do without. Under the device lock, as all below. */
 int virtio_balloon_set_target(struct virtio_device *device, uint64_t bytes, struct fault *fault);
-/* What the guest told last, and asks it to tell anew. */
+/* What the guest told last. */
 void virtio_balloon_stats(struct virtio_device *device, struct vm_balloon_stats *ret_stats);
+/* Have it tell anew. Not while the device drains. */
+void virtio_balloon_ask(struct virtio_device *device);
 
 /* The guest half of a device. */
 void virtio_balloon_capture(const struct virtio_device *device,

@@ -417,8 +417,7 @@ int vm_new(struct vm **ret_vm, const struct vm_config *config, struct fault *fau
         return fault_set_errno(fault, err_from_errno(errno), errno, "creating a VM");
     if ((r = cpu_model_host_vendor(config->kvm_fd, vm->vendor, fault)) < 0 ||
         (r = check_kvm(vm, fault)) < 0 || (r = set_up_machine(vm, fault)) < 0 ||
-        (r = get_memory(vm, config, fault)) < 0 ||
-        (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
+        (r = get_memory(vm, config, fault)) < 0 || (r = vm_set_dirty_log(vm, false, fault)) < 0 ||
         (r = create_devices(vm, config, fault)) < 0 ||
         (r = create_vcpus(vm, config->kvm_fd, fault)) < 0 ||
         (r = attach_backends(vm, config, fault)) < 0)
@@ -706,13 +705,15 @@ int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault)
     return r;
 }
 
-bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats)
+bool vm_balloon_stats(struct vm *vm, bool ask, struct vm_balloon_stats *ret_stats)
 {
     struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);
     if (!device)
         return false;
     (void)pthread_mutex_lock(&vm->device_lock);
     virtio_balloon_stats(device, ret_stats);
+    if (ask)
+        virtio_balloon_ask(device);
     (void)pthread_mutex_unlock(&vm->device_lock);
     return true;
 }

@@ -158,8 +158,9 @@ int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault);
 
 /* How many bytes the guest shall lend to the host. ERR_NOT_FOUND when the VM has no balloon. */
 int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault);
-/* What the guest told last, and asks it to tell anew. False when the VM has no balloon. */
-bool vm_balloon_stats(struct vm *vm, struct vm_balloon_stats *ret_stats);
+/* What the guest told last; `ask`: and have it tell anew, which writes its memory. False when the
+ * VM has no balloon. */
+bool vm_balloon_stats(struct vm *vm, bool ask, struct vm_balloon_stats *ret_stats);
 
 /* Bytes for the guest's console: its virtio console once it listens there, else its serial port.
  * Returns how many it had room for. Any thread. */

@@ -355,6 +355,22 @@ static void handle_sample(void *data, struct rpc *rpc, struct rpc_request *reque
         (void)rpc_reply_fault(request, &fault);
 }
 
+static void handle_counters(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    struct counters_message counters;
+    struct fault fault = {0};
+    (void)rpc;
+    (void)message;
+
+    if (!request)
+        return;
+    if (machine_counters(machine_of(data), &counters, &fault) < 0)
+        (void)rpc_reply_fault(request, &fault);
+    else
+        (void)rpc_reply(request, &counters.all.base);
+}
+
 static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -528,6 +544,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
     {METHOD_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
     {METHOD_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
+    {METHOD_VM_COUNTERS, &godwit__vm_action__descriptor, handle_counters},
     {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},

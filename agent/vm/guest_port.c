@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/vm/boot_files.h"
+#include "agent/vm/counters.h"
 #include "agent/vm/disk_region.h"
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -25,9 +26,12 @@ enum {
     PORT_MAGIC = 0x50475747, /* "GWGP" */
     PORT_VERSION = 1,
     PORT_HEADER_BYTES = 16,
-    PORT_FLAG_PAUSED = 1,  /* by an operator */
-    FIXED_REGIONS = 2,     /* RAM, and what the guest was booted from; behind them disks */
-    PORT_FLAG_CMDLINE = 2, /* the command line that its own disk gave it follows the header */
+    FIXED_REGIONS = 2,      /* RAM, and what the guest was booted from; behind them disks */
+    PORT_FLAG_PAUSED = 1,   /* by an operator */
+    PORT_FLAG_CMDLINE = 2,  /* the command line that its own disk gave it follows the header */
+    PORT_FLAG_COUNTERS = 4, /* then what its devices have counted */
+    PORT_FLAGS = PORT_FLAG_PAUSED | PORT_FLAG_CMDLINE | PORT_FLAG_COUNTERS,
+    COUNTERS_HEAD_BYTES = 4, /* how many bytes they take */
 };
 
 struct guest_port {
@@ -36,12 +40,15 @@ struct guest_port {
     struct region regions[FIXED_REGIONS + DISKS_MAX];
     struct disk_region *disks[DISKS_MAX]; /* of a move that brings them */
     unsigned disk_count;
-    struct boot_files *files; /* borrowed */
-    bool is_handing_over;     /* move's thread: between track_start and track_stop in place */
+    struct boot_files *files;      /* borrowed */
+    bool is_handing_over;          /* move's thread: between track_start and track_stop in place */
     struct dirty_tracker *tracker; /* between track_start and track_stop */
     const Godwit__VmSpec *spec;    /* borrowed */
     char *cmdline;                 /* that came with a load; as the next one */
     bool stays_paused;             /* move's thread, then the loop's after the move's end */
+    const struct counters *before; /* borrowed */
+    struct counters loaded;        /* that came with a load; as stays_paused */
+    bool has_loaded;
     atomic_bool ended;
 
     pthread_mutex_t gate_mutex;
@@ -71,18 +78,34 @@ static int on_resume(void *owner, struct fault *fault)
     return guest_port_resume(port, fault);
 }
 
-static void header_encode(uint8_t header[static PORT_HEADER_BYTES], bool paused,
-                          size_t cmdline_bytes)
+/* What stands in front of the machine's own state. */
+struct port_head {
+    bool paused;
+    size_t cmdline_bytes;
+    const uint8_t *counters; /* NULL: none */
+    size_t counters_bytes;
+    size_t bytes; /* of all this */
+};
+
+static void header_encode(const struct port_head *head, const char *cmdline, uint8_t *bytes)
 {
-    bytes_put_u32(header, PORT_MAGIC);
-    bytes_put_u32(header + 4, PORT_VERSION);
-    bytes_put_u32(header + 8,
-                  (paused ? PORT_FLAG_PAUSED : 0) | (cmdline_bytes ? PORT_FLAG_CMDLINE : 0));
-    bytes_put_u32(header + 12, (uint32_t)cmdline_bytes);
+    bytes_put_u32(bytes, PORT_MAGIC);
+    bytes_put_u32(bytes + 4, PORT_VERSION);
+    bytes_put_u32(bytes + 8, (head->paused ? PORT_FLAG_PAUSED : 0) |
+                                 (head->cmdline_bytes ? PORT_FLAG_CMDLINE : 0) |
+                                 (head->counters ? PORT_FLAG_COUNTERS : 0));
+    bytes_put_u32(bytes + 12, (uint32_t)head->cmdline_bytes);
+    uint8_t *at = bytes + PORT_HEADER_BYTES;
+    memcpy(at, cmdline ? cmdline : "", head->cmdline_bytes);
+    at += head->cmdline_bytes;
+    if (head->counters) {
+        bytes_put_u32(at, (uint32_t)head->counters_bytes);
+        memcpy(at + COUNTERS_HEAD_BYTES, head->counters, head->counters_bytes);
+    }
 }
 
-static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused,
-                         size_t *ret_cmdline_bytes, struct fault *fault)
+static int header_decode(const uint8_t *bytes, size_t count, struct port_head *ret_head,
+                         struct fault *fault)
 {
     if (count < PORT_HEADER_BYTES || bytes_get_u32(bytes) != PORT_MAGIC)
         return fault_set(fault, ERR_CORRUPT, "machine state without its header");
@@ -91,15 +114,26 @@ static int header_decode(const uint8_t *bytes, size_t count, bool *ret_paused,
                          bytes_get_u32(bytes + 4), PORT_VERSION);
     uint32_t flags = bytes_get_u32(bytes + 8);
     uint32_t cmdline_bytes = bytes_get_u32(bytes + 12);
-    if (flags & ~(uint32_t)(PORT_FLAG_PAUSED | PORT_FLAG_CMDLINE) ||
-        !(flags & PORT_FLAG_CMDLINE) != !cmdline_bytes)
+    if (flags & ~(uint32_t)PORT_FLAGS || !(flags & PORT_FLAG_CMDLINE) != !cmdline_bytes)
         return fault_set(fault, ERR_CORRUPT, "machine state with unknown flags %#x", flags);
     if (cmdline_bytes > CMDLINE_MAX || cmdline_bytes > count - PORT_HEADER_BYTES ||
         memchr(bytes + PORT_HEADER_BYTES, 0, cmdline_bytes))
         return fault_set(fault, ERR_CORRUPT, "machine state with a command line of %u bytes",
                          cmdline_bytes);
-    *ret_paused = flags & PORT_FLAG_PAUSED;
-    *ret_cmdline_bytes = cmdline_bytes;
+    struct port_head head = {.paused = flags & PORT_FLAG_PAUSED,
+                             .cmdline_bytes = cmdline_bytes,
+                             .bytes = PORT_HEADER_BYTES + cmdline_bytes};
+    if (flags & PORT_FLAG_COUNTERS) {
+        size_t left = count - head.bytes;
+        head.counters_bytes =
+            left < COUNTERS_HEAD_BYTES ? SIZE_MAX : bytes_get_u32(bytes + head.bytes);
+        if (head.counters_bytes > COUNTERS_BYTES_MAX ||
+            head.counters_bytes > left - COUNTERS_HEAD_BYTES)
+            return fault_set(fault, ERR_CORRUPT, "machine state whose counters leave it");
+        head.counters = bytes + head.bytes + COUNTERS_HEAD_BYTES;
+        head.bytes += COUNTERS_HEAD_BYTES + head.counters_bytes;
+    }
+    *ret_head = head;
     return 0;
 }
 
@@ -133,16 +167,27 @@ static int on_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct f
     int r = vm_save(port->vm, &machine, &count, fault);
     if (r < 0)
         return r;
+    AUTO_FREE uint8_t *counted = NULL;
+    struct port_head head = {.paused = !port->guest.was_running};
+    if (port->guest.takes_counters) {
+        struct counters counters = *port->before;
+        counters_add(&counters, port->vm, false); /* its memory is sent already */
+        r = counters_save(&counters, &counted, &head.counters_bytes, fault);
+        if (r < 0)
+            return r;
+        head.counters = counted;
+    }
     const char *cmdline = vm_spec_boots_from_disk(port->spec) ? port->spec->cmdline : NULL;
-    size_t head = PORT_HEADER_BYTES + (cmdline ? strlen(cmdline) : 0);
-    uint8_t *bytes = malloc(head + count);
+    head.cmdline_bytes = cmdline ? strlen(cmdline) : 0;
+    head.bytes = PORT_HEADER_BYTES + head.cmdline_bytes +
+                 (counted ? COUNTERS_HEAD_BYTES + head.counters_bytes : 0);
+    uint8_t *bytes = malloc(head.bytes + count);
     if (!bytes)
         return fault_set(fault, ERR_NOMEM, "no memory for %zu bytes of machine state", count);
-    header_encode(bytes, !port->guest.was_running, head - PORT_HEADER_BYTES);
-    memcpy(bytes + PORT_HEADER_BYTES, cmdline ? cmdline : "", head - PORT_HEADER_BYTES);
-    memcpy(bytes + head, machine, count);
+    header_encode(&head, cmdline, bytes);
+    memcpy(bytes + head.bytes, machine, count);
     *ret_bytes = bytes;
-    *ret_count = wrong == FAILPOINT_TRUNCATE ? (head + count) / 2 : head + count;
+    *ret_count = wrong == FAILPOINT_TRUNCATE ? (head.bytes + count) / 2 : head.bytes + count;
     return 0;
 }
 
@@ -150,10 +195,12 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
                    struct fault *fault)
 {
     struct guest_port *port = owner;
-    bool paused = false;
-    size_t cmdline_bytes = 0;
+    struct port_head head = {0};
+    struct counters loaded = *port->before; /* how many of which */
 
-    int r = header_decode(bytes, count, &paused, &cmdline_bytes, fault);
+    int r = header_decode(bytes, count, &head, fault);
+    if (r == 0 && head.counters)
+        r = counters_load(&loaded, head.counters, head.counters_bytes, fault);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < port->disk_count; i++) {
@@ -161,18 +208,19 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
         if (r < 0)
             return r;
     }
-    size_t head = PORT_HEADER_BYTES + cmdline_bytes;
     enum failpoint_action wrong = failpoint(FAILPOINT_VM_LOAD);
     if (wrong == FAILPOINT_ERROR)
         return failpoint_fail(FAILPOINT_VM_LOAD, fault);
     if (wrong == FAILPOINT_TRUNCATE)
-        count = head + (count - head) / 2;
-    r = vm_load(port->vm, bytes + head, count - head, paused_ns, fault);
+        count = head.bytes + (count - head.bytes) / 2;
+    r = vm_load(port->vm, bytes + head.bytes, count - head.bytes, paused_ns, fault);
     if (r < 0)
         return r;
-    if (cmdline_bytes) /* without memory for it a reset stops the VM, visibly */
-        port->cmdline = strndup((const char *)bytes + PORT_HEADER_BYTES, cmdline_bytes);
-    port->stays_paused = paused;
+    if (head.cmdline_bytes) /* without memory for it a reset stops the VM, visibly */
+        port->cmdline = strndup((const char *)bytes + PORT_HEADER_BYTES, head.cmdline_bytes);
+    port->stays_paused = head.paused;
+    port->loaded = loaded;
+    port->has_loaded = head.counters;
     return 0;
 }
 
@@ -355,7 +403,8 @@ void guest_port_set_in_place(struct guest_port *port, bool in_place)
 }
 
 int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
-                   const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault)
+                   const Godwit__VmSpec *spec, const char *vm_id, const struct counters *before,
+                   struct fault *fault)
 {
     struct guest_port *port = calloc(1, sizeof *port);
     if (!port)
@@ -365,6 +414,7 @@ int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_file
     port->vm = vm;
     port->spec = spec;
     port->files = files;
+    port->before = before;
     set_regions(port);
     port->guest = (struct guest){
         .ops = &port_guest_ops,
@@ -396,6 +446,15 @@ struct guest_port *guest_port_free(struct guest_port *port)
 char *guest_port_take_cmdline(struct guest_port *port)
 {
     return TAKE(port->cmdline);
+}
+
+bool guest_port_take_counters(struct guest_port *port, struct counters *ret_counters)
+{
+    if (!port->has_loaded)
+        return false;
+    *ret_counters = port->loaded;
+    port->has_loaded = false;
+    return true;
 }
 
 struct guest *guest_port_guest(struct guest_port *port)

@@ -5,9 +5,10 @@
  *         threads; ended from a vCPU thread.
  *
  * Two things are added to what vm saves. A header (16 bytes: magic, version, flags, zero) says
- * whether an operator had paused the guest, so that it stays paused at the target, and may bring the
- * command line that the guest's own disk gave it. And a gate: no
- * byte of console input enters the guest once it was stopped to be saved, or it would be lost.
+ * whether an operator had paused the guest, so that it stays paused at the target, and may bring
+ * the command line that the guest's own disk gave it, and what its devices have counted (u32 bytes,
+ * packed VmCounters) where the other end takes it. And a gate: no byte of console input enters the
+ * guest once it was stopped to be saved, or it would be lost.
  */
 #ifndef GODWIT_AGENT_VM_GUEST_PORT_H
 #define GODWIT_AGENT_VM_GUEST_PORT_H
@@ -19,24 +20,31 @@
 #include "proto/vm_spec.pb-c.h"
 
 struct boot_files;
+struct counters;
 struct fault;
 struct guest;
 struct guest_port;
 struct vm;
 
-/* `vm`, `files`, `spec` and `vm_id` are borrowed and must outlive the port. */
+/* `vm`, `files`, `spec`, `vm_id` and `before` are borrowed and must outlive the port. `before` is
+ * what was counted before this vm; it does not change while the guest is saved. */
 int guest_port_new(struct guest_port **ret_port, struct vm *vm, struct boot_files *files,
-                   const Godwit__VmSpec *spec, const char *vm_id, struct fault *fault);
+                   const Godwit__VmSpec *spec, const char *vm_id, const struct counters *before,
+                   struct fault *fault);
 struct guest_port *guest_port_free(struct guest_port *port);
 
 /* After a load: gives the command line that came with it (malloc'ed), once; NULL: none did. */
 char *guest_port_take_cmdline(struct guest_port *port);
 
+/* After a load: what had been counted where the guest came from, once; false: nothing came. */
+bool guest_port_take_counters(struct guest_port *port, struct counters *ret_counters);
+
 /* Borrowed. Its was_running is the caller's to set before a move begins. */
 struct guest *guest_port_guest(struct guest_port *port);
 
-/* From now on a move hands the memory over as it is, to a process that has it too (or, at the target,
- * from one): no page travels, and what the guest was booted from neither. Outside of moves. */
+/* From now on a move hands the memory over as it is, to a process that has it too (or, at the
+ * target, from one): no page travels, and what the guest was booted from neither. Outside of moves.
+ */
 void guest_port_set_in_place(struct guest_port *port, bool in_place);
 
 /* The guest switched itself off, reset or crashed: from now on it is not saved, so a move under

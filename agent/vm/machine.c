@@ -19,6 +19,7 @@
 #include "agent/vm/backend_set.h"
 #include "agent/vm/boot_files.h"
 #include "agent/vm/console.h"
+#include "agent/vm/counters.h"
 #include "agent/vm/guest_port.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
@@ -63,9 +64,11 @@ struct machine {
     struct machine_fds fds;
     struct boot_files *boot_files;
     struct backend_set backends;
+    struct counters
+        counters; /* what was counted before this vm: by one that was reset, elsewhere */
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
-    bool paused;      /* by an operator */
-    bool moved_in;    /* its spec lacks what its disk said at its start */
+    bool paused;                   /* by an operator */
+    bool moved_in;                 /* its spec lacks what its disk said at its start */
     bool in_place;    /* the move that is under way, or was made for: the generation stays */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
@@ -73,8 +76,8 @@ struct machine {
     char reason[LATCH_FILE_REASON_SIZE];
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
-    struct sampler *sampler; /* looks at the vm's memory; NULL: nobody asked */
-    atomic_uint epoch;       /* of the vm; read by vCPU threads */
+    struct sampler *sampler;        /* looks at the vm's memory; NULL: nobody asked */
+    atomic_uint epoch;              /* of the vm; read by vCPU threads */
     _Atomic(uint64_t) disk_told_ms; /* when a disk's failure was told last; any thread */
 
     pthread_mutex_t latch_mutex;
@@ -91,7 +94,8 @@ static bool state_has_machine(Godwit__VmState state)
 {
     return state == GODWIT__VM_STATE__VM_STATE_RUNNING ||
            state == GODWIT__VM_STATE__VM_STATE_PAUSED ||
-           state == GODWIT__VM_STATE__VM_STATE_INCOMING || state == GODWIT__VM_STATE__VM_STATE_HELD ||
+           state == GODWIT__VM_STATE__VM_STATE_INCOMING ||
+           state == GODWIT__VM_STATE__VM_STATE_HELD ||
            state == GODWIT__VM_STATE__VM_STATE_SUSPENDED;
 }
 
@@ -138,6 +142,8 @@ static void unbuild(struct machine *machine)
     if (machine->vm)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
     machine->sampler = sampler_free(machine->sampler);
+    if (machine->vm)
+        counters_add(&machine->counters, machine->vm, false);
     machine->port = guest_port_free(machine->port);
     machine->vm = vm_free(machine->vm);
     machine->backends.disks_attached = machine->backends.nics_attached = 0;
@@ -184,8 +190,7 @@ static void over_timer_fired(void *data)
 {
     struct machine *machine = data;
 
-    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move &&
-        !machine->rest) {
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move && !machine->rest) {
         end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE,
             "the move for which it was made never began");
         return;
@@ -326,8 +331,10 @@ static int build(struct machine *machine, int memory_fd, struct fault *fault)
         machine->backends.disks_attached = machine->backends.disk_count;
         machine->backends.nics_attached = machine->backends.nic_count;
     }
+    machine->counters.disk_count = machine->backends.disk_count;
+    machine->counters.nic_count = machine->backends.nic_count;
     return guest_port_new(&machine->port, machine->vm, machine->boot_files, machine->spec,
-                          machine->config.vm_id, fault);
+                          machine->config.vm_id, &machine->counters, fault);
 }
 
 static int boot(struct machine *machine, struct fault *fault)
@@ -504,6 +511,7 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
         words = *fault;
     if (!fault) {
         take_cmdline(machine);
+        (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
         machine->paused = guest_port_stays_paused(machine->port);
         if (!machine->paused)
             (void)guest_port_resume(machine->port, &words);
@@ -631,8 +639,8 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
         loop_timer_stop(machine->over_timer);
     set_state(machine,
               order->incoming || machine->rest ? GODWIT__VM_STATE__VM_STATE_INCOMING
-              : machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
-                                : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              : machine->paused                ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
     return 0;
 }
@@ -709,6 +717,29 @@ int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, s
     return sampler_new(&machine->sampler, machine->config.loop, ram, done, data, fault);
 }
 
+static const char *disk_name(const struct machine *machine, unsigned index)
+{
+    return index < machine->spec->n_disks ? machine->spec->disks[index]->name : "cidata";
+}
+
+int machine_counters(struct machine *machine, struct counters_message *ret_message,
+                     struct fault *fault)
+{
+    if (!machine->vm || !state_has_machine(machine->state) ||
+        machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    struct counters counters = machine->counters;
+    /* Who asks its guest writes its memory, which nobody may behind a move's back. */
+    bool may_ask = machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move;
+    counters_add(&counters, machine->vm, may_ask);
+    counters_fill(&counters, ret_message);
+    for (unsigned i = 0; i < counters.disk_count; i++) /* protobuf-c knows no const */
+        ret_message->disks[i].name = (char *)(uintptr_t)disk_name(machine, i);
+    for (unsigned i = 0; i < counters.nic_count; i++)
+        ret_message->nics[i].mac = machine->spec->nics[i]->mac;
+    return 0;
+}
+
 int machine_quit(struct machine *machine, struct fault *fault)
 {
     int r = check_not_moving(machine, "be stopped", fault);
@@ -724,8 +755,7 @@ static void run_on(struct machine *machine)
 {
     struct fault fault = {0};
 
-    if (!machine->paused && !machine->has_pending &&
-        guest_port_resume(machine->port, &fault) < 0)
+    if (!machine->paused && !machine->has_pending && guest_port_resume(machine->port, &fault) < 0)
         log_error("machine", "it cannot run on vm=%s: %s", machine->config.vm_id, fault.text);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
@@ -766,6 +796,7 @@ int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int
         return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
                          machine->config.name);
     guest_port_guest(machine->port)->was_running = !machine->paused;
+    guest_port_guest(machine->port)->takes_counters = true; /* a process of this host reads it */
     guest_port_pause(machine->port);
     r = begin_rest(machine, order->nonce, record_get(machine).generation, false, &file, fault);
     if (r < 0) {
@@ -885,6 +916,8 @@ static void on_target_ended(struct machine *machine, enum phase phase,
     guest_port_drop_disks(machine->port);
     guest_port_set_in_place(machine->port, false);
     take_cmdline(machine);
+    (void)guest_port_take_counters(machine->port,
+                                   &machine->counters); /* an old source tells none */
     machine->paused = guest_port_stays_paused(machine->port);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED

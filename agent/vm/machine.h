@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/vm/counters.h"
 #include "agent/vm/sampler.h"
 #include "proto/limits.h"
 #include "proto/vm.pb-c.h"
@@ -41,7 +42,7 @@ struct machine_fds {
     int kvm, console, latch, kernel, initrd;
     int memory; /* in place: the guest's, borrowed */
     int file;   /* that it goes on from */
-    int *all; /* every one that came, for the order's backends; taken ones become -1 */
+    int *all;   /* every one that came, for the order's backends; taken ones become -1 */
     size_t count;
 };
 
@@ -81,8 +82,10 @@ int machine_resume(struct machine *machine, struct fault *fault);
  * listen. */
 int machine_power_button(struct machine *machine, struct fault *fault);
 /* Look at what the guest writes for a second; `done` comes once, from the loop. */
-int machine_sample(struct machine *machine, sampler_done_fn *done, void *data,
-                   struct fault *fault);
+int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, struct fault *fault);
+/* What its devices have done. Names in the message are borrowed until the machine's next change. */
+int machine_counters(struct machine *machine, struct counters_message *ret_message,
+                     struct fault *fault);
 /* 0: this process may end. ERR_BUSY or ERR_STATE while a move has it, or it is held. */
 int machine_quit(struct machine *machine, struct fault *fault);
 
@@ -101,7 +104,8 @@ int machine_tune(struct machine *machine, const Godwit__MoveTune *tune, struct f
 int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
                     struct fault *fault);
 
-/* The guest stands still and goes into the file (taken when it returns 0); `done` comes once, later. */
+/* The guest stands still and goes into the file (taken when it returns 0); `done` comes once,
+ * later. */
 int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
                     void (*done)(void *data, const struct fault *fault), void *data,
                     struct fault *fault);

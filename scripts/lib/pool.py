@@ -58,6 +58,7 @@ class Host:
         self.agent = None
         self.failpoints = self.dir / "failpoints"  # what may go wrong in its VMs' processes
         self.vm_program = None  # instead of the build's godwit-vm
+        self.agent_words = []
         self.dir.mkdir(parents=True)
         self.run_dir.mkdir()
 
@@ -72,7 +73,7 @@ class Host:
         self.agent = self.pool.spawn(
             f"agent-{self.name}", self,
             [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir,
-             *(["--vm-program", self.vm_program] if self.vm_program else [])])
+             *(["--vm-program", self.vm_program] if self.vm_program else []), *self.agent_words])
 
     def kill_agent(self, number=signal.SIGKILL):
         self.pool.end(self.agent, number)

@@ -92,6 +92,7 @@ static struct vm_balloon_stats stats_of(struct bench *bench)
     struct vm_balloon_stats stats;
     (void)pthread_mutex_lock(&bench->machine->lock);
     virtio_balloon_stats(device_of(bench), &stats);
+    virtio_balloon_ask(device_of(bench));
     (void)pthread_mutex_unlock(&bench->machine->lock);
     return stats;
 }
