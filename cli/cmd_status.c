@@ -61,6 +61,7 @@ static int fetch(struct context *context, struct pool_picture *picture, struct f
     Godwit__VmListRequest vms = GODWIT__VM_LIST_REQUEST__INIT;
     Godwit__JobListRequest jobs = GODWIT__JOB_LIST_REQUEST__INIT;
     struct client *client;
+    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = true;
     int r = client_of(context, &client, fault);
     if (r == 0)
         r = client_call(client, METHOD_POOL_STATUS, &pool.base, &godwit__pool_status__descriptor,

@@ -193,7 +193,7 @@ static int by_host_name(const void *a, const void *b)
 
 static void on_host_list(struct peer *peer, struct rpc_request *request, const void *message)
 {
-    (void)message;
+    const Godwit__HostListRequest *wanted = message;
     const struct cluster *cluster = &peer->coordinator->cluster;
     uint64_t now_ns = coordinator_now().ns;
     size_t count = cluster->host_count;
@@ -207,6 +207,8 @@ static void on_host_list(struct peer *peer, struct rpc_request *request, const v
     }
     for (size_t i = 0; i < count; i++) {
         fill_host(cluster->hosts[i], vms[i], now_ns, &infos[i]);
+        if (wanted->brief)
+            infos[i].facts = NULL;
         list[i] = &infos[i];
     }
     qsort(list, count, sizeof *list, by_host_name);
@@ -315,7 +317,12 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     for (size_t i = 0; i < cluster->vm_count; i++) {
         if (only && only != cluster->vms[i])
             continue;
-        cluster_vm_info(cluster, cluster->vms[i], now_ns, &infos[count]);
+        if (!only && wanted->brief)
+            cluster_vm_brief(cluster, cluster->vms[i], now_ns, &infos[count]);
+        else
+            cluster_vm_info(cluster, cluster->vms[i], now_ns, &infos[count]);
+        if (!only) /* user data, a domain's XML: thousands of them would not fit a message */
+            infos[count].spec = NULL;
         list[count] = &infos[count];
         count++;
     }

@@ -91,6 +91,7 @@ struct cluster_vm {
     char conflict_host[OWN_HOST_SIZE];
     uint64_t conflict_ns;
     bool conflict_told;
+    uint64_t listed_in; /* the number of the last hello that it was in */
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */
@@ -178,6 +179,7 @@ struct cluster {
     char warning_hosts[CLUSTER_WARNINGS_MAX][OWN_HOST_SIZE]; /* whose HELLO renews it */
     unsigned warning_count;
     uint64_t next_ticket;
+    uint64_t hellos; /* that were taken, in this life */
     uint64_t began_ns; /* when this coordinator took the pool over */
     struct cluster_setting_row settings[SETTING_COUNT];
 };

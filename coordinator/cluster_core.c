@@ -686,15 +686,6 @@ struct cluster_host *cluster_host_joined(struct cluster *cluster, const char *na
     return host;
 }
 
-static bool hello_lists(const Godwit__AgentHello *hello, const char *vm_id)
-{
-    for (size_t i = 0; i < hello->n_vms; i++) {
-        if (hello->vms[i]->vm_id && is_same(hello->vms[i]->vm_id, vm_id))
-            return true;
-    }
-    return false;
-}
-
 static void link_changed(struct cluster *cluster, struct cluster_host *host, bool up,
                          struct cluster_now now, struct cluster_todo *todo)
 {
@@ -770,10 +761,16 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     cluster_clear_warnings(cluster, host->name);
     tell_weaker(cluster, host, now);
 
-    for (size_t i = 0; i < hello->n_vms; i++)
+    cluster->hellos++;
+    for (size_t i = 0; i < hello->n_vms; i++) {
         take_status(cluster, host, hello->vms[i], HEARD_HELLO, 0, now, todo);
+        struct cluster_vm *vm =
+            hello->vms[i]->vm_id ? cluster_vm(cluster, hello->vms[i]->vm_id) : NULL;
+        if (vm)
+            vm->listed_in = cluster->hellos;
+    }
     for (size_t i = cluster->vm_count; i-- > 0;) { /* backwards: a removed VM may drop out */
-        if (!hello_lists(hello, cluster->vms[i]->id))
+        if (cluster->vms[i]->listed_in != cluster->hellos)
             take_absence(cluster, host, cluster->vms[i], HEARD_HELLO, 0, now, todo);
     }
     link_changed(cluster, host, true, now, todo);
@@ -1019,10 +1016,10 @@ static void upgrade_done(struct cluster *cluster, struct cluster_vm *vm,
         show_status(vm, done->vm);
     if (done && !fault) {
         const Godwit__MoveReceipt *receipt = done->receipt;
-        cluster_todo_event(todo, vm->id, "VM %s was upgraded on %s from %.30s to %.30s, paused %.1f ms",
-                           vm->spec->name, order->host,
-                           done->version_before ? done->version_before : "?", vm->version,
-                           receipt ? (double)receipt->downtime_ns / (double)NS_PER_MS : 0);
+        cluster_todo_event(
+            todo, vm->id, "VM %s was upgraded on %s from %.30s to %.30s, paused %.1f ms",
+            vm->spec->name, order->host, done->version_before ? done->version_before : "?",
+            vm->version, receipt ? (double)receipt->downtime_ns / (double)NS_PER_MS : 0);
         answer(vm, order->ticket, NULL, todo);
         if (receipt && order->ticket)
             todo->answers[todo->answer_count - 1].receipt = cluster_message_copy(&receipt->base);

@@ -121,23 +121,30 @@ struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64
     return hosts;
 }
 
-void cluster_vm_info(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns,
-                     Godwit__VmInfo *ret_info)
+void cluster_vm_brief(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns,
+                      Godwit__VmInfo *ret_info)
 {
     godwit__vm_info__init(ret_info);
     ret_info->name = vm->spec->name;
-    ret_info->id = text_of(vm->id);
     ret_info->state = text_of(cluster_vm_word(cluster, vm, now_ns));
     ret_info->host = vm->own.owner[0] ? text_of(vm->own.owner) : NULL;
-    ret_info->has_vcpus = ret_info->has_memory_bytes = ret_info->has_generation = true;
+    ret_info->has_vcpus = ret_info->has_memory_bytes = true;
     ret_info->vcpus = vm->spec->cpu->vcpus;
     ret_info->memory_bytes = vm->spec->memory->size;
-    ret_info->baseline = vm->spec->cpu->baseline;
-    ret_info->generation = vm->own.gen;
     ret_info->job = vm->job ? vm->job->core.id : NULL;
+    ret_info->reason = vm->reason[0] ? text_of(vm->reason) : NULL;
+}
+
+void cluster_vm_info(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns,
+                     Godwit__VmInfo *ret_info)
+{
+    cluster_vm_brief(cluster, vm, now_ns, ret_info);
+    ret_info->id = text_of(vm->id);
+    ret_info->baseline = vm->spec->cpu->baseline;
+    ret_info->has_generation = true;
+    ret_info->generation = vm->own.gen;
     ret_info->spec = vm->spec;
     ret_info->backend = text_of(vm_spec_is_libvirt(vm->spec) ? "libvirt" : "embedded");
-    ret_info->reason = vm->reason[0] ? text_of(vm->reason) : NULL;
     ret_info->record_phase = text_of(own_phase_name(vm->own.phase));
     if (vm->own.phase == OWN_STOPPED)
         return;

@@ -22,6 +22,9 @@ void cluster_vm_place(const struct cluster *cluster, const struct cluster_vm *vm
 struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64_t now_ns);
 
 /* ---- words and messages; every pointer in a message is borrowed from the cluster ---- */
+/* What `godwit status` shows of it; the other adds the rest, its spec too. */
+void cluster_vm_brief(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns,
+                      Godwit__VmInfo *ret_info);
 void cluster_vm_info(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns,
                      Godwit__VmInfo *ret_info);
 

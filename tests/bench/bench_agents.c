@@ -1,9 +1,10 @@
 /* A real coordinator under many agents: mutual TLS on loopback, a hello each, a heartbeat each a
- * second; beside that an operator who asks for what `godwit status` shows.
+ * second; beside that an operator, a process of its own, who asks for what `godwit status` shows.
  *
  *   bench_agents GODWIT-COORDINATOR [AGENTS] [SECONDS] [VMS]
  *
- * Prints the coordinator's CPU and memory, and how long the operator waited. */
+ * Prints the coordinator's CPU and memory, and how long the operator waited: from the first
+ * question to the last answer as read into memory. */
 #include <fcntl.h>
 #include <ftw.h>
 #include <netinet/in.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -29,7 +31,7 @@
 #include "proto/pool.pb-c.h"
 
 #define POOL_ID "bench"
-enum { SAMPLES_MAX = 20000, ASK_EVERY_MS = 50, VMS_A_HOST_MAX = 64 };
+enum { SAMPLES_MAX = 20000, ASK_EVERY_MS = 25, VMS_A_HOST_MAX = 64 };
 
 struct agent {
     char name[32];
@@ -48,18 +50,53 @@ static char folder[64], address[64];
 static char *ca_certificate, *ca_key;
 static struct loop *loop;
 static struct agent *agents;
-static size_t agent_count = 1000, vm_count, next_beat, welcome_count;
+static size_t agent_count = 1000, vm_count, beat_count, welcome_count;
+static uint64_t beats_begun_ns;
 static struct vm *guests;
 static struct rpc *operator_rpc;
-static bool operator_is_open;
-static uint64_t samples[SAMPLES_MAX], asked_ns;
-static size_t sample_count;
+static bool operator_is_open, is_operator; /* the latter: this process is the operator's */
+static pid_t coordinator_pid, operator_pid;
+static uint64_t asked_ns;
 static unsigned replies_left;
+
+static struct samples { /* shared with the operator's process, read when that has ended */
+    size_t count;
+    uint64_t answer_bytes;
+    uint64_t ns[SAMPLES_MAX];
+} * samples; /* [0] of the status, [1] of a question without an answer to speak of: the noise */
+static unsigned turn;
+
+static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
+{
+    (void)info;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+static void end_child(pid_t *pid)
+{
+    if (*pid > 0) {
+        (void)kill(*pid, SIGTERM);
+        (void)waitpid(*pid, NULL, 0);
+    }
+    *pid = 0;
+}
+
+static void clean_up(void)
+{
+    end_child(&operator_pid);
+    end_child(&coordinator_pid);
+    if (folder[0])
+        (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 static void die(const char *doing, const struct fault *fault)
 {
     (void)fprintf(stderr, "bench_agents: %s: %s\n", doing, fault ? fault->text : "failed");
-    exit(1);
+    if (!is_operator)
+        clean_up();
+    _exit(1);
 }
 
 static void identity_of(const char *role, const char *name, char **ret_certificate, char **ret_key)
@@ -134,8 +171,9 @@ static void put_vm(struct store_batch *batch, size_t index)
     store_batch_text(batch, host);
     store_batch_text(batch, "");
     store_batch_text(batch, "");
-    store_batch_number(batch, 0); /* wanted running, not crashed, no reason */
+    store_batch_number(batch, 0); /* wanted running, not crashed, no reason, not suspended */
     store_batch_number(batch, 0);
+    store_batch_text(batch, "");
     store_batch_text(batch, "");
 }
 
@@ -279,22 +317,23 @@ static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
 
 static const struct rpc_service service = {.on_closed = on_closed};
 
+/* As many as are due: each agent once a second, evenly. */
 static void beat(void *data)
 {
     (void)data;
-    size_t now = agent_count / 100 ? agent_count / 100 : 1; /* of 100 turns a second */
-    for (size_t i = 0; i < now; i++, next_beat = (next_beat + 1) % agent_count) {
+    uint64_t due = (world_now_ns() - beats_begun_ns) / 1000 * agent_count / 1000000;
+    for (; beat_count < due; beat_count++) {
+        size_t agent = beat_count % agent_count;
         Godwit__AgentHeartbeat message = GODWIT__AGENT_HEARTBEAT__INIT;
         message.has_memory_free_bytes = message.has_load1 = true;
         message.memory_free_bytes = UINT64_C(200) << 30;
         message.load1 = 1.5;
         Godwit__VmLoad *loads[VMS_A_HOST_MAX];
-        for (size_t v = next_beat; v < vm_count; v += agent_count)
+        for (size_t v = agent; v < vm_count; v += agent_count)
             loads[message.n_vms++] = &guests[v].load;
         message.vms = loads;
-        if (agents[next_beat].is_welcome)
-            (void)rpc_send_event(agents[next_beat].rpc, METHOD_AGENT_HEARTBEAT, &message.base,
-                                 NULL);
+        if (agents[agent].is_welcome)
+            (void)rpc_send_event(agents[agent].rpc, METHOD_AGENT_HEARTBEAT, &message.base, NULL);
     }
 }
 
@@ -303,14 +342,17 @@ static void beat(void *data)
 
 static void on_told(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
-    (void)data;
+    struct samples *kept = data;
     if (!reply)
         die("asking for the status", fault);
-    if (--replies_left == 0 && sample_count < SAMPLES_MAX)
-        samples[sample_count++] = world_now_ns() - asked_ns;
+    if (kept->count == 0)
+        kept->answer_bytes += protobuf_c_message_get_packed_size(reply);
+    if (--replies_left == 0 && kept->count < SAMPLES_MAX)
+        kept->ns[kept->count++] = world_now_ns() - asked_ns;
 }
 
-/* The four questions of `godwit status`, one after the other on the wire. */
+/* By turns: the four questions of `godwit status`, one after the other on the wire, and the last of
+ * them alone. */
 static void ask(void *data)
 {
     Godwit__PoolStatusRequest pool = GODWIT__POOL_STATUS_REQUEST__INIT;
@@ -320,16 +362,20 @@ static void ask(void *data)
     (void)data;
     if (replies_left)
         return;
-    replies_left = 4;
+    struct samples *kept = &samples[turn++ % 2];
+    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = true;
+    replies_left = kept == samples ? 4 : 1;
     asked_ns = world_now_ns();
-    (void)rpc_call(operator_rpc, METHOD_POOL_STATUS, &pool.base, &godwit__pool_status__descriptor,
-                   30000, on_told, NULL, NULL);
-    (void)rpc_call(operator_rpc, METHOD_HOST_LIST, &hosts.base, &godwit__host_list__descriptor,
-                   30000, on_told, NULL, NULL);
-    (void)rpc_call(operator_rpc, METHOD_VM_LIST, &vms.base, &godwit__vm_list__descriptor, 30000,
-                   on_told, NULL, NULL);
+    if (kept == samples) {
+        (void)rpc_call(operator_rpc, METHOD_POOL_STATUS, &pool.base,
+                       &godwit__pool_status__descriptor, 30000, on_told, kept, NULL);
+        (void)rpc_call(operator_rpc, METHOD_HOST_LIST, &hosts.base, &godwit__host_list__descriptor,
+                       30000, on_told, kept, NULL);
+        (void)rpc_call(operator_rpc, METHOD_VM_LIST, &vms.base, &godwit__vm_list__descriptor, 30000,
+                       on_told, kept, NULL);
+    }
     (void)rpc_call(operator_rpc, METHOD_JOB_LIST, &jobs.base, &godwit__job_list__descriptor, 30000,
-                   on_told, NULL, NULL);
+                   on_told, kept, NULL);
 }
 
 static void on_operator_opened(void *data, struct rpc *rpc, const struct fault *fault)
@@ -339,6 +385,37 @@ static void on_operator_opened(void *data, struct rpc *rpc, const struct fault *
     if (fault)
         die("connecting the operator", fault);
     operator_is_open = true;
+}
+
+static void stop_now(void *data)
+{
+    loop_stop(data);
+}
+
+/* Waits until it is let, then asks for so long. */
+static pid_t start_operator(struct tls_context *context, const int let[2], unsigned long seconds)
+{
+    struct fault fault = {0};
+    struct loop_timer *asks = NULL, *end = NULL;
+    char word;
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    is_operator = true;
+    (void)close(let[1]);
+    if (read(let[0], &word, 1) != 1)
+        _exit(0);
+    if (loop_new(&loop, &fault) < 0 || loop_timer_new(&asks, loop, ask, NULL, &fault) < 0 ||
+        loop_timer_new(&end, loop, stop_now, loop, &fault) < 0 ||
+        rpc_connect(&operator_rpc, loop, address, context, "coordinator", &service, NULL,
+                    on_operator_opened, &fault) < 0)
+        die("setting the operator up", &fault);
+    while (!operator_is_open)
+        loop_turn(loop, true);
+    loop_timer_start(asks, 1, ASK_EVERY_MS);
+    loop_timer_start(end, seconds * 1000, 0);
+    loop_run(loop);
+    _exit(0);
 }
 
 /* ---- measuring --------------------------------------------------------------------------------
@@ -380,10 +457,20 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double percentile_ms(double part)
+static double percentile_ms(const struct samples *of, double part)
 {
-    size_t at = (size_t)((double)(sample_count - 1) * part);
-    return (double)samples[at] / 1e6;
+    size_t at = (size_t)((double)(of->count - 1) * part);
+    return (double)of->ns[at] / 1e6;
+}
+
+static void print_waits(const char *what, struct samples *of)
+{
+    if (of->count == 0)
+        return;
+    qsort(of->ns, of->count, sizeof *of->ns, by_size);
+    (void)printf("%s, %.0f KiB, %zu times: p50 %.1f ms, p90 %.1f ms, p99 %.1f ms, worst %.1f ms\n",
+                 what, (double)of->answer_bytes / 1024, of->count, percentile_ms(of, 0.5),
+                 percentile_ms(of, 0.9), percentile_ms(of, 0.99), percentile_ms(of, 1));
 }
 
 static void connect_all(void)
@@ -399,19 +486,6 @@ static void connect_all(void)
     }
     while (welcome_count < agent_count)
         loop_turn(loop, true);
-}
-
-static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
-{
-    (void)info;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
-static void stop_now(void *data)
-{
-    loop_stop(data);
 }
 
 int main(int argc, char **argv)
@@ -433,25 +507,25 @@ int main(int argc, char **argv)
     for (size_t i = 0; agents && i < agent_count; i++)
         (void)snprintf(agents[i].name, sizeof agents[i].name, "node%04zu", i);
     make_pool();
-    pid_t coordinator = start_coordinator(argv[1]);
-    struct loop_timer *beats = NULL, *asks = NULL, *end = NULL;
-    if (!agents || loop_new(&loop, &fault) < 0 ||
-        loop_timer_new(&beats, loop, beat, NULL, &fault) < 0 ||
-        loop_timer_new(&asks, loop, ask, NULL, &fault) < 0 ||
+    pid_t coordinator = coordinator_pid = start_coordinator(argv[1]);
+    int let[2];
+    samples =
+        mmap(NULL, 2 * sizeof *samples, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!agents || samples == MAP_FAILED || pipe2(let, O_CLOEXEC) != 0)
+        die("setting up", NULL);
+    wait_until_it_listens(coordinator);
+    operator_pid = start_operator(context_of("operator", "me"), let, seconds / 2);
+    struct loop_timer *beats = NULL, *end = NULL;
+    if (loop_new(&loop, &fault) < 0 || loop_timer_new(&beats, loop, beat, NULL, &fault) < 0 ||
         loop_timer_new(&end, loop, stop_now, loop, &fault) < 0)
         die("setting up", &fault);
-    wait_until_it_listens(coordinator);
-    struct tls_context *operator_context = context_of("operator", "me");
-    if (rpc_connect(&operator_rpc, loop, address, operator_context, "coordinator", &service, NULL,
-                    on_operator_opened, &fault) < 0)
-        die("connecting the operator", &fault);
-    while (!operator_is_open)
-        loop_turn(loop, true);
     uint64_t begun_ms = world_now_ms();
+    beats_begun_ns = world_now_ns();
     loop_timer_start(beats, 10, 10);
     connect_all();
     (void)printf("%zu agents connected and welcomed in %.1f s\n", agent_count,
                  (double)(world_now_ms() - begun_ms) / 1e3);
+    (void)fflush(stdout);
 
     double cpu = cpu_seconds(coordinator);
     begun_ms = world_now_ms();
@@ -460,20 +534,20 @@ int main(int argc, char **argv)
     double idle = (cpu_seconds(coordinator) - cpu) / ((double)(world_now_ms() - begun_ms) / 1e3);
     cpu = cpu_seconds(coordinator);
     begun_ms = world_now_ms();
-    loop_timer_start(asks, 1, ASK_EVERY_MS);
+    (void)!write(let[1], "!", 1);
     loop_timer_start(end, seconds * 500, 0);
     loop_run(loop);
-    double busy = (cpu_seconds(coordinator) - cpu) / ((double)(world_now_ms() - begun_ms) / 1e3);
-    qsort(samples, sample_count, sizeof *samples, by_size);
-    (void)printf(
-        "coordinator: %.1f %% of a CPU under %zu heartbeats a second, %zu VMs, %.1f %% with %zu "
-        "status questions beside; %.0f MiB resident\n",
-        idle * 100, agent_count, vm_count, busy * 100, sample_count, resident_mib(coordinator));
-    if (sample_count > 0)
-        (void)printf("status (pool, hosts, VMs, jobs): p50 %.1f ms, p99 %.1f ms, worst %.1f ms\n",
-                     percentile_ms(0.5), percentile_ms(0.99), percentile_ms(1));
-    (void)kill(coordinator, SIGTERM);
-    (void)waitpid(coordinator, NULL, 0);
-    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    double spent = (double)(world_now_ms() - begun_ms) / 1e3;
+    double busy = (cpu_seconds(coordinator) - cpu) / spent;
+    (void)waitpid(operator_pid, NULL, 0);
+    operator_pid = 0;
+    (void)printf("coordinator: %.1f %% of a CPU under %zu heartbeats a second, %zu VMs, %.1f %% "
+                 "with the operator beside (%.1f ms of CPU a status); %.0f MiB resident\n",
+                 idle * 100, agent_count, vm_count, busy * 100,
+                 samples->count ? (busy - idle) * spent * 1e3 / (double)samples->count : 0,
+                 resident_mib(coordinator));
+    print_waits("status (pool, hosts, VMs, jobs)", &samples[0]);
+    print_waits("jobs alone, of which there are none", &samples[1]);
+    clean_up();
     return 0;
 }

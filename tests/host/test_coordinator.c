@@ -933,6 +933,65 @@ static void a_vm_is_created_stopped_started_and_removed(void **state)
     FREE(gone);
 }
 
+static Godwit__VmList *list_vms(const char *vm, bool brief)
+{
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    request.vm = (char *)(uintptr_t)vm;
+    request.has_brief = request.brief = brief;
+    Godwit__VmList *list =
+        call(room.operator_rpc, METHOD_VM_LIST, &request, &godwit__vm_list__descriptor, NULL);
+    assert_non_null(list);
+    assert_int_equal(list->n_vms, 1);
+    return list;
+}
+
+static void only_one_vm_that_is_asked_for_comes_with_its_spec(void **state)
+{
+    (void)state;
+    create_on_node1();
+
+    Godwit__VmList *one = list_vms("web", false), *all = list_vms(NULL, false),
+                   *brief = list_vms(NULL, true);
+
+    assert_non_null(one->vms[0]->spec);
+    assert_string_equal(one->vms[0]->spec->kernel, "/boot/vmlinux");
+    assert_null(all->vms[0]->spec);
+    assert_string_equal(all->vms[0]->id, one->vms[0]->id);
+    assert_int_equal(all->vms[0]->generation, 1);
+    assert_null(brief->vms[0]->spec);
+    assert_null(brief->vms[0]->id);
+    assert_string_equal(brief->vms[0]->name, "web");
+    assert_string_equal(brief->vms[0]->state, "running");
+    assert_string_equal(brief->vms[0]->host, "node1");
+    assert_int_equal(brief->vms[0]->memory_bytes, MIB(64));
+
+    FREE(one);
+    FREE(all);
+    FREE(brief);
+}
+
+static void a_brief_list_of_hosts_has_no_facts(void **state)
+{
+    (void)state;
+    Godwit__HostListRequest request = GODWIT__HOST_LIST_REQUEST__INIT;
+
+    Godwit__HostList *whole =
+        call(room.operator_rpc, METHOD_HOST_LIST, &request, &godwit__host_list__descriptor, NULL);
+    request.has_brief = request.brief = true;
+    Godwit__HostList *brief =
+        call(room.operator_rpc, METHOD_HOST_LIST, &request, &godwit__host_list__descriptor, NULL);
+
+    assert_int_equal(whole->n_hosts, 2);
+    assert_non_null(whole->hosts[0]->facts);
+    assert_int_equal(brief->n_hosts, 2);
+    assert_null(brief->hosts[0]->facts);
+    assert_string_equal(brief->hosts[0]->state, whole->hosts[0]->state);
+    assert_int_equal(brief->hosts[0]->memory_bytes, whole->hosts[0]->memory_bytes);
+
+    FREE(whole);
+    FREE(brief);
+}
+
 static void a_filter_for_an_unknown_vm_is_a_fault(void **state)
 {
     (void)state;
@@ -1142,6 +1201,8 @@ int main(void)
         BARE(term_ends_it_cleanly),
         PAIR(a_host_may_not_ask_what_operators_ask),
         PAIR(a_vm_is_created_stopped_started_and_removed),
+        PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),
+        PAIR(a_brief_list_of_hosts_has_no_facts),
         PAIR(a_filter_for_an_unknown_vm_is_a_fault),
         PAIR(a_bad_spec_creates_nothing),
         PAIR(a_move_takes_the_vm_to_its_target),
