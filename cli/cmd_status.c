@@ -15,6 +15,8 @@
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
+enum { VMS_SHOWN_MAX = 200 }; /* of more, only those that need a look */
+
 static const struct render_column host_columns[] = {
     {.field = "name", .head = "HOST"},
     {.field = "state", .head = "STATE"},
@@ -61,7 +63,8 @@ static int fetch(struct context *context, struct pool_picture *picture, struct f
     Godwit__VmListRequest vms = GODWIT__VM_LIST_REQUEST__INIT;
     Godwit__JobListRequest jobs = GODWIT__JOB_LIST_REQUEST__INIT;
     struct client *client;
-    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = true;
+    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = vms.has_most = true;
+    vms.most = VMS_SHOWN_MAX;
     int r = client_of(context, &client, fault);
     if (r == 0)
         r = client_call(client, METHOD_POOL_STATUS, &pool.base, &godwit__pool_status__descriptor,
@@ -134,6 +137,9 @@ static int print_picture(struct context *context, const struct pool_picture *pic
                        picture->hosts->n_hosts, fault);
     if (r == 0)
         r = print_rows(context, &options, &vm_view, picture->vms->vms, picture->vms->n_vms, fault);
+    if (r == 0 && picture->vms->left_out > 0)
+        (void)fprintf(context->out, "\n%u VMs more run, or are stopped: godwit vm ls\n",
+                      picture->vms->left_out);
     if (r == 0)
         r = print_rows(context, &options, &job_view, picture->jobs->jobs, picture->jobs->n_jobs,
                        fault);

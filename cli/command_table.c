@@ -428,6 +428,7 @@ static const struct command commands[] = {
     {.words = "status",
      .operands = "",
      .summary = "hosts, VMs, jobs and warnings on one screen",
+     .more = "Of more than 200 VMs only those are listed that neither run nor are stopped.",
      .watches = true,
      .run = cmd_status,
      .examples = {{"godwit status", "how the pool is"},

@@ -286,6 +286,13 @@ static void reply_counted(struct coordinator *coordinator, const struct cluster_
                     &godwit__vm_counters__descriptor, COUNTERS_MS, on_counted, counted);
 }
 
+/* Nothing that an operator would have to look at. */
+static bool is_plain(const struct cluster *cluster, const struct cluster_vm *vm, uint64_t now_ns)
+{
+    const char *word = cluster_vm_word(cluster, vm, now_ns);
+    return strcmp(word, "running") == 0 || strcmp(word, "stopped") == 0;
+}
+
 static void on_vm_list(struct peer *peer, struct rpc_request *request, const void *message)
 {
     const struct cluster *cluster = &peer->coordinator->cluster;
@@ -308,7 +315,8 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     AUTO_FREE Godwit__VmInfo *infos = calloc(cluster->vm_count + found + 1, sizeof *infos);
     AUTO_FREE Godwit__VmInfo **list = calloc(cluster->vm_count + found + 1, sizeof *list);
     assert(infos && list);
-    size_t count = 0;
+    bool is_short = wanted->most > 0 && cluster->vm_count > wanted->most;
+    size_t count = 0, left_out = 0;
     for (size_t i = 0; i < found; i++) {
         cluster_found_info(cluster, i, &infos[count]);
         list[count] = &infos[count];
@@ -317,6 +325,11 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     for (size_t i = 0; i < cluster->vm_count; i++) {
         if (only && only != cluster->vms[i])
             continue;
+        if (!only && is_short &&
+            (is_plain(cluster, cluster->vms[i], now_ns) || count >= wanted->most)) {
+            left_out++;
+            continue;
+        }
         if (!only && wanted->brief)
             cluster_vm_brief(cluster, cluster->vms[i], now_ns, &infos[count]);
         else
@@ -330,6 +343,8 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     Godwit__VmList reply = GODWIT__VM_LIST__INIT;
     reply.vms = list;
     reply.n_vms = count;
+    reply.has_left_out = left_out > 0;
+    reply.left_out = (uint32_t)left_out;
     (void)rpc_reply(request, &reply.base);
 }
 

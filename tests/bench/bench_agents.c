@@ -363,7 +363,8 @@ static void ask(void *data)
     if (replies_left)
         return;
     struct samples *kept = &samples[turn++ % 2];
-    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = true;
+    hosts.has_brief = hosts.brief = vms.has_brief = vms.brief = vms.has_most = true;
+    vms.most = 200;
     replies_left = kept == samples ? 4 : 1;
     asked_ns = world_now_ns();
     if (kept == samples) {

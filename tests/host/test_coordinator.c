@@ -681,6 +681,22 @@ static Godwit__ActionReply *create_vm(const char *name, const char *host)
                 &godwit__action_reply__descriptor, NULL);
 }
 
+static Godwit__ActionReply *create_stopped(const char *name)
+{
+    Godwit__VmCreateRequest request = GODWIT__VM_CREATE_REQUEST__INIT;
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
+    memory.has_size = true;
+    memory.size = MIB(64);
+    spec.name = (char *)(uintptr_t)name;
+    spec.memory = &memory;
+    spec.kernel = (char *)(uintptr_t) "/boot/vmlinux";
+    request.spec = &spec;
+    request.has_no_start = request.no_start = true;
+    return call(room.operator_rpc, METHOD_VM_CREATE_IN_POOL, &request,
+                &godwit__action_reply__descriptor, NULL);
+}
+
 static void create_on_node1(void)
 {
     Godwit__ActionReply *reply = create_vm("web", "node1");
@@ -970,6 +986,35 @@ static void only_one_vm_that_is_asked_for_comes_with_its_spec(void **state)
     FREE(brief);
 }
 
+static void a_short_list_leaves_out_what_runs_or_is_stopped(void **state)
+{
+    (void)state;
+    create_on_node1();
+    Godwit__ActionReply *stopped = create_stopped("db"),
+                        *paused = act("web", GODWIT__VM_VERB__VM_VERB_PAUSE);
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    request.has_brief = request.brief = request.has_most = true;
+    request.most = 1;
+
+    Godwit__VmList *list =
+        call(room.operator_rpc, METHOD_VM_LIST, &request, &godwit__vm_list__descriptor, NULL);
+    request.most = 2;
+    Godwit__VmList *all =
+        call(room.operator_rpc, METHOD_VM_LIST, &request, &godwit__vm_list__descriptor, NULL);
+
+    assert_int_equal(list->n_vms, 1);
+    assert_string_equal(list->vms[0]->name, "web");
+    assert_string_equal(list->vms[0]->state, "paused");
+    assert_int_equal(list->left_out, 1);
+    assert_int_equal(all->n_vms, 2);
+    assert_int_equal(all->left_out, 0);
+
+    FREE(stopped);
+    FREE(paused);
+    FREE(list);
+    FREE(all);
+}
+
 static void a_brief_list_of_hosts_has_no_facts(void **state)
 {
     (void)state;
@@ -1202,6 +1247,7 @@ int main(void)
         PAIR(a_host_may_not_ask_what_operators_ask),
         PAIR(a_vm_is_created_stopped_started_and_removed),
         PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),
+        PAIR(a_short_list_leaves_out_what_runs_or_is_stopped),
         PAIR(a_brief_list_of_hosts_has_no_facts),
         PAIR(a_filter_for_an_unknown_vm_is_a_fault),
         PAIR(a_bad_spec_creates_nothing),
