@@ -130,7 +130,7 @@ struct cluster_rule {
 
 struct plan_run { /* of one step, of this coordinator's life only */
     uint64_t not_before_ns, stuck_ns;
-    char avoid[OWN_HOST_SIZE]; /* the target that failed last */
+    bool is_started; /* cold: the start was ordered */
 };
 
 struct cluster_plan {

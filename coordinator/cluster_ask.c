@@ -412,8 +412,8 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         return wrong_state(cluster, vm, "is being started; its host has not answered yet", "show",
                            now, problem);
     if (vm->suspended[0])
-        return wrong_state(cluster, vm, "is suspended; stop it to give its memory up", "resume", now,
-                           problem);
+        return wrong_state(cluster, vm, "is suspended; stop it to give its memory up", "resume",
+                           now, problem);
     if (own_is_lost(&vm->own))
         return wrong_state(cluster, vm, "is about to be started again by HA", "show", now, problem);
     if (vm->own.phase != OWN_STOPPED)
@@ -429,7 +429,8 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     if (home && cluster_host(cluster, home)) {
         ask.only_on = home; /* it knows the kernel's path; another only when it cannot */
         const Godwit__DiskSpec *tying = vm_spec_tying_disk(vm->spec);
-        bool is_defined_there = vm_spec_is_libvirt(vm->spec); /* a start elsewhere takes HA's proof */
+        bool is_defined_there =
+            vm_spec_is_libvirt(vm->spec); /* a start elsewhere takes HA's proof */
         int r = choose_host(cluster, &ask, now, &host, tying || is_defined_there ? problem : NULL);
         if (r != 0 && is_defined_there) {
             add_place(cluster, vm, now, problem);
@@ -456,19 +457,30 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
     return 0;
 }
 
+int cluster_choose_start(struct cluster *cluster, const struct cluster_vm *vm,
+                         const struct cluster_start_ask *start, struct cluster_now now,
+                         struct cluster_host **ret_host, struct problem *problem)
+{
+    const struct planner_ask ask = {.vm_name = vm->spec->name,
+                                    .spec = vm->spec,
+                                    .baseline = vm->spec->cpu->baseline,
+                                    .memory_bytes = vm->spec->memory->size,
+                                    .not_on = start->not_on,
+                                    .only_on = start->only_on,
+                                    .avoid = start->avoid,
+                                    .avoid_count = start->avoid_count};
+    return choose_host(cluster, &ask, now, ret_host, problem);
+}
+
 int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
                      const struct cluster_host *host, struct cluster_now now,
                      struct problem *problem, struct cluster_todo *todo)
 {
-    struct planner_ask ask = {.vm_name = vm->spec->name,
-                              .spec = vm->spec,
-                              .baseline = vm->spec->cpu->baseline,
-                              .memory_bytes = vm->spec->memory->size,
-                              .only_on = host->name};
+    const struct cluster_start_ask ask = {.only_on = host->name};
     struct cluster_host *chosen = NULL;
     if (vm->own.phase != OWN_STOPPED)
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
-    if (choose_host(cluster, &ask, now, &chosen, problem) != 0)
+    if (cluster_choose_start(cluster, vm, &ask, now, &chosen, problem) != 0)
         return -1;
     begin_start(cluster, vm, chosen, now, todo);
     return 0;
@@ -808,7 +820,8 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
         .memory_bytes = vm->spec->memory->size,
         .not_on = vm->own.owner,
         .only_on = wanted ? wanted->name : NULL,
-        .avoid = move->avoid && move->avoid[0] ? move->avoid : NULL,
+        .avoid = move->avoid,
+        .avoid_count = move->avoid_count,
     };
     if (choose_host(cluster, &ask, now, ret_host, problem) == 0)
         return 0;

@@ -29,7 +29,8 @@ struct cluster_move_ask {
     bool dry_run; /* checks and choice only: *ret_job is a job that nobody keeps (free it) */
     const char *job_id, *move_id; /* chance, from the shell */
     const char *plan_id, *reason; /* of a plan's step; NULL: none */
-    const char *avoid;            /* a host that failed a moment ago; NULL or "": none */
+    char *const *avoid;           /* hosts that failed before; only read */
+    size_t avoid_count;
 };
 int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
                     struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
@@ -37,6 +38,15 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
 /* May it be moved now, wherever to? 0, or -1 with `problem` set (may be NULL). */
 int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                      struct problem *problem);
+struct cluster_start_ask {
+    const char *not_on, *only_on; /* NULL: anywhere */
+    char *const *avoid;           /* hosts that failed before; only read */
+    size_t avoid_count;
+};
+/* Where a VM that is stopped, or about to be, could be started now. 0, or -1. */
+int cluster_choose_start(struct cluster *cluster, const struct cluster_vm *vm,
+                         const struct cluster_start_ask *ask, struct cluster_now now,
+                         struct cluster_host **ret_host, struct problem *problem);
 /* Start a stopped VM on just this host; nobody waits for the answer. */
 int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
                      const struct cluster_host *host, struct cluster_now now,

@@ -19,9 +19,11 @@
 #include "coordinator/rule.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 
 enum {
-    ATTEMPTS_MAX = 3,
+    ATTEMPTS_MAX = 3, /* more only at targets that have not failed yet */
+    TARGETS_MAX = 8,
     AGAIN_MS = 1500,  /* after a failed move, times its attempts */
     STUCK_MS = 15000, /* no host fits and nothing under way could change that */
 };
@@ -76,17 +78,55 @@ static void begin_step(struct running *running, Godwit__PlanStep *step)
     running->changed = true;
 }
 
+/* May a step that its target does not take go elsewhere? */
+static bool may_choose(const struct running *running)
+{
+    const Godwit__PlanInfo *info = running->plan->info;
+    return !info->exact && !is_same(info->kind, "restore");
+}
+
+static bool has_failed_at(const Godwit__PlanStep *step, const char *host)
+{
+    for (size_t i = 0; i < step->n_failed_at; i++) {
+        if (is_same(step->failed_at[i], host))
+            return true;
+    }
+    return false;
+}
+
+/* Its target goes to the end of those that failed; kept in the record, so that a coordinator that
+ * takes over does not begin with them. */
+static void blame_target(struct running *running, Godwit__PlanStep *step, const char *why)
+{
+    char *again = NULL;
+    size_t kept = 0;
+    for (size_t i = 0; i < step->n_failed_at; i++) {
+        if (is_same(step->failed_at[i], step->target))
+            again = step->failed_at[i];
+        else
+            step->failed_at[kept++] = step->failed_at[i];
+    }
+    step->n_failed_at = kept;
+    if (again)
+        step->failed_at[step->n_failed_at++] = again;
+    else if (step->target)
+        plan_add_text(&step->failed_at, &step->n_failed_at, step->target);
+    plan_text(&step->failure, "%s", why);
+    running->changed = true;
+}
+
 static void try_again(struct running *running, Godwit__PlanStep *step, const char *why)
 {
     struct plan_run *run = run_of(running, step);
     enum plan_state state = plan_state_of(running->plan);
-    if (step->attempts >= ATTEMPTS_MAX || state == PLAN_CANCELING) {
+    bool goes_elsewhere = may_choose(running) && plan_step_is(step, "migrate");
+    if (step->attempts >= (goes_elsewhere ? TARGETS_MAX : ATTEMPTS_MAX) ||
+        state == PLAN_CANCELING) {
         end_step(running, step, state == PLAN_CANCELING ? STEP_CANCELED : STEP_FAILED, why);
         return;
     }
     plan_set_step_state(step, STEP_WAITING);
     plan_text(&step->note, "tries again: %s", why);
-    WORDS_COPY(run->avoid, step->target ? step->target : "");
     run->not_before_ns = running->now.ns + (uint64_t)AGAIN_MS * step->attempts * NS_PER_MS;
     running->changed = true;
 }
@@ -124,9 +164,69 @@ static void reap_move(struct running *running, Godwit__PlanStep *step)
         end_step(running, step, STEP_FAILED,
                  job && job->core.error_text[0] ? job->core.error_text : "the VM is stopped");
     } else {
-        try_again(running, step,
-                  job && job->core.error_text[0] ? job->core.error_text
-                                                 : "its job is not kept any more");
+        const char *why =
+            job && job->core.error_text[0] ? job->core.error_text : "its job is not kept any more";
+        blame_target(running, step, why);
+        try_again(running, step, why);
+    }
+}
+
+/* Where a cold step's guest may start now, in the order of ask_for_move; NULL with `problem` set.
+ */
+static struct cluster_host *cold_target(struct running *running, const Godwit__PlanStep *step,
+                                        const struct cluster_vm *vm, struct problem *problem)
+{
+    struct cluster_start_ask ask = {.not_on = step->source, .only_on = step->target};
+    struct cluster_host *host = NULL;
+    bool is_tied = vm_spec_tying_disk(vm->spec) || vm_spec_is_libvirt(vm->spec);
+    int r = -1;
+    if (!has_failed_at(step, step->target))
+        r = cluster_choose_start(running->cluster, vm, &ask, running->now, &host, problem);
+    if (r != 0 && may_choose(running) && !is_tied) {
+        ask.only_on = NULL;
+        ask.avoid = step->failed_at;
+        ask.avoid_count = step->n_failed_at;
+        r = cluster_choose_start(running->cluster, vm, &ask, running->now, &host, problem);
+        ask.avoid_count = 0;
+    }
+    for (size_t i = 0; r != 0 && i < step->n_failed_at; i++) {
+        ask.only_on = step->failed_at[i];
+        r = cluster_choose_start(running->cluster, vm, &ask, running->now, &host, problem);
+    }
+    return r == 0 ? host : NULL;
+}
+
+static void change_target(struct running *running, Godwit__PlanStep *step, const char *target)
+{
+    if (is_same(step->target, target))
+        return;
+    plan_text(&step->note, "%s instead of %s", target, step->target ? step->target : "any");
+    plan_text(&step->target, "%s", target);
+    running->changed = true;
+}
+
+static void start_cold(struct running *running, Godwit__PlanStep *step, struct cluster_vm *vm)
+{
+    struct plan_run *run = run_of(running, step);
+    struct problem problem = {0};
+    if (run->is_started) {
+        run->is_started = false;
+        blame_target(running, step, vm->reason[0] ? vm->reason : "it did not start there");
+        run->not_before_ns = running->now.ns + AGAIN_MS * NS_PER_MS;
+    }
+    if (running->now.ns < run->not_before_ns)
+        return;
+    run->not_before_ns = running->now.ns + AGAIN_MS * NS_PER_MS;
+    const struct cluster_host *target = cold_target(running, step, vm, &problem);
+    running->changed = true;
+    if (step->attempts++ > 2 * ATTEMPTS_MAX) {
+        end_step(running, step, STEP_FAILED, target ? step->failure : problem.text);
+    } else if (!target || cluster_start_on(running->cluster, vm, target, running->now, &problem,
+                                           running->todo) != 0) {
+        wait_for(running, step, problem.text);
+    } else {
+        change_target(running, step, target->name);
+        run->is_started = true;
     }
 }
 
@@ -148,17 +248,7 @@ static void reap_cold(struct running *running, Godwit__PlanStep *step)
             end_step(running, step, STEP_DONE, "");
             return;
         }
-        struct cluster_host *target = cluster_host(running->cluster, step->target);
-        if (running->now.ns < run_of(running, step)->not_before_ns)
-            return;
-        run_of(running, step)->not_before_ns = running->now.ns + AGAIN_MS * NS_PER_MS;
-        if (!target || cluster_start_on(running->cluster, vm, target, running->now, &problem,
-                                        running->todo) != 0) {
-            step->attempts++;
-            wait_for(running, step, target ? problem.text : "its target is no host of the pool");
-            if (step->attempts > 2 * ATTEMPTS_MAX)
-                end_step(running, step, STEP_FAILED, problem.text);
-        }
+        start_cold(running, step, vm);
         return;
     }
     if (vm->own.phase == OWN_RUN && !is_same(vm->own.owner, step->source)) {
@@ -341,48 +431,69 @@ static void refused(struct running *running, Godwit__PlanStep *step, const struc
         wait_for(running, step, problem->text);
 }
 
+/* Its target; if that is none now or has failed, the best other one; when none is left, the one
+ * that failed longest ago, for what was wrong there may have passed. Each is judged anew. */
+static int ask_for_move(struct running *running, const Godwit__PlanStep *step,
+                        struct cluster_move_ask *ask, struct cluster_job **ret_job,
+                        struct problem *problem)
+{
+    struct cluster *cluster = running->cluster;
+    int r = -1;
+    ask->to = step->target;
+    if (!has_failed_at(step, step->target))
+        r = cluster_migrate(cluster, ask, running->now, ret_job, problem, running->todo);
+    if (r != 0 && may_choose(running)) {
+        ask->to = "auto";
+        ask->avoid = step->failed_at;
+        ask->avoid_count = step->n_failed_at;
+        r = cluster_migrate(cluster, ask, running->now, ret_job, problem, running->todo);
+        ask->avoid_count = 0;
+    }
+    for (size_t i = 0; r != 0 && step->attempts < ATTEMPTS_MAX && i < step->n_failed_at; i++) {
+        ask->to = step->failed_at[i];
+        r = cluster_migrate(cluster, ask, running->now, ret_job, problem, running->todo);
+    }
+    return r;
+}
+
 static void begin_move(struct running *running, Godwit__PlanStep *step, struct cluster_vm *vm)
 {
     struct cluster *cluster = running->cluster;
-    struct plan_run *run = run_of(running, step);
     struct problem problem = {0};
     struct cluster_job *job = NULL;
     char job_id[ID_SHORT_SIZE], move_id[ID_TEXT_SIZE];
     cluster_draw_short(cluster, 'J', job_id);
     cluster_draw_id(cluster, move_id);
     struct cluster_move_ask ask = {.vm = vm->id,
-                                   .to = step->target,
                                    .job_id = job_id,
                                    .move_id = move_id,
                                    .plan_id = running->plan->id,
-                                   .reason = step->reason,
-                                   .avoid = run->avoid};
-    int r = -1;
-    bool wants_other =
-        run->avoid[0] && is_same(run->avoid, step->target) && !running->plan->info->exact;
-    if (!wants_other)
-        r = cluster_migrate(cluster, &ask, running->now, &job, &problem, running->todo);
-    if (r != 0 && !running->plan->info->exact && !is_same(running->plan->info->kind, "restore")) {
-        ask.to = "auto";
-        r = cluster_migrate(cluster, &ask, running->now, &job, &problem, running->todo);
-        if (r != 0 && wants_other) { /* only the one that failed is left: it may do better now */
-            ask.to = step->target;
-            ask.avoid = "";
-            r = cluster_migrate(cluster, &ask, running->now, &job, &problem, running->todo);
-        }
-    }
-    if (r != 0) {
-        refused(running, step, &problem);
+                                   .reason = step->reason};
+    if (ask_for_move(running, step, &ask, &job, &problem) != 0) {
+        if (step->attempts >= ATTEMPTS_MAX)
+            end_step(running, step, STEP_FAILED, step->failure ? step->failure : problem.text);
+        else
+            refused(running, step, &problem);
         return;
     }
     begin_step(running, step);
     plan_text(&step->job, "%s", job->core.id);
     plan_text(&step->source, "%s", job->core.source_host);
-    if (!is_same(step->target, job->core.target_host)) {
-        plan_text(&step->note, "%s instead of %s", job->core.target_host, step->target);
-        plan_text(&step->target, "%s", job->core.target_host);
+    change_target(running, step, job->core.target_host);
+    run_of(running, step)->stuck_ns = 0;
+}
+
+/* Nothing is stopped that could start nowhere. What to order is decided at the next look. */
+static void begin_cold(struct running *running, Godwit__PlanStep *step, const struct cluster_vm *vm)
+{
+    struct problem problem = {0};
+    const struct cluster_host *target = cold_target(running, step, vm, &problem);
+    if (!target) {
+        refused(running, step, &problem);
+        return;
     }
-    run->stuck_ns = 0;
+    begin_step(running, step);
+    change_target(running, step, target->name);
 }
 
 static void begin_vm_step(struct running *running, Godwit__PlanStep *step)
@@ -411,6 +522,8 @@ static void begin_vm_step(struct running *running, Godwit__PlanStep *step)
         return;
     if (plan_step_is(step, "migrate"))
         begin_move(running, step, vm);
+    else if (plan_step_is(step, "cold"))
+        begin_cold(running, step, vm);
     else
         begin_step(running, step); /* recorded first; what to order is decided at the next look */
 }

@@ -96,13 +96,22 @@ static uint64_t free_bytes(const struct planner_host *host)
     return host->memory_free_bytes - host->memory_promised_bytes;
 }
 
+static bool is_avoided(const struct planner_ask *ask, const char *host)
+{
+    for (size_t i = 0; i < ask->avoid_count; i++) {
+        if (strcmp(ask->avoid[i], host) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* Rules and cordons, which are the layout's to know. */
 static enum gw_code judge_layout(const struct planner_host *host, uint32_t index,
                                  const struct planner_ask *ask, char *ret_reason,
                                  size_t reason_size)
 {
-    if (ask->avoid && strcmp(ask->avoid, host->name) == 0) {
-        (void)snprintf(ret_reason, reason_size, "%s failed a moment ago", host->name);
+    if (is_avoided(ask, host->name)) {
+        (void)snprintf(ret_reason, reason_size, "%s failed before", host->name);
         return GW_TARGET_REFUSED;
     }
     if (!ask->layout)

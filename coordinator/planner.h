@@ -34,7 +34,8 @@ struct planner_ask {
     const char *cpu_vendor;     /* the guest runs on it and cannot change it; NULL: any */
     const char *not_on;  /* the source of a move; NULL: none */
     const char *only_on; /* the operator's choice; NULL: any */
-    const char *avoid;   /* a host that failed a moment ago; NULL: none */
+    char *const *avoid;  /* hosts that failed before; only read */
+    size_t avoid_count;
     /* With the same hosts under the same indexes: its rules and cordons count too, and its costs
      * choose. NULL: none; layout_vm LAYOUT_NONE: one that it does not know yet. */
     const struct layout *layout;

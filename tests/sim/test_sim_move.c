@@ -116,6 +116,7 @@ enum mutation {
     MUTATION_REFUSAL_FORGOTTEN,  /* a start that was refused begins when it is said again */
     MUTATION_TAKE_UNSTAMPED,     /* a target writes without having taken L */
     MUTATION_RESUME_UNSTAMPED,   /* a source writes as a new generation, L is of the old one */
+    MUTATION_STEP_FORGETS,       /* a plan's step does not keep where it failed */
     MUTATION_COUNT
 };
 static const char *const mutation_names[MUTATION_COUNT] = {
@@ -141,6 +142,7 @@ static const char *const mutation_names[MUTATION_COUNT] = {
     "refusal_forgotten",
     "take_unstamped",
     "resume_unstamped",
+    "step_forgets",
 };
 static enum mutation mutation;
 static bool is_child; /* a mutation's process: a breach ends it */
@@ -166,6 +168,7 @@ enum total {
     TOTAL_PLANS_DONE,
     TOTAL_PLANS_PARTLY,
     TOTAL_PLAN_MOVES,
+    TOTAL_PLAN_AGAIN,
     TOTAL_STAMPS,
     TOTAL_STAMPS_REFUSED,
     TOTAL_COUNT
@@ -220,7 +223,7 @@ static struct sim {
     int8_t ran[VMS][GENERATIONS_MAX]; /* host + 1 that has run this generation */
     struct over overs[OVERS_MAX];
     size_t over_count;
-    uint64_t plans_done, plans_partly, plan_moves;
+    uint64_t plans_done, plans_partly, plan_moves, plan_again;
     uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
     bool has_ha, has_store;
     uint64_t hash; /* of all that happened */
@@ -402,6 +405,55 @@ static void check_plans(void)
     }
 }
 
+/* Has an earlier move of this plan ended at `host` without this VM? */
+static bool plan_failed_at(const struct cluster_job *job, const char *host)
+{
+    for (size_t i = 0; i < sim.cluster.job_count; i++) {
+        const struct cluster_job *older = sim.cluster.jobs[i];
+        if (older != job && strcmp(older->plan_id, job->plan_id) == 0 &&
+            strcmp(older->core.vm_id, job->core.vm_id) == 0 && older->core.state != JOB_DONE &&
+            strcmp(older->core.target_host, host) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool may_take(const struct cluster_host *host, const struct cluster_vm *vm)
+{
+    if (!host->link_up || cluster_host_state(host, sim.now_ns) == HOST_DOWN ||
+        rule_host_is_cordoned(host) || !ha_core_may_run(&host->ha) ||
+        strcmp(vm->own.owner, host->name) == 0)
+        return false;
+    for (size_t v = 0; sim.cluster.rule_count > 0 && v < sim.cluster.vm_count; v++) {
+        const struct cluster_vm *other = sim.cluster.vms[v];
+        if (other != vm && other->own.phase != OWN_STOPPED &&
+            (strcmp(other->own.owner, host->name) == 0 ||
+             strcmp(other->own.target, host->name) == 0))
+            return false;
+    }
+    return true;
+}
+
+/* Where it failed it goes again only when nothing else would take it. */
+static void check_target_again(const struct cluster_job *job, const struct cluster_vm *vm)
+{
+    const struct cluster_plan *plan = NULL;
+    for (size_t i = 0; i < sim.cluster.plan_count; i++) {
+        if (strcmp(sim.cluster.plans[i]->id, job->plan_id) == 0)
+            plan = sim.cluster.plans[i];
+    }
+    if (!plan || plan->info->exact || strcmp(plan->info->kind, "restore") == 0 ||
+        !plan_failed_at(job, job->core.target_host))
+        return;
+    sim.plan_again++;
+    for (size_t h = 0; h < sim.cluster.host_count; h++) {
+        const struct cluster_host *host = sim.cluster.hosts[h];
+        CHECK(plan_failed_at(job, host->name) || !may_take(host, vm),
+              "plan %s moves a VM to %s again, where it failed, and not to %s", job->plan_id,
+              job->core.target_host, host->name);
+    }
+}
+
 /* A plan's move was just decided: judged by the records alone, not by the planner. */
 static void check_plan_move(const struct cluster_job *job)
 {
@@ -410,6 +462,7 @@ static void check_plan_move(const struct cluster_job *job)
     if (!job->plan_id[0] || !vm)
         return;
     sim.plan_moves++;
+    check_target_again(job, vm);
     CHECK(!rule_host_is_cordoned(target), "plan %s moves a VM to cordoned %s", job->plan_id,
           target->name);
     for (size_t r = 0; r < sim.cluster.rule_count; r++) {
@@ -1383,6 +1436,15 @@ static void make_plan(void)
     request.has_dry_run = request.has_bring_back = true;
     request.dry_run = percent(20);
     request.bring_back = percent(70);
+    Godwit__VmChoice cold = GODWIT__VM_CHOICE__INIT, *choices[] = {&cold};
+    char vm[16];
+    (void)snprintf(vm, sizeof vm, "vm%d", (int)draw(VMS));
+    cold.vm = vm;
+    cold.how = (char *)(uintptr_t) "cold";
+    if (percent(20)) {
+        request.choices = choices;
+        request.n_choices = 1;
+    }
     const struct plan_ask ask = {.request = &request, .id = id, .by = "sim", .parent = ""};
     if (plan_make(&sim.cluster, &ask, now(), &plan, &problem, &todo) == 0)
         TRACE("plan %s: %s of %s, %zu steps", id, request.kind, request.host, plan->info->n_steps);
@@ -1492,6 +1554,18 @@ static void heartbeats(void)
     }
 }
 
+static void forget_failures(void)
+{
+    for (size_t i = 0; i < sim.cluster.plan_count; i++) {
+        Godwit__PlanInfo *info = sim.cluster.plans[i]->info;
+        for (size_t n = 0; n < info->n_steps; n++) {
+            Godwit__PlanStep *step = info->steps[n];
+            while (step->n_failed_at > 0)
+                free(step->failed_at[--step->n_failed_at]);
+        }
+    }
+}
+
 static void step(void)
 {
     sim.now_ns += (1 + draw(60)) * NS_PER_MS;
@@ -1514,6 +1588,8 @@ static void step(void)
         if (percent(8))
             step_operator();
     }
+    if (mutation == MUTATION_STEP_FORGETS)
+        forget_failures();
     struct cluster_todo todo = {0};
     size_t jobs = sim.cluster.job_count;
     cluster_tick(&sim.cluster, now(), &todo);
@@ -1688,6 +1764,7 @@ static void end_run(uint64_t totals[static TOTAL_COUNT])
         totals[TOTAL_PLANS_PARTLY] += state == PLAN_PARTLY || state == PLAN_CANCELED;
     }
     totals[TOTAL_PLAN_MOVES] += sim.plan_moves;
+    totals[TOTAL_PLAN_AGAIN] += sim.plan_again;
     totals[TOTAL_FAULTS] += sim.faults;
     totals[TOTAL_HOST_DEATHS] += sim.host_deaths;
     totals[TOTAL_ISOLATIONS] += sim.isolations;
@@ -1741,7 +1818,8 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         "%llu seeds (%llu replayed alike): %llu faults, %llu coordinator deaths, "
         "%llu host deaths, %llu isolations; %llu moves done, %llu not, %llu resumed at a "
         "new generation; %llu fenced by power, %llu evicted, %llu started again, "
-        "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans; "
+        "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans, "
+        "%llu of them to where they had failed; "
         "%llu stamps taken, %llu not given; 0 violations\n",
         (unsigned long long)count, (unsigned long long)replayed,
         (unsigned long long)totals[TOTAL_FAULTS], (unsigned long long)totals[3],
@@ -1751,8 +1829,8 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         (unsigned long long)totals[TOTAL_RESTARTS], (unsigned long long)totals[TOTAL_QUARANTINES],
         (unsigned long long)totals[TOTAL_PLANS_DONE],
         (unsigned long long)totals[TOTAL_PLANS_PARTLY],
-        (unsigned long long)totals[TOTAL_PLAN_MOVES], (unsigned long long)totals[TOTAL_STAMPS],
-        (unsigned long long)totals[TOTAL_STAMPS_REFUSED]);
+        (unsigned long long)totals[TOTAL_PLAN_MOVES], (unsigned long long)totals[TOTAL_PLAN_AGAIN],
+        (unsigned long long)totals[TOTAL_STAMPS], (unsigned long long)totals[TOTAL_STAMPS_REFUSED]);
     if (one || count < 100)
         return;
     assert_true(totals[0] > count / 2 && totals[1] > count / 2 && totals[2] > count / 200 &&

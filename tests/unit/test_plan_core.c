@@ -28,9 +28,9 @@ enum { HOSTS = 4 };
 static struct cluster cluster;
 static struct problem problem;
 static uint64_t now_ns;
-static unsigned moves_begun, most_at_once;
-static char refusing[OWN_HOST_SIZE]; /* this target fails every move */
-static struct store *store;          /* NULL: nothing is kept */
+static unsigned moves_begun, most_at_once, starts_ordered;
+static char refusing[64];   /* these targets fail every move and start */
+static struct store *store; /* NULL: nothing is kept */
 static uint64_t last_event;
 
 static struct cluster_now now(void)
@@ -143,8 +143,11 @@ static void tick(void)
         const struct cluster_order *order = &todo.orders[i];
         if (order->kind == ORDER_MOVE_IN) {
             moves_begun++;
-            answer(order, strcmp(order->host, refusing) == 0 ? ERR_NOMEM : 0);
-        } else if (order->kind == ORDER_START || order->kind == ORDER_STOP) {
+            answer(order, strstr(refusing, order->host) ? ERR_NOMEM : 0);
+        } else if (order->kind == ORDER_START) {
+            starts_ordered++;
+            answer(order, strstr(refusing, order->host) ? ERR_NOMEM : 0);
+        } else if (order->kind == ORDER_STOP) {
             answer(order, 0);
         }
     }
@@ -290,7 +293,7 @@ static int set_up(void **state)
     cluster = (struct cluster){0};
     cluster_seed(&cluster, 7, 9);
     now_ns = NS_PER_S;
-    moves_begun = most_at_once = 0;
+    moves_begun = most_at_once = starts_ordered = 0;
     refusing[0] = '\0';
     for (int i = 0; i < HOSTS; i++) {
         struct cluster_todo todo = {0};
@@ -363,6 +366,106 @@ static void a_target_that_fails_is_replaced_and_no_vm_stops(void **state)
     assert_int_equal(plan_state_of(plan), PLAN_DONE);
     assert_int_equal(running_on("node1") + running_on("node2"), 0);
     assert_int_equal(running_on("node3") + running_on("node4"), 6);
+}
+
+static void no_target_is_tried_twice_while_another_is_left(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    (void)snprintf(refusing, sizeof refusing, "node2 node3");
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_int_equal(running_on("node4"), 1);
+    assert_in_range(moves_begun, 1, 3);
+    assert_string_equal(plan->info->steps[0]->target, "node4");
+}
+
+static void when_all_targets_failed_they_are_tried_again_later(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    add_rule("here", "exclude", (char *[]){(char *)(uintptr_t) "web-1"}, 1,
+             (char *[]){(char *)(uintptr_t) "node3", (char *)(uintptr_t) "node4"}, 2);
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    (void)snprintf(refusing, sizeof refusing, "node2");
+    while (moves_begun == 0)
+        tick();
+    refusing[0] = '\0'; /* what was wrong there has passed */
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_int_equal(running_on("node2"), 1);
+    assert_int_equal(moves_begun, 2);
+}
+
+static void a_step_that_fails_everywhere_ends_and_its_guest_runs_on(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    (void)snprintf(refusing, sizeof refusing, "node2 node3 node4");
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_PARTLY);
+    assert_int_equal(running_on("node1"), 1);
+    assert_int_equal(moves_begun, 3);
+    assert_int_equal(plan->info->steps[0]->n_failed_at, 3);
+    assert_non_null(strstr(plan->info->steps[0]->note, "no room"));
+}
+
+static void a_cold_start_that_fails_is_tried_elsewhere(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    Godwit__VmChoice cold = GODWIT__VM_CHOICE__INIT, *choices[] = {&cold};
+    cold.vm = (char *)(uintptr_t) "web-1";
+    cold.how = (char *)(uintptr_t) "cold";
+    struct cluster_plan *plan = make("evacuate", "node1", false, choices, 1);
+    (void)snprintf(refusing, sizeof refusing, "node2 node3");
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_int_equal(running_on("node4"), 1);
+    assert_in_range(starts_ordered, 1, 3);
+}
+
+static void a_cold_start_that_fails_everywhere_ends_its_plan(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    Godwit__VmChoice cold = GODWIT__VM_CHOICE__INIT, *choices[] = {&cold};
+    cold.vm = (char *)(uintptr_t) "web-1";
+    cold.how = (char *)(uintptr_t) "cold";
+    struct cluster_plan *plan = make("evacuate", "node1", false, choices, 1);
+    (void)snprintf(refusing, sizeof refusing, "node2 node3 node4");
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_PARTLY);
+    assert_int_equal(plan->info->steps[0]->n_failed_at, 3);
+}
+
+static void no_guest_is_stopped_that_could_start_nowhere(void **state)
+{
+    (void)state;
+    (void)create("web-1", "node1");
+    Godwit__VmChoice cold = GODWIT__VM_CHOICE__INIT, *choices[] = {&cold};
+    cold.vm = (char *)(uintptr_t) "web-1";
+    cold.how = (char *)(uintptr_t) "cold";
+    struct cluster_plan *plan = make("evacuate", "node1", false, choices, 1);
+    for (size_t i = 1; i < cluster.host_count; i++)
+        cluster.hosts[i]->memory_free_bytes = MIB(16); /* taken since the plan was made */
+
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_PARTLY);
+    assert_int_equal(running_on("node1"), 1);
 }
 
 static void an_exact_plan_goes_on_past_what_fails_and_says_what_is_left(void **state)
@@ -441,6 +544,38 @@ static void a_coordinator_that_died_goes_on_from_the_record(void **state)
     assert_int_equal(plan_state_of(plan), PLAN_DONE);
     assert_int_equal(running_on("node1"), 0);
     assert_int_equal(moves_begun, 6); /* none was begun twice */
+}
+
+static void a_new_coordinator_knows_where_a_step_has_failed(void **state)
+{
+    (void)state;
+    assert_int_equal(store_open(&store, ":memory:", NULL, NULL), 0);
+    cluster_deinit(&cluster); /* anew, with a store */
+    assert_int_equal(set_up(NULL), 0);
+    (void)create("web-1", "node1");
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    char id[ID_SHORT_SIZE], first[OWN_HOST_SIZE];
+    memcpy(id, plan->id, sizeof id);
+    (void)snprintf(first, sizeof first, "%s", plan->info->steps[0]->target);
+    (void)snprintf(refusing, sizeof refusing, "%s", first);
+    while (plan->info->steps[0]->n_failed_at == 0)
+        tick();
+
+    struct cluster_todo todo = {0};
+    cluster_deinit(&cluster);
+    assert_int_equal(rows_load(store, &cluster, &last_event, NULL), 0);
+    cluster_seed(&cluster, 21, 22);
+    cluster_restart(&cluster, now(), &todo);
+    keep(&todo);
+    cluster_todo_deinit(&todo);
+    for (size_t i = 0; i < cluster.host_count; i++)
+        say_hello(cluster.hosts[i]->name, "boot-1");
+    plan = cluster_find_plan(&cluster, id, &problem);
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_string_not_equal(plan->info->steps[0]->target, first);
+    assert_int_equal(moves_begun, 2);
 }
 
 static void cancel_ends_what_waits_and_rolls_back_what_runs(void **state)
@@ -717,6 +852,13 @@ int main(void)
         TEST(an_evacuation_spreads_all_vms_and_cordons_the_host),
         TEST(a_dry_run_begins_nothing_until_it_is_run),
         TEST(a_target_that_fails_is_replaced_and_no_vm_stops),
+        TEST(no_target_is_tried_twice_while_another_is_left),
+        TEST(when_all_targets_failed_they_are_tried_again_later),
+        TEST(a_step_that_fails_everywhere_ends_and_its_guest_runs_on),
+        TEST(a_cold_start_that_fails_is_tried_elsewhere),
+        TEST(a_cold_start_that_fails_everywhere_ends_its_plan),
+        TEST(no_guest_is_stopped_that_could_start_nowhere),
+        TEST(a_new_coordinator_knows_where_a_step_has_failed),
         TEST(an_exact_plan_goes_on_past_what_fails_and_says_what_is_left),
         TEST(choices_say_which_vms_stay_are_stopped_or_go_cold),
         TEST(a_coordinator_that_died_goes_on_from_the_record),
