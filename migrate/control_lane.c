@@ -127,7 +127,8 @@ static int send_bytes(struct control_lane *lane, enum failpoint_id point, const 
     return 0;
 }
 
-static enum failpoint_id failpoint_of(const Godwit__MoveMessage *message)
+static enum failpoint_id failpoint_of(const struct control_lane *lane,
+                                      const Godwit__MoveMessage *message)
 {
     switch (message->body_case) {
     case GODWIT__MOVE_MESSAGE__BODY_HELLO:
@@ -156,6 +157,13 @@ static enum failpoint_id failpoint_of(const Godwit__MoveMessage *message)
         return FAILPOINT_SOURCE_LANES_AGAIN;
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
         return FAILPOINT_TARGET_MARKS;
+    /* Of post-copy: as what is said in the same way without it. */
+    case GODWIT__MOVE_MESSAGE__BODY_MISSING:
+        return lane->config.is_source ? FAILPOINT_SOURCE_EXTENTS : FAILPOINT_TARGET_MARKS;
+    case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
+        return FAILPOINT_TARGET_STARTED;
+    case GODWIT__MOVE_MESSAGE__BODY_SERVED:
+        return FAILPOINT_SOURCE_TRANSFER;
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;
@@ -168,7 +176,7 @@ int control_lane_send(struct control_lane *lane, const Godwit__MoveMessage *mess
 {
     AUTO_FREE uint8_t *bytes = NULL;
     size_t count = 0;
-    enum failpoint_id point = failpoint_of(message);
+    enum failpoint_id point = failpoint_of(lane, message);
     assert(point < FAILPOINT_COUNT);
     int r = move_frame_encode(message, &bytes, &count, fault);
     if (r < 0)

@@ -143,7 +143,7 @@ static int read_frame(struct lane_target *lane, struct fault *fault)
     if (frame.round != lane->report.round)
         return fault_set(fault, ERR_CORRUPT, "a frame of round %u in round %u", frame.round,
                          lane->report.round);
-    if (frame.type == PAGE_FRAME_ANSWER)
+    if (frame.type == PAGE_FRAME_ANSWER || frame.type == PAGE_FRAME_ASK)
         return fault_set(fault, ERR_CORRUPT, "an answer that nothing asked for");
     return frame.type == PAGE_FRAME_PAGES ? read_pages(lane, &frame, head, fault)
                                           : read_fence(lane, &frame, fault);

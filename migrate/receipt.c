@@ -84,7 +84,7 @@ static void add_phase(struct receipt *receipt, const struct source_core *core, e
 
 static const enum phase order[] = {PHASE_GREET, PHASE_PREPARE,    PHASE_PRECOPY,  PHASE_PAUSE,
                                    PHASE_DRAIN, PHASE_STATE,      PHASE_HANDOVER, PHASE_PARKED,
-                                   PHASE_DONE,  PHASE_ROLLED_BACK};
+                                   PHASE_POSTCOPY, PHASE_DONE,    PHASE_ROLLED_BACK};
 
 static void add_phases(struct receipt *receipt, const struct source_core *core, uint64_t now_ns)
 {
@@ -136,12 +136,14 @@ void receipt_finish(struct receipt *receipt, const struct source_core *core, uin
     FILL(moved, moved);
     FILL(ended_in, (Godwit__MovePhase)core->ended_in);
     FILL(total_ns, now_ns - core->started_ns);
+    /* Where pages were left behind the guest ran before the move was done. */
+    enum phase runs = core->entered_ns[PHASE_POSTCOPY] ? PHASE_POSTCOPY : PHASE_DONE;
     if (moved) {
-        FILL(downtime_ns, between(core, PHASE_PAUSE, PHASE_DONE));
+        FILL(downtime_ns, between(core, PHASE_PAUSE, runs));
         FILL(pause_ns, between(core, PHASE_PAUSE, PHASE_DRAIN));
         FILL(drain_ns, between(core, PHASE_DRAIN, PHASE_STATE));
         FILL(state_ns, between(core, PHASE_STATE, PHASE_HANDOVER));
-        FILL(resume_ns, between(core, PHASE_HANDOVER, PHASE_DONE));
+        FILL(resume_ns, between(core, PHASE_HANDOVER, runs));
         FILL(predicted_downtime_ns, core->converge.predicted_ns);
     } else if (core->fault.code) {
         add_fault(receipt, &core->fault);

@@ -34,6 +34,9 @@ struct region_ops {
     /* Target: give pages memory now. Several threads at once, for different pages. */
     int (*populate)(struct region *region, uint64_t first_page, uint64_t pages,
                     struct fault *fault);
+    /* Target: take their memory from pages, whatever it holds: the next touch finds none. NULL where
+     * pages may not be left behind at a switchover (post-copy). */
+    int (*discard)(struct region *region, uint64_t first_page, uint64_t pages, struct fault *fault);
 };
 
 struct region {

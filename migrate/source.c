@@ -9,8 +9,8 @@
  * lanes have room for a whole round, and its own writes on the control lane are watched.
  *
  * This file holds the door, the move's thread and what both need of the core; source_mail hears,
- * source_words speaks, source_rounds sends memory, source_reconnect replaces lost lanes, source_end
- * ends.
+ * source_words speaks, source_rounds sends memory, source_reconnect replaces lost lanes, source_post
+ * gives what was left behind, source_end ends.
  */
 #include "migrate/source.h"
 
@@ -228,6 +228,8 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         return 0;
     case SOURCE_TODO_SEND_TRANSFER:
         source_words_send_transfer(source);
+        if (source_post_is_on(source))
+            source_post_go(source);
         return 0;
     case SOURCE_TODO_LATCH_RELEASED:
         latch(source, GODWIT__LATCH__LATCH_RELEASED);
@@ -252,7 +254,11 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         source_reconnect_hang_up(source);
         return 0;
     case SOURCE_TODO_DIAL:
+        source_post_forget(source);
         return source_mail_dial(source, fault);
+    case SOURCE_TODO_SEND_SERVED:
+        source_words_send_served(source);
+        return 0;
     }
     assert(false);
     return 0;
@@ -439,11 +445,15 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .bandwidth_bytes_per_s = goals->bandwidth_bytes_per_s,
         .away_ms_max = goals->away_ms_max ? goals->away_ms_max : AWAY_MS_MAX,
         .reread = goals->verify_reread,
+        .postcopy = goals->postcopy,
+        .postcopy_away_ms_max = goals->away_ms_max ? goals->away_ms_max : POSTCOPY_AWAY_MS_MAX,
         .trace = trace,
         .trace_data = source,
     };
-    if (goals->postcopy) /* the source's memory would have to outlive GAVE: not built yet */
-        return fault_set(fault, ERR_UNSUPPORTED, "there is no post-copy in this version");
+    if (goals->postcopy && (goals->verify_reread || goals->with_local_disks))
+        return fault_set(fault, ERR_UNSUPPORTED, "a post-copy goes without %s",
+                         goals->verify_reread ? "reading all memory again in the pause"
+                                              : "local disks");
     int r = resolve_policy(goals->policy, &core.policy, fault);
     if (r == 0)
         r = resolve_compress(goals->compress, &source->compress, fault);
@@ -454,9 +464,14 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
     if (r < 0)
         return r;
     source->reread = core.reread;
-    unsigned lanes = goals->lanes ? goals->lanes : default_lanes();
-    if (lanes > source->config.lanes)
-        lanes = source->config.lanes;
+    unsigned lanes = goals->lanes ? goals->lanes : default_lanes(), room = source->config.lanes;
+    source->post_wanted = goals->postcopy ? PAGE_SERVER_LANES : 0;
+    if (room <= source->post_wanted)
+        return fault_set(fault, ERR_INVALID, "%u lanes, a post-copy needs %u", room,
+                         source->post_wanted + 1);
+    room -= source->post_wanted;
+    if (lanes > room)
+        lanes = room;
     if (lanes < 1 || lanes > LANES_MAX)
         return fault_set(fault, ERR_INVALID, "%u lanes, 1 to %d may be", lanes, LANES_MAX);
     source->lanes_wanted = lanes;
@@ -491,6 +506,9 @@ static int alloc_regions(struct source *source, struct fault *fault)
             return r;
         source->batches_max += (region->pages + BLOCK_PAGES - 1) / BLOCK_PAGES;
     }
+    int r = source->post_wanted ? source_post_init(source, fault) : 0;
+    if (r < 0)
+        return r;
     source->batches = calloc(source->batches_max, sizeof *source->batches);
     if (!source->batches)
         return fault_set(fault, ERR_NOMEM, "no memory for the batches of a round");
@@ -572,6 +590,7 @@ struct source *source_free(struct source *source)
     receipt_deinit(&source->receipt);
     pthread_mutex_destroy(&source->mutex);
     source_stream_deinit(source);
+    source_post_deinit(source);
     free(source->batches);
     free(source->regions);
     free(source->digests);

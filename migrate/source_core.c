@@ -3,6 +3,8 @@
  *    +-------+---------+----------+----------------+-------+--------+          |   parked -> done
  *                          rolled-back (ABORTED, resumed)        GAVE --------+     |
  *                          rolled-back <---- only RESUME at a newer generation ------+
+ *
+ *  Where pages were left behind: handover, parked -> post-copy (serves, never runs) -> done
  */
 #include "migrate/source_core.h"
 
@@ -51,6 +53,7 @@ static const char *const names[SOURCE_EVENT_COUNT] = {
     [SOURCE_EVENT_PREPARED] = "prepared",
     [SOURCE_EVENT_READY] = "ready",
     [SOURCE_EVENT_STARTED] = "started",
+    [SOURCE_EVENT_FETCHED] = "fetched",
     [SOURCE_EVENT_ABANDONED] = "abandoned",
     [SOURCE_EVENT_LINK_LOST] = "link-lost",
     [SOURCE_EVENT_VERDICT_CANCEL] = "verdict-cancel",
@@ -125,6 +128,7 @@ static uint64_t phase_ms_max(const struct source_core *core, enum phase phase)
     case PHASE_HANDOVER:
         return STARTED_MS_MAX;
     case PHASE_PARKED: /* waits for a word; alarms and fences are the coordinator's */
+    case PHASE_POSTCOPY: /* bounded by silence and by how long lanes may be away, see on_tick */
     case PHASE_NONE:
     case PHASE_DONE:
     case PHASE_ROLLED_BACK:
@@ -225,6 +229,7 @@ static unsigned give_up(struct source_core *core, uint64_t now_ns)
     case PHASE_DONE:
     case PHASE_ROLLED_BACK:
     case PHASE_PARKED:
+    case PHASE_POSTCOPY:
     case PHASE_COUNT:
         break;
     }
@@ -234,8 +239,9 @@ static unsigned give_up(struct source_core *core, uint64_t now_ns)
 /* A word of the target that it may not say now: it does not follow the protocol. */
 static unsigned out_of_turn(struct source_core *core, const struct source_event *event)
 {
-    if (core->phase == PHASE_HANDOVER || core->phase == PHASE_PARKED)
-        return 0; /* a late double; what counts now is STARTED or ABANDONED */
+    if (core->phase == PHASE_HANDOVER || core->phase == PHASE_PARKED ||
+        core->phase == PHASE_POSTCOPY)
+        return 0; /* a late double; what counts now is STARTED, FETCHED or ABANDONED */
     (void)fault_set(&core->fault, ERR_CORRUPT, "the target said '%s' in phase %s",
                     source_event_name(event->type), phase_name(core->phase));
     return give_up(core, event->now_ns);
@@ -294,6 +300,10 @@ static unsigned on_round_done(struct source_core *core, const struct source_even
     assert(!core->standing_by);
     const struct converge *converge = &core->converge;
     if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND) {
+        if (core->config.postcopy) { /* one pass was made: the rest comes after the guest */
+            core->postcopy = core->standing_by = true;
+            return SOURCE_TODO_STAND_BY;
+        }
         unsigned before = core->throttle.permille;
         if (converge->predicted_ns > converge->downtime_ns_max)
             (void)throttle_step(&core->throttle, converge->dirty_before, event->round.dirty_pages,
@@ -334,15 +344,30 @@ static unsigned on_ready(struct source_core *core, const struct source_event *ev
     return SOURCE_TODO_LATCH_GAVE | SOURCE_TODO_SEND_TRANSFER;
 }
 
+static unsigned serve(struct source_core *core, const struct source_event *event);
+
 static unsigned on_started(struct source_core *core, const struct source_event *event)
 {
     if (core->phase != PHASE_HANDOVER && core->phase != PHASE_PARKED)
         return out_of_turn(core, event);
-    return finish(core, event->now_ns);
+    return core->postcopy ? serve(core, event) : finish(core, event->now_ns);
+}
+
+/* Its STARTED may have been lost: who has every page runs. */
+static unsigned on_fetched(struct source_core *core, const struct source_event *event)
+{
+    bool gave = core->latch == GODWIT__LATCH__LATCH_GAVE;
+    if (!core->postcopy || !gave)
+        return out_of_turn(core, event);
+    if (core->phase != PHASE_POSTCOPY)
+        set_phase(core, PHASE_POSTCOPY, event->now_ns);
+    return finish(core, event->now_ns) | SOURCE_TODO_SEND_SERVED;
 }
 
 static unsigned on_abandoned(struct source_core *core, const struct source_event *event)
 {
+    if (core->phase == PHASE_POSTCOPY)
+        return 0; /* it took, so it cannot have */
     keep_fault(core, ERR_ROLLED_BACK, event->fault, "the target abandoned the move");
     if (core->latch == GODWIT__LATCH__LATCH_GAVE)
         core->target_abandoned = true; /* still: only a newer generation may resume */
@@ -352,15 +377,24 @@ static unsigned on_abandoned(struct source_core *core, const struct source_event
 /* ---- lost lanes ----------------------------------------------------------------------------- */
 
 /* Only while the guest runs: in the pause a second link is not worth what the guest would wait for
- * it, so the move turns back (before GAVE) or parks. */
+ * it, so the move turns back (before GAVE) or parks. Once a target was told of pages that will not
+ * come before the switchover, it has given up what it had of them: then too. */
 static bool may_go_away(const struct source_core *core)
 {
-    return core->phase == PHASE_PRECOPY && core->config.away_ms_max > 0;
+    return core->phase == PHASE_POSTCOPY || (core->phase == PHASE_PRECOPY && !core->postcopy &&
+                                             core->config.away_ms_max > 0);
+}
+
+static uint64_t away_ms_max(const struct source_core *core)
+{
+    return core->phase == PHASE_POSTCOPY ? core->config.postcopy_away_ms_max
+                                         : core->config.away_ms_max;
 }
 
 static unsigned go_away(struct source_core *core, const struct source_event *event)
 {
-    assert(core->latch == GODWIT__LATCH__LATCH_OUT && !core->guest_stopped);
+    bool serves = core->phase == PHASE_POSTCOPY;
+    assert(serves || (core->latch == GODWIT__LATCH__LATCH_OUT && !core->guest_stopped));
     if (core->away == SOURCE_AWAY_HANGING_UP)
         return 0; /* the other lanes of the same loss */
     if (core->away == SOURCE_AWAY_NO) {
@@ -372,7 +406,30 @@ static unsigned go_away(struct source_core *core, const struct source_event *eve
     core->away_fault = (struct fault){0};
     if (event->fault)
         core->away_fault = *event->fault;
-    return SOURCE_TODO_HANG_UP | SOURCE_TODO_THROTTLE;
+    return SOURCE_TODO_HANG_UP | (serves ? 0 : SOURCE_TODO_THROTTLE);
+}
+
+/* The target has the guest, we have pages of it. INV-1: whatever comes, it never runs here again. */
+static unsigned serve(struct source_core *core, const struct source_event *event)
+{
+    assert(core->latch == GODWIT__LATCH__LATCH_GAVE);
+    bool is_cut = core->link_lost || core->lane_lost;
+    set_phase(core, PHASE_POSTCOPY, event->now_ns);
+    core->fault = (struct fault){0};
+    core->link_lost = core->lane_lost = false;
+    core->active_ns = 0;
+    return is_cut ? go_away(core, event) : 0;
+}
+
+/* Nobody will ask for the pages any more: what they were part of is lost, at the target. */
+static unsigned lose(struct source_core *core, uint64_t now_ns)
+{
+    assert(core->phase == PHASE_POSTCOPY && core->fault.code);
+    latch(core, GODWIT__LATCH__LATCH_RELEASED);
+    core->ended_in = core->phase;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, now_ns);
+    return SOURCE_TODO_LATCH_RELEASED | SOURCE_TODO_END;
 }
 
 static unsigned on_hung_up(struct source_core *core, const struct source_event *event)
@@ -389,7 +446,13 @@ static unsigned on_dial_failed(struct source_core *core, const struct source_eve
         core->refused_ns = 0;
     else if (!core->refused_ns)
         core->refused_ns = event->now_ns;
-    if (refused && event->now_ns - core->refused_ns >= REFUSED_MS_MAX * NS_PER_MS) {
+    bool is_over = refused && event->now_ns - core->refused_ns >= REFUSED_MS_MAX * NS_PER_MS;
+    if (is_over && core->phase == PHASE_POSTCOPY) {
+        (void)fault_set(&core->fault, ERR_ATTENTION,
+                        "the target ended in post-copy without a word that it has all pages");
+        return lose(core, event->now_ns);
+    }
+    if (is_over) {
         (void)fault_set(&core->fault, ERR_CLOSED, "nobody awaits the move at the target any more");
         return give_up(core, event->now_ns);
     }
@@ -402,13 +465,13 @@ static unsigned on_rejoined(struct source_core *core, const struct source_event 
     core->away_all_ns += event->now_ns - core->away_ns;
     core->reconnects++;
     core->active_ns = event->now_ns;
-    return SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE;
+    return core->phase == PHASE_POSTCOPY ? 0 : SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE;
 }
 
 static bool is_away_too_long(const struct source_core *core, uint64_t now_ns)
 {
     return core->away != SOURCE_AWAY_NO &&
-           now_ns - core->away_ns >= core->config.away_ms_max * NS_PER_MS;
+           now_ns - core->away_ns >= away_ms_max(core) * NS_PER_MS;
 }
 
 static unsigned on_link_lost(struct source_core *core, const struct source_event *event)
@@ -423,6 +486,11 @@ static unsigned on_link_lost(struct source_core *core, const struct source_event
 
 static unsigned on_failed(struct source_core *core, const struct source_event *event)
 {
+    if (core->phase == PHASE_POSTCOPY) {
+        keep_fault(core, ERR_ATTENTION, event->fault, "its pages cannot be given any more");
+        (void)fault_wrap(&core->fault, ERR_ATTENTION, "serving the rest of its memory");
+        return lose(core, event->now_ns);
+    }
     /* After GAVE what fails here no longer matters: a lane that breaks, a message not sent. */
     if (core->latch != GODWIT__LATCH__LATCH_GAVE)
         keep_fault(core, ERR_IO, event->fault, "the move failed");
@@ -431,12 +499,16 @@ static unsigned on_failed(struct source_core *core, const struct source_event *e
 
 static unsigned on_lane_lost(struct source_core *core, const struct source_event *event)
 {
-    return may_go_away(core) ? go_away(core, event) : on_failed(core, event);
+    if (may_go_away(core))
+        return go_away(core, event);
+    core->lane_lost = core->postcopy;
+    return on_failed(core, event);
 }
 
 static bool has_stalled(struct source_core *core, const struct source_event *event)
 {
-    if (core->phase != PHASE_PRECOPY || core->away != SOURCE_AWAY_NO)
+    if ((core->phase != PHASE_PRECOPY && core->phase != PHASE_POSTCOPY) ||
+        core->away != SOURCE_AWAY_NO)
         return false;
     if (event->activity != core->activity || !core->active_ns) {
         core->activity = event->activity;
@@ -448,9 +520,18 @@ static bool has_stalled(struct source_core *core, const struct source_event *eve
 static unsigned on_tick(struct source_core *core, const struct source_event *event)
 {
     if (has_stalled(core, event)) {
+        if (core->phase == PHASE_POSTCOPY)
+            return go_away(core, event);
         (void)fault_set(&core->fault, ERR_TIMEOUT, "nothing went to the target for %d s",
                         SOURCE_SILENT_MS_MAX / 1000);
         return give_up(core, event->now_ns);
+    }
+    if (core->phase == PHASE_POSTCOPY && is_away_too_long(core, event->now_ns)) {
+        (void)fault_set(&core->fault, ERR_ATTENTION,
+                        "in post-copy its lanes were lost and did not come back within %llu ms: "
+                        "%.300s",
+                        (unsigned long long)away_ms_max(core), core->away_fault.text);
+        return lose(core, event->now_ns);
     }
     if (is_away_too_long(core, event->now_ns)) {
         (void)fault_set(&core->fault, ERR_TIMEOUT,
@@ -552,10 +633,10 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_ROUND_DONE:
         return core->phase == PHASE_PRECOPY && !core->standing_by && core->away == SOURCE_AWAY_NO;
     case SOURCE_EVENT_HUNG_UP:
-        return core->phase == PHASE_PRECOPY && core->away == SOURCE_AWAY_HANGING_UP;
+        return core->away == SOURCE_AWAY_HANGING_UP;
     case SOURCE_EVENT_DIAL_FAILED:
     case SOURCE_EVENT_REJOINED:
-        return core->phase == PHASE_PRECOPY && core->away == SOURCE_AWAY_DIALING;
+        return core->away == SOURCE_AWAY_DIALING;
     case SOURCE_EVENT_STOOD_BY:
         return core->phase == PHASE_PRECOPY && core->standing_by;
     case SOURCE_EVENT_PAUSED:
@@ -566,10 +647,12 @@ static bool may_happen(const struct source_core *core, const struct source_event
         return core->phase != PHASE_NONE && !gave;
     case SOURCE_EVENT_VERDICT_STARTED:
     case SOURCE_EVENT_VERDICT_DROP:
-    case SOURCE_EVENT_VERDICT_ABANDONED:
         return gave;
+    case SOURCE_EVENT_VERDICT_ABANDONED:
+        return gave && core->phase != PHASE_POSTCOPY; /* INV-1: it took, so our memory is older */
     case SOURCE_EVENT_VERDICT_RESUME:
-        return gave && event->generation > core->config.generation;
+        return gave && core->phase != PHASE_POSTCOPY &&
+               event->generation > core->config.generation;
     case SOURCE_EVENT_GOALS: /* nobody reads them any more once the pause was decided on */
         return core->phase <= PHASE_PRECOPY && !core->standing_by;
     case SOURCE_EVENT_FAILED:
@@ -579,6 +662,7 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_PREPARED:
     case SOURCE_EVENT_READY:
     case SOURCE_EVENT_STARTED:
+    case SOURCE_EVENT_FETCHED:
     case SOURCE_EVENT_ABANDONED:
     case SOURCE_EVENT_LINK_LOST:
         return core->phase != PHASE_NONE;
@@ -632,6 +716,8 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
     case SOURCE_EVENT_STARTED:
     case SOURCE_EVENT_VERDICT_STARTED:
         return on_started(core, event);
+    case SOURCE_EVENT_FETCHED:
+        return on_fetched(core, event);
     case SOURCE_EVENT_ABANDONED:
         return on_abandoned(core, event);
     case SOURCE_EVENT_LINK_LOST:

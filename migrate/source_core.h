@@ -5,6 +5,9 @@
  *
  * The commit point is SOURCE_TODO_LATCH_GAVE. Before it every trouble leads back (ABORTED, resume);
  * after it nothing does but a word from outside that carries a newer generation.
+ *
+ * In post-copy the guest runs at the target and its memory here is older: then not even that word
+ * leads back. It is kept until the target has every page, or is lost.
  */
 #ifndef GODWIT_MIGRATE_SOURCE_CORE_H
 #define GODWIT_MIGRATE_SOURCE_CORE_H
@@ -41,6 +44,7 @@ enum source_event_type {
     SOURCE_EVENT_PREPARED,
     SOURCE_EVENT_READY,
     SOURCE_EVENT_STARTED,
+    SOURCE_EVENT_FETCHED,   /* post-copy: it has every page, and the digests are equal */
     SOURCE_EVENT_ABANDONED, /* with its fault */
     SOURCE_EVENT_LINK_LOST, /* the control lane is gone */
     /* verdicts from outside */
@@ -94,6 +98,7 @@ enum source_todo {
     SOURCE_TODO_THROTTLE = 1 << 17, /* hold the guest's writers as source_core_throttle says */
     SOURCE_TODO_HANG_UP = 1 << 18,  /* end all lanes and the control lane */
     SOURCE_TODO_DIAL = 1 << 19,     /* open them anew, in the next epoch */
+    SOURCE_TODO_SEND_SERVED = 1 << 20, /* post-copy: the target needs us no more */
 };
 
 /* Of these nothing may happen any more once the move rolls back. */
@@ -114,6 +119,8 @@ struct source_core_config {
     uint64_t memory_pages;
     uint64_t bandwidth_bytes_per_s;
     uint64_t away_ms_max; /* how long lost lanes may stay away; 0: not at all */
+    bool postcopy;        /* what does not fit the goal after one pass comes after the switchover */
+    uint64_t postcopy_away_ms_max;
     bool reread;          /* both sides read all memory inside the pause: more time for it */
     /* One line a phase; may be NULL. */
     void (*trace)(void *data, const char *line);
@@ -130,7 +137,9 @@ struct source_core {
     struct throttle throttle;
     bool control_open, lanes_open, prepared, standing_by, guest_stopped, link_lost;
     bool target_abandoned;        /* it said so after GAVE */
-    enum source_away away;        /* only in pre-copy */
+    bool postcopy;                /* this switchover leaves pages behind: decided at stand-by */
+    bool lane_lost;               /* post-copy: after GAVE, before STARTED was known */
+    enum source_away away;        /* only in pre-copy and post-copy */
     uint64_t away_ns, refused_ns; /* since when; 0: not */
     uint64_t away_all_ns;         /* of all reconnects */
     unsigned reconnects;

@@ -48,12 +48,14 @@ static void stop_threads(struct source *source)
         if (source->lanes[i])
             lane_source_interrupt(source->lanes[i]);
     }
+    source_post_interrupt(source);
     source->opener = lane_opener_free(source->opener);
     source->watch = watch_free(source->watch);
     for (unsigned i = 0; i < LANES_MAX; i++) {
         source->lanes[i] = lane_source_free(source->lanes[i]);
         source->lane_streams[i] = stream_free(source->lane_streams[i]);
     }
+    source_post_free(source);
     struct source_mail mail;
     while (mailbox_try_take(source->mailbox, &mail))
         source_mail_discard(&mail);
@@ -87,7 +89,8 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
     FILL(memory_bytes, ram_pages * PAGE_BYTES); /* what else travels is no memory of the guest */
     FILL(wire_bytes,
          progress_wire_bytes(&source->progress) + control_wire_bytes + source->before_wire_bytes);
-    FILL(lanes, source->lanes_open);
+    bool left_behind = source->core.postcopy;
+    FILL(lanes, left_behind ? source->lanes_wanted : source->lanes_open);
     FILL(source_cpu_ns, cpu_ns);
     FILL(target_cpu_ns, source->target_cpu_ns);
     FILL(populate_ns, source->populate_ns);
@@ -105,8 +108,16 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
         FILL(populated_bytes, pages * PAGE_BYTES);
     } else if (to->moved) {
         FILL(digest_pages, ram_pages);
-        FILL(memory_digest, digest);
+        FILL(memory_digest, left_behind ? source_post_digest(source) : digest);
         FILL(reread_verified, source->reread);
+    }
+    if (left_behind && source->core.entered_ns[PHASE_POSTCOPY]) {
+        FILL(postcopy_pages, source->post_pages);
+        uint64_t until_ns = source->fetched_ns ? source->fetched_ns : now_ns;
+        FILL(postcopy_ns, until_ns - source->core.entered_ns[PHASE_POSTCOPY]);
+        FILL(faults, source->faults);
+        FILL(fault_p50_ns, source->fault_p50_ns);
+        FILL(fault_p99_ns, source->fault_p99_ns);
     }
 #undef FILL
 }

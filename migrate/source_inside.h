@@ -1,7 +1,7 @@
 /* What the files of the source share: its struct, and what they ask of each other.
  *
  * Flow:   source.h -> [source_inside] -> source, source_mail, source_words, source_rounds,
- * source_reconnect, source_end
+ * source_reconnect, source_post, source_end
  * Thread: the move's own, but for what a section of the struct says.
  */
 #ifndef GODWIT_MIGRATE_SOURCE_INSIDE_H
@@ -18,6 +18,7 @@
 #include "migrate/page_batch.h"
 #include "migrate/page_delta.h"
 #include "migrate/page_order.h"
+#include "migrate/page_server.h"
 #include "migrate/page_tuner.h"
 #include "migrate/progress.h"
 #include "migrate/receipt.h"
@@ -44,6 +45,7 @@ enum source_mail_type {
     MAIL_HOT,
     MAIL_LINK_LOST,
     MAIL_LANE,
+    MAIL_SERVER,
 };
 
 struct source_mail {
@@ -124,6 +126,17 @@ struct source {
     bool hanging_up, resume_sent;
     struct lane_report lane_ends[LANES_MAX];
     uint64_t before_cpu_ns, before_wire_bytes, resent_pages;
+
+    /* post-copy */
+    bool takes_postcopy; /* the target said so */
+    struct stream *post_streams[PAGE_SERVER_LANES];
+    unsigned post_open, post_wanted; /* 0: the operator does not allow it */
+    struct page_server *server;
+    unsigned server_ended;
+    struct bitmap *unsent; /* left behind and not given yet, one a region */
+    uint64_t post_sum;     /* what leaving them behind took from the digest */
+    uint64_t served_sum;   /* what giving them by earlier lanes added to it again */
+    uint64_t post_pages, fetched_ns, faults, fault_p50_ns, fault_p99_ns;
 
     enum phase told_phase;
     uint64_t hot_until_ns, next_progress_ns;
@@ -206,6 +219,12 @@ void source_words_send_transfer(struct source *source);
 /* Call the move off, when there is somebody to tell. */
 void source_words_send_abort(struct source *source);
 
+/* Pages of region i that come only after the switchover. */
+void source_words_send_missing(struct source *source, unsigned i, const struct bitmap *pages);
+
+/* It is known that the target has every page. */
+void source_words_send_served(struct source *source);
+
 /* Let the lanes be opened, and name the populated extents. */
 int source_words_prepare(struct source *source, struct fault *fault);
 
@@ -281,6 +300,46 @@ void source_stream_round(struct source *source, uint64_t pages);
 /* A window was answered and what is dirty collected: send the next one, or true: the round is over.
  */
 bool source_stream_window_done(struct source *source, uint64_t dirty_pages);
+
+/* ---- source_post.c -------------------------------------------------------------------------- */
+
+int source_post_init(struct source *source, struct fault *fault);
+void source_post_deinit(struct source *source);
+
+/* Does this switchover leave pages behind? Read under the lock. */
+bool source_post_is_on(struct source *source);
+
+/* Before the pause: what is dirty by now is left behind. */
+int source_post_stand_by(struct source *source, struct fault *fault);
+
+/* In the pause: what became dirty since, too. Asks are answered from now on. */
+int source_post_pause(struct source *source, struct fault *fault);
+
+/* The guest is given: push the rest. */
+void source_post_go(struct source *source);
+
+/* Make its lanes end; have they; and then free them. */
+void source_post_interrupt(struct source *source);
+bool source_post_has_ended(const struct source *source);
+void source_post_free(struct source *source);
+
+/* A lane of it has ended. */
+void source_post_take_report(struct source *source, const struct source_mail *mail);
+
+/* What the target lacks is told anew. */
+void source_post_forget(struct source *source);
+int source_post_take_missing(struct source *source, const Godwit__MoveMissing *missing,
+                             struct fault *fault);
+
+/* Both lanes of the new epoch are open. */
+int source_post_rejoin(struct source *source, struct fault *fault);
+
+/* Over all pages, those that were given later too. */
+uint64_t source_post_digest(const struct source *source);
+
+/* Judge that the target has every page, and keep what it says of it. */
+int source_post_take_fetched(struct source *source, const Godwit__MoveFetched *fetched,
+                             struct fault *fault);
 
 /* ---- source_end.c --------------------------------------------------------------------------- */
 

@@ -166,9 +166,20 @@ static void take_stream(struct source *source, const struct source_mail *mail)
         }
         return;
     }
-    assert(mail->lane < LANES_MAX && !source->lane_streams[mail->lane]);
-    source->lane_streams[mail->lane] = mail->stream;
-    if (++source->lanes_open < source->lanes_wanted)
+    bool serves = source_current_phase(source) == PHASE_POSTCOPY; /* then with its two alone */
+    unsigned first_post = serves ? 0 : source->lanes_wanted;
+    if (mail->lane >= first_post) {
+        unsigned index = mail->lane - first_post;
+        assert(index < source->post_wanted && !source->post_streams[index]);
+        source->post_streams[index] = mail->stream;
+        source->post_open++;
+    } else {
+        assert(!source->lane_streams[mail->lane]);
+        source->lane_streams[mail->lane] = mail->stream;
+        source->lanes_open++;
+    }
+    if (source->post_open < source->post_wanted ||
+        (!serves && source->lanes_open < source->lanes_wanted))
         return;
     if (source->epoch == 0)
         source_feed_type(source, SOURCE_EVENT_LANES_OPEN);
@@ -226,6 +237,9 @@ void source_mail_take(struct source *source, struct source_mail *mail)
         break;
     case MAIL_LANE:
         source_rounds_take_report(source, &mail->report);
+        break;
+    case MAIL_SERVER:
+        source_post_take_report(source, mail);
         break;
     }
     source_mail_discard(mail);

@@ -52,7 +52,7 @@ static unsigned lanes_started(const struct source *source)
 static bool nobody_is_left(const struct source *source)
 {
     return (!source->control || source->control_ended) &&
-           (!source->opener || source->opener_ended) &&
+           (!source->opener || source->opener_ended) && source_post_has_ended(source) &&
            source->lanes_ended == lanes_started(source);
 }
 
@@ -64,7 +64,8 @@ static void free_lanes(struct source *source)
         source->digest_sums[i] = source->lane_ends[i].digest_sum;
         source->before_cpu_ns += source->lane_ends[i].cpu_ns;
     }
-    if (started)
+    source_post_free(source);
+    if (started && source_current_phase(source) != PHASE_POSTCOPY)
         source_rounds_break_off(source);
     for (unsigned i = 0; i < LANES_MAX; i++) {
         source->lane_streams[i] = stream_free(source->lane_streams[i]);
@@ -111,6 +112,7 @@ void source_reconnect_hang_up(struct source *source)
         if (source->lanes[i])
             lane_source_interrupt(source->lanes[i]);
     }
+    source_post_interrupt(source);
     (void)source_reconnect_took_end(source);
 }
 
@@ -184,10 +186,16 @@ static int judge_resumed(struct source *source, const Godwit__MoveResumed *resum
     if (!source_reconnect_is_away(source) || source->hanging_up || !source->resume_sent ||
         resumed->epoch != source->epoch)
         return fault_set(fault, ERR_CORRUPT, "the target said 'resumed' out of turn");
+    bool serves = source_current_phase(source) == PHASE_POSTCOPY;
+    if (resumed->postcopy != serves)
+        return fault_set(fault, ERR_CORRUPT, "the target goes on %s post-copy, we do not",
+                         resumed->postcopy ? "in" : "before");
+    source->resume_sent = false;
+    if (serves)
+        return 0;
     if (resumed->n_marks != source->lanes_wanted)
         return fault_set(fault, ERR_CORRUPT, "the target has %zu lanes, we have %u",
                          resumed->n_marks, source->lanes_wanted);
-    source->resume_sent = false;
     return 0;
 }
 
@@ -195,14 +203,16 @@ void source_reconnect_take_resumed(struct source *source, const Godwit__MoveResu
 {
     struct fault fault = {0};
     int r = judge_resumed(source, resumed, &fault);
-    for (unsigned i = 0; r == 0 && i < source->lanes_wanted; i++)
+    for (unsigned i = 0; r == 0 && !resumed->postcopy && i < source->lanes_wanted; i++)
         r = take_mark(source, i, resumed->marks[i], &fault);
     if (r < 0) {
         source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
         return;
     }
     source->batches_used = 0; /* told; should this epoch break too, there is nothing more to ask */
-    lane_opener_go_on(source->opener, source->lanes_wanted);
+    lane_opener_go_on(source->opener, resumed->postcopy
+                                          ? source->post_wanted
+                                          : source->lanes_wanted + source->post_wanted);
 }
 
 void source_reconnect_rejoin(struct source *source)
@@ -210,7 +220,9 @@ void source_reconnect_rejoin(struct source *source)
     struct fault fault = {0};
     if (!source_reconnect_is_away(source) || source->hanging_up)
         return; /* they end with the rest */
-    if (source_mail_start_lanes(source, &fault) < 0) {
+    int r = source_current_phase(source) == PHASE_POSTCOPY ? source_post_rejoin(source, &fault)
+                                                           : source_mail_start_lanes(source, &fault);
+    if (r < 0) {
         source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
         return;
     }

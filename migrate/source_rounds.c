@@ -232,12 +232,15 @@ uint64_t source_rounds_dirty_count(const struct source *source)
 
 int source_rounds_stand_by(struct source *source, struct fault *fault)
 {
+    int r = source_post_is_on(source) ? source_post_stand_by(source, fault) : 0;
+    if (r < 0 || source_current_phase(source) != PHASE_PRECOPY)
+        return r;
     source->standing_by = true;
     source->lanes_reported = 0;
     source->hot_until_ns = world_now_ns() + LANE_HOT_NS;
     (void)fence_lanes(source, PAGE_BATCH_FENCE_HOT);
     watch_arm(source->watch, source_current_deadline(source));
-    int r = control_lane_send_hot(source->control, fault);
+    r = control_lane_send_hot(source->control, fault);
     watch_disarm(source->watch);
     if (r < 0)
         source_feed_fault(source, SOURCE_EVENT_LINK_LOST, fault);
@@ -267,7 +270,7 @@ static int drained(struct source *source, struct fault *fault)
     if (source->drained_told || !source->saved || source->lanes_reported < source->lanes_open)
         return 0;
     source->drained_told = true;
-    uint64_t sum = 0;
+    uint64_t sum = source->post_sum;
     for (unsigned i = 0; i < source->lanes_open; i++)
         sum += source->digest_sums[i];
     source->memory_digest = sum;
@@ -287,11 +290,14 @@ static int drained(struct source *source, struct fault *fault)
 int source_rounds_drain(struct source *source, struct fault *fault)
 {
     const struct guest *guest = source->config.guest;
+    int r = source_post_is_on(source) ? source_post_pause(source, fault) : 0;
+    if (r < 0)
+        return r;
     source_rounds_dispatch(source, source_rounds_dirty_count(source), PAGE_BATCH_FENCE_LAST);
 
     /* Saved while the lanes work. */
     enum failpoint_action wrong = failpoint(FAILPOINT_SOURCE_SAVE);
-    int r = wrong == FAILPOINT_ERROR
+    r = wrong == FAILPOINT_ERROR
                 ? failpoint_fail(FAILPOINT_SOURCE_SAVE, fault)
                 : guest->ops->save(guest->owner, &source->machine, &source->machine_bytes, fault);
     if (r < 0)

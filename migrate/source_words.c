@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/bitmap.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
 #include "base/world.h"
@@ -67,6 +68,11 @@ void source_words_send_hello(struct source *source)
     hello.vcpus = guest->vcpus;
     hello.has_away_ms_max = 1;
     hello.away_ms_max = source->core.config.away_ms_max; /* never changes */
+    if (source->post_wanted) {
+        hello.has_postcopy = hello.has_postcopy_away_ms_max = 1;
+        hello.postcopy = 1;
+        hello.postcopy_away_ms_max = source->core.config.postcopy_away_ms_max; /* the same */
+    }
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_HELLO,
@@ -133,6 +139,8 @@ void source_words_send_state(struct source *source)
     state.state_digest = source->state_digest;
     state.rounds = source->round;
     state.reread = source->reread;
+    state.has_postcopy = 1;
+    state.postcopy = source_post_is_on(source);
     state.paused_ns = world_now_ns() - source->paused_at_ns;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
@@ -194,9 +202,52 @@ void source_words_send_abort(struct source *source)
     send_message(source, &message);
 }
 
+/* Only the words between the first and the last page, in as many messages as it takes. */
+void source_words_send_missing(struct source *source, unsigned i, const struct bitmap *pages)
+{
+    size_t first = 0, end = bitmap_words(pages), most = MOVE_FRAME_MISSING_MAX / 8;
+    while (first + 1 < end && !pages->words[first])
+        first++;
+    while (end > first + 1 && !pages->words[end - 1])
+        end--;
+    AUTO_FREE uint8_t *bytes = malloc(MOVE_FRAME_MISSING_MAX);
+    if (!bytes) {
+        struct fault fault = {0};
+        (void)fault_set(&fault, ERR_NOMEM, "no memory to tell which pages are left behind");
+        source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
+        return;
+    }
+    for (size_t at = first; at < end; at += most) {
+        size_t words = end - at < most ? end - at : most;
+        for (size_t j = 0; j < words; j++)
+            bytes_put_u64(bytes + j * 8, pages->words[at + j]);
+        Godwit__MoveMissing missing = GODWIT__MOVE_MISSING__INIT;
+        missing.has_region = missing.has_first_page = missing.has_bits = 1;
+        missing.region = source->config.guest->regions[i].id;
+        missing.first_page = at * 64;
+        missing.bits = (ProtobufCBinaryData){.len = words * 8, .data = bytes};
+        Godwit__MoveMessage message = {
+            .base = PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+            .body_case = GODWIT__MOVE_MESSAGE__BODY_MISSING,
+            .missing = &missing};
+        send_message(source, &message);
+    }
+}
+
+void source_words_send_served(struct source *source)
+{
+    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+    Godwit__MoveMessage message = {.base =
+                                       PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+                                   .body_case = GODWIT__MOVE_MESSAGE__BODY_SERVED,
+                                   .served = &empty};
+    if (source->control)
+        send_message(source, &message);
+}
+
 int source_words_prepare(struct source *source, struct fault *fault)
 {
-    lane_opener_go_on(source->opener, source->lanes_wanted);
+    lane_opener_go_on(source->opener, source->lanes_wanted + source->post_wanted);
 
     struct extents extents = {0};
     AUTO_FREE uint64_t *first = reallocarray(NULL, MOVE_FRAME_EXTENTS_MAX, sizeof *first);
@@ -255,6 +306,12 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         }
         source->takes_patches = message->welcome->takes_patches;
         source->config.guest->takes_counters = message->welcome->takes_counters;
+        if (source->post_wanted && !message->welcome->takes_postcopy) {
+            (void)fault_set(&fault, ERR_UNSUPPORTED,
+                            "the target's version knows no post-copy: move it without --postcopy");
+            source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
+            return;
+        }
         learn_extents_populated(source, &event);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
@@ -283,6 +340,21 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
         source_reconnect_take_resumed(source, message->resumed);
         return;
+    case GODWIT__MOVE_MESSAGE__BODY_MISSING:
+        if (!source->resume_sent || source_current_phase(source) != PHASE_POSTCOPY)
+            (void)fault_set(&fault, ERR_CORRUPT, "the target said 'missing' out of turn");
+        else
+            (void)source_post_take_missing(source, message->missing, &fault);
+        if (fault.code)
+            source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
+        return;
+    case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
+        event.type = SOURCE_EVENT_FETCHED;
+        if (source_post_take_fetched(source, message->fetched, &fault) < 0) {
+            source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
+            return;
+        }
+        break;
     case GODWIT__MOVE_MESSAGE__BODY_RESUME:
     case GODWIT__MOVE_MESSAGE__BODY_HELLO:
     case GODWIT__MOVE_MESSAGE__BODY_EXTENTS:
@@ -290,6 +362,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
     case GODWIT__MOVE_MESSAGE__BODY_STATE:
     case GODWIT__MOVE_MESSAGE__BODY_TRANSFER:
     case GODWIT__MOVE_MESSAGE__BODY_ABORT:
+    case GODWIT__MOVE_MESSAGE__BODY_SERVED:
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         (void)fault_set(&fault, ERR_CORRUPT, "the target sent a source's message: %s",

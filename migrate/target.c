@@ -7,7 +7,7 @@
  *      verdicts --> core, under the lock
  *
  * This file holds the door, the move's thread and the todo; target_mail hears, target_words speaks
- * and judges, target_reconnect replaces lost lanes.
+ * and judges, target_reconnect replaces lost lanes, target_post fetches what was left behind.
  */
 #include "migrate/target.h"
 
@@ -140,7 +140,7 @@ static void latch(struct target *target, Godwit__Latch latch)
 static int check_digest(struct target *target, const Godwit__MoveState *state, struct fault *fault)
 {
     const struct guest *guest = target->config.guest;
-    uint64_t sum = 0;
+    uint64_t sum = target->post_sum;
     for (unsigned i = 0; i < target->lanes_wanted; i++)
         sum += target->digest_sums[i];
     target->memory_digest = sum;
@@ -170,6 +170,8 @@ static int load(struct target *target, struct fault *fault)
     if (r < 0)
         return r;
     r = failpoint_check(FAILPOINT_TARGET_LOAD, fault);
+    if (r == 0 && target_post_is_on(target))
+        return target_post_step_guest(target, false, fault);
     if (r == 0)
         r = guest->ops->load(guest->owner, state->machine.data, state->machine.len,
                              state->paused_ns, fault);
@@ -185,6 +187,8 @@ static int resume_guest(struct target *target, struct fault *fault)
     const struct guest *guest = target->config.guest;
     uint64_t begun_ns = world_now_ns();
     (void)failpoint(FAILPOINT_TARGET_RESUME);
+    if (target_post_is_on(target))
+        return target_post_step_guest(target, true, fault);
     int r = guest->ops->resume(guest->owner, fault);
     if (r < 0)
         return r;
@@ -236,6 +240,9 @@ static int carry_out(struct target *target, enum target_todo bit, struct fault *
         return 0;
     case TARGET_TODO_HANG_UP:
         target_reconnect_hang_up(target);
+        return 0;
+    case TARGET_TODO_SEND_FETCHED:
+        target_words_send_fetched(target);
         return 0;
     }
     assert(false);
@@ -315,6 +322,7 @@ static void stop_threads(struct target *target)
         if (target->lanes[i])
             lane_target_interrupt(target->lanes[i]);
     }
+    target_post_interrupt(target);
     target->opener = lane_opener_free(target->opener);
     target->populate = populate_free(target->populate);
     target->watch = watch_free(target->watch);
@@ -322,6 +330,7 @@ static void stop_threads(struct target *target)
         target->lanes[i] = lane_target_free(target->lanes[i]);
     target->control = control_lane_free(target->control);
     target->next_control = stream_free(target->next_control);
+    target_post_stop(target);
 
     struct target_mail mail;
     while (mailbox_try_take(target->mailbox, &mail))
@@ -352,6 +361,7 @@ static void *target_run(void *data)
     do_todo(target);
     while (!target->finished) {
         turn(target);
+        target_post_look(target);
         do_todo(target);
     }
     let_the_last_word_arrive(target);
@@ -442,6 +452,18 @@ int target_start(struct target *target, struct fault *fault)
     return 0;
 }
 
+/* In post-copy a guest that was taken may still wait for pages, for as long as it takes. */
+static void drop(struct target *target)
+{
+    struct target_event event = {.now_ns = world_now_ns(), .type = TARGET_EVENT_DROPPED};
+    unsigned todo = 0;
+    pthread_mutex_lock(&target->mutex);
+    (void)target_core_step(&target->core, &event, &todo, NULL); /* refused: in any other phase */
+    merge_todo(target, todo);
+    pthread_mutex_unlock(&target->mutex);
+    mailbox_poke(target->mailbox);
+}
+
 struct target *target_free(struct target *target)
 {
     if (!target)
@@ -449,8 +471,10 @@ struct target *target_free(struct target *target)
     if (target->started) {
         (void)target_verdict(target, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON, 0,
                              "the process ends", NULL); /* refused: it has ended or will at once */
+        drop(target);
         pthread_join(target->thread, NULL);
     }
+    target_post_free(target);
     target->watch = watch_free(target->watch);
     target->mailbox = mailbox_free(target->mailbox);
     for (unsigned i = 0; target->wanted && i < target->config.guest->region_count; i++)

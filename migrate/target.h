@@ -34,7 +34,9 @@ struct target_config {
     void (*interrupt_accept)(void *data);
     void (*on_latch)(void *data, Godwit__Latch latch);
     void (*on_progress)(void *data, const Godwit__MoveProgress *progress);
-    /* Once: DONE (the guest runs here) or ROLLED_BACK (ABANDONED: discard it). */
+    /* Once: DONE (the guest runs here) or ROLLED_BACK (ABANDONED: discard it). DONE with the fault
+     * ERR_CORRUPT: a post-copy lost its source, and pages of the guest with it; it may not take
+     * another step, so its process has to end at once, before target_free. */
     void (*on_ended)(void *data, enum phase phase, const struct fault *fault);
     void *data;
 };

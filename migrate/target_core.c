@@ -4,7 +4,7 @@
  *                         rolled-back (ABANDONED: will never run)
  *
  * The target does not see the pause begin: it passes through pause and drain when the last fences
- * and the state arrive.
+ * and the state arrive. Where pages were left behind: handover -> post-copy (TOOK, runs) -> done.
  */
 #include "migrate/target_core.h"
 
@@ -29,11 +29,15 @@ static const char *const names[TARGET_EVENT_COUNT] = {
     [TARGET_EVENT_TICK] = "tick",
     [TARGET_EVENT_LANE_LOST] = "lane-lost",
     [TARGET_EVENT_REJOINED] = "rejoined",
+    [TARGET_EVENT_FETCHED] = "fetched",
+    [TARGET_EVENT_DROPPED] = "dropped",
     [TARGET_EVENT_HELLO] = "hello",
     [TARGET_EVENT_EXTENTS_END] = "extents-end",
+    [TARGET_EVENT_MISSING] = "missing",
     [TARGET_EVENT_STATE] = "state",
     [TARGET_EVENT_TRANSFER] = "transfer",
     [TARGET_EVENT_ABORT] = "abort",
+    [TARGET_EVENT_SERVED] = "served",
     [TARGET_EVENT_LINK_LOST] = "link-lost",
     [TARGET_EVENT_VERDICT_TAKE] = "verdict-take",
     [TARGET_EVENT_VERDICT_ABANDON] = "verdict-abandon",
@@ -81,6 +85,7 @@ static uint64_t phase_ms_max(const struct target_core *core, enum phase phase)
     case PHASE_DONE:
     case PHASE_ROLLED_BACK:
     case PHASE_PARKED:
+    case PHASE_POSTCOPY: /* set by hand: of silence, of an absence, of the last word */
     case PHASE_COUNT:
         break;
     }
@@ -157,6 +162,10 @@ static unsigned on_hello(struct target_core *core, const struct target_event *ev
     if (core->phase != PHASE_GREET)
         return out_of_turn(core, event);
     core->away_ms_max = event->away_ms_max < AWAY_MS_LONGEST ? event->away_ms_max : AWAY_MS_LONGEST;
+    core->postcopy_away_ms_max = event->postcopy_away_ms_max < AWAY_MS_LONGEST
+                                     ? event->postcopy_away_ms_max
+                                     : AWAY_MS_LONGEST;
+    core->may_postcopy = event->postcopy;
     set_phase(core, PHASE_PREPARE, event->now_ns);
     return TARGET_TODO_SEND_WELCOME;
 }
@@ -208,12 +217,27 @@ static unsigned on_drained(struct target_core *core, const struct target_event *
     return become_whole(core, event->now_ns);
 }
 
+/* Told while the guest still runs at the source, and once more in its pause. */
+static unsigned on_missing(struct target_core *core, const struct target_event *event)
+{
+    bool in_turn = core->phase == PHASE_PRECOPY || core->phase == PHASE_DRAIN;
+    if (!core->may_postcopy || !in_turn || core->has_state || core->away)
+        return out_of_turn(core, event);
+    core->postcopy = true;
+    return 0;
+}
+
 static unsigned on_state(struct target_core *core, const struct target_event *event)
 {
     if ((core->phase != PHASE_PRECOPY && core->phase != PHASE_DRAIN) || core->has_state)
         return out_of_turn(core, event);
     if (core->away) { /* it broke in the pause: the source's guest stands and waits for our word */
         keep_fault(core, ERR_CLOSED, &core->away_fault, "a lane broke");
+        return abandon(core, event->now_ns);
+    }
+    if (event->postcopy != core->postcopy) {
+        (void)fault_set(&core->fault, ERR_CORRUPT, "the source left %s pages behind than it told of",
+                        event->postcopy ? "other" : "fewer");
         return abandon(core, event->now_ns);
     }
     core->has_state = true;
@@ -230,11 +254,22 @@ static unsigned on_loaded(struct target_core *core, const struct target_event *e
     return TARGET_TODO_LATCH_READY | TARGET_TODO_SEND_READY;
 }
 
-static unsigned take(struct target_core *core)
+static unsigned go_away(struct target_core *core, const struct target_event *event);
+
+static unsigned take(struct target_core *core, const struct target_event *event)
 {
     latch(core, GODWIT__LATCH__LATCH_TOOK);
-    core->phase_deadline_ns = 0; /* nothing but RESUMED is awaited, and that is our own */
-    return TARGET_TODO_LATCH_TOOK | TARGET_TODO_RESUME;
+    unsigned todo = TARGET_TODO_LATCH_TOOK | TARGET_TODO_RESUME;
+    if (!core->postcopy) {
+        core->phase_deadline_ns = 0; /* nothing but RESUMED is awaited, and that is our own */
+        return todo;
+    }
+    bool is_cut = core->link_lost || core->lane_lost;
+    set_phase(core, PHASE_POSTCOPY, event->now_ns);
+    core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
+    core->fault = (struct fault){0};
+    core->link_lost = core->lane_lost = false;
+    return is_cut ? todo | go_away(core, event) : todo;
 }
 
 static bool transfer_is_ours(const struct target_core *core, const struct target_transfer *transfer)
@@ -259,11 +294,65 @@ static unsigned on_transfer(struct target_core *core, const struct target_event 
                         (unsigned long long)event->transfer.generation);
         return abandon(core, event->now_ns);
     }
-    return take(core);
+    return take(core, event);
+}
+
+/* It needs nothing of the source any more. */
+static unsigned become_done(struct target_core *core, uint64_t now_ns)
+{
+    core->fault = (struct fault){0};
+    core->ended_in = PHASE_DONE;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, now_ns);
+    return TARGET_TODO_END;
+}
+
+/* Told again and again to a source that comes back, until it says that it has heard it. */
+static unsigned say_fetched(struct target_core *core, uint64_t now_ns)
+{
+    if (!core->fetched || !core->resumed)
+        return 0;
+    core->phase_deadline_ns = now_ns + POSTCOPY_LAST_MS_MAX * NS_PER_MS;
+    return core->away ? 0 : TARGET_TODO_SEND_FETCHED;
+}
+
+static unsigned on_fetched(struct target_core *core, const struct target_event *event)
+{
+    core->fetched = true;
+    return say_fetched(core, event->now_ns);
+}
+
+static unsigned on_served(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase != PHASE_POSTCOPY || !core->fetched || !core->resumed)
+        return out_of_turn(core, event);
+    return become_done(core, event->now_ns);
+}
+
+/* INV-1: it took, so nobody else has it: what is lost here is lost. */
+static unsigned lose(struct target_core *core, const char *why, const struct target_event *event)
+{
+    assert(core->phase == PHASE_POSTCOPY);
+    (void)fault_set(&core->fault, ERR_CORRUPT,
+                    "lost in post-copy, with pages that only its old host had: %.300s", why);
+    core->ended_in = core->phase;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, event->now_ns);
+    return TARGET_TODO_END;
+}
+
+static unsigned on_dropped(struct target_core *core, const struct target_event *event)
+{
+    return core->fetched && core->resumed ? become_done(core, event->now_ns)
+                                          : lose(core, "its process ends", event);
 }
 
 static unsigned on_resumed(struct target_core *core, const struct target_event *event)
 {
+    if (core->postcopy) {
+        core->resumed = true;
+        return TARGET_TODO_SEND_STARTED | say_fetched(core, event->now_ns);
+    }
     core->ended_in = PHASE_DONE;
     core->ended = true;
     set_phase(core, PHASE_DONE, event->now_ns);
@@ -283,6 +372,8 @@ static unsigned on_took_failed(struct target_core *core, const struct target_eve
 
 static unsigned on_failed(struct target_core *core, const struct target_event *event)
 {
+    if (core->phase == PHASE_POSTCOPY)
+        return lose(core, event->fault ? event->fault->text : "its pages cannot be placed", event);
     if (core->latch == GODWIT__LATCH__LATCH_TOOK)
         return on_took_failed(core, event);
     keep_fault(core, ERR_IO, event->fault, "the move failed at the target");
@@ -295,14 +386,23 @@ static unsigned on_failed(struct target_core *core, const struct target_event *e
  * but how long to wait. It notices the loss later than we do, by PEER_SILENT_MS at most. */
 static bool may_go_away(const struct target_core *core)
 {
-    return core->phase == PHASE_PRECOPY && core->away_ms_max > 0;
+    return core->phase == PHASE_POSTCOPY ||
+           (core->phase == PHASE_PRECOPY && !core->postcopy && core->away_ms_max > 0);
+}
+
+static uint64_t away_ms(const struct target_core *core)
+{
+    return (core->phase == PHASE_POSTCOPY ? core->postcopy_away_ms_max : core->away_ms_max) +
+           PEER_SILENT_MS;
 }
 
 static unsigned go_away(struct target_core *core, const struct target_event *event)
 {
-    assert(core->latch == GODWIT__LATCH__LATCH_IN && !core->has_state);
+    assert(core->phase == PHASE_POSTCOPY ||
+           (core->latch == GODWIT__LATCH__LATCH_IN && !core->has_state));
     if (!core->away) {
-        core->phase_deadline_ns = event->now_ns + (core->away_ms_max + PEER_SILENT_MS) * NS_PER_MS;
+        uint64_t ms = core->fetched && core->resumed ? POSTCOPY_LAST_MS_MAX : away_ms(core);
+        core->phase_deadline_ns = event->now_ns + ms * NS_PER_MS;
         core->away_fault = (struct fault){0};
         if (event->fault)
             core->away_fault = *event->fault;
@@ -313,14 +413,18 @@ static unsigned go_away(struct target_core *core, const struct target_event *eve
 
 static unsigned on_lane_lost(struct target_core *core, const struct target_event *event)
 {
-    return may_go_away(core) ? go_away(core, event) : on_failed(core, event);
+    if (may_go_away(core))
+        return go_away(core, event);
+    /* READY was said: it may have been given, and comes back once it knows that we took. */
+    core->lane_lost = core->postcopy && core->latch == GODWIT__LATCH__LATCH_READY;
+    return core->lane_lost ? 0 : on_failed(core, event);
 }
 
 static unsigned on_rejoined(struct target_core *core, const struct target_event *event)
 {
     core->away = false;
     core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
-    return 0;
+    return say_fetched(core, event->now_ns);
 }
 
 static unsigned on_link_lost(struct target_core *core, const struct target_event *event)
@@ -347,14 +451,29 @@ static unsigned on_abort(struct target_core *core, const struct target_event *ev
     return abandon(core, event->now_ns);
 }
 
+static unsigned on_postcopy_deadline(struct target_core *core, const struct target_event *event)
+{
+    if (core->fetched && core->resumed)
+        return become_done(core, event->now_ns); /* whether the source heard of it or not */
+    if (!core->away)
+        return go_away(core, event); /* silent: it shall come anew */
+    char why[FAULT_TEXT_MAX];
+    (void)snprintf(why, sizeof why, "the source did not come back within %llu s: %.200s",
+                   (unsigned long long)(away_ms(core) / 1000), core->away_fault.text);
+    return lose(core, why, event);
+}
+
 static unsigned on_tick(struct target_core *core, const struct target_event *event)
 {
-    if (core->phase == PHASE_PRECOPY && !core->away && event->activity != core->activity) {
+    bool copies = core->phase == PHASE_PRECOPY || (core->phase == PHASE_POSTCOPY && !core->fetched);
+    if (copies && !core->away && event->activity != core->activity) {
         core->activity = event->activity;
         core->phase_deadline_ns = event->now_ns + TARGET_SILENT_MS_MAX * NS_PER_MS;
     }
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
         return 0;
+    if (core->phase == PHASE_POSTCOPY)
+        return on_postcopy_deadline(core, event);
     if (core->away)
         (void)fault_set(
             &core->fault, ERR_TIMEOUT, "the source did not come back within %llu ms: %.300s",
@@ -386,11 +505,15 @@ static bool may_happen(const struct target_core *core, const struct target_event
         return (core->phase == PHASE_PRECOPY || core->phase == PHASE_DRAIN) && !core->drained &&
                !core->away;
     case TARGET_EVENT_REJOINED:
-        return core->phase == PHASE_PRECOPY && core->away;
+        return core->away;
+    case TARGET_EVENT_FETCHED:
+        return core->phase == PHASE_POSTCOPY && !core->fetched;
+    case TARGET_EVENT_DROPPED:
+        return core->phase == PHASE_POSTCOPY;
     case TARGET_EVENT_LOADED:
         return core->phase == PHASE_STATE;
     case TARGET_EVENT_RESUMED:
-        return core->latch == GODWIT__LATCH__LATCH_TOOK;
+        return core->latch == GODWIT__LATCH__LATCH_TOOK && !core->resumed;
     case TARGET_EVENT_VERDICT_TAKE:
         return core->latch == GODWIT__LATCH__LATCH_READY &&
                event->generation == core->config.generation;
@@ -401,9 +524,11 @@ static bool may_happen(const struct target_core *core, const struct target_event
     case TARGET_EVENT_TICK:
     case TARGET_EVENT_HELLO:
     case TARGET_EVENT_EXTENTS_END:
+    case TARGET_EVENT_MISSING:
     case TARGET_EVENT_STATE:
     case TARGET_EVENT_TRANSFER:
     case TARGET_EVENT_ABORT:
+    case TARGET_EVENT_SERVED:
     case TARGET_EVENT_LINK_LOST:
         return core->phase != PHASE_NONE;
     case TARGET_EVENT_COUNT:
@@ -435,6 +560,14 @@ static unsigned dispatch(struct target_core *core, const struct target_event *ev
         return on_lane_lost(core, event);
     case TARGET_EVENT_REJOINED:
         return on_rejoined(core, event);
+    case TARGET_EVENT_FETCHED:
+        return on_fetched(core, event);
+    case TARGET_EVENT_DROPPED:
+        return on_dropped(core, event);
+    case TARGET_EVENT_MISSING:
+        return on_missing(core, event);
+    case TARGET_EVENT_SERVED:
+        return on_served(core, event);
     case TARGET_EVENT_HELLO:
         return on_hello(core, event);
     case TARGET_EVENT_EXTENTS_END:
@@ -448,7 +581,7 @@ static unsigned dispatch(struct target_core *core, const struct target_event *ev
     case TARGET_EVENT_LINK_LOST:
         return on_link_lost(core, event);
     case TARGET_EVENT_VERDICT_TAKE:
-        return take(core);
+        return take(core, event);
     case TARGET_EVENT_VERDICT_ABANDON:
         return on_verdict_abandon(core, event);
     case TARGET_EVENT_COUNT:

@@ -6,6 +6,10 @@
  * READY is said only when all is loaded and compared. TOOK needs the right to run, by TRANSFER or
  * by its relay TAKE; until then the target may abandon at any time, and once ABANDONED it never
  * runs.
+ *
+ * In post-copy it runs with pages missing that only the source has. Lanes that break are awaited; a
+ * source that stays away takes the guest with it: the fault then is ERR_CORRUPT, and it may not run
+ * on.
  */
 #ifndef GODWIT_MIGRATE_TARGET_CORE_H
 #define GODWIT_MIGRATE_TARGET_CORE_H
@@ -29,12 +33,16 @@ enum target_event_type {
     TARGET_EVENT_TICK,
     TARGET_EVENT_LANE_LOST, /* a lane's link broke, or the source came anew; with the fault */
     TARGET_EVENT_REJOINED,  /* all lanes are open again */
+    TARGET_EVENT_FETCHED,   /* post-copy: every page is here, digests equal */
+    TARGET_EVENT_DROPPED,   /* its owner ends it, whatever is still missing */
     /* the source's words, on the control lane */
     TARGET_EVENT_HELLO, /* judged fit by the shell */
     TARGET_EVENT_EXTENTS_END,
+    TARGET_EVENT_MISSING, /* pages that will come only after the switchover */
     TARGET_EVENT_STATE, /* judged whole by the shell */
     TARGET_EVENT_TRANSFER,
     TARGET_EVENT_ABORT, /* with its fault */
+    TARGET_EVENT_SERVED, /* post-copy: it has heard that we have every page */
     TARGET_EVENT_LINK_LOST,
     /* verdicts from outside */
     TARGET_EVENT_VERDICT_TAKE, /* generation: m */
@@ -52,6 +60,8 @@ struct target_event {
     enum target_event_type type;
     uint64_t pages;                  /* EXTENTS_END: to populate */
     uint64_t away_ms_max;            /* HELLO: how long the source tries to come back; 0: never */
+    uint64_t postcopy_away_ms_max;   /* HELLO: the same, in post-copy */
+    bool postcopy;                   /* HELLO: it may leave pages behind; STATE: it did */
     uint64_t state_digest;           /* STATE */
     bool reread;                     /* STATE */
     uint64_t activity;               /* TICK: grows whenever a byte arrived */
@@ -77,6 +87,7 @@ enum target_todo {
     TARGET_TODO_SEND_ABANDONED = 1 << 12,
     TARGET_TODO_END = 1 << 13,
     TARGET_TODO_HANG_UP = 1 << 14, /* end all lanes, keep what they brought */
+    TARGET_TODO_SEND_FETCHED = 1 << 15,
 };
 
 #define TARGET_TODO_FORWARD                                                                        \
@@ -97,8 +108,12 @@ struct target_core {
     struct target_core_config config;
     enum phase phase;
     Godwit__Latch latch;
-    bool away; /* only in pre-copy: lanes were lost, the source may come back */
-    uint64_t away_ms_max;
+    bool away; /* only in pre-copy and post-copy: lanes were lost, the source may come back */
+    uint64_t away_ms_max, postcopy_away_ms_max;
+    bool may_postcopy; /* by the greeting */
+    bool postcopy;     /* pages are missing that come after TOOK */
+    bool lane_lost;    /* post-copy: between READY and TOOK */
+    bool resumed, fetched;
     struct fault away_fault;
     bool extents_known, lanes_open, populated, drained, has_state, link_lost;
     bool ended;

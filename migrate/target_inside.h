@@ -1,6 +1,7 @@
 /* What the files of the target share: its struct, and what they ask of each other.
  *
- * Flow:   target.h -> [target_inside] -> target, target_mail, target_words, target_reconnect
+ * Flow:   target.h -> [target_inside] -> target, target_mail, target_words, target_reconnect,
+ * target_post
  * Thread: the move's own, but for what a section of the struct says.
  */
 #ifndef GODWIT_MIGRATE_TARGET_INSIDE_H
@@ -13,6 +14,7 @@
 #include "base/err.h"
 #include "migrate/lane_source.h"
 #include "migrate/lane_target.h"
+#include "migrate/page_fetch.h"
 #include "migrate/progress.h"
 #include "migrate/target.h"
 #include "migrate/target_core.h"
@@ -39,6 +41,10 @@ enum target_mail_type {
     MAIL_LINK_LOST,
     MAIL_LANE,
     MAIL_POPULATED,
+    MAIL_FETCH_ENDED,
+    MAIL_FETCH_FAILED,
+    MAIL_FETCH_ALL,
+    MAIL_GUEST,
 };
 
 struct target_mail {
@@ -89,6 +95,15 @@ struct target {
     struct lane_mark marks[LANES_MAX];
     unsigned mark_epochs[LANES_MAX];
     uint64_t before_cpu_ns;
+
+    /* post-copy */
+    struct page_fetch *fetch; /* NULL: the source does not speak of it */
+    struct stream *post_streams[PAGE_FETCH_LANES];
+    unsigned post_open, post_wanted, fetch_ended;
+    uint64_t post_sum; /* what giving pages up took from the digest */
+    bool fetched_told;
+    pthread_t guest_thread; /* loads or resumes the guest, while guest_steps */
+    bool guest_steps, guest_resumes;
 
     Godwit__MoveMessage *state; /* owned */
     uint64_t populate_ns, populate_cpu_ns, load_ns, resume_ns, memory_digest;
@@ -152,6 +167,9 @@ void target_words_send_abandoned(struct target *target);
 /* On a new control lane: no old lane is left, and how far they had come. */
 void target_words_send_resumed(struct target *target);
 
+/* In post-copy: every page is here. */
+void target_words_send_fetched(struct target *target);
+
 /* Judge the source's message and feed it; a STATE is kept, taken out of the mail. */
 void target_words_take(struct target *target, struct target_mail *mail);
 
@@ -172,5 +190,42 @@ void target_reconnect_take_resume(struct target *target, const Godwit__MoveResum
 
 /* Does the move wait for its source to come back? */
 bool target_reconnect_is_away(struct target *target);
+
+/* ---- target_post.c -------------------------------------------------------------------------- */
+
+/* The source may leave pages behind: can this host let a guest wait for them? */
+int target_post_init(struct target *target, struct fault *fault);
+
+/* Were pages left behind? Read under the lock. */
+bool target_post_is_on(struct target *target);
+
+/* These come later: give up what is here of them. */
+void target_post_take_missing(struct target *target, const Godwit__MoveMissing *missing);
+
+/* One of the two lanes; takes *stream when it returns 0. */
+int target_post_take_lane(struct target *target, unsigned index, struct stream **stream,
+                          struct fault *fault);
+
+/* Both are open again. */
+int target_post_rejoin(struct target *target, struct fault *fault);
+
+/* Make its lanes end; have they; and then free them. */
+void target_post_interrupt(struct target *target);
+bool target_post_has_ended(const struct target *target);
+void target_post_hang_up(struct target *target);
+
+/* A lane of it has ended, or it cannot go on. */
+void target_post_take_mail(struct target *target, const struct target_mail *mail);
+
+/* Is every page here by now? Then the core is told, once. */
+void target_post_look(struct target *target);
+
+/* Load the guest, or let it run, on a thread of its own. */
+int target_post_step_guest(struct target *target, bool resumes, struct fault *fault);
+void target_post_take_step(struct target *target, const struct target_mail *mail);
+
+/* The core has ended; and: nobody will ever look at the guest again. */
+void target_post_stop(struct target *target);
+void target_post_free(struct target *target);
 
 #endif

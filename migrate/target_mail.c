@@ -5,6 +5,7 @@
 #include "migrate/target_inside.h"
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/failpoint.h"
 #include "base/world.h"
 #include "migrate/control_lane.h"
@@ -148,8 +149,30 @@ static int take_control(struct target *target, struct target_mail *mail, struct 
     return 0;
 }
 
+static int lane_has_come(struct target *target, struct fault *fault)
+{
+    bool fetches = target_current_phase(target) == PHASE_POSTCOPY;
+    if (target->post_open < target->post_wanted ||
+        (!fetches && target->lanes_open < target->lanes_wanted))
+        return 0;
+    int r = fetches ? target_post_rejoin(target, fault) : 0;
+    if (r < 0)
+        return r;
+    if (target_reconnect_is_away(target))
+        target_feed_type(target, TARGET_EVENT_REJOINED);
+    else if (target_current_phase(target) == PHASE_PREPARE)
+        target_feed_type(target, TARGET_EVENT_LANES_OPEN);
+    return 0;
+}
+
 static int take_lane(struct target *target, struct target_mail *mail, struct fault *fault)
 {
+    bool fetches = target_current_phase(target) == PHASE_POSTCOPY; /* then by its two alone */
+    unsigned first_post = fetches ? 0 : target->lanes_wanted;
+    if (target->post_wanted && mail->lane >= first_post) {
+        int r = target_post_take_lane(target, mail->lane - first_post, &mail->stream, fault);
+        return r < 0 ? r : lane_has_come(target, fault);
+    }
     if (mail->lane >= target->lanes_wanted || target->lanes[mail->lane])
         return fault_set(fault, ERR_CORRUPT, "lane %u arrived, and there are %u", mail->lane,
                          target->lanes_wanted);
@@ -171,13 +194,8 @@ static int take_lane(struct target *target, struct target_mail *mail, struct fau
         return r;
     mail->stream = NULL;
     target->mark_epochs[mail->lane] = target->epoch;
-    if (++target->lanes_open < target->lanes_wanted)
-        return 0;
-    if (target_reconnect_is_away(target))
-        target_feed_type(target, TARGET_EVENT_REJOINED);
-    else if (target_current_phase(target) == PHASE_PREPARE)
-        target_feed_type(target, TARGET_EVENT_LANES_OPEN);
-    return 0;
+    target->lanes_open++;
+    return lane_has_come(target, fault);
 }
 
 static void take_stream(struct target *target, struct target_mail *mail)
@@ -262,7 +280,10 @@ void target_mail_take(struct target *target, struct target_mail *mail)
         take_stream(target, mail);
         break;
     case MAIL_OPENER_ENDED:
-        if (mail->fault.code)
+        if (mail->fault.code && target_current_phase(target) == PHASE_POSTCOPY)
+            log_warn("target", "no lane can come any more: %s vm=%s move=%s", mail->fault.text,
+                     target->config.guest->vm_id, target->move_id);
+        else if (mail->fault.code)
             target_feed_fault(target, TARGET_EVENT_FAILED, &mail->fault);
         break;
     case MAIL_MESSAGE:
@@ -281,7 +302,8 @@ void target_mail_take(struct target *target, struct target_mail *mail)
          * yet come by relay. */
         target_feed_fault(target,
                           mail->fault.code == ERR_CORRUPT &&
-                                  target_current_phase(target) != PHASE_HANDOVER
+                                  target_current_phase(target) != PHASE_HANDOVER &&
+                                  target_current_phase(target) != PHASE_POSTCOPY
                               ? TARGET_EVENT_FAILED
                               : TARGET_EVENT_LINK_LOST,
                           &mail->fault);
@@ -291,6 +313,14 @@ void target_mail_take(struct target *target, struct target_mail *mail)
         break;
     case MAIL_POPULATED:
         take_populated(target, mail);
+        break;
+    case MAIL_FETCH_ENDED:
+    case MAIL_FETCH_FAILED:
+    case MAIL_FETCH_ALL:
+        target_post_take_mail(target, mail);
+        break;
+    case MAIL_GUEST:
+        target_post_take_step(target, mail);
         break;
     }
     target_mail_discard(mail);

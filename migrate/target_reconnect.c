@@ -40,6 +40,7 @@ static void free_lanes(struct target *target)
         target->lanes[i] = lane_target_free(target->lanes[i]);
     }
     target->lanes_open = target->lanes_ended = target->lanes_last = 0;
+    target_post_hang_up(target);
 }
 
 static void free_control(struct target *target)
@@ -75,7 +76,8 @@ static void use_next_control(struct target *target)
 bool target_reconnect_took_end(struct target *target)
 {
     bool expected = target->hanging_up || target->next_control;
-    if (target->hanging_up && target->lanes_ended == target->lanes_open) {
+    if (target->hanging_up && target->lanes_ended == target->lanes_open &&
+        target_post_has_ended(target)) {
         free_lanes(target);
         target->hanging_up = false;
     }
@@ -89,6 +91,7 @@ void target_reconnect_hang_up(struct target *target)
         if (target->lanes[i])
             lane_target_interrupt(target->lanes[i]);
     }
+    target_post_interrupt(target);
     if (target->control_ended)
         free_control(target); /* a source that waits for our word there has to see it */
     target->hanging_up = true;
@@ -99,8 +102,10 @@ void target_reconnect_hang_up(struct target *target)
  * source has given up. */
 void target_reconnect_take_stream(struct target *target, struct target_mail *mail)
 {
+    enum phase phase = target_current_phase(target);
     if (mail->lane != TLS_LANE_CONTROL || mail->epoch <= target->epoch ||
-        mail->epoch <= target->next_epoch || target_current_phase(target) != PHASE_PRECOPY) {
+        mail->epoch <= target->next_epoch ||
+        (phase != PHASE_PRECOPY && phase != PHASE_POSTCOPY)) {
         log_debug("target", "a lane of epoch %u is not awaited vm=%s move=%s", mail->epoch,
                   target->config.guest->vm_id, target->move_id);
         return; /* it is freed with the mail */

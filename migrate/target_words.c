@@ -6,6 +6,7 @@
 #include "migrate/target_inside.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -25,6 +26,13 @@
 enum { ABANDONED_MS_MAX = 500 };
 
 /* ---- what we say ---------------------------------------------------------------------------- */
+
+static void fail(struct target *target, int code, const char *words, const char *detail)
+{
+    struct fault fault = {0};
+    (void)fault_set(&fault, code, "%s%s", words, detail);
+    target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
+}
 
 static int watched_send(struct target *target, const Godwit__MoveMessage *message,
                         struct fault *fault)
@@ -50,12 +58,13 @@ void target_words_send_welcome(struct target *target)
     welcome.has_version = welcome.has_takes_patches = welcome.has_takes_counters = 1;
     welcome.version = PROTOCOL_VERSION;
     welcome.takes_patches = welcome.takes_counters = 1;
+    welcome.has_takes_postcopy = welcome.takes_postcopy = target->post_wanted > 0;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_WELCOME,
                                    .welcome = &welcome};
     send_message(target, &message);
-    lane_opener_go_on(target->opener, target->lanes_wanted);
+    lane_opener_go_on(target->opener, target->lanes_wanted + target->post_wanted);
 }
 
 void target_words_send_prepared(struct target *target)
@@ -84,29 +93,104 @@ void target_words_send_ready(struct target *target)
     send_message(target, &message);
 }
 
+static uint64_t cpu_ns(const struct target *target)
+{
+    uint64_t ns = target->populate_cpu_ns + world_thread_cpu_ns() + target->before_cpu_ns;
+    if (target->control)
+        ns += control_lane_cpu_ns(target->control);
+    for (unsigned i = 0; i < LANES_MAX; i++)
+        ns += target->lane_cpu_ns[i];
+    return ns;
+}
+
 void target_words_send_started(struct target *target)
 {
-    uint64_t cpu_ns = target->populate_cpu_ns + world_thread_cpu_ns() + target->before_cpu_ns;
-    if (target->control)
-        cpu_ns += control_lane_cpu_ns(target->control);
-    for (unsigned i = 0; i < LANES_MAX; i++)
-        cpu_ns += target->lane_cpu_ns[i];
     Godwit__MoveStarted started = GODWIT__MOVE_STARTED__INIT;
     started.has_resume_ns = started.has_cpu_ns = 1;
     started.resume_ns = target->resume_ns;
-    started.cpu_ns = cpu_ns;
+    started.cpu_ns = cpu_ns(target);
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_STARTED,
                                    .started = &started};
     struct fault fault = {0};
+    if (!target->control)
+        return; /* post-copy, and its lanes are lost */
     if (watched_send(target, &message, &fault) < 0) /* it learns of it by its agent */
         log_debug("target", "%s vm=%s move=%s", fault.text, target->config.guest->vm_id,
                   target->move_id);
 }
 
+/* All that region i lacks, in as many messages as it takes. */
+static void send_missing(struct target *target, unsigned i)
+{
+    const struct bitmap *missing = page_fetch_missing(target->fetch, i);
+    size_t words = bitmap_words(missing), most = MOVE_FRAME_MISSING_MAX / 8;
+    AUTO_FREE uint8_t *bytes = malloc(MOVE_FRAME_MISSING_MAX);
+    if (!bytes) {
+        fail(target, ERR_NOMEM, "no memory to tell which pages are missing", "");
+        return;
+    }
+    for (size_t at = 0; at < words; at += most) {
+        size_t count = words - at < most ? words - at : most;
+        for (size_t j = 0; j < count; j++)
+            bytes_put_u64(bytes + j * 8, missing->words[at + j]);
+        Godwit__MoveMissing body = GODWIT__MOVE_MISSING__INIT;
+        body.has_region = body.has_first_page = body.has_bits = 1;
+        body.region = target->config.guest->regions[i].id;
+        body.first_page = at * 64;
+        body.bits = (ProtobufCBinaryData){.len = count * 8, .data = bytes};
+        Godwit__MoveMessage message = {
+            .base = PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+            .body_case = GODWIT__MOVE_MESSAGE__BODY_MISSING,
+            .missing = &body};
+        send_message(target, &message);
+    }
+}
+
+static void send_resumed_in_postcopy(struct target *target)
+{
+    for (unsigned i = 0; i < target->config.guest->region_count; i++) {
+        if (page_fetch_missing(target->fetch, i)->words)
+            send_missing(target, i);
+    }
+    Godwit__MoveResumed resumed = GODWIT__MOVE_RESUMED__INIT;
+    resumed.has_epoch = resumed.has_postcopy = 1;
+    resumed.epoch = target->epoch;
+    resumed.postcopy = 1;
+    Godwit__MoveMessage message = {.base =
+                                       PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+                                   .body_case = GODWIT__MOVE_MESSAGE__BODY_RESUMED,
+                                   .resumed = &resumed};
+    send_message(target, &message);
+}
+
+void target_words_send_fetched(struct target *target)
+{
+    struct page_fetch_facts facts;
+    page_fetch_facts(target->fetch, &facts);
+    Godwit__MoveFetched fetched = GODWIT__MOVE_FETCHED__INIT;
+    fetched.has_memory_digest = fetched.has_pages = fetched.has_faults = fetched.has_fault_p50_ns =
+        fetched.has_fault_p99_ns = fetched.has_cpu_ns = 1;
+    fetched.memory_digest = target->memory_digest + facts.digest;
+    fetched.pages = facts.pages;
+    fetched.faults = facts.faults;
+    fetched.fault_p50_ns = facts.fault_p50_ns;
+    fetched.fault_p99_ns = facts.fault_p99_ns;
+    fetched.cpu_ns = cpu_ns(target) + facts.cpu_ns;
+    Godwit__MoveMessage message = {.base =
+                                       PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
+                                   .body_case = GODWIT__MOVE_MESSAGE__BODY_FETCHED,
+                                   .fetched = &fetched};
+    send_message(target, &message);
+}
+
 void target_words_send_resumed(struct target *target)
 {
+    if (target_post_is_on(target)) {
+        send_resumed_in_postcopy(target);
+        return;
+    }
     Godwit__MoveMark marks[LANES_MAX], *pointers[LANES_MAX];
     for (unsigned i = 0; i < target->lanes_wanted; i++) {
         godwit__move_mark__init(&marks[i]);
@@ -152,13 +236,6 @@ void target_words_send_abandoned(struct target *target)
 }
 
 /* ---- what the source says ------------------------------------------------------------------- */
-
-static void fail(struct target *target, int code, const char *words, const char *detail)
-{
-    struct fault fault = {0};
-    (void)fault_set(&fault, code, "%s%s", words, detail);
-    target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
-}
 
 static int judge_names(const struct target *target, const Godwit__MoveHello *hello,
                        struct fault *fault)
@@ -218,13 +295,19 @@ static void take_hello(struct target *target, const Godwit__MoveHello *hello)
     int r = judge_names(target, hello, &fault);
     if (r == 0)
         r = judge_regions(target, hello, &fault);
+    bool greets = target_current_phase(target) == PHASE_GREET;
+    if (r == 0 && greets && hello->postcopy)
+        r = target_post_init(target, &fault);
     if (r < 0) {
         target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
         return;
     }
-    if (target_current_phase(target) == PHASE_GREET)
+    if (greets)
         target->lanes_wanted = hello->lanes; /* judged by move_frame: 1 to LANES_MAX */
-    struct target_event event = {.type = TARGET_EVENT_HELLO, .away_ms_max = hello->away_ms_max};
+    struct target_event event = {.type = TARGET_EVENT_HELLO,
+                                 .away_ms_max = hello->away_ms_max,
+                                 .postcopy = hello->postcopy,
+                                 .postcopy_away_ms_max = hello->postcopy_away_ms_max};
     target_feed(target, &event);
 }
 
@@ -268,7 +351,8 @@ static void take_state(struct target *target, struct target_mail *mail)
         return;
     }
     struct target_event event = {
-        .type = TARGET_EVENT_STATE, .state_digest = state->state_digest, .reread = state->reread};
+        .type = TARGET_EVENT_STATE, .state_digest = state->state_digest, .reread = state->reread,
+        .postcopy = state->postcopy};
     if (!target->state)
         target->state = TAKE(mail->message);
     target_feed(target, &event);
@@ -323,12 +407,19 @@ void target_words_take(struct target *target, struct target_mail *mail)
     case GODWIT__MOVE_MESSAGE__BODY_RESUME:
         target_reconnect_take_resume(target, message->resume);
         return;
+    case GODWIT__MOVE_MESSAGE__BODY_MISSING:
+        target_post_take_missing(target, message->missing);
+        return;
+    case GODWIT__MOVE_MESSAGE__BODY_SERVED:
+        target_feed_type(target, TARGET_EVENT_SERVED);
+        return;
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
     case GODWIT__MOVE_MESSAGE__BODY_WELCOME:
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
     case GODWIT__MOVE_MESSAGE__BODY_READY:
     case GODWIT__MOVE_MESSAGE__BODY_STARTED:
     case GODWIT__MOVE_MESSAGE__BODY_ABANDONED:
+    case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

@@ -76,6 +76,8 @@ enum {
     STARTED_MS_MAX = 2000,  /* after TRANSFER, before asking elsewhere */
     AWAY_MS_MAX = 20000,    /* pre-copy: lost lanes must be back by then, where no goal says otherwise */
     AWAY_MS_LONGEST = 10 * 60 * 1000,
+    POSTCOPY_AWAY_MS_MAX = 5 * 60 * 1000, /* the same in post-copy: the guest cannot turn back */
+    POSTCOPY_LAST_MS_MAX = 10000, /* the source's last word, once all pages are there */
     REFUSED_MS_MAX = 3000,  /* nobody listens at the target any more: it has ended */
     PARK_ALARM_MS = 5000,
     PARK_FENCE_MS = 15000,

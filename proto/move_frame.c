@@ -9,6 +9,8 @@
 
 static_assert(MOVE_FRAME_EXTENTS_MAX * 20 + 64 <= MOVE_MESSAGE_MAX,
               "a full message of extents fits, each number at its longest");
+static_assert(MOVE_FRAME_MISSING_MAX % 8 == 0 && MOVE_FRAME_MISSING_MAX + 64 <= MOVE_MESSAGE_MAX,
+              "a full message of missing pages fits");
 
 static uint32_t body_check(const uint8_t *bytes, size_t count)
 {
@@ -177,8 +179,20 @@ static int judge_resume(const Godwit__MoveResume *resume, struct fault *fault)
     return 0;
 }
 
+static int judge_missing(const Godwit__MoveMissing *missing, struct fault *fault)
+{
+    if (!missing->has_region || !missing->has_first_page || missing->first_page % 64 ||
+        missing->bits.len == 0 || missing->bits.len % 8 ||
+        missing->bits.len > MOVE_FRAME_MISSING_MAX)
+        return fault_set(fault, ERR_CORRUPT, "control lane: missing pages in %zu bytes from page %llu",
+                         missing->bits.len, (unsigned long long)missing->first_page);
+    return 0;
+}
+
 static int judge_resumed(const Godwit__MoveResumed *resumed, struct fault *fault)
 {
+    if (resumed->postcopy && resumed->n_marks == 0)
+        return 0;
     if (resumed->n_marks < 1 || resumed->n_marks > LANES_MAX)
         return fault_set(fault, ERR_CORRUPT, "control lane: marks of %zu lanes, 1 to %d may be",
                          resumed->n_marks, LANES_MAX);
@@ -213,6 +227,14 @@ static int judge(const Godwit__MoveMessage *message, struct fault *fault)
         return judge_resume(message->resume, fault);
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
         return judge_resumed(message->resumed, fault);
+    case GODWIT__MOVE_MESSAGE__BODY_MISSING:
+        return judge_missing(message->missing, fault);
+    case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
+        if (!message->fetched->has_memory_digest || !message->fetched->has_pages)
+            return fault_set(fault, ERR_CORRUPT, "control lane: fetched without its digest");
+        return 0;
+    case GODWIT__MOVE_MESSAGE__BODY_SERVED:
+        return 0;
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:
     case GODWIT__MOVE_MESSAGE__BODY_STARTED:
     case GODWIT__MOVE_MESSAGE__BODY_ABORT:
@@ -271,6 +293,12 @@ const char *move_frame_name(const Godwit__MoveMessage *message)
         return "resume";
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
         return "resumed";
+    case GODWIT__MOVE_MESSAGE__BODY_MISSING:
+        return "missing";
+    case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
+        return "fetched";
+    case GODWIT__MOVE_MESSAGE__BODY_SERVED:
+        return "served";
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

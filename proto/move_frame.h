@@ -20,6 +20,7 @@
 struct fault;
 
 enum { MOVE_FRAME_HEADER_BYTES = 12, MOVE_FRAME_EXTENTS_MAX = 64 << 10, MOVE_FRAME_TEXT_MAX = 127 };
+enum { MOVE_FRAME_MISSING_MAX = 1 << 20 }; /* bytes of bits in one message: 32 GiB of pages */
 
 /* Wire numbers: append only. */
 enum move_frame_type {

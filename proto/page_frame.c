@@ -41,7 +41,7 @@ unsigned page_frame_put(const struct page_frame *frame, const struct page_frame_
     assert(frame->count <= PAGE_FRAME_PAGES_MAX);
     assert(frame->body_bytes <= PAGE_FRAME_BODY_MAX);
 
-    bool pages = frame->type == PAGE_FRAME_PAGES;
+    bool pages = frame->type == PAGE_FRAME_PAGES || frame->type == PAGE_FRAME_ASK;
     bytes_put_u32(ret_bytes + AT_MAGIC, PAGE_FRAME_MAGIC);
     ret_bytes[AT_TYPE] = (uint8_t)frame->type;
     ret_bytes[AT_CODEC] = (uint8_t)frame->codec;
@@ -77,7 +77,8 @@ static int get_pages(const struct page_frame *frame, struct fault *fault)
 
 static int get_fence(const uint8_t *bytes, const struct page_frame *frame, struct fault *fault)
 {
-    if (frame->count || frame->codec || frame->region || frame->body_bytes)
+    bool names_page = frame->type == PAGE_FRAME_ASK;
+    if (frame->count || frame->codec || (frame->region && !names_page) || frame->body_bytes)
         return fault_set(fault, ERR_CORRUPT, "page frame: a fence that carries pages");
     if (bytes_get_u32(bytes + AT_CHECK) != head_check(bytes, 0))
         return fault_set(fault, ERR_CORRUPT, "page frame: a fence was changed on the way");
@@ -92,7 +93,7 @@ int page_frame_get(const uint8_t bytes[static PAGE_FRAME_HEADER_BYTES],
                          bytes_get_u32(bytes + AT_MAGIC));
 
     unsigned type = bytes[AT_TYPE];
-    if (type < PAGE_FRAME_PAGES || type > PAGE_FRAME_ANSWER)
+    if (type < PAGE_FRAME_PAGES || type > PAGE_FRAME_ASK)
         return fault_set(fault, ERR_CORRUPT, "page frame: type %u is unknown", type);
     unsigned codec = bytes[AT_CODEC];
     if (codec > PAGE_FRAME_LZ4)
@@ -111,7 +112,10 @@ int page_frame_get(const uint8_t bytes[static PAGE_FRAME_HEADER_BYTES],
         frame.first_page = bytes_get_u64(bytes + AT_FIRST_PAGE);
         r = get_pages(&frame, fault);
     } else {
-        frame.digest = bytes_get_u64(bytes + AT_FIRST_PAGE);
+        if (frame.type == PAGE_FRAME_ASK)
+            frame.first_page = bytes_get_u64(bytes + AT_FIRST_PAGE);
+        else
+            frame.digest = bytes_get_u64(bytes + AT_FIRST_PAGE);
         r = get_fence(bytes, &frame, fault);
     }
     if (r < 0)

@@ -47,6 +47,7 @@ enum page_frame_type {
     PAGE_FRAME_FENCE_HOT = 3,  /* as FENCE, and the next round is the pause's: do not sleep */
     PAGE_FRAME_FENCE_LAST = 4, /* the last frame of the lane; not answered */
     PAGE_FRAME_ANSWER = 5,     /* target -> source: this fence was reached with this digest */
+    PAGE_FRAME_ASK = 6,        /* target -> source, post-copy: first_page is waited for */
 };
 enum page_frame_codec { PAGE_FRAME_NONE = 0, PAGE_FRAME_RAW = 1, PAGE_FRAME_LZ4 = 2 };
 

@@ -12,6 +12,7 @@ static const char *const names[PHASE_COUNT] = {
     [PHASE_DONE] = "done",
     [PHASE_ROLLED_BACK] = "rolled-back",
     [PHASE_PARKED] = "parked",
+    [PHASE_POSTCOPY] = "post-copy",
 };
 
 const char *phase_name(enum phase phase)
@@ -22,13 +23,15 @@ const char *phase_name(enum phase phase)
 bool phase_may_follow(enum phase from, enum phase to)
 {
     if (to == PHASE_ROLLED_BACK) /* from handover only with the target's word (SWITCHOVER rule) */
-        return from != PHASE_DONE && from != PHASE_ROLLED_BACK;
+        return from != PHASE_DONE && from != PHASE_ROLLED_BACK && from != PHASE_POSTCOPY;
     switch (from) {
     case PHASE_NONE:
         return to == PHASE_GREET;
     case PHASE_HANDOVER:
-        return to == PHASE_DONE || to == PHASE_PARKED;
+        return to == PHASE_DONE || to == PHASE_PARKED || to == PHASE_POSTCOPY;
     case PHASE_PARKED:
+        return to == PHASE_DONE || to == PHASE_POSTCOPY;
+    case PHASE_POSTCOPY:
         return to == PHASE_DONE;
     case PHASE_GREET:
     case PHASE_PREPARE:

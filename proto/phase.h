@@ -21,6 +21,7 @@ enum phase {
     PHASE_DONE = 8,        /* the VM runs at the target */
     PHASE_ROLLED_BACK = 9, /* the VM runs at the source; nothing is left at the target */
     PHASE_PARKED = 10,     /* given away, no word of the target: paused at the source, not lost */
+    PHASE_POSTCOPY = 11,   /* runs at the target, with pages that the source still has to give */
     PHASE_COUNT
 };
 

@@ -247,27 +247,6 @@ static void a_move_whose_lanes_are_away_can_be_cancelled(void **state)
     scene_deinit(&scene);
 }
 
-static void a_post_copy_is_refused_before_anything_begins(void **state)
-{
-    (void)state;
-    struct fake_guest *fake =
-        fake_guest_new(&(struct fake_guest_config){.pages = 100, .running = true});
-    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
-    goals.postcopy = true;
-    const struct source_config config = {.guest = fake_guest_guest(fake),
-                                         .move_id = "move-1",
-                                         .generation = 7,
-                                         .target_incarnation = "inc-b",
-                                         .goals = &goals,
-                                         .lanes = 1};
-    struct source *source = NULL;
-    struct fault fault = {0};
-
-    assert_int_equal(source_new(&source, &config, &fault), ERR_UNSUPPORTED);
-    assert_string_equal(fault.text, "there is no post-copy in this version");
-    (void)fake_guest_free(fake);
-}
-
 int main(void)
 {
     log_set_level(LOG_WARN);
@@ -278,7 +257,6 @@ int main(void)
         cmocka_unit_test(lanes_that_stay_away_roll_the_move_back),
         cmocka_unit_test(a_target_that_nobody_listens_for_ends_the_waiting_early),
         cmocka_unit_test(a_move_whose_lanes_are_away_can_be_cancelled),
-        cmocka_unit_test(a_post_copy_is_refused_before_anything_begins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

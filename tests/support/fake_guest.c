@@ -233,6 +233,16 @@ static int fake_populate(struct region *region, uint64_t first_page, uint64_t pa
     return 0;
 }
 
+/* Never freed of its bit in `populated`: what is there at the end is compared. */
+static int fake_discard(struct region *region, uint64_t first_page, uint64_t pages,
+                        struct fault *fault)
+{
+    struct fake_guest *fake = region->owner;
+    if (madvise(fake->memory + first_page * PAGE_BYTES, pages * PAGE_BYTES, MADV_DONTNEED) < 0)
+        return fault_set(fault, ERR_IO, "pages cannot be given up");
+    return 0;
+}
+
 static const struct region_ops region_ops = {
     .track_start = fake_track_start,
     .track_stop = fake_track_stop,
@@ -241,6 +251,7 @@ static const struct region_ops region_ops = {
     .clear_many = fake_clear_many,
     .populated = fake_populated,
     .populate = fake_populate,
+    .discard = fake_discard,
 };
 
 /* ---- guest ---- */

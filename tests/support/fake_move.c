@@ -8,11 +8,27 @@
 #include "net/stream.h"
 #include "net/tls_lane.h"
 
+static const struct pipe_stream_config *pipe_of(const struct fake_move *move, unsigned lane,
+                                                bool serves)
+{
+    const struct fake_move_config *config = &move->config;
+    bool postcopy = config->goals && config->goals->postcopy;
+    unsigned first_post = serves ? 0 : config->lanes - 2;
+    if (lane == TLS_LANE_CONTROL)
+        return &config->control;
+    if (postcopy && lane >= first_post)
+        return lane == first_post ? &config->post_asks : &config->post_pushes;
+    return lane == 0 ? &config->lane : &config->other_lanes;
+}
+
 static int open_lane(void *data, unsigned lane, unsigned epoch, struct stream **ret_stream,
                      struct fault *fault)
 {
     static const struct pipe_stream_config plain;
     struct fake_move *move = data;
+    pthread_mutex_lock(&move->mutex);
+    bool serves = move->at_source.last_phase == PHASE_POSTCOPY;
+    pthread_mutex_unlock(&move->mutex);
     if (epoch > 0 && move->config.fail_dial)
         return fault_set(fault, move->config.fail_dial, "nothing can be reached");
     if (move->config.fail_open && lane == 0)
@@ -25,9 +41,7 @@ static int open_lane(void *data, unsigned lane, unsigned epoch, struct stream **
     } else {
         pipe_stream_new(&ours, &theirs,
                         epoch > move->config.epochs_with_faults ? &plain
-                        : lane == TLS_LANE_CONTROL              ? &move->config.control
-                        : lane == 0                             ? &move->config.lane
-                                                                : &move->config.other_lanes);
+                                                                : pipe_of(move, lane, serves));
     }
     pthread_mutex_lock(&move->mutex);
     unsigned slot = (move->waiting_first + move->waiting_count++) % FAKE_MOVE_STREAMS;
@@ -149,6 +163,12 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
     move->reconnects = receipt->reconnects;
     move->resent_pages = receipt->resent_pages;
     move->away_ns = receipt->away_ns;
+    move->postcopy_pages = receipt->postcopy_pages;
+    move->postcopy_ns = receipt->postcopy_ns;
+    move->faults = receipt->faults;
+    move->fault_p50_ns = receipt->fault_p50_ns;
+    move->fault_p99_ns = receipt->fault_p99_ns;
+    move->digest_pages = receipt->digest_pages;
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         move->round_pages[i] = receipt->rounds[i]->pages;
         move->round_ns[i] = receipt->rounds[i]->duration_ns;

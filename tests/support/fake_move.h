@@ -30,6 +30,7 @@ struct fake_move_config {
     const char *source_names_incarnation;          /* NULL: the right one */
     struct pipe_stream_config control, lane;       /* lane: of lane 0; the others are plain */
     struct pipe_stream_config other_lanes;
+    struct pipe_stream_config post_asks, post_pushes; /* the last two, of a post-copy */
     bool fail_open; /* open_lane of lane 0 fails */
     /* The pipes' faults are of epoch 0, and of as many after it. */
     unsigned epochs_with_faults;
@@ -71,6 +72,7 @@ struct fake_move {
     uint64_t pause_ns, drain_ns, state_ns, resume_ns, predicted_total_ns;
     unsigned rounds, lanes, reconnects;
     uint64_t resent_pages, away_ns;
+    uint64_t postcopy_pages, postcopy_ns, faults, fault_p50_ns, fault_p99_ns, digest_pages;
     uint64_t round_pages[ROUNDS_MAX], round_ns[ROUNDS_MAX], zero_pages, raw_pages, lz4_pages,
         lz4_bytes, patch_pages, patch_bytes, same_pages;
 };

@@ -1,0 +1,344 @@
+#include "migrate/page_server.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/bitmap.h"
+#include "base/failpoint.h"
+#include "base/own.h"
+#include "base/thread.h"
+#include "base/world.h"
+#include "migrate/lane_write.h"
+#include "migrate/pacer.h"
+#include "migrate/page_copy.h"
+#include "migrate/page_digest.h"
+#include "migrate/progress.h"
+#include "migrate/region.h"
+#include "net/stream.h"
+#include "proto/page_frame.h"
+
+/* 64 KiB around what is asked for: the next touch is likely there. */
+enum { AROUND_PAGES = 16 };
+
+struct server_lane {
+    struct page_server *server;
+    struct stream *stream; /* owned */
+    pthread_t thread;
+    bool started;
+
+    /* the lane's own */
+    uint8_t *body; /* owned */
+    struct page_frame frame;
+    struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+    unsigned region;
+    uint64_t zero_pages, taken_pages, wire_bytes;
+    bool link_lost;
+
+    uint64_t sum; /* atomic: written by the lane, read by all */
+};
+
+struct page_server {
+    /* set before start, read by all */
+    struct page_server_config config;
+    struct server_lane asks, pushes;
+
+    uint64_t goes_on; /* atomic: region and page behind what was asked for last */
+};
+
+enum { REGION_SHIFT = 48 };
+
+static void page_server_freep(struct page_server **server)
+{
+    *server = page_server_free(*server);
+}
+
+static int link_fault(struct server_lane *lane, int r)
+{
+    lane->link_lost = r != ERR_CORRUPT && r != ERR_CANCELED;
+    return r;
+}
+
+/* ---- one frame ------------------------------------------------------------------------------ */
+
+static void begin_frame(struct server_lane *lane, unsigned region, uint64_t page)
+{
+    lane->region = region;
+    lane->zero_pages = lane->taken_pages = 0;
+    lane->frame = (struct page_frame){
+        .type = PAGE_FRAME_PAGES,
+        .codec = PAGE_FRAME_RAW,
+        .region = lane->server->config.regions[region].id,
+        .first_page = page / BLOCK_PAGES * BLOCK_PAGES,
+    };
+}
+
+static bool take_bit(struct server_lane *lane, unsigned region, uint64_t page)
+{
+    struct bitmap *unsent = &lane->server->config.unsent[region];
+    uint64_t bit = UINT64_C(1) << (page % 64);
+    return __atomic_fetch_and(&unsent->words[page / 64], ~bit, __ATOMIC_ACQ_REL) & bit;
+}
+
+/* `is_ours`: we took its bit, so it is we who account for it. */
+static void add_page(struct server_lane *lane, uint64_t page, bool is_ours)
+{
+    const struct page_server_config *config = &lane->server->config;
+    uint8_t *slot = lane->body + (size_t)lane->frame.data_count * PAGE_BYTES;
+    struct page_frame_entry *entry = &lane->entries[lane->frame.count++];
+    *entry = (struct page_frame_entry){.page = (uint16_t)(page % BLOCK_PAGES)};
+    entry->has_data = page_copy(slot, config->regions[lane->region].base + page * PAGE_BYTES);
+    lane->frame.data_count += entry->has_data;
+    if (!is_ours)
+        return;
+    lane->taken_pages++;
+    lane->zero_pages += !entry->has_data;
+    uint64_t sum = lane->sum, hash = entry->has_data ? page_digest_hash(slot) : 0;
+    page_digest_set(&config->digests[lane->region], page, hash, &sum);
+    __atomic_store_n(&lane->sum, sum, __ATOMIC_RELEASE);
+}
+
+static int write_frame(struct server_lane *lane, struct fault *fault)
+{
+    uint8_t head[PAGE_FRAME_HEAD_MAX];
+    lane->frame.body_bytes = lane->frame.data_count * PAGE_BYTES;
+    unsigned count = page_frame_put(&lane->frame, lane->entries, head);
+    int r = lane_write(lane->stream, FAILPOINT_SOURCE_FRAME, head, count, fault);
+    if (r == 0 && lane->frame.body_bytes)
+        r = stream_write(lane->stream, lane->body, lane->frame.body_bytes, fault);
+    if (r == 0)
+        r = stream_flush(lane->stream, fault);
+    uint64_t wire = lane->stream->wire_bytes_out;
+    progress_add(lane->server->config.progress, lane->taken_pages, lane->zero_pages,
+                 wire - lane->wire_bytes);
+    lane->wire_bytes = wire;
+    return r < 0 ? link_fault(lane, r) : 0;
+}
+
+/* ---- what is asked for ---------------------------------------------------------------------- */
+
+static int read_ask(struct server_lane *lane, unsigned *ret_region, uint64_t *ret_page,
+                    struct fault *fault)
+{
+    const struct page_server_config *config = &lane->server->config;
+    uint8_t bytes[PAGE_FRAME_HEADER_BYTES];
+    int r = stream_read(lane->stream, bytes, sizeof bytes, fault);
+    if (r < 0)
+        return link_fault(lane, r);
+    struct page_frame ask;
+    r = page_frame_get(bytes, &ask, fault);
+    if (r < 0)
+        return r;
+    unsigned region = 0;
+    while (region < config->region_count && config->regions[region].id != ask.region)
+        region++;
+    if (ask.type != PAGE_FRAME_ASK || region == config->region_count ||
+        ask.first_page >= config->regions[region].pages)
+        return fault_set(fault, ERR_CORRUPT, "the target asks for what is no page of the guest");
+    *ret_region = region;
+    *ret_page = ask.first_page;
+    return 0;
+}
+
+/* The page alone first, so that who waits for it goes on; then what lies around it. */
+static int answer(struct server_lane *lane, unsigned region, uint64_t page, struct fault *fault)
+{
+    const struct region *of = &lane->server->config.regions[region];
+    begin_frame(lane, region, page);
+    add_page(lane, page, take_bit(lane, region, page));
+    int r = write_frame(lane, fault);
+    if (r < 0)
+        return r;
+    uint64_t first = page / AROUND_PAGES * AROUND_PAGES, end = first + AROUND_PAGES;
+    if (end > of->pages)
+        end = of->pages;
+    begin_frame(lane, region, page);
+    for (uint64_t near = first; near < end; near++) {
+        if (take_bit(lane, region, near))
+            add_page(lane, near, true);
+    }
+    uint64_t goes_on = (uint64_t)region << REGION_SHIFT | end;
+    __atomic_store_n(&lane->server->goes_on, goes_on, __ATOMIC_RELAXED);
+    return lane->frame.count ? write_frame(lane, fault) : 0;
+}
+
+static int answer_all(struct server_lane *lane, struct fault *fault)
+{
+    int r = 0;
+    while (r == 0) {
+        unsigned region = 0;
+        uint64_t page = 0;
+        r = read_ask(lane, &region, &page, fault);
+        if (r == 0)
+            r = answer(lane, region, page, fault);
+    }
+    return r;
+}
+
+/* ---- the rest ------------------------------------------------------------------------------- */
+
+/* As bitmap_next_set, of bits that the other lane takes meanwhile. */
+static uint64_t next_unsent(const struct bitmap *unsent, uint64_t from)
+{
+    uint64_t skip = UINT64_MAX << (from % 64);
+    for (size_t i = (size_t)(from / 64); i < bitmap_words(unsent); i++, skip = UINT64_MAX) {
+        uint64_t word = __atomic_load_n(&unsent->words[i], __ATOMIC_RELAXED) & skip;
+        if (word)
+            return i * 64 + (unsigned)__builtin_ctzll(word);
+    }
+    return BITMAP_NONE;
+}
+
+/* The next page that was not sent, from there on and round to there again. */
+static bool find_unsent(const struct page_server_config *config, unsigned *region, uint64_t *page)
+{
+    for (unsigned i = 0; i <= config->region_count; i++) {
+        if (*page < config->unsent[*region].bits) {
+            uint64_t next = next_unsent(&config->unsent[*region], *page);
+            if (next != BITMAP_NONE) {
+                *page = next;
+                return true;
+            }
+        }
+        *region = (*region + 1) % config->region_count;
+        *page = 0;
+    }
+    return false;
+}
+
+static int push_some(struct server_lane *lane, unsigned region, uint64_t *page, struct fault *fault)
+{
+    const struct page_server_config *config = &lane->server->config;
+    uint64_t end = *page / BLOCK_PAGES * BLOCK_PAGES + BLOCK_PAGES;
+    if (end > config->regions[region].pages)
+        end = config->regions[region].pages;
+    begin_frame(lane, region, *page);
+    while (*page < end && lane->frame.count < PAGE_FRAME_PAGES_MAX) {
+        if (take_bit(lane, region, *page))
+            add_page(lane, *page, true);
+        (*page)++;
+    }
+    if (lane->frame.count == 0)
+        return 0;
+    uint64_t waited_ns = 0;
+    if (pacer_wait(config->pacer, lane->frame.data_count * (uint64_t)PAGE_BYTES, &waited_ns) ==
+        PACER_E_CLOSED)
+        return fault_set(fault, ERR_CANCELED, "the move was stopped");
+    return write_frame(lane, fault);
+}
+
+static int push_all(struct server_lane *lane, struct fault *fault)
+{
+    struct page_server *server = lane->server;
+    unsigned region = 0;
+    uint64_t page = 0, told = 0;
+    while (find_unsent(&server->config, &region, &page)) {
+        uint64_t goes_on = __atomic_load_n(&server->goes_on, __ATOMIC_RELAXED);
+        if (goes_on != told) {
+            told = goes_on;
+            region = (unsigned)(goes_on >> REGION_SHIFT);
+            page = goes_on & ((UINT64_C(1) << REGION_SHIFT) - 1);
+            continue;
+        }
+        int r = push_some(lane, region, &page, fault);
+        if (r < 0)
+            return r;
+    }
+    uint8_t nothing; /* nobody writes here: it says when the lane ends */
+    int r = stream_read(lane->stream, &nothing, 1, fault);
+    return r < 0 ? link_fault(lane, r)
+                 : fault_set(fault, ERR_CORRUPT, "the target wrote on a lane that it only reads");
+}
+
+/* ---- threads -------------------------------------------------------------------------------- */
+
+static void *lane_run(void *data)
+{
+    struct server_lane *lane = data;
+    struct page_server *server = lane->server;
+    bool asks = lane == &server->asks;
+    struct page_server_report report = {0};
+    thread_begin(asks ? "post asks" : "post pushes");
+
+    int r = asks ? answer_all(lane, &report.fault) : push_all(lane, &report.fault);
+    assert(r < 0);
+    (void)fault_wrap(&report.fault, r, "post-copy's lane of %s", asks ? "faults" : "pushes");
+    report.link_lost = lane->link_lost;
+    report.cpu_ns = world_thread_cpu_ns();
+    server->config.report(server->config.data, &report);
+    return NULL;
+}
+
+static int start_lane(struct server_lane *lane, struct fault *fault)
+{
+    lane->body = aligned_alloc(PAGE_BYTES, (size_t)PAGE_FRAME_PAGES_MAX * PAGE_BYTES);
+    if (!lane->body)
+        return fault_set(fault, ERR_NOMEM, "no memory for a lane of post-copy");
+    int error = pthread_create(&lane->thread, NULL, lane_run, lane);
+    if (error)
+        return fault_set_errno(fault, ERR_NOMEM, error, "starting a lane of post-copy");
+    lane->started = true;
+    return 0;
+}
+
+int page_server_new(struct page_server **ret_server, const struct page_server_config *config,
+                    struct stream *asks, struct stream *pushes, struct fault *fault)
+{
+    AUTO(page_server_freep) struct page_server *server = calloc(1, sizeof *server);
+    if (!server)
+        return fault_set(fault, ERR_NOMEM, "no memory to serve pages");
+    server->config = *config;
+    server->asks.server = server->pushes.server = server;
+    server->asks.stream = asks;
+    server->pushes.stream = pushes;
+    int r = start_lane(&server->asks, fault);
+    if (r < 0) {
+        server->asks.stream = server->pushes.stream = NULL; /* still the caller's */
+        return r;
+    }
+    *ret_server = TAKE(server);
+    return 0;
+}
+
+int page_server_go(struct page_server *server, struct fault *fault)
+{
+    assert(!server->pushes.started);
+    return start_lane(&server->pushes, fault);
+}
+
+void page_server_interrupt(struct page_server *server)
+{
+    stream_interrupt(server->asks.stream);
+    stream_interrupt(server->pushes.stream);
+}
+
+static void end_lane(struct server_lane *lane)
+{
+    if (lane->started)
+        pthread_join(lane->thread, NULL);
+    stream_free(lane->stream);
+    free(lane->body);
+}
+
+struct page_server *page_server_free(struct page_server *server)
+{
+    if (!server)
+        return NULL;
+    if (server->asks.started)
+        page_server_interrupt(server);
+    end_lane(&server->asks);
+    end_lane(&server->pushes);
+    free(server);
+    return NULL;
+}
+
+unsigned page_server_lanes(const struct page_server *server)
+{
+    return (unsigned)server->asks.started + (unsigned)server->pushes.started;
+}
+
+uint64_t page_server_digest(const struct page_server *server)
+{
+    return __atomic_load_n(&server->asks.sum, __ATOMIC_ACQUIRE) +
+           __atomic_load_n(&server->pushes.sum, __ATOMIC_ACQUIRE);
+}

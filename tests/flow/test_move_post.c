@@ -1,0 +1,320 @@
+/* Post-copy: what does not fit the goal after one pass is left behind, and comes when it is touched
+ * or in its turn. Every page that a reader at the target gets is the one that the source had when
+ * its guest was stopped.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/world.h"
+#include "migrate/page_faults.h"
+#include "tests/support/fake_guest.h"
+#include "tests/support/fake_move.h"
+
+enum { PAGES = 6000 };
+
+struct scene {
+    struct fake_guest_config source, target;
+    Godwit__MoveGoals goals;
+    struct fake_move_config config;
+    struct fake_guest *source_guest, *target_guest;
+    struct fake_move move;
+    pthread_t reader;
+    bool reads; /* the target's move thread sets it, once */
+    bool wants_reader;
+    uint64_t wrong_page; /* the reader's */
+};
+
+static void need_faults(void)
+{
+    struct page_faults faults = {.fd = -1};
+    struct fault fault = {0};
+    if (page_faults_open(&faults, &fault) < 0)
+        skip();
+    page_faults_close(&faults);
+}
+
+/* A writer that no wire of 200 MB/s follows within a goal of 1 ms. */
+static void scene_init(struct scene *scene)
+{
+    need_faults();
+    *scene = (struct scene){
+        .source = {.pages = PAGES,
+                   .fill = FAKE_FILL_MIX,
+                   .writers = 1,
+                   .writer_pages = 3000,
+                   .clears_pages = true,
+                   .running = true},
+        .target = {.pages = PAGES},
+        .goals = GODWIT__MOVE_GOALS__INIT,
+        .wrong_page = UINT64_MAX,
+        .wants_reader = true,
+    };
+    scene->goals.downtime_ns_max = NS_PER_MS;
+    scene->goals.deadline_ms = 120000;
+    scene->goals.postcopy = true;
+    scene->goals.compress = (char *)"off";
+    scene->config.lanes = 4; /* two of pages, two of post-copy */
+    const struct pipe_stream_config slow = {.bytes_per_s = 200000000, .buffer_bytes = 64 << 10};
+    scene->config.lane = scene->config.other_lanes = slow;
+    scene->config.post_asks = scene->config.post_pushes = slow;
+    scene->config.data = scene;
+}
+
+/* Touches all of the target's memory, the last page first, while it is fetched from the other end:
+ * nobody writes either of them any more. */
+static void *read_run(void *data)
+{
+    struct scene *scene = data;
+    const uint8_t *ours = fake_guest_guest(scene->target_guest)->regions[0].base;
+    const uint8_t *theirs = fake_guest_guest(scene->source_guest)->regions[0].base;
+    for (uint64_t i = 0; i < PAGES; i++) {
+        uint64_t page = (PAGES - i) * 2741 % PAGES;
+        if (memcmp(ours + page * PAGE_BYTES, theirs + page * PAGE_BYTES, PAGE_BYTES) != 0)
+            scene->wrong_page = page;
+    }
+    return NULL;
+}
+
+static void on_target(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data)
+{
+    struct scene *scene = data;
+    (void)move;
+    (void)phase;
+    if (latch != GODWIT__LATCH__LATCH_TOOK || !scene->wants_reader)
+        return;
+    scene->reads = pthread_create(&scene->reader, NULL, read_run, scene) == 0;
+}
+
+static void play(struct scene *scene)
+{
+    struct fake_move *move = &scene->move;
+    scene->source_guest = fake_guest_new(&scene->source);
+    scene->target_guest = fake_guest_new(&scene->target);
+    scene->config.source_guest = fake_guest_guest(scene->source_guest);
+    scene->config.target_guest = fake_guest_guest(scene->target_guest);
+    scene->config.goals = &scene->goals;
+    scene->config.on_target = on_target;
+    fake_move_init(move, &scene->config);
+    fake_move_start(move);
+}
+
+static void join_reader(struct scene *scene)
+{
+    if (scene->reads)
+        (void)pthread_join(scene->reader, NULL);
+    scene->reads = false;
+}
+
+static void expect_moved(struct scene *scene)
+{
+    struct fake_move *move = &scene->move;
+    fake_move_await_end(move);
+    if (move->at_source.fault.code || move->at_target.fault.code)
+        print_message("source: %s | target: %s\n", move->at_source.fault.text,
+                      move->at_target.fault.text);
+    assert_int_equal(move->at_source.phase, PHASE_DONE);
+    assert_int_equal(move->at_target.phase, PHASE_DONE);
+    assert_int_equal(move->at_target.fault.code, 0);
+    assert_true(move->moved);
+    assert_true(fake_guest_runs(scene->target_guest));
+    assert_false(fake_guest_runs(scene->source_guest));
+    join_reader(scene);
+    assert_true(scene->wrong_page == UINT64_MAX);
+    assert_true(fake_guest_compare(scene->source_guest, scene->target_guest) == UINT64_MAX);
+    assert_int_equal(move->digest_pages, PAGES);
+}
+
+static void scene_deinit(struct scene *scene)
+{
+    fake_move_deinit(&scene->move); /* lets go who still waits for a page */
+    join_reader(scene);
+    scene->source_guest = fake_guest_free(scene->source_guest);
+    scene->target_guest = fake_guest_free(scene->target_guest);
+}
+
+static void expect_latches(const struct fake_side *side, Godwit__Latch first, Godwit__Latch second,
+                           Godwit__Latch third)
+{
+    assert_int_equal(side->latch_count, 3);
+    assert_int_equal(side->latches[0], first);
+    assert_int_equal(side->latches[1], second);
+    assert_int_equal(side->latches[2], third);
+}
+
+static void what_misses_the_goal_comes_after_the_guest(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+
+    play(&scene);
+
+    expect_moved(&scene);
+    const struct fake_move *move = &scene.move;
+    expect_latches(&move->at_source, GODWIT__LATCH__LATCH_OUT, GODWIT__LATCH__LATCH_GAVE,
+                   GODWIT__LATCH__LATCH_RELEASED);
+    expect_latches(&move->at_target, GODWIT__LATCH__LATCH_IN, GODWIT__LATCH__LATCH_READY,
+                   GODWIT__LATCH__LATCH_TOOK);
+    print_message("%llu pages in %llu ms after a pause of %llu us; %llu faults, P50 %llu us, P99 "
+                  "%llu us\n",
+                  (unsigned long long)move->postcopy_pages,
+                  (unsigned long long)(move->postcopy_ns / NS_PER_MS),
+                  (unsigned long long)(move->downtime_ns / 1000), (unsigned long long)move->faults,
+                  (unsigned long long)(move->fault_p50_ns / 1000),
+                  (unsigned long long)(move->fault_p99_ns / 1000));
+    assert_in_range(move->postcopy_pages, 1, 3000);
+    assert_true(move->faults > 0);
+    assert_true(move->fault_p50_ns > 0 && move->fault_p99_ns >= move->fault_p50_ns);
+    scene_deinit(&scene);
+}
+
+static void what_fits_the_goal_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.source.writers = 0;
+
+    play(&scene);
+
+    expect_moved(&scene);
+    assert_int_equal(scene.move.postcopy_pages, 0);
+    scene_deinit(&scene);
+}
+
+/* Wherever they break, and again in the next epoch. */
+static void lanes_that_break_in_post_copy_come_back_and_the_rest_follows(void **state)
+{
+    (void)state;
+    unsigned reconnects = 0;
+    for (unsigned i = 0; i < 6; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        struct pipe_stream_config *pipe =
+            i % 2 ? &scene.config.post_asks : &scene.config.post_pushes;
+        pipe->fault = i % 3 ? PIPE_FAULT_DIE : PIPE_FAULT_TRUNCATE;
+        pipe->fault_at = 3000 + i * UINT64_C(20011);
+        scene.config.epochs_with_faults = i / 3;
+
+        play(&scene);
+
+        expect_moved(&scene);
+        reconnects += scene.move.reconnects;
+        scene_deinit(&scene);
+    }
+    print_message("%u reconnects\n", reconnects);
+    assert_true(reconnects >= 4);
+}
+
+/* Nobody has the guest any more: not the target, whose pages are gone, and never again the source.
+ */
+static void a_source_that_stays_away_takes_the_guest_with_it(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.goals.away_ms_max = 500;
+    scene.config.post_pushes.fault = scene.config.post_asks.fault = PIPE_FAULT_DIE;
+    scene.config.post_pushes.fault_at = scene.config.post_asks.fault_at = 20000;
+    scene.config.fail_dial = ERR_UNREACHABLE;
+
+    play(&scene);
+
+    struct fake_move *move = &scene.move;
+    fake_move_await_end(move);
+    assert_int_equal(move->at_source.phase, PHASE_DONE);
+    assert_int_equal(move->at_source.fault.code, ERR_ATTENTION);
+    assert_non_null(strstr(move->at_source.fault.text, "did not come back within 500 ms"));
+    assert_false(move->moved);
+    assert_false(fake_guest_runs(scene.source_guest));
+    assert_int_equal(move->at_target.phase, PHASE_DONE);
+    assert_int_equal(move->at_target.fault.code, ERR_CORRUPT);
+    assert_non_null(strstr(move->at_target.fault.text, "lost in post-copy"));
+    scene_deinit(&scene);
+}
+
+static void nothing_leads_back_once_the_target_runs(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.wants_reader = false;
+    scene.config.post_pushes.fault = PIPE_FAULT_STALL; /* so that it lasts */
+    scene.config.post_pushes.fault_at = 100000;
+    play(&scene);
+    fake_move_await_source_phase(&scene.move, PHASE_POSTCOPY);
+
+    struct fault fault = {0};
+    static const Godwit__MoveVerdictKind refused[] = {
+        GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL,
+        GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME,
+        GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON};
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(source_verdict(scene.move.source, refused[i], 8, "back", &fault),
+                         ERR_STATE);
+    assert_int_equal(source_verdict(scene.move.source,
+                                    GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED, 0, NULL, NULL),
+                     0); /* known, and no reason to end */
+    assert_int_equal(source_verdict(scene.move.source, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP,
+                                    0, NULL, NULL),
+                     0); /* the target is dead, says somebody who knows */
+
+    fake_move_await_source_end(&scene.move);
+    assert_int_equal(scene.move.at_source.phase, PHASE_DONE);
+    assert_int_equal(scene.move.at_source.fault.code, ERR_ATTENTION);
+    assert_false(fake_guest_runs(scene.source_guest));
+    scene_deinit(&scene);
+}
+
+static void refuse(bool reread, bool disks, unsigned lanes, int code, const char *words)
+{
+    struct fake_guest *fake =
+        fake_guest_new(&(struct fake_guest_config){.pages = 100, .running = true});
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    goals.postcopy = true;
+    goals.verify_reread = reread;
+    goals.with_local_disks = disks;
+    const struct source_config config = {.guest = fake_guest_guest(fake),
+                                         .move_id = "move-1",
+                                         .generation = 7,
+                                         .target_incarnation = "inc-b",
+                                         .goals = &goals,
+                                         .lanes = lanes};
+    struct source *source = NULL;
+    struct fault fault = {0};
+
+    assert_int_equal(source_new(&source, &config, &fault), code);
+    assert_string_equal(fault.text, words);
+    (void)fake_guest_free(fake);
+}
+
+static void what_it_cannot_do_is_refused_before_anything_begins(void **state)
+{
+    (void)state;
+    refuse(true, false, 4, ERR_UNSUPPORTED,
+           "a post-copy goes without reading all memory again in the pause");
+    refuse(false, true, 4, ERR_UNSUPPORTED, "a post-copy goes without local disks");
+    refuse(false, false, 2, ERR_INVALID, "2 lanes, a post-copy needs 3");
+}
+
+int main(void)
+{
+    log_set_level(LOG_WARN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_misses_the_goal_comes_after_the_guest),
+        cmocka_unit_test(what_fits_the_goal_leaves_nothing_behind),
+        cmocka_unit_test(lanes_that_break_in_post_copy_come_back_and_the_rest_follows),
+        cmocka_unit_test(a_source_that_stays_away_takes_the_guest_with_it),
+        cmocka_unit_test(nothing_leads_back_once_the_target_runs),
+        cmocka_unit_test(what_it_cannot_do_is_refused_before_anything_begins),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
