@@ -302,7 +302,11 @@ static const struct command_option migrate_options[] = {
      .value = "TIME",
      .help = "connections that are lost while memory is copied may take this long to come back; "
              "else 20s"},
-    {.name = "postcopy", .type = COMMAND_FLAG, .help = "not in this version: refused"},
+    {.name = "postcopy",
+     .type = COMMAND_FLAG,
+     .help = "what misses the goal after one pass comes after the guest has moved: a bounded move, but "
+             "if either host or the network is lost before the last page, the VM is lost as by a "
+             "power cut and starts cold"},
     {.name = "verify",
      .type = COMMAND_FLAG,
      .help = "read all memory anew on both sides inside the pause (a longer pause)"},

@@ -68,7 +68,8 @@ static uint64_t expected_bytes(const Godwit__MoveProgress *progress)
 static unsigned percent_of(const Godwit__MoveProgress *progress)
 {
     uint64_t expected = expected_bytes(progress);
-    if (progress->phase >= GODWIT__MOVE_PHASE__MOVE_PHASE_DONE)
+    if (progress->phase >= GODWIT__MOVE_PHASE__MOVE_PHASE_DONE &&
+        progress->phase != GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY)
         return 100;
     if (expected == 0)
         return 0;

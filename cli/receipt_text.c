@@ -146,6 +146,21 @@ static void phase_handover(struct page *page, const Godwit__MoveReceipt *receipt
     say_phase(page, "handover", line, 0);
 }
 
+static void phase_postcopy(struct page *page, const Godwit__MoveReceipt *receipt)
+{
+    char line[LINE_SIZE] = "", bytes[UNITS_TEXT_SIZE], p50[UNITS_TEXT_SIZE], p99[UNITS_TEXT_SIZE];
+    struct words words;
+    words_init(&words, line, sizeof line);
+    units_print_bytes(receipt->postcopy_pages * PAGE_BYTES, bytes);
+    units_print_duration(receipt->fault_p50_ns, p50);
+    units_print_duration(receipt->fault_p99_ns, p99);
+    words_say(&words, "%s came after the guest, %llu %s waited for", bytes,
+              (unsigned long long)receipt->faults, receipt->faults == 1 ? "page was" : "pages were");
+    if (receipt->faults)
+        words_say(&words, " (half of them %s, 99 %% of them %s at most)", p50, p99);
+    say_phase(page, "post-copy", line, receipt->postcopy_ns);
+}
+
 static void phase_done(struct page *page, const Godwit__MoveReceipt *receipt)
 {
     char line[LINE_SIZE] = "", pages[UNITS_TEXT_SIZE];
@@ -181,6 +196,8 @@ static void write_phases(struct page *page, const Godwit__JobInfo *job)
         phase_precopy(page, receipt);
     if (moved) {
         phase_handover(page, receipt);
+        if (receipt->postcopy_pages)
+            phase_postcopy(page, receipt);
         phase_done(page, receipt);
         return;
     }

@@ -894,6 +894,8 @@ void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
         .latch = event->has_latch ? event->latch : GODWIT__LATCH__LATCH_NONE,
         .parked =
             event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_PARKED,
+        .postcopy =
+            event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY,
         .ended = event->ended,
         .has_receipt = event->receipt != NULL,
         .fault_text = event->fault ? event->fault->text : NULL,

@@ -224,6 +224,12 @@ static void learn_report(struct job_core *core, const struct job_report *report,
     }
     if (!report->at_target && report->parked)
         core->parked = true;
+    if (report->postcopy)
+        core->postcopy = true;
+    if (report->ended && report->at_target)
+        core->target_ended = true;
+    if (report->ended && !report->at_target && report->fault_text && core->postcopy)
+        core->post_cut = true;
     if (report->has_receipt)
         core->has_receipt = true;
     if (report->ended && !report->at_target && report->fault_text)
@@ -301,6 +307,11 @@ static void end_lost(struct job_core *core, const char *host, uint64_t now_ns,
         (void)snprintf(text, sizeof text,
                        "%s took the VM, wrote its disks and died: its memory on %s was older",
                        core->target_host, host);
+    else if (core->postcopy)
+        (void)snprintf(text, sizeof text,
+                       "the VM's process on %s ended in post-copy, with a part of its memory still "
+                       "on %s: it has to start cold",
+                       host, core->source_host);
     else
         (void)snprintf(text, sizeof text, "the VM's process on %s ended during the move", host);
     core->error_code = GW_NONE; /* this outweighs what was told of the move itself */
@@ -475,6 +486,12 @@ static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo 
 static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     bool released = core->source.latch == GODWIT__LATCH__LATCH_RELEASED || core->source.gone;
+    bool fetches = core->postcopy && !core->target_ended && !core->target.gone;
+    bool is_cut = core->post_cut ||
+                  (core->source.gone && core->source.latch != GODWIT__LATCH__LATCH_RELEASED) ||
+                  is_away(&core->source, now_ns);
+    if (fetches && is_cut) /* it comes back, or the target will say that the guest is lost */
+        return;
     if (released && core->released_ns == 0)
         core->released_ns = now_ns;
     /* The receipt may come a moment after the word that the source's process is gone. */
@@ -485,8 +502,12 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
         end_forward(core, now_ns, todo);
         return;
     }
+    bool is_lost = core->postcopy && core->target.gone; /* with the guest */
     if (!released)
-        tell_source(core, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED, now_ns, todo);
+        tell_source(core,
+                    is_lost ? GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP
+                            : GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED,
+                    now_ns, todo);
 }
 
 static void decide_resume(struct job_core *core, uint64_t now_ns, struct job_todo *todo)

@@ -11,7 +11,9 @@
  *      |        target TOOK -> FORWARD | source ABORTED -> BACK
  *      |        source GAVE and nothing heard: TAKE to the target until it says TOOK or ABANDONED
  *      |        source GAVE, target ABANDONED or gone -> RESUME
- *   FORWARD  the record names the target; STARTED to the source until it is RELEASED or gone
+ *   FORWARD  the record names the target; STARTED to the source until it is RELEASED or gone. In
+ *            post-copy that lasts until every page was given; a target that dies then takes the
+ *            guest with it: DROP to the source, which never runs it again
  *   BACK     ABANDON to the target, CANCEL to the source, until the source provably runs on
  *   RESUME   a new generation is recorded; RESUME to the source until it runs as that
  *   ENDED
@@ -88,6 +90,9 @@ struct job_core {
     /* from here on: of this coordinator's life only */
     bool out_refused; /* the source's agent answered that it does not do it */
     bool parked;      /* the source said that it waits */
+    bool postcopy;    /* the guest runs with pages that only the source has */
+    bool post_cut;    /* the source ended before it had given them all */
+    bool target_ended; /* it needs the source no more */
     bool superseded;  /* the disks were written since: what the source holds is old */
     bool has_receipt;
     bool alarmed;
@@ -118,6 +123,7 @@ struct job_report {
     bool powered_off;    /* because its guest ended by itself */
     bool runs;           /* a machine that is not held by a switchover */
     bool parked;         /* the source waits for word of the target */
+    bool postcopy;     /* pages are still fetched */
     bool ended;
     bool has_receipt;
     uint64_t generation;    /* it runs as; 0: not told */

@@ -294,6 +294,19 @@ static int ram_populate(struct region *region, uint64_t first_page, uint64_t pag
     return guest_memory_populate(vm_memory(port->vm), first_page, pages, fault);
 }
 
+/* A hugetlb page is 2 MiB: of those none is given up in parts. */
+static int ram_discard(struct region *region, uint64_t first_page, uint64_t pages,
+                       struct fault *fault)
+{
+    struct guest_port *port = region->owner;
+
+    if (guest_memory_discard_host(vm_memory(port->vm), region->base + first_page * PAGE_BYTES,
+                                  pages * PAGE_BYTES) != pages)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "this host does not take memory from a guest page by page");
+    return 0;
+}
+
 static const struct region_ops port_ram_ops = {
     .track_start = ram_track_start,
     .track_stop = ram_track_stop,
@@ -302,6 +315,7 @@ static const struct region_ops port_ram_ops = {
     .clear_many = ram_clear_many,
     .populated = ram_populated,
     .populate = ram_populate,
+    .discard = ram_discard,
 };
 
 /* ---- both, where they change hands without travelling ---- */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,6 +70,7 @@ struct machine {
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
     bool paused;                   /* by an operator */
     bool moved_in;                 /* its spec lacks what its disk said at its start */
+    bool in_postcopy; /* it came, and pages of it are still to come */
     bool in_place;    /* the move that is under way, or was made for: the generation stays */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
@@ -648,6 +650,11 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
 /* ---- an operator's hand ---- */
 static int check_not_moving(const struct machine *machine, const char *what, struct fault *fault)
 {
+    if (machine->in_postcopy)
+        return fault_set(fault, ERR_BUSY,
+                         "%s still fetches memory from its old host (post-copy): it cannot %s until "
+                         "all of it is here",
+                         machine->config.name, what);
     if (machine->rest || machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
         return fault_set(fault, ERR_BUSY, "%s is at rest, or on its way: it cannot %s now",
                          machine->config.name, what);
@@ -844,6 +851,34 @@ static void on_move_latch(void *data, Godwit__Latch latch)
     pthread_mutex_unlock(&machine->latch_mutex);
 }
 
+/* ---- post-copy ---- */
+/* It runs from now on, and is moving still. */
+static void begin_postcopy(struct machine *machine)
+{
+    machine->in_postcopy = true;
+    machine->paused = guest_port_stays_paused(machine->port);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+}
+
+/* Pages of the guest are gone. A thread that waits for one and were let go would read zeros, and a
+ * device would write them to a disk. So none takes another step: all end with the process, and the
+ * agent reads why from the latch file. */
+__attribute__((noreturn)) static void die_in_postcopy(struct machine *machine, const char *reason)
+{
+    pthread_mutex_lock(&machine->latch_mutex);
+    machine->record.ending = LATCH_ENDING_CRASHED;
+    snprintf(machine->record.reason, sizeof machine->record.reason, "%s", reason);
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
+    console_flush(machine->console);
+    log_error("machine", "%s vm=%s", reason, machine->config.vm_id);
+    for (;;)
+        (void)kill(getpid(), SIGKILL);
+}
+
 /* It has its guest, whose disks and nics are still to come: the agent has to know at once. */
 static bool wants_backends(struct machine *machine)
 {
@@ -863,6 +898,9 @@ static void on_move_event(void *data, const Godwit__MoveEvent *event)
         set_state(machine, GODWIT__VM_STATE__VM_STATE_HELD,
                   "given away as generation %llu; the target's word is awaited",
                   (unsigned long long)move_generation(machine->move));
+    if (event->progress && event->at_target && !machine->in_postcopy &&
+        event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY)
+        begin_postcopy(machine);
     machine->config.on_move(machine->config.data, event);
 }
 
@@ -912,6 +950,9 @@ static void on_target_ended(struct machine *machine, enum phase phase,
         end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE, reason);
         return;
     }
+    if (event->fault && err_from_number(event->fault->number) == ERR_CORRUPT)
+        die_in_postcopy(machine, event_words(event, "lost in post-copy"));
+    machine->in_postcopy = false;
     machine->move = move_free(machine->move);
     guest_port_drop_disks(machine->port);
     guest_port_set_in_place(machine->port, false);
@@ -1032,6 +1073,10 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (order->goals && order->goals->postcopy && machine->spec->memory->hugepages)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "%s has memory of the 2 MiB page pool: it moves without --postcopy",
+                         machine->config.name);
     r = failpoint_reload(fault);
     if (r == 0)
         r = failpoint_check(FAILPOINT_VM_MOVE_OUT, fault);

@@ -213,10 +213,15 @@ static void goals_that_nobody_can_keep_are_refused_by_name(void **state)
         .vm = "web", .to = "node2", .job_id = "J000001", .move_id = "move-1", .goals = &goals};
     create_running("web", "node1");
 
-    goals.postcopy = true;
+    goals.postcopy = goals.verify_reread = true;
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
     assert_int_equal(problem.code, GW_USAGE);
-    assert_non_null(strstr(problem.text, "no post-copy in this version"));
+    assert_non_null(strstr(problem.text, "--postcopy goes without --verify"));
+    goals.verify_reread = false;
+    goals.lanes = LANES_MAX - 1;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_USAGE);
+    goals.lanes = 0;
     goals.postcopy = false;
     goals.away_ms_max = AWAY_MS_LONGEST + 1;
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);

@@ -411,6 +411,50 @@ static void a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_don
     assert_string_equal(job.error_text, "the VM's process on node2 ended during the move");
 }
 
+static struct job_todo post_copy_begins(void)
+{
+    (void)report(false, LATCH(GAVE));
+    (void)report(true, LATCH(TOOK));
+    return step((struct job_event){.type = JOB_EVENT_REPORT, .report = {.postcopy = true}});
+}
+
+static void a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_what_it_has(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+    (void)tick(1000);
+
+    struct job_todo gone = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.at_target = true, .absent = true}});
+    if (!gone.source_verdict)
+        gone = tick(1000);
+    assert_int_equal(gone.source_verdict, VERDICT(DROP));
+    assert_true(job_core_is_active(&job));
+    struct job_todo end = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.latch = LATCH(RELEASED), .has_receipt = true}});
+
+    assert_int_equal(end.own, JOB_OWN_STOP);
+    assert_int_equal(job.state, JOB_FAILED);
+    assert_int_equal(job.error_code, GW_VM_LOST);
+    assert_non_null(strstr(job.error_text, "post-copy"));
+}
+
+/* Its memory may still come: the source's agent is away, not its process. */
+static void a_post_copy_whose_source_is_away_is_not_over(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+    (void)link_changes(false, false);
+
+    (void)tick(60000);
+
+    assert_true(job_core_is_active(&job));
+    (void)link_changes(false, true);
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT,
+                                  .report = {.latch = LATCH(RELEASED), .has_receipt = true}});
+    assert_int_equal(job.state, JOB_DONE);
+}
+
 static void a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped(void **state)
 {
     (void)state;
@@ -465,6 +509,8 @@ int main(void)
         MOVING(a_source_whose_disks_were_written_since_is_dropped_not_resumed),
         MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
         MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
+        MOVING(a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_what_it_has),
+        MOVING(a_post_copy_whose_source_is_away_is_not_over),
         MOVING(a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped),
         MOVING(a_target_that_took_it_and_died_in_one_word_changes_the_record_twice),
     };
