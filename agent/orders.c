@@ -1537,18 +1537,71 @@ static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *reque
     }
 }
 
+static struct vm_input *find_input(struct vm_entry *entry, uint64_t stream)
+{
+    for (size_t i = 0; i < VM_SESSIONS_MAX; i++) {
+        if (entry->inputs[i].stream == stream)
+            return &entry->inputs[i];
+    }
+    return NULL;
+}
+
+static void tell_taken(struct rpc *rpc, const Godwit__ConsoleData *input,
+                       const struct vm_input *known)
+{
+    Godwit__ConsoleData told = GODWIT__CONSOLE_DATA__INIT;
+    told.vm_id = input->vm_id;
+    told.has_session = told.has_stream = true;
+    told.session = input->session;
+    told.stream = input->stream;
+    told.has_unknown = told.unknown = !known;
+    told.has_taken = known != NULL;
+    told.taken = known ? known->taken : 0;
+    (void)rpc_send_event(rpc, METHOD_AGENT_CONSOLE_OUTPUT, &told.base, NULL);
+}
+
+/* What came of the stream so far is passed over. An agent that does not know the stream takes what
+ * is said for the first time, and of what may have come to another only says that it cannot tell.
+ */
+static void take_input(struct vm_entry *entry, struct rpc *rpc, const Godwit__ConsoleData *input)
+{
+    struct vm_input *known = find_input(entry, input->stream);
+    struct fault fault = {0};
+    if (!known && !input->again) {
+        known = &entry->inputs[entry->next_input++ % VM_SESSIONS_MAX];
+        *known = (struct vm_input){.stream = input->stream, .taken = input->at};
+    }
+    if (known && input->at <= known->taken && input->data.len > known->taken - input->at) {
+        Godwit__ConsoleData rest = *input;
+        rest.data.data += known->taken - input->at;
+        rest.data.len -= known->taken - input->at;
+        int r = rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, &rest.base,
+                               &fault);
+        if (r == 0)
+            known->taken += rest.data.len;
+        else
+            log_debug("orders", "console input waits: %s", fault.text);
+    }
+    tell_taken(rpc, input, known);
+}
+
 static void handle_input(void *data, struct rpc *rpc, struct rpc_request *request,
                          const ProtobufCMessage *message)
 {
+    const Godwit__ConsoleData *input = (const Godwit__ConsoleData *)message;
     struct vm_entry *entry;
     struct fault fault = {0};
-    (void)rpc;
 
-    if (need_process(orders_of(data), ((const Godwit__ConsoleData *)message)->vm_id, &entry,
-                     &fault) < 0 ||
-        rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, message, &fault) <
-            0)
+    if (need_process(orders_of(data), input->vm_id, &entry, &fault) < 0) {
         log_debug("orders", "console input dropped: %s", fault.text);
+        if (input->stream) /* none of it is taken: it may be said again, where the VM is then */
+            tell_taken(rpc, input, &(struct vm_input){.taken = input->at});
+    } else if (input->stream) {
+        take_input(entry, rpc, input);
+    } else if (rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, message,
+                              &fault) < 0) {
+        log_debug("orders", "console input dropped: %s", fault.text);
+    }
     reply_empty(request);
 }
 

@@ -70,6 +70,10 @@ struct vm_entry {
     char in_address[160];
     uint64_t sessions[VM_SESSIONS_MAX]; /* of attached consoles */
     size_t session_count;
+    struct vm_input { /* what viewers typed, the newest VM_SESSIONS_MAX of them; all zero: none */
+        uint64_t stream, taken;
+    } inputs[VM_SESSIONS_MAX];
+    size_t next_input;
 
     /* vm_table.c's own */
     Godwit__VmStatus *before; /* owned: what it was before an order that may fail; NULL: new */

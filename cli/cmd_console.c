@@ -39,7 +39,13 @@ enum {
     EARLY_MAX = 64 << 10,
     RECONNECT_MS = 30000,
     LINE_KEPT_MAX = 4096,
+    TYPED_MAX = 64 << 10, /* waits to be taken; then no more is read */
+    CHUNK_BYTES = 4096,
+    AGAIN_MS = 250,       /* none of it was passed on: the VM is nobody's just now */
+    UNANSWERED_MS = 3000, /* nobody said what became of it */
+    SHOWN_MAX = 40,
 };
+static_assert(CHUNK_BYTES <= (int)CONSOLE_CHUNK_MAX, "a chunk is one event");
 
 enum stage { STAGE_EARLY, STAGE_DECIDE, STAGE_LIVE };
 
@@ -62,6 +68,14 @@ struct console {
     uint64_t stage_ms; /* when it began */
     uint8_t *early;    /* ours */
     size_t early_used;
+    /* Typed, and not known to be the guest's yet: one chunk is on its way, the rest waits for what
+     * becomes of it. So nothing overtakes, and what may have come is said again as just that. */
+    uint64_t stream, taken;  /* bytes of the stream that are settled */
+    uint8_t *typed;          /* ours */
+    size_t typed_used, sent; /* sent: of them, on their way */
+    uint64_t sent_ms;
+    size_t doubtful; /* of them, were on their way before, and may have come */
+    size_t in_doubt; /* bytes that may not have come: the operator was told */
     struct fault broken, ended_by;
 };
 
@@ -138,6 +152,53 @@ static void go_live(struct console *console)
     console->early_used = 0;
 }
 
+static void send_typed(struct console *console);
+
+static void settle(struct console *console, size_t count)
+{
+    memmove(console->typed, console->typed + count, console->typed_used - count);
+    console->typed_used -= count;
+    console->taken += count;
+    console->sent = 0;
+    console->doubtful = 0;
+    if (console->input && console->stage != STAGE_EARLY && !console->input_ended)
+        loop_poll_set(console->input, LOOP_READABLE);
+}
+
+static void tell_doubt(struct console *console, size_t count)
+{
+    char shown[SHOWN_MAX + 1];
+    size_t used = 0;
+    for (size_t i = 0; i < count && used < SHOWN_MAX; i++) {
+        uint8_t letter = console->typed[i];
+        shown[used++] = letter < 0x20 || letter >= 0x7f ? ' ' : (char)letter;
+    }
+    shown[used] = '\0';
+    console->in_doubt += count;
+    (void)fprintf(console->context->talk, "\n[%zu %s may not have reached the guest: \"%s\"%s]\n",
+                  count, count == 1 ? "byte that was typed" : "bytes that were typed", shown,
+                  used < count ? " ..." : "");
+}
+
+static void take_answer(struct console *console, const Godwit__VmConsoleData *event)
+{
+    if (event->stream != console->stream || console->sent == 0)
+        return;
+    if (event->unknown) { /* it may have come, to a process that told nobody */
+        tell_doubt(console, console->sent);
+        settle(console, console->sent);
+    } else if (event->taken >= console->taken + console->sent) {
+        settle(console, console->sent);
+    } else if (event->taken > console->taken) {
+        settle(console, (size_t)(event->taken - console->taken));
+    } else {
+        console->sent = 0; /* none of it: on_tick says it again */
+        return;
+    }
+    console->heard_ms = world_now_ms(); /* what the guest says to it comes now */
+    send_typed(console);
+}
+
 static void on_event(void *data, uint16_t method, const ProtobufCMessage *message)
 {
     struct console *console = data;
@@ -147,6 +208,10 @@ static void on_event(void *data, uint16_t method, const ProtobufCMessage *messag
     /* Data may overtake the reply that names the session. */
     if (console->session != 0 && event->session != console->session)
         return;
+    if (event->stream) {
+        take_answer(console, event);
+        return;
+    }
     if (event->has_data && console->stage == STAGE_LIVE)
         take_output(console, event->data.data, event->data.len);
     else if (event->has_data)
@@ -170,25 +235,55 @@ static void on_closed(void *data, const struct fault *fault)
 
 /* ---- our words ---- */
 
-static void send_input(struct console *console, uint8_t *bytes, size_t count)
+static void send_typed(struct console *console)
 {
     Godwit__VmConsoleData event = GODWIT__VM_CONSOLE_DATA__INIT;
+    if (console->sent > 0 || console->typed_used == 0 || console->broken.code < 0)
+        return;
+    size_t most = console->doubtful > 0 ? console->doubtful : CHUNK_BYTES;
+    size_t count = console->typed_used < most ? console->typed_used : most;
+    event.has_session = event.has_data = event.has_stream = event.has_at = true;
+    event.session = console->session;
+    event.data = (ProtobufCBinaryData){.len = count, .data = console->typed};
+    event.stream = console->stream;
+    event.at = console->taken;
+    event.has_again = event.again = console->doubtful > 0;
+    console->sent = count;
+    console->sent_ms = world_now_ms();
+    /* A broken connection is told by on_closed; then it is said again. */
+    (void)client_send_event(console->client, METHOD_VM_CONSOLE_DATA, &event.base, NULL);
+}
+
+/* The way to the guest is another now, or nothing was heard of it for long: what was on its way may
+ * have come. */
+static void say_again(struct console *console)
+{
+    if (console->sent > 0)
+        console->doubtful = console->sent;
+    console->sent = 0;
+    send_typed(console);
+}
+
+static void type(struct console *console, const uint8_t *bytes, size_t count)
+{
     if (console->stage != STAGE_LIVE) { /* a question: only what comes after it is its answer */
         console->early_used = 0;
         set_stage(console, STAGE_LIVE);
     }
-    event.has_session = true;
-    event.session = console->session;
-    event.has_data = true;
-    event.data = (ProtobufCBinaryData){.len = count, .data = bytes};
-    /* A broken connection is told by on_closed; keys typed into it are lost, as on a real line. */
-    (void)client_send_event(console->client, METHOD_VM_CONSOLE_DATA, &event.base, NULL);
+    assert(count <= TYPED_MAX - console->typed_used);
+    memcpy(console->typed + console->typed_used, bytes, count);
+    console->typed_used += count;
+    send_typed(console);
 }
 
 static void read_input(struct console *console)
 {
-    uint8_t bytes[4096];
-    static_assert(sizeof bytes <= CONSOLE_CHUNK_MAX, "one read is one event");
+    uint8_t bytes[CHUNK_BYTES];
+    if (TYPED_MAX - console->typed_used < sizeof bytes) {
+        if (console->input)
+            loop_poll_set(console->input, 0); /* until some of it is taken */
+        return;
+    }
     ssize_t got = read(STDIN_FILENO, bytes, sizeof bytes);
     if (got < 0 && (errno == EINTR || errno == EAGAIN))
         return;
@@ -204,7 +299,7 @@ static void read_input(struct console *console)
         console->left = true;
     }
     if (count > 0)
-        send_input(console, bytes, count);
+        type(console, bytes, count);
 }
 
 static void on_input(void *data, unsigned events)
@@ -224,6 +319,9 @@ static void on_tick(void *data)
         set_stage(console, STAGE_DECIDE);
     if (console->stage == STAGE_EARLY)
         return;
+    uint64_t unanswered_ms = world_now_ms() - console->sent_ms;
+    if (console->sent > 0 ? unanswered_ms >= UNANSWERED_MS : unanswered_ms >= AGAIN_MS)
+        say_again(console);
     if (console->input_is_file && !console->input_ended)
         read_input(console); /* epoll refuses regular files, and they never block */
     if (console->stage == STAGE_DECIDE && (console->input_ended || stood_ms >= DECIDE_MS))
@@ -261,6 +359,7 @@ static int come_back(struct console *console, struct fault *fault)
                 r = open_session(console, fault);
             if (r == 0) {
                 console->broken = (struct fault){0};
+                say_again(console);
                 (void)fprintf(console->context->talk, "[the coordinator is back]\n");
                 return 0;
             }
@@ -309,7 +408,8 @@ static bool is_over(struct console *console, uint64_t now_ms)
             look_at_line(console);
         return console->found;
     }
-    return !console->is_terminal && console->input_ended && quiet_ms >= QUIET_MS;
+    return !console->is_terminal && console->input_ended && console->typed_used == 0 &&
+           quiet_ms >= QUIET_MS;
 }
 
 static int talk(struct console *console, struct fault *fault)
@@ -354,8 +454,12 @@ int cmd_console(struct context *context)
     };
     struct fault fault = {0};
     AUTO_FREE uint8_t *early = malloc(EARLY_MAX);
-    int r = early ? client_of(context, &console.client, &fault)
-                  : fault_set(&fault, ERR_NOMEM, "no memory for a console");
+    AUTO_FREE uint8_t *typed = malloc(TYPED_MAX);
+    world_random(&console.stream, sizeof console.stream);
+    console.stream |= 1; /* 0 is none */
+    console.typed = typed;
+    int r = early && typed ? client_of(context, &console.client, &fault)
+                           : fault_set(&fault, ERR_NOMEM, "no memory for a console");
     console.early = early;
     set_stage(&console, console.is_terminal ? STAGE_LIVE : STAGE_EARLY);
     if (r == 0)
@@ -373,6 +477,8 @@ int cmd_console(struct context *context)
     console.timer = loop_timer_free(console.timer);
     if (console.client)
         client_listen(console.client, NULL);
+    if (console.typed_used > 0 && !console.found && !console.left)
+        tell_doubt(&console, console.typed_used);
     if (r < 0)
         return error_print_fault(context, &fault);
     if (r > 0)
@@ -381,5 +487,7 @@ int cmd_console(struct context *context)
         (void)fprintf(context->talk, "\n[left the console of %s]\n", console.vm);
     if (console.ended && console.until && !console.found)
         return error_print_fault(context, &console.ended_by);
+    if (console.in_doubt > 0 && !console.is_terminal && !console.found)
+        return EXIT_CODE_PARTLY;
     return EXIT_CODE_DONE;
 }

@@ -862,7 +862,9 @@ static const struct command commands[] = {
          "On a terminal every key goes to the guest, and Ctrl-] leaves. In a script stdin goes "
          "to the guest and its output to stdout: with words on stdin only what comes after them, "
          "without also the last output before. It ends with --until when a line has the text, "
-         "without it one quiet second after the end of stdin.",
+         "without it one quiet second after the end of stdin. What is typed while another "
+         "coordinator takes over arrives once; when nobody can tell whether it did, you are told, "
+         "and a script ends with 8.",
      .options = vm_console_options,
      .run = cmd_console,
      .examples = {{"godwit vm console web-01", "at the keyboard"},

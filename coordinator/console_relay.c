@@ -61,6 +61,20 @@ static void send_data(struct console_session *session, const ProtobufCBinaryData
                          NULL); /* a viewer that went away is noticed by on_closed */
 }
 
+/* What became of typed bytes: as the agent tells, or none of them was passed on. */
+static void tell_taken(struct peer *peer, uint64_t number, uint64_t stream, bool unknown,
+                       uint64_t taken)
+{
+    Godwit__VmConsoleData event = GODWIT__VM_CONSOLE_DATA__INIT;
+    event.has_session = event.has_stream = true;
+    event.session = number;
+    event.stream = stream;
+    event.has_unknown = event.unknown = unknown;
+    event.has_taken = !unknown;
+    event.taken = taken;
+    (void)rpc_send_event(peer->rpc, METHOD_VM_CONSOLE_DATA, &event.base, NULL); /* see send_data */
+}
+
 /* ---- attaching --------------------------------------------------------------------------------
  */
 
@@ -187,14 +201,25 @@ void console_relay_input(struct peer *peer, struct rpc_request *request, const v
         return;
     }
     struct peer *agent = session->host[0] ? agent_link_find(coordinator, session->host) : NULL;
-    if (!agent || !event->has_data || event->data.len > CONSOLE_CHUNK_MAX)
-        return; /* typed into a VM that is nobody's just now: as on a real serial line */
+    if (!event->has_data || event->data.len > CONSOLE_CHUNK_MAX)
+        return;
+    if (!agent) { /* typed into a VM that is nobody's just now: the viewer keeps it */
+        if (event->stream)
+            tell_taken(peer, session->number, event->stream, false, event->at);
+        return;
+    }
     Godwit__ConsoleData input = GODWIT__CONSOLE_DATA__INIT;
     input.vm_id = session->vm_id;
     input.has_data = true;
     input.data = event->data;
     input.has_session = true;
     input.session = session->number;
+    input.has_stream = event->has_stream;
+    input.stream = event->stream;
+    input.has_at = event->has_at;
+    input.at = event->at;
+    input.has_again = event->has_again;
+    input.again = event->again;
     (void)rpc_send_event(agent->rpc, METHOD_ORDER_CONSOLE_INPUT, &input.base, NULL);
 }
 
@@ -202,7 +227,15 @@ void console_relay_output(struct peer *peer, struct rpc_request *request, const 
 {
     (void)request;
     const Godwit__ConsoleData *event = message;
-    if (!event->has_data || !event->vm_id)
+    if (!event->vm_id)
+        return;
+    if (event->stream) {
+        const struct console_session *typed = find(peer->coordinator, event->session);
+        if (typed && strcmp(typed->vm_id, event->vm_id) == 0)
+            tell_taken(typed->peer, typed->number, event->stream, event->unknown, event->taken);
+        return;
+    }
+    if (!event->has_data)
         return;
     for (struct console_session *session = peer->coordinator->sessions; session;
          session = session->next) {

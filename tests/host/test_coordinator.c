@@ -41,7 +41,7 @@ struct agent { /* what a fake agent knows of its one VM */
     Godwit__VmState state;
     uint64_t generation, latch_generation;
     Godwit__Latch latch;
-    unsigned move_ins, move_outs, abandons, starteds, cancels, resumes, stops, drops;
+    unsigned input_bytes, move_ins, move_outs, abandons, starteds, cancels, resumes, stops, drops;
     bool saw_psk;
 };
 
@@ -58,6 +58,8 @@ struct room {
     struct agent agents[2];
     Godwit__JobInfo *news; /* the last JOB_EVENT */
     unsigned news_count;
+    uint64_t taken; /* what was told last of typed bytes, and how often that was */
+    unsigned taken_count;
     bool has_opened;
 };
 static struct room room; /* one test at a time */
@@ -304,6 +306,32 @@ static void on_logs(void *data, struct rpc *rpc, struct rpc_request *request,
     (void)rpc_reply(request, &reply.base);
 }
 
+static void on_attach(void *data, struct rpc *rpc, struct rpc_request *request,
+                      const ProtobufCMessage *message)
+{
+    (void)data;
+    (void)rpc;
+    (void)message;
+    Godwit__ConsoleData reply = GODWIT__CONSOLE_DATA__INIT;
+    (void)rpc_reply(request, &reply.base);
+}
+
+static void on_input(void *data, struct rpc *rpc, struct rpc_request *request,
+                     const ProtobufCMessage *message)
+{
+    struct agent *agent = data;
+    (void)request;
+    const Godwit__ConsoleData *input = (const Godwit__ConsoleData *)message;
+    Godwit__ConsoleData told = GODWIT__CONSOLE_DATA__INIT;
+    agent->input_bytes += (unsigned)input->data.len;
+    told.vm_id = input->vm_id;
+    told.has_session = told.has_stream = told.has_taken = true;
+    told.session = input->session;
+    told.stream = input->stream;
+    told.taken = input->at + input->data.len;
+    (void)rpc_send_event(rpc, METHOD_AGENT_CONSOLE_OUTPUT, &told.base, NULL);
+}
+
 static void on_agent_closed(void *data, struct rpc *rpc, const struct fault *fault)
 {
     (void)fault;
@@ -322,6 +350,8 @@ static const struct rpc_method agent_methods[] = {
     {METHOD_ORDER_MOVE_OUT, &godwit__move_out__descriptor, on_move_out},
     {METHOD_ORDER_MOVE_VERDICT, &godwit__move_verdict__descriptor, on_verdict},
     {METHOD_ORDER_LOGS, &godwit__order_logs__descriptor, on_logs},
+    {METHOD_ORDER_CONSOLE_ATTACH, &godwit__console_attach__descriptor, on_attach},
+    {METHOD_ORDER_CONSOLE_INPUT, &godwit__console_data__descriptor, on_input},
 };
 static const struct rpc_service agent_service = {.methods = agent_methods,
                                                  .method_count = ARRAY_COUNT(agent_methods),
@@ -339,6 +369,19 @@ static void on_job_event(void *data, struct rpc *rpc, struct rpc_request *reques
     room.news_count++;
 }
 
+static void on_console_data(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    (void)data;
+    (void)rpc;
+    (void)request;
+    const Godwit__VmConsoleData *event = (const Godwit__VmConsoleData *)message;
+    if (!event->has_taken)
+        return;
+    room.taken = event->taken;
+    room.taken_count++;
+}
+
 static void on_operator_closed(void *data, struct rpc *rpc, const struct fault *fault)
 {
     (void)data;
@@ -350,9 +393,11 @@ static void on_operator_closed(void *data, struct rpc *rpc, const struct fault *
 
 static const struct rpc_method operator_methods[] = {
     {METHOD_JOB_EVENT, &godwit__job_info__descriptor, on_job_event},
+    {METHOD_VM_CONSOLE_DATA, &godwit__vm_console_data__descriptor, on_console_data},
 };
-static const struct rpc_service operator_service = {
-    .methods = operator_methods, .method_count = 1, .on_closed = on_operator_closed};
+static const struct rpc_service operator_service = {.methods = operator_methods,
+                                                    .method_count = ARRAY_COUNT(operator_methods),
+                                                    .on_closed = on_operator_closed};
 
 /* ---- connecting -------------------------------------------------------------------------------
  */
@@ -986,6 +1031,60 @@ static void only_one_vm_that_is_asked_for_comes_with_its_spec(void **state)
     FREE(brief);
 }
 
+static bool typed_is_answered(void *data)
+{
+    return room.taken_count == *(const unsigned *)data;
+}
+
+static void type(uint64_t session, uint64_t at, unsigned answers)
+{
+    static char line[] = "verify\n";
+    Godwit__VmConsoleData event = GODWIT__VM_CONSOLE_DATA__INIT;
+    event.has_session = event.has_stream = event.has_at = event.has_data = true;
+    event.session = session;
+    event.stream = 77;
+    event.at = at;
+    event.data = (ProtobufCBinaryData){.data = (uint8_t *)line, .len = strlen(line)};
+    assert_int_equal(rpc_send_event(room.operator_rpc, METHOD_VM_CONSOLE_DATA, &event.base, NULL),
+                     0);
+    wait_until(typed_is_answered, &answers);
+}
+
+static bool has_no_console(void *data)
+{
+    (void)data;
+    Godwit__VmConsoleRequest request = GODWIT__VM_CONSOLE_REQUEST__INIT;
+    struct fault fault = {0};
+    request.vm = (char *)(uintptr_t) "web";
+    void *reply = call(room.operator_rpc, METHOD_VM_CONSOLE, &request,
+                       &godwit__vm_console_reply__descriptor, &fault);
+    if (reply)
+        FREE(reply);
+    return !reply;
+}
+
+static void what_is_typed_is_told_taken_or_not_taken(void **state)
+{
+    (void)state;
+    create_on_node1();
+    room.taken_count = 0;
+    Godwit__VmConsoleRequest request = GODWIT__VM_CONSOLE_REQUEST__INIT;
+    request.vm = (char *)(uintptr_t) "web";
+    Godwit__VmConsoleReply *console = call(room.operator_rpc, METHOD_VM_CONSOLE, &request,
+                                           &godwit__vm_console_reply__descriptor, NULL);
+    assert_non_null(console);
+
+    type(console->session, 0, 1);
+    assert_int_equal(room.taken, 7);
+    room.agents[0].rpc = rpc_close(room.agents[0].rpc);
+    wait_until(has_no_console, NULL); /* the coordinator has noticed */
+    type(console->session, 7, 2);
+
+    assert_int_equal(room.taken, 7); /* none of it: the viewer keeps it */
+    assert_int_equal(room.agents[0].input_bytes, 7);
+    FREE(console);
+}
+
 static void a_short_list_leaves_out_what_runs_or_is_stopped(void **state)
 {
     (void)state;
@@ -1248,6 +1347,7 @@ int main(void)
         PAIR(a_vm_is_created_stopped_started_and_removed),
         PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),
         PAIR(a_short_list_leaves_out_what_runs_or_is_stopped),
+        PAIR(what_is_typed_is_told_taken_or_not_taken),
         PAIR(a_brief_list_of_hosts_has_no_facts),
         PAIR(a_filter_for_an_unknown_vm_is_a_fault),
         PAIR(a_bad_spec_creates_nothing),
