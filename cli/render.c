@@ -252,8 +252,10 @@ static int sort_rows(const struct render_options *options, const struct render_v
                      const ProtobufCMessage *const *rows, size_t count,
                      const ProtobufCMessage **ret_rows, struct fault *fault)
 {
+    if (count == 0)
+        return 0; /* there may be no list */
     memcpy(ret_rows, rows, count * sizeof *rows);
-    if (!options->sort_by || count == 0)
+    if (!options->sort_by)
         return 0;
     bool down = options->sort_by[0] == '-';
     struct render_column column;

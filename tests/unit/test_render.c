@@ -109,6 +109,20 @@ static void refuses_unknown_columns_with_the_nearest(void **state)
     assert_non_null(strstr(fault.text, "--sort-by: there is no column 'stat'"));
 }
 
+/* As a reply has it: no list at all. Under UBSan a copy from nowhere ends the command. */
+static void prints_no_rows_in_every_form(void **state)
+{
+    (void)state;
+    static const enum output_form forms[] = {OUTPUT_TABLE, OUTPUT_JSON, OUTPUT_NAME};
+    static const char *const empty[] = {"", "[]\n", ""};
+    for (size_t i = 0; i < ARRAY_COUNT(forms); i++) {
+        const struct render_options options = {.form = forms[i]};
+        AUTO_FREE char *text = NULL;
+        assert_int_equal(render_list(&options, &view, NULL, 0, &text, NULL), 0);
+        assert_string_equal(text, empty[i]);
+    }
+}
+
 static void writes_errors_as_recorded(void **state)
 {
     (void)state;
@@ -165,6 +179,7 @@ int main(void)
         cmocka_unit_test(prints_every_form_as_recorded),
         cmocka_unit_test(chooses_and_orders_columns),
         cmocka_unit_test(refuses_unknown_columns_with_the_nearest),
+        cmocka_unit_test(prints_no_rows_in_every_form),
         cmocka_unit_test(writes_errors_as_recorded),
         cmocka_unit_test(every_failure_has_its_exit_code),
     };
