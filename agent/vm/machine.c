@@ -506,12 +506,13 @@ static void take_cmdline(struct machine *machine);
 static void restored(void *data, const struct guest_file_counts *counts, const struct fault *fault)
 {
     struct machine *machine = data;
+    const struct guest_file_counts done = *counts; /* the rest's own */
     struct fault words = {0};
 
-    machine->rest = rest_free(machine->rest);
     if (fault)
         words = *fault;
-    if (!fault) {
+    machine->rest = rest_free(machine->rest);
+    if (!words.code) {
         take_cmdline(machine);
         (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
         machine->paused = guest_port_stays_paused(machine->port);
@@ -531,8 +532,8 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
     log_info("machine", "goes on from its file vm=%s pages=%llu bytes=%llu ms=%llu",
-             machine->config.vm_id, (unsigned long long)counts->pages,
-             (unsigned long long)counts->bytes, (unsigned long long)(counts->ns / NS_PER_MS));
+             machine->config.vm_id, (unsigned long long)done.pages, (unsigned long long)done.bytes,
+             (unsigned long long)(done.ns / NS_PER_MS));
     tell_rested(machine, NULL);
 }
 
@@ -774,18 +775,21 @@ static void run_on(struct machine *machine)
 static void suspended(void *data, const struct guest_file_counts *counts, const struct fault *fault)
 {
     struct machine *machine = data;
+    const struct guest_file_counts done = *counts; /* the rest's own */
+    struct fault words = {0};
 
+    if (fault)
+        words = *fault;
     machine->rest = rest_free(machine->rest);
-    if (fault) {
-        struct fault words = *fault;
+    if (words.code) {
         run_on(machine);
         tell_rested(machine, &words);
         return;
     }
     set_state(machine, GODWIT__VM_STATE__VM_STATE_SUSPENDED, "%s", "");
     log_info("machine", "is in its file vm=%s pages=%llu bytes=%llu ms=%llu", machine->config.vm_id,
-             (unsigned long long)counts->pages, (unsigned long long)counts->bytes,
-             (unsigned long long)(counts->ns / NS_PER_MS));
+             (unsigned long long)done.pages, (unsigned long long)done.bytes,
+             (unsigned long long)(done.ns / NS_PER_MS));
     tell_rested(machine, NULL);
 }
 
