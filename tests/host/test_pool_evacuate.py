@@ -7,6 +7,8 @@ import time
 
 from pool_case import expect, pools, run
 
+from bench_evacuate import Bound, last_move  # in scripts/lib, which pool_case put into the path
+
 GUESTS = 12
 RECORDS = {}
 
@@ -76,10 +78,6 @@ def wait_moving(pool, plan, done=0):
         lambda p: p["steps_running"] > 0 and p["steps_done"] >= done)(plan_of(pool, plan)))
 
 
-def seconds(plan):
-    return (plan["ended_unix_ms"] - plan["began_unix_ms"]) / 1000
-
-
 def evacuates_a_host_of_twelve_writing_guests_and_stops_none(pool):
     need_guests(pool)
     # one at a time, in the same run: each guest away by itself, and back by a plan
@@ -87,8 +85,7 @@ def evacuates_a_host_of_twelve_writing_guests_and_stops_none(pool):
     for name in names():
         pool.godwit("migrate", name)
     one_by_one = time.monotonic() - began
-    alone = sorted(rate_of(copying_of(pool, [j for j in pool.ls("job") if j["vm"] == name][-1]["id"]))
-                   for name in names())[GUESTS // 2]
+    alone = [last_move(pool, name) for name in names()]
     gather(pool, "node1")
     done = pool.godwit("host", "evacuate", "node1", "--progress", "plain", timeout=300)
     plan = done.stdout.split("godwit plan show ")[1].split()[0]
@@ -99,33 +96,10 @@ def evacuates_a_host_of_twelve_writing_guests_and_stops_none(pool):
     spread = sorted(sum(1 for n in names() if there[n]["host"] == h.name) for h in pool.hosts)
     expect(spread == [0, 4, 4, 4], f"spread over the hosts: {spread}")
     all_run_and_remember(pool)
-    bound(pool, told, one_by_one, alone)
+    for line in Bound(pool, told, alone).lines(one_by_one):
+        print("        " + line)
     refused = pool.godwit("migrate", "web-1", "--to", "node1", check=False)
     expect(refused.returncode == 5 and "cordoned" in refused.stderr, f"{refused.returncode}: {refused.stderr}")
-
-
-def copying_of(pool, job):
-    """Bytes of a move, seconds of copying, seconds in all."""
-    receipt = pool.json("job", "show", job)["receipt"]
-    copied = sum(r["pages"] for r in receipt["rounds"]) * 4096
-    copying = sum(p["duration_ns"] for p in receipt["phases"] if p["phase"] in ("precopy", "drain")) / 1e9
-    return copied, copying, receipt["total_ns"] / 1e9
-
-
-def rate_of(move):
-    return move[0] / max(move[1], 1e-3)
-
-
-def bound(pool, plan, one_by_one, alone):
-    """The lower bound of one link: all bytes at the median rate of moves that had it alone, in this run."""
-    moves = [copying_of(pool, step["job"]) for step in plan["steps"]]
-    total = sum(copied for copied, _, _ in moves)
-    makespan = seconds(plan)
-    lower = max(total / alone, max(t for _, _, t in moves))
-    print(f"        makespan {makespan:.1f} s; one at a time by command {one_by_one:.1f} s; "
-          f"{total >> 20} MiB copied")
-    print(f"        lower bound {lower:.1f} s at {alone / 2**20:.0f} MiB/s, the median of moves alone "
-          f"(x {makespan / lower:.2f}); sum of the moves' own times {sum(t for _, _, t in moves):.1f} s")
 
 
 def brings_them_back_and_says_why_each_moved(pool):
