@@ -407,9 +407,10 @@ static int miss_run(struct page_fetch *fetch, unsigned index, uint64_t first, ui
 {
     struct region *region = (struct region *)&fetch->config.regions[index];
     struct page_digest *digest = &fetch->config.digests[index];
-    for (uint64_t page = first; page < first + pages; page++)
+    for (uint64_t page = first; page < first + pages; page++) {
         page_digest_set(digest, page, 0, sum);
-    bitmap_set_range(&fetch->regions[index].missing, first, pages);
+        bitmap_set_atomic(&fetch->regions[index].missing, page); /* faults are heard by now */
+    }
     return region->ops->discard(region, first, pages, fault);
 }
 

