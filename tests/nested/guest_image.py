@@ -9,7 +9,9 @@ import debian
 from initramfs import Initramfs
 
 HERE = pathlib.Path(__file__).resolve().parent
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "ext4")
+# ext4 asks for crc32c by a name that is no module's: without it a generic kernel mounts nothing.
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "crc32c_generic",
+           "ext4")
 DEBIAN_PACKAGES = "systemd-sysv,udev,dbus,kmod,iproute2"
 DEBIAN_SIZE = "1200M"
 

@@ -152,8 +152,15 @@ def debian_boots_to_a_login(pool, flavour, vcpus):
     spec = pool.dir / f"{name}.yaml"
     spec.write_text(guest.spec(name, beds.SHARED, disk.name, vcpus=vcpus))
     pool.godwit("vm", "create", "-f", spec)
-    pools.wait_for("a login prompt", 900,
-                   lambda: "nested login:" in pool.godwit("vm", "logs", name, check=False).stdout, 1)
+
+    def asks_for_a_name():
+        if "nested login:" in pool.godwit("vm", "logs", name, check=False).stdout:
+            return True
+        expect(pool.vm(name)["state"] == "running", "it ended before it asked for a name:\n"
+               + pool.godwit("vm", "logs", name).stdout[-800:])
+        return False
+
+    pools.wait_for("a login prompt", 900, asks_for_a_name, 1)
     # g''w: what is typed comes back as an echo and must not look like the answer
     record = ask_whole(pool, name, "root\n\necho g''w login=$(id -un) cpus=$(nproc) kernel=$(uname -r) "
                                    "systemd=$(systemctl is-system-running) seconds=$(cut -d' ' -f1 /proc/uptime) end=1",
