@@ -47,7 +47,7 @@ def tells_phases_rounds_and_pause_in_its_receipt(pool):
     for phase in ("greet", "prepare", "precopy", "pause", "drain", "state", "handover"):
         expect(phase in names, f"phase {phase} is missing: {names}")
     expect(receipt["moved"] and receipt["downtime_ns"] > 0 and receipt["rounds"], str(receipt))
-    memory = pool.vm("mover")["spec"]["memory"]["size"]
+    memory = pool.json("vm", "show", "mover")["spec"]["memory"]["size"]
     expect(int(receipt["memory_bytes"]) == int(memory) == int(receipt["digest_pages"]) * 4096,
            f"of {memory} bytes of memory: {receipt}")
 
