@@ -30,6 +30,7 @@ enum {
     WAITS_MAX = 1024,    /* faults whose time is taken at once */
     SPAN_PER_OCTAVE = 8, /* of the histogram: a step is a twelfth */
     SPANS = 48 * SPAN_PER_OCTAVE,
+    NOMEM_WAIT_MS = 10,
 };
 
 struct fetch_region {
@@ -46,7 +47,7 @@ struct fetch_lane {
     uint8_t *body; /* owned */
     uint64_t sum, pages, wire_bytes,
         cpu_ns; /* the lane's own until it is joined; sum, pages atomic */
-    bool link_lost;
+    bool is_lost; /* a page cannot be laid, whoever brings it */
 };
 
 /* Since when a page is waited for. A collision loses a sample, nothing else. */
@@ -70,6 +71,11 @@ struct page_fetch {
     struct fetch_wait waits[WAITS_MAX];
     uint64_t spans[SPANS]; /* atomic */
 
+    /* One page at a time is looked up in `missing`, laid and taken out of it. Otherwise: (a) both
+     * lanes bring a page, one lays it, the guest gives it back, and the other lays an old one into
+     * the hole; (b) a page is laid, given back and touched again before its bit goes: the fault
+     * asks for a page that nobody lays any more. */
+    pthread_mutex_t lay_mutex;
     pthread_mutex_t mutex; /* guards asked, and who may write on the lane of asks */
     bool may_ask;
 
@@ -82,10 +88,10 @@ static void page_fetch_freep(struct page_fetch **fetch)
     *fetch = page_fetch_free(*fetch);
 }
 
-static void report(struct page_fetch *fetch, enum page_fetch_report_type type, bool link_lost,
+static void report(struct page_fetch *fetch, enum page_fetch_report_type type,
                    const struct fault *fault)
 {
-    struct page_fetch_report report = {.type = type, .link_lost = link_lost};
+    struct page_fetch_report report = {.type = type};
     if (fault)
         report.fault = *fault;
     fetch->config.report(fetch->config.data, &report);
@@ -154,35 +160,49 @@ static uint64_t percentile(const struct page_fetch *fetch, unsigned percent)
 
 /* ---- pages in ------------------------------------------------------------------------------- */
 
-static int link_fault(struct fetch_lane *lane, int r)
+static bool is_missing(const struct page_fetch *fetch, unsigned index, uint64_t page)
 {
-    lane->link_lost = r != ERR_CORRUPT && r != ERR_CANCELED;
+    const struct bitmap *missing = &fetch->regions[index].missing;
+    return __atomic_load_n(&missing->words[page / 64], __ATOMIC_ACQUIRE) >> (page % 64) & 1;
+}
+
+/* Under lay_mutex. No memory for it now: it comes again, by a new lane. */
+static int lay_locked(struct fetch_lane *lane, unsigned index, uint64_t page, const uint8_t *bytes,
+                      struct fault *fault)
+{
+    struct page_fetch *fetch = lane->fetch;
+    uint8_t *at = fetch->config.regions[index].base + page * PAGE_BYTES;
+    int r = bytes ? page_faults_lay(&fetch->faults, at, bytes, fault)
+                  : page_faults_lay_zero(&fetch->faults, at, fault);
+    if (r == PAGE_FAULTS_E_THERE)
+        r = fault_set(fault, ERR_STATE, "page %llu of region '%s' is there before it was laid",
+                      (unsigned long long)page, fetch->config.regions[index].name);
+    lane->is_lost = r < 0 && r != ERR_NOMEM;
+    if (r == 0)
+        __atomic_fetch_and(&fetch->regions[index].missing.words[page / 64],
+                           ~(UINT64_C(1) << (page % 64)), __ATOMIC_RELEASE);
     return r;
 }
 
-/* The kernel says who laid a page, so exactly one accounts for it. */
 static int lay(struct fetch_lane *lane, unsigned index, uint64_t page, const uint8_t *bytes,
                struct fault *fault)
 {
     struct page_fetch *fetch = lane->fetch;
-    struct bitmap *missing = &fetch->regions[index].missing;
-    uint64_t bit = UINT64_C(1) << (page % 64);
-    if (!(__atomic_load_n(&missing->words[page / 64], __ATOMIC_ACQUIRE) & bit))
-        return 0; /* came twice, or was never wanted */
-    uint8_t *at = fetch->config.regions[index].base + page * PAGE_BYTES;
-    int r = bytes ? page_faults_lay(&fetch->faults, at, bytes, fault)
-                  : page_faults_lay_zero(&fetch->faults, at, fault);
-    if (r != 0)
-        return r < 0 ? r : 0;
+    uint64_t hash = bytes ? page_digest_hash(bytes) : 0;
+    pthread_mutex_lock(&fetch->lay_mutex);
+    bool is_first = is_missing(fetch, index, page); /* else: came twice, or was never wanted */
+    int r = is_first ? lay_locked(lane, index, page, bytes, fault) : 0;
+    pthread_mutex_unlock(&fetch->lay_mutex);
+    if (r < 0 || !is_first)
+        return r;
     uint64_t sum = lane->sum;
-    page_digest_set(&fetch->config.digests[index], page, bytes ? page_digest_hash(bytes) : 0, &sum);
+    page_digest_set(&fetch->config.digests[index], page, hash, &sum);
     __atomic_store_n(&lane->sum, sum, __ATOMIC_RELAXED);
     __atomic_store_n(&lane->pages, lane->pages + 1, __ATOMIC_RELAXED);
-    __atomic_fetch_and(&missing->words[page / 64], ~bit, __ATOMIC_RELEASE);
     note_laid(fetch, index, page);
     if (__atomic_sub_fetch(&fetch->left, 1, __ATOMIC_ACQ_REL) == 0 &&
         !__atomic_exchange_n(&fetch->all_told, true, __ATOMIC_RELAXED))
-        report(fetch, PAGE_FETCH_ALL, false, NULL);
+        report(fetch, PAGE_FETCH_ALL, NULL);
     return 0;
 }
 
@@ -194,7 +214,7 @@ static int read_head(struct fetch_lane *lane, struct page_frame *ret_frame,
     uint8_t head[PAGE_FRAME_HEAD_MAX];
     int r = stream_read(lane->stream, head, PAGE_FRAME_HEADER_BYTES, fault);
     if (r < 0)
-        return link_fault(lane, r);
+        return r;
     r = page_frame_get(head, ret_frame, fault);
     if (r < 0)
         return r;
@@ -203,7 +223,7 @@ static int read_head(struct fetch_lane *lane, struct page_frame *ret_frame,
     r = stream_read(lane->stream, head + PAGE_FRAME_HEADER_BYTES,
                     (size_t)ret_frame->count * PAGE_ENTRY_BYTES, fault);
     if (r < 0)
-        return link_fault(lane, r);
+        return r;
     r = page_frame_get_entries(config->plan, head, ret_frame, entries, fault);
     if (r == 0 && ret_frame->patch_count)
         r = fault_set(fault, ERR_CORRUPT, "a patch of a page that is not there");
@@ -224,7 +244,7 @@ static int read_frame(struct fetch_lane *lane, struct fault *fault)
         return r;
     r = frame.body_bytes ? stream_read(lane->stream, lane->body, frame.body_bytes, fault) : 0;
     if (r < 0)
-        return link_fault(lane, r);
+        return r;
     unsigned index = 0;
     while (fetch->config.regions[index].id != frame.region)
         index++; /* the plan has it */
@@ -256,13 +276,16 @@ static void *lane_run(void *data)
     (void)fault_wrap(&fault, r, "post-copy's lane of %s",
                      lane == &lane->fetch->asks ? "faults" : "pushes");
     lane->cpu_ns = world_thread_cpu_ns();
-    report(lane->fetch, PAGE_FETCH_LANE_ENDED, lane->link_lost || r == ERR_CANCELED, &fault);
+    if (lane->is_lost)
+        report(lane->fetch, PAGE_FETCH_FAILED, &fault);
+    report(lane->fetch, PAGE_FETCH_LANE_ENDED, &fault);
     return NULL;
 }
 
 /* ---- faults out ----------------------------------------------------------------------------- */
 
-/* Under the mutex. A lane that breaks is told of by its reader; what was asked is asked again. */
+/* Under the mutex. A lane that breaks is told of by its reader, who may hear nothing of an ask that
+ * did not get through; what was asked is asked again. */
 static void ask_locked(struct page_fetch *fetch, unsigned region, uint64_t page)
 {
     struct fault fault = {0};
@@ -274,6 +297,8 @@ static void ask_locked(struct page_fetch *fetch, unsigned region, uint64_t page)
     if (r == 0)
         r = stream_flush(fetch->asks.stream, &fault);
     fetch->may_ask = r == 0;
+    if (r < 0)
+        stream_interrupt(fetch->asks.stream);
 }
 
 static void want(struct page_fetch *fetch, unsigned region, uint64_t page)
@@ -287,6 +312,26 @@ static void want(struct page_fetch *fetch, unsigned region, uint64_t page)
     pthread_mutex_unlock(&fetch->mutex);
 }
 
+/* Nobody lays it between the look and what follows from it. Without memory for a page of zeros its
+ * reader waits a little longer. */
+static int hear_page(struct page_fetch *fetch, unsigned index, uint64_t page, struct fault *fault)
+{
+    uint8_t *at = fetch->config.regions[index].base + page * PAGE_BYTES;
+    struct pollfd stop = {.fd = fetch->stop_fd, .events = POLLIN};
+    for (;;) {
+        pthread_mutex_lock(&fetch->lay_mutex);
+        bool comes = is_missing(fetch, index, page);
+        int r = comes ? 0 : page_faults_lay_zero(&fetch->faults, at, fault);
+        pthread_mutex_unlock(&fetch->lay_mutex);
+        if (comes)
+            want(fetch, index, page);
+        if (r != ERR_NOMEM)
+            return r < 0 ? r : 0;
+        if (poll(&stop, 1, NOMEM_WAIT_MS) > 0)
+            return 0;
+    }
+}
+
 static int hear(struct page_fetch *fetch, uint64_t address, struct fault *fault)
 {
     for (unsigned i = 0; i < fetch->config.region_count; i++) {
@@ -295,15 +340,7 @@ static int hear(struct page_fetch *fetch, uint64_t address, struct fault *fault)
         if (!fetch->regions[i].watched || address < base ||
             address - base >= region->pages * PAGE_BYTES)
             continue;
-        uint64_t page = (address - base) / PAGE_BYTES;
-        uint64_t word =
-            __atomic_load_n(&fetch->regions[i].missing.words[page / 64], __ATOMIC_ACQUIRE);
-        if (word >> (page % 64) & 1) {
-            want(fetch, i, page);
-            return 0;
-        }
-        int r = page_faults_lay_zero(&fetch->faults, region->base + page * PAGE_BYTES, fault);
-        return r < 0 ? r : 0;
+        return hear_page(fetch, i, (address - base) / PAGE_BYTES, fault);
     }
     return 0;
 }
@@ -336,7 +373,7 @@ static void *fault_run(void *data)
     int r = hear_all(fetch, &fault);
     fetch->cpu_ns = world_thread_cpu_ns();
     if (r < 0)
-        report(fetch, PAGE_FETCH_FAILED, false, &fault);
+        report(fetch, PAGE_FETCH_FAILED, &fault);
     return NULL;
 }
 
@@ -360,6 +397,7 @@ int page_fetch_new(struct page_fetch **ret_fetch, const struct page_fetch_config
     if (!fresh)
         return fault_set(fault, ERR_NOMEM, "no memory for post-copy");
     pthread_mutex_init(&fresh->mutex, NULL);
+    pthread_mutex_init(&fresh->lay_mutex, NULL);
     fresh->faults.fd = fresh->stop_fd = -1;
     AUTO(page_fetch_freep) struct page_fetch *fetch = fresh;
 
@@ -452,7 +490,7 @@ int page_fetch_miss(struct page_fetch *fetch, unsigned region, uint64_t first_pa
 static int start_lane(struct fetch_lane *lane, struct stream *stream, struct fault *fault)
 {
     lane->sum = lane->pages = lane->wire_bytes = lane->cpu_ns = 0;
-    lane->link_lost = false;
+    lane->is_lost = false;
     if (!lane->body)
         lane->body = aligned_alloc(PAGE_BYTES, (size_t)PAGE_FRAME_PAGES_MAX * PAGE_BYTES);
     if (!lane->body)
@@ -487,6 +525,19 @@ static void ask_again(struct page_fetch *fetch)
     pthread_mutex_unlock(&fetch->mutex);
 }
 
+/* What it laid counts. */
+static void join_lane(struct page_fetch *fetch, struct fetch_lane *lane)
+{
+    if (!lane->started)
+        return;
+    pthread_join(lane->thread, NULL);
+    lane->started = false;
+    fetch->before_sum += lane->sum;
+    fetch->before_pages += lane->pages;
+    fetch->before_cpu_ns += lane->cpu_ns;
+    lane->sum = lane->pages = lane->cpu_ns = 0;
+}
+
 int page_fetch_run(struct page_fetch *fetch, struct stream *asks, struct stream *pushes,
                    struct fault *fault)
 {
@@ -495,11 +546,8 @@ int page_fetch_run(struct page_fetch *fetch, struct stream *asks, struct stream 
     if (r == 0)
         r = start_lane(&fetch->asks, asks, fault);
     if (r < 0) {
-        if (fetch->pushes.started) {
-            stream_interrupt(pushes);
-            pthread_join(fetch->pushes.thread, NULL);
-        }
-        fetch->pushes.started = false;
+        stream_interrupt(pushes);
+        join_lane(fetch, &fetch->pushes);
         fetch->pushes.stream = NULL; /* both still the caller's */
         return r;
     }
@@ -517,15 +565,8 @@ void page_fetch_interrupt(struct page_fetch *fetch)
 
 static void end_lane(struct page_fetch *fetch, struct fetch_lane *lane)
 {
-    if (!lane->started)
-        return;
-    pthread_join(lane->thread, NULL);
-    lane->started = false;
+    join_lane(fetch, lane);
     lane->stream = stream_free(lane->stream);
-    fetch->before_sum += lane->sum;
-    fetch->before_pages += lane->pages;
-    fetch->before_cpu_ns += lane->cpu_ns;
-    lane->sum = lane->pages = lane->cpu_ns = 0;
 }
 
 void page_fetch_hang_up(struct page_fetch *fetch)
@@ -588,6 +629,7 @@ struct page_fetch *page_fetch_free(struct page_fetch *fetch)
     free(fetch->regions);
     close_p(&fetch->stop_fd);
     pthread_mutex_destroy(&fetch->mutex);
+    pthread_mutex_destroy(&fetch->lay_mutex);
     free(fetch);
     return NULL;
 }

@@ -28,14 +28,13 @@ struct stream;
 enum { PAGE_FETCH_LANES = 2 };
 
 enum page_fetch_report_type {
-    PAGE_FETCH_LANE_ENDED, /* a lane's last word; there always is one */
+    PAGE_FETCH_LANE_ENDED, /* a lane's last word; there always is one. Another may go on. */
     PAGE_FETCH_ALL,        /* every page is here; once */
     PAGE_FETCH_FAILED,     /* with the fault: who waits for a page waits for ever */
 };
 
 struct page_fetch_report {
     enum page_fetch_report_type type;
-    bool link_lost; /* LANE_ENDED */
     struct fault fault;
 };
 

@@ -33,7 +33,6 @@ struct server_lane {
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
     unsigned region;
     uint64_t zero_pages, taken_pages, wire_bytes;
-    bool link_lost;
 
     uint64_t sum; /* atomic: written by the lane, read by all */
 };
@@ -51,12 +50,6 @@ enum { REGION_SHIFT = 48 };
 static void page_server_freep(struct page_server **server)
 {
     *server = page_server_free(*server);
-}
-
-static int link_fault(struct server_lane *lane, int r)
-{
-    lane->link_lost = r != ERR_CORRUPT && r != ERR_CANCELED;
-    return r;
 }
 
 /* ---- one frame ------------------------------------------------------------------------------ */
@@ -112,7 +105,7 @@ static int write_frame(struct server_lane *lane, struct fault *fault)
     progress_add(lane->server->config.progress, lane->taken_pages, lane->zero_pages,
                  wire - lane->wire_bytes);
     lane->wire_bytes = wire;
-    return r < 0 ? link_fault(lane, r) : 0;
+    return r;
 }
 
 /* ---- what is asked for ---------------------------------------------------------------------- */
@@ -124,7 +117,7 @@ static int read_ask(struct server_lane *lane, unsigned *ret_region, uint64_t *re
     uint8_t bytes[PAGE_FRAME_HEADER_BYTES];
     int r = stream_read(lane->stream, bytes, sizeof bytes, fault);
     if (r < 0)
-        return link_fault(lane, r);
+        return r;
     struct page_frame ask;
     r = page_frame_get(bytes, &ask, fault);
     if (r < 0)
@@ -246,7 +239,7 @@ static int push_all(struct server_lane *lane, struct fault *fault)
     }
     uint8_t nothing; /* nobody writes here: it says when the lane ends */
     int r = stream_read(lane->stream, &nothing, 1, fault);
-    return r < 0 ? link_fault(lane, r)
+    return r < 0 ? r
                  : fault_set(fault, ERR_CORRUPT, "the target wrote on a lane that it only reads");
 }
 
@@ -263,7 +256,6 @@ static void *lane_run(void *data)
     int r = asks ? answer_all(lane, &report.fault) : push_all(lane, &report.fault);
     assert(r < 0);
     (void)fault_wrap(&report.fault, r, "post-copy's lane of %s", asks ? "faults" : "pushes");
-    report.link_lost = lane->link_lost;
     report.cpu_ns = world_thread_cpu_ns();
     server->config.report(server->config.data, &report);
     return NULL;

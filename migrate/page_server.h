@@ -28,7 +28,6 @@ enum { PAGE_SERVER_LANES = 2 }; /* one for what is asked for, one for the rest *
 /* A lane's last word; there always is one. */
 struct page_server_report {
     uint64_t cpu_ns;
-    bool link_lost; /* the connection broke, all else is well */
     struct fault fault;
 };
 

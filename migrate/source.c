@@ -196,6 +196,21 @@ static unsigned wanted_throttle(struct source *source)
     return permille;
 }
 
+/* In post-copy what this host lacks for it now it may have a moment later: at the next progress. */
+static int dial(struct source *source, struct fault *fault)
+{
+    int r = source_mail_dial(source, fault);
+    source->dial_owed = r < 0 && source_current_phase(source) == PHASE_POSTCOPY;
+    return source->dial_owed ? 0 : r;
+}
+
+static void dial_if_owed(struct source *source)
+{
+    struct fault fault = {0};
+    if (source->dial_owed && source_reconnect_is_away(source))
+        (void)dial(source, &fault); /* how long it is away has an end of its own */
+}
+
 static int carry_out(struct source *source, enum source_todo bit, struct fault *fault)
 {
     switch (bit) {
@@ -255,7 +270,7 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         return 0;
     case SOURCE_TODO_DIAL:
         source_post_forget(source);
-        return source_mail_dial(source, fault);
+        return dial(source, fault);
     case SOURCE_TODO_SEND_SERVED:
         source_words_send_served(source);
         return 0;
@@ -339,6 +354,7 @@ static void turn(struct source *source)
     if (!quiet && (phase != source->told_phase || now_ns >= source->next_progress_ns)) {
         refine_forecast(source, now_ns);
         source_tell_progress(source, now_ns);
+        dial_if_owed(source);
     }
 
     uint64_t until_ns = quiet ? source->hot_until_ns : source->next_progress_ns;

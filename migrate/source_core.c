@@ -447,12 +447,9 @@ static unsigned on_dial_failed(struct source_core *core, const struct source_eve
     else if (!core->refused_ns)
         core->refused_ns = event->now_ns;
     bool is_over = refused && event->now_ns - core->refused_ns >= REFUSED_MS_MAX * NS_PER_MS;
-    if (is_over && core->phase == PHASE_POSTCOPY) {
-        (void)fault_set(&core->fault, ERR_ATTENTION,
-                        "the target ended in post-copy without a word that it has all pages");
-        return lose(core, event->now_ns);
-    }
-    if (is_over) {
+    /* In post-copy a firewall's word is not enough to throw away what only we have: if the target
+     * has ended, the coordinator says DROP. */
+    if (is_over && core->phase != PHASE_POSTCOPY) {
         (void)fault_set(&core->fault, ERR_CLOSED, "nobody awaits the move at the target any more");
         return give_up(core, event->now_ns);
     }
@@ -486,14 +483,16 @@ static unsigned on_link_lost(struct source_core *core, const struct source_event
 
 static unsigned on_failed(struct source_core *core, const struct source_event *event)
 {
-    if (core->phase == PHASE_POSTCOPY) {
-        keep_fault(core, ERR_ATTENTION, event->fault, "its pages cannot be given any more");
-        (void)fault_wrap(&core->fault, ERR_ATTENTION, "serving the rest of its memory");
-        return lose(core, event->now_ns);
-    }
-    /* After GAVE what fails here no longer matters: a lane that breaks, a message not sent. */
+    /* A changed byte, a word that makes no sense, no memory for a thread: new lanes mend it, and
+     * the target says anew what it lacks. */
+    if (core->phase == PHASE_POSTCOPY)
+        return go_away(core, event);
+    /* After GAVE what fails here no longer matters: a lane that breaks, a message not sent. But a
+     * source that has to serve then serves by new lanes. */
     if (core->latch != GODWIT__LATCH__LATCH_GAVE)
         keep_fault(core, ERR_IO, event->fault, "the move failed");
+    else
+        core->lane_lost = core->postcopy;
     return give_up(core, event->now_ns);
 }
 
@@ -501,7 +500,6 @@ static unsigned on_lane_lost(struct source_core *core, const struct source_event
 {
     if (may_go_away(core))
         return go_away(core, event);
-    core->lane_lost = core->postcopy;
     return on_failed(core, event);
 }
 

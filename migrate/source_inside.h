@@ -135,6 +135,7 @@ struct source {
     unsigned server_ended;
     struct bitmap *unsent; /* left behind and not given yet, one a region */
     uint64_t post_sum;     /* what leaving them behind took from the digest */
+    bool dial_owed;        /* this host had not the means */
     uint64_t served_sum;   /* what giving them by earlier lanes added to it again */
     uint64_t post_pages, fetched_ns, faults, fault_p50_ns, fault_p99_ns;
 

@@ -107,7 +107,10 @@ int source_mail_dial(struct source *source, struct fault *fault)
         return fault_set(fault, ERR_LIMIT, "its lanes were opened anew %d times", LANE_EPOCH_MAX);
     source->epoch++;
     source->resume_sent = false;
-    return source_mail_open_control(source, fault);
+    int r = source_mail_open_control(source, fault);
+    if (r < 0)
+        source->epoch--;
+    return r;
 }
 
 int source_mail_start_lanes(struct source *source, struct fault *fault)

@@ -114,8 +114,7 @@ static void on_report(void *data, const struct page_server_report *report)
 {
     struct source *source = data;
     struct source_mail mail = {
-        .type = MAIL_SERVER, .fault = report->fault, .report.link_lost = report->link_lost};
-    mail.report.cpu_ns = report->cpu_ns;
+        .type = MAIL_SERVER, .fault = report->fault, .report.cpu_ns = report->cpu_ns};
     (void)mailbox_put(source->mailbox, &mail);
 }
 
@@ -186,8 +185,7 @@ void source_post_take_report(struct source *source, const struct source_mail *ma
     source->before_cpu_ns += mail->report.cpu_ns;
     if (source_reconnect_took_end(source))
         return;
-    bool is_link = mail->report.link_lost || mail->fault.code == ERR_CANCELED;
-    source_feed_fault(source, is_link ? SOURCE_EVENT_LANE_LOST : SOURCE_EVENT_FAILED, &mail->fault);
+    source_feed_fault(source, SOURCE_EVENT_LANE_LOST, &mail->fault); /* whatever ended it */
 }
 
 /* ---- coming back ---------------------------------------------------------------------------- */

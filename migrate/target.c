@@ -258,7 +258,9 @@ static void do_todo(struct target *target)
         if (r < 0) {
             if (!fault.code)
                 (void)fault_set(&fault, r, "%s", err_name(r));
-            target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
+            target_feed_fault(
+                target, bit == TARGET_TODO_RESUME ? TARGET_EVENT_GUEST_LOST : TARGET_EVENT_FAILED,
+                &fault);
         }
     }
 }

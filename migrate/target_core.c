@@ -30,6 +30,7 @@ static const char *const names[TARGET_EVENT_COUNT] = {
     [TARGET_EVENT_LANE_LOST] = "lane-lost",
     [TARGET_EVENT_REJOINED] = "rejoined",
     [TARGET_EVENT_FETCHED] = "fetched",
+    [TARGET_EVENT_GUEST_LOST] = "guest-lost",
     [TARGET_EVENT_DROPPED] = "dropped",
     [TARGET_EVENT_HELLO] = "hello",
     [TARGET_EVENT_EXTENTS_END] = "extents-end",
@@ -329,10 +330,13 @@ static unsigned on_served(struct target_core *core, const struct target_event *e
     return become_done(core, event->now_ns);
 }
 
-/* INV-1: it took, so nobody else has it: what is lost here is lost. */
+/* INV-1: it took, so nobody else has it: what is lost here is lost. Not a guest that runs and has
+ * every page. */
 static unsigned lose(struct target_core *core, const char *why, const struct target_event *event)
 {
     assert(core->phase == PHASE_POSTCOPY);
+    if (core->fetched && core->resumed)
+        return become_done(core, event->now_ns);
     (void)fault_set(&core->fault, ERR_CORRUPT,
                     "lost in post-copy, with pages that only its old host had: %.300s", why);
     core->ended_in = core->phase;
@@ -343,8 +347,7 @@ static unsigned lose(struct target_core *core, const char *why, const struct tar
 
 static unsigned on_dropped(struct target_core *core, const struct target_event *event)
 {
-    return core->fetched && core->resumed ? become_done(core, event->now_ns)
-                                          : lose(core, "its process ends", event);
+    return lose(core, "its process ends", event);
 }
 
 static unsigned on_resumed(struct target_core *core, const struct target_event *event)
@@ -370,14 +373,24 @@ static unsigned on_took_failed(struct target_core *core, const struct target_eve
     return TARGET_TODO_END;
 }
 
+/* In post-copy: a changed byte, a word that makes no sense, no memory for a thread. New lanes mend
+ * it, and the guest needs none if it has every page. */
 static unsigned on_failed(struct target_core *core, const struct target_event *event)
 {
     if (core->phase == PHASE_POSTCOPY)
-        return lose(core, event->fault ? event->fault->text : "its pages cannot be placed", event);
+        return core->fetched && core->resumed ? become_done(core, event->now_ns)
+                                              : go_away(core, event);
     if (core->latch == GODWIT__LATCH__LATCH_TOOK)
         return on_took_failed(core, event);
     keep_fault(core, ERR_IO, event->fault, "the move failed at the target");
     return abandon(core, event->now_ns);
+}
+
+static unsigned on_guest_lost(struct target_core *core, const struct target_event *event)
+{
+    if (core->phase != PHASE_POSTCOPY)
+        return on_failed(core, event);
+    return lose(core, event->fault ? event->fault->text : "its pages cannot be laid", event);
 }
 
 /* ---- lost lanes ----------------------------------------------------------------------------- */
@@ -520,6 +533,7 @@ static bool may_happen(const struct target_core *core, const struct target_event
     case TARGET_EVENT_VERDICT_ABANDON:
         return core->latch == GODWIT__LATCH__LATCH_IN || core->latch == GODWIT__LATCH__LATCH_READY;
     case TARGET_EVENT_FAILED:
+    case TARGET_EVENT_GUEST_LOST:
     case TARGET_EVENT_LANE_LOST:
     case TARGET_EVENT_TICK:
     case TARGET_EVENT_HELLO:
@@ -562,6 +576,8 @@ static unsigned dispatch(struct target_core *core, const struct target_event *ev
         return on_rejoined(core, event);
     case TARGET_EVENT_FETCHED:
         return on_fetched(core, event);
+    case TARGET_EVENT_GUEST_LOST:
+        return on_guest_lost(core, event);
     case TARGET_EVENT_DROPPED:
         return on_dropped(core, event);
     case TARGET_EVENT_MISSING:

@@ -33,7 +33,8 @@ enum target_event_type {
     TARGET_EVENT_TICK,
     TARGET_EVENT_LANE_LOST, /* a lane's link broke, or the source came anew; with the fault */
     TARGET_EVENT_REJOINED,  /* all lanes are open again */
-    TARGET_EVENT_FETCHED,   /* post-copy: every page is here, digests equal */
+    TARGET_EVENT_FETCHED,   /* post-copy: every page is here */
+    TARGET_EVENT_GUEST_LOST, /* post-copy: it cannot run, or a page cannot be laid; with the fault */
     TARGET_EVENT_DROPPED,   /* its owner ends it, whatever is still missing */
     /* the source's words, on the control lane */
     TARGET_EVENT_HELLO, /* judged fit by the shell */

@@ -212,6 +212,7 @@ int target_post_rejoin(struct target *target, struct fault *fault);
 /* Make its lanes end; have they; and then free them. */
 void target_post_interrupt(struct target *target);
 bool target_post_has_ended(const struct target *target);
+bool target_post_has_lanes(const struct target *target);
 void target_post_hang_up(struct target *target);
 
 /* A lane of it has ended, or it cannot go on. */

@@ -40,8 +40,7 @@ static void on_report(void *data, const struct page_fetch_report *report)
     struct target_mail mail = {.type = report->type == PAGE_FETCH_LANE_ENDED ? MAIL_FETCH_ENDED
                                        : report->type == PAGE_FETCH_FAILED   ? MAIL_FETCH_FAILED
                                                                              : MAIL_FETCH_ALL,
-                               .fault = report->fault,
-                               .report.link_lost = report->link_lost};
+                               .fault = report->fault};
     (void)mailbox_put(target->mailbox, &mail);
 }
 
@@ -96,7 +95,7 @@ void target_post_take_missing(struct target *target, const Godwit__MoveMissing *
     struct fault fault = {0};
     target_feed_type(target, TARGET_EVENT_MISSING);
     pthread_mutex_lock(&target->mutex);
-    bool in_turn = target->core.postcopy && !target->core.ended;
+    bool in_turn = target->core.postcopy && !target->core.has_state && !target->core.ended;
     pthread_mutex_unlock(&target->mutex);
     if (in_turn && take_missing(target, missing, &fault) < 0)
         target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
@@ -126,9 +125,15 @@ void target_post_interrupt(struct target *target)
         page_fetch_interrupt(target->fetch);
 }
 
+bool target_post_has_lanes(const struct target *target)
+{
+    return target->post_open > 0 || (target->fetch && page_fetch_lanes(target->fetch) > 0);
+}
+
 bool target_post_has_ended(const struct target *target)
 {
-    return !target->fetch || target->fetch_ended == page_fetch_lanes(target->fetch);
+    /* one that could not be started for good has its last word, too */
+    return !target->fetch || target->fetch_ended >= page_fetch_lanes(target->fetch);
 }
 
 void target_post_hang_up(struct target *target)
@@ -144,13 +149,11 @@ void target_post_take_mail(struct target *target, const struct target_mail *mail
 {
     target->activity++;
     if (mail->type == MAIL_FETCH_FAILED) {
-        target_feed_fault(target, TARGET_EVENT_FAILED, &mail->fault);
-    } else if (mail->type == MAIL_FETCH_ENDED) {
+        target_feed_fault(target, TARGET_EVENT_GUEST_LOST, &mail->fault);
+    } else if (mail->type == MAIL_FETCH_ENDED) { /* whatever ended it: it comes anew */
         target->fetch_ended++;
-        if (!target_reconnect_took_end(target) || !mail->report.link_lost)
-            target_feed_fault(target,
-                              mail->report.link_lost ? TARGET_EVENT_LANE_LOST : TARGET_EVENT_FAILED,
-                              &mail->fault);
+        if (!target_reconnect_took_end(target))
+            target_feed_fault(target, TARGET_EVENT_LANE_LOST, &mail->fault);
     } /* that all are here is looked at after every mail */
 }
 
@@ -209,7 +212,9 @@ void target_post_take_step(struct target *target, const struct target_mail *mail
     if (fault.code) {
         if (!target->guest_resumes)
             (void)fault_wrap(&fault, fault.code, "loading the machine");
-        target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
+        target_feed_fault(target,
+                          target->guest_resumes ? TARGET_EVENT_GUEST_LOST : TARGET_EVENT_FAILED,
+                          &fault);
         return;
     }
     if (target->guest_resumes)

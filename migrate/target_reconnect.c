@@ -67,6 +67,7 @@ static void use_next_control(struct target *target)
     target->hot_until_ns = 0;
     int r = target_mail_use_control(target, target->next_control, &fault);
     if (r < 0) {
+        target->next_control = stream_free(target->next_control); /* the source sees it */
         target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
         return;
     }
@@ -92,8 +93,13 @@ void target_reconnect_hang_up(struct target *target)
             lane_target_interrupt(target->lanes[i]);
     }
     target_post_interrupt(target);
+    /* A source that waits for our word there has to see it: that it has ended, or, in post-copy
+     * without a lane that would tell, that it ends now. */
     if (target->control_ended)
-        free_control(target); /* a source that waits for our word there has to see it */
+        free_control(target);
+    else if (target->control && target_current_phase(target) == PHASE_POSTCOPY &&
+             !target_post_has_lanes(target))
+        control_lane_interrupt(target->control);
     target->hanging_up = true;
     (void)target_reconnect_took_end(target);
 }

@@ -61,6 +61,7 @@ static void scene_init(struct scene *scene)
     scene->goals.deadline_ms = 120000;
     scene->goals.postcopy = true;
     scene->goals.compress = (char *)"off";
+    scene->goals.lanes = 2; /* on a machine of any size */
     scene->config.lanes = 4; /* two of pages, two of post-copy */
     const struct pipe_stream_config slow = {.bytes_per_s = 200000000, .buffer_bytes = 64 << 10};
     scene->config.lane = scene->config.other_lanes = slow;
@@ -217,6 +218,51 @@ static void lanes_that_break_in_post_copy_come_back_and_the_rest_follows(void **
     assert_true(reconnects >= 2); /* one may be over before it breaks */
 }
 
+/* Bytes that no frame begins with, on either lane or on the way of what is asked for. */
+static void a_changed_byte_in_post_copy_is_healed_by_new_lanes(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 3; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        struct pipe_stream_config *pipe =
+            i == 1 ? &scene.config.post_pushes : &scene.config.post_asks;
+        if (i == 2)
+            pipe->fault_back = PIPE_FAULT_FLIP;
+        else
+            pipe->fault = PIPE_FAULT_FLIP;
+        if (i != 1) { /* so that a page is asked for, on a machine of any speed */
+            scene.config.post_pushes.fault = PIPE_FAULT_STALL;
+            scene.config.post_pushes.fault_at = MIB(1);
+        }
+
+        play(&scene);
+
+        expect_moved(&scene);
+        assert_true(scene.move.reconnects >= 1);
+        scene_deinit(&scene);
+    }
+}
+
+/* Longer than a pre-copy would wait for one who does not listen. */
+static void a_firewall_that_refuses_for_seconds_loses_no_page(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.config.post_pushes.fault = scene.config.post_asks.fault = PIPE_FAULT_DIE;
+    scene.config.post_pushes.fault_at = scene.config.post_asks.fault_at = 20000;
+    scene.config.fail_dial = ERR_REFUSED;
+    scene.config.fail_dials = 16; /* every 250 ms */
+
+    play(&scene);
+
+    expect_moved(&scene);
+    assert_int_equal(scene.move.failed_dials, 16);
+    assert_in_range(scene.move.away_ns, REFUSED_MS_MAX * NS_PER_MS, UINT64_MAX);
+    scene_deinit(&scene);
+}
+
 /* Nobody has the guest any more: not the target, whose pages are gone, and never again the source.
  */
 static void a_source_that_stays_away_takes_the_guest_with_it(void **state)
@@ -315,6 +361,8 @@ int main(void)
         cmocka_unit_test(what_misses_the_goal_comes_after_the_guest),
         cmocka_unit_test(what_fits_the_goal_leaves_nothing_behind),
         cmocka_unit_test(lanes_that_break_in_post_copy_come_back_and_the_rest_follows),
+        cmocka_unit_test(a_changed_byte_in_post_copy_is_healed_by_new_lanes),
+        cmocka_unit_test(a_firewall_that_refuses_for_seconds_loses_no_page),
         cmocka_unit_test(a_source_that_stays_away_takes_the_guest_with_it),
         cmocka_unit_test(nothing_leads_back_once_the_target_runs),
         cmocka_unit_test(what_it_cannot_do_is_refused_before_anything_begins),

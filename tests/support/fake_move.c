@@ -28,8 +28,11 @@ static int open_lane(void *data, unsigned lane, unsigned epoch, struct stream **
     struct fake_move *move = data;
     pthread_mutex_lock(&move->mutex);
     bool serves = move->at_source.last_phase == PHASE_POSTCOPY;
+    bool fails = epoch > 0 && move->config.fail_dial &&
+                 (!move->config.fail_dials || move->failed_dials < move->config.fail_dials);
+    move->failed_dials += fails;
     pthread_mutex_unlock(&move->mutex);
-    if (epoch > 0 && move->config.fail_dial)
+    if (fails)
         return fault_set(fault, move->config.fail_dial, "nothing can be reached");
     if (move->config.fail_open && lane == 0)
         return fault_set(fault, ERR_UNREACHABLE, "lane 0 cannot be reached");
@@ -69,6 +72,10 @@ static int accept_lane(void *data, uint64_t timeout_ms, struct stream **ret_stre
         r = fault_set(fault, ERR_CANCELED, "interrupted");
     } else if (move->waiting_count == 0) {
         r = fault_set(fault, ERR_TIMEOUT, "no lane came");
+    } else if (move->waiting_name[move->waiting_first].epoch > 0 &&
+               move->failed_accepts < move->config.fail_accepts) {
+        move->failed_accepts++;
+        r = fault_set(fault, ERR_NOMEM, "too many open files");
     } else {
         *ret_stream = move->waiting[move->waiting_first];
         *ret_name = move->waiting_name[move->waiting_first];

@@ -35,6 +35,8 @@ struct fake_move_config {
     /* The pipes' faults are of epoch 0, and of as many after it. */
     unsigned epochs_with_faults;
     int fail_dial; /* what open_lane gives in a later epoch: 0, ERR_UNREACHABLE, ERR_REFUSED */
+    unsigned fail_dials;   /* and how often; 0: always */
+    unsigned fail_accepts; /* so often accept_lane has no means to take a lane of a later epoch */
     /* Runs on the source's move thread at every progress and latch; may give verdicts. */
     void (*on_source)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
     void (*on_target)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
@@ -65,6 +67,7 @@ struct fake_move {
     struct tls_lane_name waiting_name[FAKE_MOVE_STREAMS];
     unsigned waiting_first, waiting_count;
     bool accept_interrupted;
+    unsigned failed_dials, failed_accepts;
     struct fake_side at_source, at_target;
     bool moved, reread_verified;
     uint64_t throttled_ns;

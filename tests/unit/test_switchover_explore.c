@@ -27,6 +27,7 @@
 #include "base/world.h"
 #include "migrate/source_core.h"
 #include "migrate/target_core.h"
+#include "proto/limits.h"
 #include "storage/stamp.h"
 
 enum { M = 7, STATES_MAX = 1 << 20, TABLE = 1 << 22 };
@@ -68,6 +69,10 @@ enum mutation {
     MUTATION_RESUME_AFTER_LOSS,      /* a target that died with the guest lets the source run on */
     MUTATION_TARGET_RUNS_WITH_HOLES, /* out of patience it goes on as if it had every page */
     MUTATION_DONE_AT_RESUMED,        /* the target ends as it does after a pre-copy */
+    MUTATION_FAILURE_ENDS_SOURCE,    /* a changed byte on a lane of post-copy ends it, as before */
+    MUTATION_FAILURE_ENDS_TARGET,    /* the same at the other end: the guest is killed */
+    MUTATION_REFUSED_ENDS_SOURCE,    /* nobody listens for 3 s: as if the target were known dead */
+    MUTATION_WHOLE_GUEST_LOST,       /* a failure behind the last page kills a guest that has all */
     MUTATION_POSTCOPY_END
 };
 
@@ -227,6 +232,19 @@ static void check_postcopy(const struct node *node)
         broken = "the guest runs on with pages missing";
 }
 
+/* Only its owner, the end of all patience, or a guest that cannot go on may end it with a loss: what
+ * new lanes can mend may not. */
+static bool may_lose_source(enum source_event_type type)
+{
+    return type == SOURCE_EVENT_VERDICT_DROP || type == SOURCE_EVENT_TICK;
+}
+
+static bool may_lose_target(enum target_event_type type)
+{
+    return type == TARGET_EVENT_GUEST_LOST || type == TARGET_EVENT_DROPPED ||
+           type == TARGET_EVENT_TICK;
+}
+
 static void check(const struct node *node)
 {
     bool source_ended = node->source_flags >> 7 & 1, target_ended = node->target_flags >> 6 & 1;
@@ -321,6 +339,10 @@ static void source_step(const struct node *from, const struct source_event *even
     unsigned todo = 0;
     struct source_event timed = *event;
     timed.now_ns = 2;
+    if (event->type == SOURCE_EVENT_DIAL_FAILED && event->fault) { /* and not for the first time */
+        core.refused_ns = 2;
+        timed.now_ns += REFUSED_MS_MAX * NS_PER_MS;
+    }
     if (source_core_step(&core, &timed, &todo, NULL) < 0)
         return;
     pack_source(&core, &node);
@@ -357,6 +379,19 @@ static void source_step(const struct node *from, const struct source_event *even
         node.source_phase = PHASE_DONE;
         node.source_latch = GODWIT__LATCH__LATCH_RELEASED;
     }
+    bool refused = event->type == SOURCE_EVENT_DIAL_FAILED && event->fault;
+    bool fails = (mutation == MUTATION_FAILURE_ENDS_SOURCE && event->type == SOURCE_EVENT_FAILED) ||
+                 (mutation == MUTATION_REFUSED_ENDS_SOURCE && refused);
+    if (fails && from->source_phase == PHASE_POSTCOPY) {
+        core.ended = true;
+        core.phase = PHASE_DONE;
+        core.latch = GODWIT__LATCH__LATCH_RELEASED;
+        (void)fault_set(&core.fault, ERR_ATTENTION, "lost");
+        pack_source(&core, &node);
+    }
+    bool lost = from->source_phase == PHASE_POSTCOPY && core.ended && core.fault.code;
+    if (lost && !may_lose_source(event->type) && !disks_alone)
+        broken = "the source threw pages away for what new lanes mend";
     if (mutation == MUTATION_SOURCE_RUNS_WHEN_CUT && from->source_phase == PHASE_POSTCOPY &&
         event->type == SOURCE_EVENT_LANE_LOST)
         node.source_runs = 1;
@@ -395,8 +430,20 @@ static void target_step(const struct node *from, const struct target_event *even
         core.ended = true;
         core.phase = PHASE_DONE;
     }
+    bool fails = event->type == TARGET_EVENT_FAILED && from->target_phase == PHASE_POSTCOPY;
+    bool is_whole = core.fetched && core.resumed;
+    if (fails && ((mutation == MUTATION_FAILURE_ENDS_TARGET && !is_whole) ||
+                  (mutation == MUTATION_WHOLE_GUEST_LOST && is_whole))) {
+        core.ended = true;
+        core.phase = PHASE_DONE;
+        (void)fault_set(&core.fault, ERR_CORRUPT, "lost");
+    }
     pack_target(&core, &node);
     if (from->target_phase == PHASE_POSTCOPY && core.ended && core.fault.code) {
+        if (is_whole)
+            broken = "a guest was lost that runs and has every page";
+        else if (!may_lose_target(event->type))
+            broken = "the guest was lost for what new lanes mend";
         node.rejoined |= TARGET_LOST; /* its process goes, no thread of it takes another step */
         node.target_runs = mutation == MUTATION_TARGET_RUNS_WITH_HOLES;
     }
@@ -485,6 +532,8 @@ static void source_events(const struct node *node)
         SOURCE_EVENT_REJOINED,  SOURCE_EVENT_VERDICT_CANCEL};
     for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
         source_step(node, &(struct source_event){.type = own[i]});
+    const struct fault refused = {.code = ERR_REFUSED};
+    source_step(node, &(struct source_event){.type = SOURCE_EVENT_DIAL_FAILED, .fault = &refused});
     /* None, some that fit the goal, more than fit. */
     for (unsigned dirty = 0; dirty <= 1000000000; dirty += dirty ? 999900000 : 100000)
         source_step(node, &(struct source_event){.type = SOURCE_EVENT_ROUND_DONE,
@@ -542,11 +591,13 @@ static void target_events(const struct node *node)
     for (unsigned i = 0; i < sizeof own / sizeof own[0]; i++)
         target_step(node, &(struct target_event){.type = own[i], .generation = M});
     /* The last fences come after the source has paused. A failure after TOOK is a broken host, not
-     * a decision: it ends with ERR_ATTENTION and is left to HA. */
+     * a decision: it ends with ERR_ATTENTION and is left to HA; in post-copy it may be a lane's. */
     if (!node->source_runs)
         target_step(node, &(struct target_event){.type = TARGET_EVENT_DRAINED});
-    if (node->target_latch != GODWIT__LATCH__LATCH_TOOK)
+    if (node->target_latch != GODWIT__LATCH__LATCH_TOOK || node->target_phase == PHASE_POSTCOPY) {
         target_step(node, &(struct target_event){.type = TARGET_EVENT_FAILED});
+        target_step(node, &(struct target_event){.type = TARGET_EVENT_GUEST_LOST});
+    }
     if (node->target_runs)
         target_step(node, &(struct target_event){.type = TARGET_EVENT_RESUMED});
     /* Pages come as long as the source has them; the process that lacks them may die. */
