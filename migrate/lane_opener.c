@@ -11,6 +11,8 @@
 #include "base/world.h"
 #include "net/tls_lane.h"
 
+enum { RETRY_MS = 100 };
+
 struct lane_opener {
     struct lane_opener_config config;
     pthread_t thread;
@@ -40,12 +42,12 @@ static int open_one(struct lane_opener *opener, unsigned wanted, struct fault *f
     return r;
 }
 
-static void wait_first(struct lane_opener *opener)
+static void wait_ms(struct lane_opener *opener, uint64_t ms)
 {
     struct timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
     uint64_t at_ns =
-        (uint64_t)at.tv_sec * NS_PER_S + (uint64_t)at.tv_nsec + opener->config.delay_ms * NS_PER_MS;
+        (uint64_t)at.tv_sec * NS_PER_S + (uint64_t)at.tv_nsec + ms * NS_PER_MS;
     at.tv_sec = (time_t)(at_ns / NS_PER_S);
     at.tv_nsec = (long)(at_ns % NS_PER_S);
     int r = 0;
@@ -65,20 +67,23 @@ static unsigned wait_until_told(struct lane_opener *opener)
     return lanes;
 }
 
-/* Who stays away is no failure: the lanes that there are need nobody. */
+/* Who stays away is no failure: the lanes that there are need nobody. Nor is a host that has no
+ * descriptor or memory for a lane now: it may have them when the source comes back. */
 static void take_what_comes(struct lane_opener *opener)
 {
     int r = 0;
-    while (!is_stopped(opener) && (r == 0 || r == ERR_TIMEOUT)) {
+    while (!is_stopped(opener) && r != ERR_CANCELED) {
         struct fault fault = {0};
         r = open_one(opener, LANE_OPENER_ANY, &fault);
+        if (r < 0 && r != ERR_TIMEOUT && r != ERR_CANCELED)
+            wait_ms(opener, RETRY_MS);
     }
 }
 
 static int open_all(struct lane_opener *opener, struct fault *fault)
 {
     if (opener->config.delay_ms)
-        wait_first(opener);
+        wait_ms(opener, opener->config.delay_ms);
     if (is_stopped(opener))
         return 0;
     int r = open_one(opener, TLS_LANE_CONTROL, fault);
