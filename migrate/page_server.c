@@ -42,6 +42,7 @@ struct page_server {
     struct page_server_config config;
     struct server_lane asks, pushes;
 
+    pthread_mutex_t mutex; /* who takes a page also adds it to its sum */
     uint64_t goes_on; /* atomic: region and page behind what was asked for last */
 };
 
@@ -66,29 +67,43 @@ static void begin_frame(struct server_lane *lane, unsigned region, uint64_t page
     };
 }
 
-static bool take_bit(struct server_lane *lane, unsigned region, uint64_t page)
+/* Under the server's mutex. */
+static bool take_bit(struct server_lane *lane, uint64_t page)
 {
-    struct bitmap *unsent = &lane->server->config.unsent[region];
+    struct bitmap *unsent = &lane->server->config.unsent[lane->region];
     uint64_t bit = UINT64_C(1) << (page % 64);
     return __atomic_fetch_and(&unsent->words[page / 64], ~bit, __ATOMIC_ACQ_REL) & bit;
 }
 
-/* `is_ours`: we took its bit, so it is we who account for it. */
-static void add_page(struct server_lane *lane, uint64_t page, bool is_ours)
+/* What the frame's next entry is. Returns its digest. */
+static uint64_t copy_page(struct server_lane *lane, uint64_t page)
 {
-    const struct page_server_config *config = &lane->server->config;
     uint8_t *slot = lane->body + (size_t)lane->frame.data_count * PAGE_BYTES;
     struct page_frame_entry *entry = &lane->entries[lane->frame.count++];
     *entry = (struct page_frame_entry){.page = (uint16_t)(page % BLOCK_PAGES)};
-    entry->has_data = page_copy(slot, config->regions[lane->region].base + page * PAGE_BYTES);
+    entry->has_data =
+        page_copy(slot, lane->server->config.regions[lane->region].base + page * PAGE_BYTES);
     lane->frame.data_count += entry->has_data;
-    if (!is_ours)
-        return;
-    lane->taken_pages++;
-    lane->zero_pages += !entry->has_data;
-    uint64_t sum = lane->sum, hash = entry->has_data ? page_digest_hash(slot) : 0;
-    page_digest_set(&config->digests[lane->region], page, hash, &sum);
-    __atomic_store_n(&lane->sum, sum, __ATOMIC_RELEASE);
+    return entry->has_data ? page_digest_hash(slot) : 0;
+}
+
+/* A page is taken and added to the digest under one lock: the other lane may answer it meanwhile as
+ * one that is not its own, and what the target then says of its digest has to find it in ours. */
+static void add_page(struct server_lane *lane, uint64_t page, bool even_if_taken)
+{
+    struct page_server *server = lane->server;
+    pthread_mutex_lock(&server->mutex);
+    bool is_ours = take_bit(lane, page);
+    if (is_ours) {
+        uint64_t sum = lane->sum, hash = copy_page(lane, page);
+        page_digest_set(&server->config.digests[lane->region], page, hash, &sum);
+        __atomic_store_n(&lane->sum, sum, __ATOMIC_RELEASE);
+        lane->taken_pages++;
+        lane->zero_pages += !lane->entries[lane->frame.count - 1].has_data;
+    }
+    pthread_mutex_unlock(&server->mutex);
+    if (!is_ours && even_if_taken)
+        (void)copy_page(lane, page);
 }
 
 static int write_frame(struct server_lane *lane, struct fault *fault)
@@ -138,7 +153,7 @@ static int answer(struct server_lane *lane, unsigned region, uint64_t page, stru
 {
     const struct region *of = &lane->server->config.regions[region];
     begin_frame(lane, region, page);
-    add_page(lane, page, take_bit(lane, region, page));
+    add_page(lane, page, true);
     int r = write_frame(lane, fault);
     if (r < 0)
         return r;
@@ -146,10 +161,8 @@ static int answer(struct server_lane *lane, unsigned region, uint64_t page, stru
     if (end > of->pages)
         end = of->pages;
     begin_frame(lane, region, page);
-    for (uint64_t near = first; near < end; near++) {
-        if (take_bit(lane, region, near))
-            add_page(lane, near, true);
-    }
+    for (uint64_t near = first; near < end; near++)
+        add_page(lane, near, false);
     uint64_t goes_on = (uint64_t)region << REGION_SHIFT | end;
     __atomic_store_n(&lane->server->goes_on, goes_on, __ATOMIC_RELAXED);
     return lane->frame.count ? write_frame(lane, fault) : 0;
@@ -207,8 +220,7 @@ static int push_some(struct server_lane *lane, unsigned region, uint64_t *page, 
         end = config->regions[region].pages;
     begin_frame(lane, region, *page);
     while (*page < end && lane->frame.count < PAGE_FRAME_PAGES_MAX) {
-        if (take_bit(lane, region, *page))
-            add_page(lane, *page, true);
+        add_page(lane, *page, false);
         (*page)++;
     }
     if (lane->frame.count == 0)
@@ -276,9 +288,11 @@ static int start_lane(struct server_lane *lane, struct fault *fault)
 int page_server_new(struct page_server **ret_server, const struct page_server_config *config,
                     struct stream *asks, struct stream *pushes, struct fault *fault)
 {
-    AUTO(page_server_freep) struct page_server *server = calloc(1, sizeof *server);
-    if (!server)
+    struct page_server *fresh = calloc(1, sizeof *fresh);
+    if (!fresh)
         return fault_set(fault, ERR_NOMEM, "no memory to serve pages");
+    pthread_mutex_init(&fresh->mutex, NULL);
+    AUTO(page_server_freep) struct page_server *server = fresh;
     server->config = *config;
     server->asks.server = server->pushes.server = server;
     server->asks.stream = asks;
@@ -320,6 +334,7 @@ struct page_server *page_server_free(struct page_server *server)
         page_server_interrupt(server);
     end_lane(&server->asks);
     end_lane(&server->pushes);
+    pthread_mutex_destroy(&server->mutex);
     free(server);
     return NULL;
 }

@@ -447,6 +447,16 @@ static int resolve_policy(const char *word, enum source_policy *ret_policy, stru
     return 0;
 }
 
+/* A goal that is short turns a pre-copy back soon. In post-copy there is no way back: it may only
+ * make it longer. */
+static uint64_t postcopy_away_ms_max(const struct source *source, const Godwit__MoveGoals *goals)
+{
+    uint64_t ms = source->config.postcopy_away_ms_max;
+    if (!ms)
+        ms = POSTCOPY_AWAY_MS_MAX;
+    return goals->away_ms_max > ms ? goals->away_ms_max : ms;
+}
+
 static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, struct fault *fault)
 {
     const Godwit__MoveGoals none = GODWIT__MOVE_GOALS__INIT;
@@ -462,7 +472,7 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .away_ms_max = goals->away_ms_max ? goals->away_ms_max : AWAY_MS_MAX,
         .reread = goals->verify_reread,
         .postcopy = goals->postcopy,
-        .postcopy_away_ms_max = goals->away_ms_max ? goals->away_ms_max : POSTCOPY_AWAY_MS_MAX,
+        .postcopy_away_ms_max = postcopy_away_ms_max(source, goals),
         .trace = trace,
         .trace_data = source,
     };

@@ -26,6 +26,7 @@ struct source_config {
     const char *target_incarnation; /* copied */
     const Godwit__MoveGoals *goals; /* copied; zero fields take their defaults */
     unsigned lanes;                 /* streams that open_lane can give, besides control */
+    uint64_t postcopy_away_ms_max;  /* 0: POSTCOPY_AWAY_MS_MAX; the goals may make it longer */
 
     /* Give the stream of lane n, or of the control lane (TLS_LANE_CONTROL): handshake done. Epochs
      * after 0 replace lanes that were lost: every one begins with its control lane, and streams of

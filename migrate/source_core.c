@@ -353,6 +353,17 @@ static unsigned on_started(struct source_core *core, const struct source_event *
     return core->postcopy ? serve(core, event) : finish(core, event->now_ns);
 }
 
+/* Nobody will ask for the pages any more, and not because all went well. */
+static unsigned lose(struct source_core *core, uint64_t now_ns)
+{
+    assert(core->phase == PHASE_POSTCOPY && core->fault.code);
+    latch(core, GODWIT__LATCH__LATCH_RELEASED);
+    core->ended_in = core->phase;
+    core->ended = true;
+    set_phase(core, PHASE_DONE, now_ns);
+    return SOURCE_TODO_LATCH_RELEASED | SOURCE_TODO_END;
+}
+
 /* Its STARTED may have been lost: who has every page runs. */
 static unsigned on_fetched(struct source_core *core, const struct source_event *event)
 {
@@ -361,7 +372,12 @@ static unsigned on_fetched(struct source_core *core, const struct source_event *
         return out_of_turn(core, event);
     if (core->phase != PHASE_POSTCOPY)
         set_phase(core, PHASE_POSTCOPY, event->now_ns);
-    return finish(core, event->now_ns) | SOURCE_TODO_SEND_SERVED;
+    if (!event->fault)
+        return finish(core, event->now_ns) | SOURCE_TODO_SEND_SERVED;
+    /* It has run with them, so nothing is to be had from asking again: somebody must look. */
+    core->fault = *event->fault;
+    (void)fault_wrap(&core->fault, ERR_ATTENTION, "all its memory was given, but not as it was");
+    return lose(core, event->now_ns) | SOURCE_TODO_SEND_SERVED;
 }
 
 static unsigned on_abandoned(struct source_core *core, const struct source_event *event)
@@ -419,17 +435,6 @@ static unsigned serve(struct source_core *core, const struct source_event *event
     core->link_lost = core->lane_lost = false;
     core->active_ns = 0;
     return is_cut ? go_away(core, event) : 0;
-}
-
-/* Nobody will ask for the pages any more: what they were part of is lost, at the target. */
-static unsigned lose(struct source_core *core, uint64_t now_ns)
-{
-    assert(core->phase == PHASE_POSTCOPY && core->fault.code);
-    latch(core, GODWIT__LATCH__LATCH_RELEASED);
-    core->ended_in = core->phase;
-    core->ended = true;
-    set_phase(core, PHASE_DONE, now_ns);
-    return SOURCE_TODO_LATCH_RELEASED | SOURCE_TODO_END;
 }
 
 static unsigned on_hung_up(struct source_core *core, const struct source_event *event)

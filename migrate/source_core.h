@@ -44,7 +44,7 @@ enum source_event_type {
     SOURCE_EVENT_PREPARED,
     SOURCE_EVENT_READY,
     SOURCE_EVENT_STARTED,
-    SOURCE_EVENT_FETCHED,   /* post-copy: it has every page, and the digests are equal */
+    SOURCE_EVENT_FETCHED,   /* post-copy: it has every page; with a fault if they are others */
     SOURCE_EVENT_ABANDONED, /* with its fault */
     SOURCE_EVENT_LINK_LOST, /* the control lane is gone */
     /* verdicts from outside */

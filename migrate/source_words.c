@@ -236,11 +236,21 @@ void source_words_send_missing(struct source *source, unsigned i, const struct b
 
 void source_words_send_served(struct source *source)
 {
-    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+    pthread_mutex_lock(&source->mutex);
+    struct fault fault = source->core.fault;
+    pthread_mutex_unlock(&source->mutex);
+
+    Godwit__Fault words = GODWIT__FAULT__INIT;
+    words.has_number = 1;
+    words.number = -fault.code;
+    words.text = fault.text;
+    words.hint = fault.hint;
+    Godwit__MoveServed served = GODWIT__MOVE_SERVED__INIT;
+    served.fault = fault.code ? &words : NULL;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_SERVED,
-                                   .served = &empty};
+                                   .served = &served};
     if (source->control)
         send_message(source, &message);
 }
@@ -350,10 +360,8 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         return;
     case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
         event.type = SOURCE_EVENT_FETCHED;
-        if (source_post_take_fetched(source, message->fetched, &fault) < 0) {
-            source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
-            return;
-        }
+        if (source_post_take_fetched(source, message->fetched, &fault) < 0)
+            event.fault = &fault;
         break;
     case GODWIT__MOVE_MESSAGE__BODY_RESUME:
     case GODWIT__MOVE_MESSAGE__BODY_HELLO:

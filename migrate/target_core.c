@@ -327,7 +327,12 @@ static unsigned on_served(struct target_core *core, const struct target_event *e
 {
     if (core->phase != PHASE_POSTCOPY || !core->fetched || !core->resumed)
         return out_of_turn(core, event);
-    return become_done(core, event->now_ns);
+    unsigned todo = become_done(core, event->now_ns);
+    if (event->fault) { /* it runs on: whether it is to be stopped is for somebody to say */
+        core->fault = *event->fault;
+        (void)fault_wrap(&core->fault, ERR_ATTENTION, "it runs here with all its memory, but");
+    }
+    return todo;
 }
 
 /* INV-1: it took, so nobody else has it: what is lost here is lost. Not a guest that runs and has

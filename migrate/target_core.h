@@ -43,7 +43,7 @@ enum target_event_type {
     TARGET_EVENT_STATE, /* judged whole by the shell */
     TARGET_EVENT_TRANSFER,
     TARGET_EVENT_ABORT, /* with its fault */
-    TARGET_EVENT_SERVED, /* post-copy: it has heard that we have every page */
+    TARGET_EVENT_SERVED, /* post-copy: it knows that we have every page; or with its fault */
     TARGET_EVENT_LINK_LOST,
     /* verdicts from outside */
     TARGET_EVENT_VERDICT_TAKE, /* generation: m */

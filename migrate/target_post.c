@@ -228,7 +228,7 @@ void target_post_take_step(struct target *target, const struct target_mail *mail
 
 void target_post_stop(struct target *target)
 {
-    bool is_lost = target->core.ended_in == PHASE_POSTCOPY && target->core.fault.code;
+    bool is_lost = target->core.ended_in == PHASE_POSTCOPY; /* DONE: it has every page */
     target_post_hang_up(target);
     if (!target->fetch || is_lost)
         return; /* see above: whoever waits goes on waiting */

@@ -381,6 +381,15 @@ static void take_abort(struct target *target, const Godwit__MoveAbort *message)
     target_feed_fault(target, TARGET_EVENT_ABORT, &fault);
 }
 
+static void take_served(struct target *target, const Godwit__MoveServed *message)
+{
+    struct fault fault = {0};
+    if (message->fault)
+        (void)fault_set(&fault, ERR_ATTENTION, "the source says: %.400s",
+                        message->fault->text ? message->fault->text : "it is not as it was");
+    target_feed_fault(target, TARGET_EVENT_SERVED, message->fault ? &fault : NULL);
+}
+
 void target_words_take(struct target *target, struct target_mail *mail)
 {
     const Godwit__MoveMessage *message = mail->message;
@@ -411,7 +420,7 @@ void target_words_take(struct target *target, struct target_mail *mail)
         target_post_take_missing(target, message->missing);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_SERVED:
-        target_feed_type(target, TARGET_EVENT_SERVED);
+        take_served(target, message->served);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
     case GODWIT__MOVE_MESSAGE__BODY_WELCOME:

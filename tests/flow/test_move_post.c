@@ -207,6 +207,7 @@ static void lanes_that_break_in_post_copy_come_back_and_the_rest_follows(void **
         pipe->fault = i % 3 ? PIPE_FAULT_DIE : PIPE_FAULT_TRUNCATE;
         pipe->fault_at = 3000 + i * UINT64_C(20011);
         scene.config.epochs_with_faults = i / 3;
+        scene.config.fail_accepts = i % 2 ? 2 : 0; /* a target without a descriptor to spare */
 
         play(&scene);
 
@@ -244,6 +245,33 @@ static void a_changed_byte_in_post_copy_is_healed_by_new_lanes(void **state)
     }
 }
 
+/* A byte inside a page, on a wire that does not see it: the digests over all memory do. The guest
+ * runs on, and both ends tell that somebody must look. */
+static void memory_that_is_not_as_it_was_is_told_by_both_ends(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.wants_reader = false;
+    scene.config.post_pushes.fault = PIPE_FAULT_FLIP;
+    scene.config.post_pushes.fault_at = 2000; /* of its first page: no frame's head is as long */
+
+    play(&scene);
+
+    struct fake_move *move = &scene.move;
+    fake_move_await_end(move);
+    assert_int_equal(move->at_source.phase, PHASE_DONE);
+    assert_int_equal(move->at_source.fault.code, ERR_ATTENTION);
+    assert_non_null(strstr(move->at_source.fault.text, "but not as it was"));
+    assert_false(move->moved);
+    assert_int_equal(move->at_target.phase, PHASE_DONE);
+    assert_int_equal(move->at_target.fault.code, ERR_ATTENTION);
+    assert_non_null(strstr(move->at_target.fault.text, "but not as it was"));
+    assert_true(fake_guest_runs(scene.target_guest));
+    assert_false(fake_guest_runs(scene.source_guest));
+    scene_deinit(&scene);
+}
+
 /* Longer than a pre-copy would wait for one who does not listen. */
 static void a_firewall_that_refuses_for_seconds_loses_no_page(void **state)
 {
@@ -270,7 +298,8 @@ static void a_source_that_stays_away_takes_the_guest_with_it(void **state)
     (void)state;
     struct scene scene;
     scene_init(&scene);
-    scene.goals.away_ms_max = 500;
+    scene.goals.away_ms_max = 200; /* of the pre-copy: no guest dies of it */
+    scene.config.postcopy_away_ms_max = 500;
     scene.config.post_pushes.fault = scene.config.post_asks.fault = PIPE_FAULT_DIE;
     scene.config.post_pushes.fault_at = scene.config.post_asks.fault_at = 20000;
     scene.config.fail_dial = ERR_UNREACHABLE;
@@ -362,6 +391,7 @@ int main(void)
         cmocka_unit_test(what_fits_the_goal_leaves_nothing_behind),
         cmocka_unit_test(lanes_that_break_in_post_copy_come_back_and_the_rest_follows),
         cmocka_unit_test(a_changed_byte_in_post_copy_is_healed_by_new_lanes),
+        cmocka_unit_test(memory_that_is_not_as_it_was_is_told_by_both_ends),
         cmocka_unit_test(a_firewall_that_refuses_for_seconds_loses_no_page),
         cmocka_unit_test(a_source_that_stays_away_takes_the_guest_with_it),
         cmocka_unit_test(nothing_leads_back_once_the_target_runs),

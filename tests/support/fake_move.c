@@ -245,6 +245,7 @@ void fake_move_init(struct fake_move *move, const struct fake_move_config *confi
             config->source_names_incarnation ? config->source_names_incarnation : "inc-b",
         .goals = config->goals,
         .lanes = config->lanes,
+        .postcopy_away_ms_max = config->postcopy_away_ms_max,
         .open_lane = open_lane,
         .on_latch = source_latch,
         .on_progress = source_progress,

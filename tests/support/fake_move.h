@@ -26,6 +26,7 @@ struct fake_move_config {
     struct guest *source_guest, *target_guest;
     Godwit__MoveGoals *goals; /* borrowed */
     unsigned lanes;
+    uint64_t postcopy_away_ms_max; /* 0: the default */
     uint64_t source_generation, target_generation; /* 0: 7 */
     const char *source_names_incarnation;          /* NULL: the right one */
     struct pipe_stream_config control, lane;       /* lane: of lane 0; the others are plain */
