@@ -299,6 +299,16 @@ uint64_t guest_memory_discard(struct guest_memory *memory, uint64_t address, uin
     return guest_memory_discard_host(memory, memory->base + offset, count);
 }
 
+/* What is part of a huge page that cannot be split now, since somebody holds it, is only cleared, and
+ * the kernel does not say so. */
+static bool is_hole(const struct guest_memory *memory, uint64_t first, uint64_t end)
+{
+    if (memory->huge_pages)
+        return true; /* hugetlbfs calls everything data, and gives whole pages back */
+    off_t data = lseek(memory->fd, (off_t)first, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= end;
+}
+
 /* Marked behind the hole, not before: a lane that reads the page in between sends what was there,
  * and once more what is there now. */
 uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *at, uint64_t count)
@@ -319,7 +329,7 @@ uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *a
     if (r < 0)
         return 0;
     guest_memory_mark_host_written(memory, memory->base + first, end - first);
-    return (end - first) >> PAGE_SHIFT;
+    return is_hole(memory, first, end) ? (end - first) >> PAGE_SHIFT : 0;
 }
 
 int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret_populated,

@@ -69,7 +69,8 @@ void guest_memory_take_written(struct guest_memory *memory, struct bitmap *dirty
 
 /* Give whole pages inside guest-physical [address, address + count) back to the host: they read as
  * zero and are not populated, until somebody writes. Marks them as written. Returns how many pages;
- * 0 for what is no RAM, or where the host cannot. Any thread. */
+ * 0 for what is no RAM, or where the host cannot: they may read as zero then, but are populated. Any
+ * thread. */
 uint64_t guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t count);
 uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *at, uint64_t count);
 

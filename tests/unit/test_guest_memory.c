@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -108,6 +109,31 @@ static void marks_are_taken_once_and_cover_every_page_touched(void **state)
     guest_memory_take_written(memory, &dirty);
     assert_int_equal(bitmap_count(&dirty), 0);
     bitmap_deinit(&dirty);
+    memory = guest_memory_free(memory);
+}
+
+/* A huge page that somebody holds cannot be split: its kernel clears the part and keeps it. */
+static void pages_that_stay_behind_are_not_told_as_given_back(void **state)
+{
+    (void)state;
+    struct guest_memory *memory = memory_of(MIB(32));
+    uint8_t *base = guest_memory_base(memory);
+    int pipe_fds[2];
+    assert_int_equal(guest_memory_populate(memory, 0, MIB(2) / PAGE_BYTES, NULL), 0);
+    assert_int_equal(pipe(pipe_fds), 0);
+    const struct iovec held = {.iov_base = base + 5 * PAGE_BYTES, .iov_len = PAGE_BYTES};
+    assert_int_equal(vmsplice(pipe_fds[1], &held, 1, 0), PAGE_BYTES);
+    struct bitmap populated = {0};
+    assert_int_equal(bitmap_init(&populated, MIB(32) / PAGE_BYTES), 0);
+
+    uint64_t given_back = guest_memory_discard(memory, 100 * PAGE_BYTES, 3 * PAGE_BYTES);
+
+    assert_int_equal(guest_memory_populated(memory, &populated, NULL), 0);
+    assert_int_equal(given_back, bitmap_test(&populated, 101) ? 0 : 3);
+    assert_true(base[101 * PAGE_BYTES] == 0);
+    bitmap_deinit(&populated);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
     memory = guest_memory_free(memory);
 }
 
@@ -249,6 +275,7 @@ int main(void)
         cmocka_unit_test(an_address_range_must_lie_in_one_part),
         cmocka_unit_test(marks_are_taken_once_and_cover_every_page_touched),
         cmocka_unit_test(discarded_pages_are_gone_zero_and_marked),
+        cmocka_unit_test(pages_that_stay_behind_are_not_told_as_given_back),
         cmocka_unit_test(tells_exactly_which_pages_exist),
         cmocka_unit_test(nobody_can_shrink_it),
         cmocka_unit_test(huge_pages_fail_by_name_where_there_are_none),
