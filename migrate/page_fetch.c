@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/bitmap.h"
@@ -60,6 +61,7 @@ struct page_fetch {
     struct page_fetch_config config;
     struct page_faults faults;
     int stop_fd; /* owned */
+    bool is_kept_small;
     pthread_t thread;
     bool started;
 
@@ -390,6 +392,19 @@ static void stop_hearing(struct page_fetch *fetch)
 
 /* ---- the door ------------------------------------------------------------------------------- */
 
+/* A huge page that cannot be split where a part of it is given up keeps that part, cleared: its
+ * reader would get zeros and nobody hear of a fault. So there are none until all are here. */
+static void let_be_huge(struct page_fetch *fetch, bool may)
+{
+    for (unsigned i = 0; i < fetch->config.region_count; i++) {
+        const struct region *region = &fetch->config.regions[i];
+        if (region->ops->discard && !region->shared_id)
+            (void)madvise(region->base, region->pages * PAGE_BYTES,
+                          may ? MADV_HUGEPAGE : MADV_NOHUGEPAGE); /* refused: it knows none */
+    }
+    fetch->is_kept_small = !may;
+}
+
 int page_fetch_new(struct page_fetch **ret_fetch, const struct page_fetch_config *config,
                    struct fault *fault)
 {
@@ -420,6 +435,7 @@ int page_fetch_new(struct page_fetch **ret_fetch, const struct page_fetch_config
     int r = page_faults_open(&fetch->faults, fault);
     if (r < 0)
         return r;
+    let_be_huge(fetch, false);
     *ret_fetch = TAKE(fetch);
     return 0;
 }
@@ -612,6 +628,8 @@ void page_fetch_release(struct page_fetch *fetch)
 {
     stop_hearing(fetch);
     page_faults_close(&fetch->faults);
+    if (fetch->is_kept_small)
+        let_be_huge(fetch, true);
 }
 
 struct page_fetch *page_fetch_free(struct page_fetch *fetch)

@@ -53,7 +53,8 @@ struct page_fetch_facts {
     uint64_t digest; /* what the fetched pages add to the sum over all */
 };
 
-/* Refuses in words where this host does not let a guest wait for pages. */
+/* Refuses in words where this host does not let a guest wait for pages. Before memory is given to the
+ * regions: they get small pages until release. */
 int page_fetch_new(struct page_fetch **ret_fetch, const struct page_fetch_config *config,
                    struct fault *fault);
 /* These pages will come later: what is here of them is given up, and who touches one waits. Their
