@@ -367,9 +367,12 @@ static void *target_run(void *data)
         do_todo(target);
     }
     let_the_last_word_arrive(target);
+    /* No step can change the core any more: it has ended. */
+    bool is_lost = target->core.ended_in == PHASE_POSTCOPY && target->core.fault.code;
+    if (is_lost && target->config.on_lost)
+        target->config.on_lost(target->config.data, &target->core.fault);
     stop_threads(target);
     tell_progress(target, world_now_ns());
-    /* No step can change the core any more: it has ended. */
     target->config.on_ended(target->config.data, target->core.phase,
                             target->core.fault.code ? &target->core.fault : NULL);
     return NULL;

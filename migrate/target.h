@@ -34,9 +34,12 @@ struct target_config {
     void (*interrupt_accept)(void *data);
     void (*on_latch)(void *data, Godwit__Latch latch);
     void (*on_progress)(void *data, const Godwit__MoveProgress *progress);
-    /* Once: DONE (the guest runs here) or ROLLED_BACK (ABANDONED: discard it). DONE with the fault
-     * ERR_CORRUPT: a post-copy lost its source, and pages of the guest with it; it may not take
-     * another step, so its process has to end at once, before target_free. */
+    /* A post-copy lost its source, and pages of the guest with it. It may not take another step: the
+     * process has to end at once, by this thread, for any other may wait for such a page. NULL, or
+     * when it returns: on_ended tells of it. */
+    void (*on_lost)(void *data, const struct fault *fault);
+    /* Once: DONE (the guest runs here; with the fault ERR_CORRUPT: as on_lost) or ROLLED_BACK
+     * (ABANDONED: discard it). */
     void (*on_ended)(void *data, enum phase phase, const struct fault *fault);
     void *data;
 };

@@ -109,6 +109,14 @@ static struct latch_record record_get(struct machine *machine)
     return record;
 }
 
+/* It has taken its guest and its move is not over: pages may be missing, and who touches one waits
+ * for it. So the loop touches no memory of the guest. */
+static bool may_lack_pages(struct machine *machine)
+{
+    return machine->move && !move_is_source(machine->move) && !machine->in_place &&
+           record_get(machine).latch == GODWIT__LATCH__LATCH_TOOK;
+}
+
 __attribute__((format(printf, 3, 4))) static void
 set_state(struct machine *machine, Godwit__VmState state, const char *format, ...)
 {
@@ -295,7 +303,9 @@ static size_t give_console_input(void *data, const uint8_t *bytes, size_t count)
 {
     struct machine *machine = data;
 
-    return machine->port ? guest_port_input(machine->port, bytes, count) : 0;
+    if (!machine->port || may_lack_pages(machine))
+        return 0; /* it is offered again */
+    return guest_port_input(machine->port, bytes, count);
 }
 
 /* ---- building and rebuilding ---- */
@@ -718,6 +728,9 @@ int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, s
     if (!machine->port || (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
                            machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED))
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (may_lack_pages(machine))
+        return fault_set(fault, ERR_BUSY, "%s still fetches memory from its old host",
+                         machine->config.name);
     if (machine->sampler && !sampler_is_over(machine->sampler))
         return sampler_join(machine->sampler, done, data, fault);
     machine->sampler = sampler_free(machine->sampler);
@@ -737,9 +750,11 @@ int machine_counters(struct machine *machine, struct counters_message *ret_messa
         machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
     struct counters counters = machine->counters;
-    /* Who asks its guest writes its memory, which nobody may behind a move's back. */
+    /* Who asks its guest writes its memory, which nobody may behind a move's back. A device that
+     * waits for a page keeps what it has counted to itself. */
     bool may_ask = machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move;
-    counters_add(&counters, machine->vm, may_ask);
+    if (!may_lack_pages(machine))
+        counters_add(&counters, machine->vm, may_ask);
     counters_fill(&counters, ret_message);
     for (unsigned i = 0; i < counters.disk_count; i++) /* protobuf-c knows no const */
         ret_message->disks[i].name = (char *)(uintptr_t)disk_name(machine, i);
@@ -860,6 +875,7 @@ static void on_move_latch(void *data, Godwit__Latch latch)
 static void begin_postcopy(struct machine *machine)
 {
     machine->in_postcopy = true;
+    (void)guest_port_take_counters(machine->port, &machine->counters); /* they go on from there */
     machine->paused = guest_port_stays_paused(machine->port);
     set_state(machine,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
@@ -867,18 +883,20 @@ static void begin_postcopy(struct machine *machine)
               "%s", "");
 }
 
-/* Pages of the guest are gone. A thread that waits for one and were let go would read zeros, and a
- * device would write them to a disk. So none takes another step: all end with the process, and the
- * agent reads why from the latch file. */
-__attribute__((noreturn)) static void die_in_postcopy(struct machine *machine, const char *reason)
+/* Move's thread: pages of the guest are gone. A thread that waits for one and were let go would read
+ * zeros, and a device would write them to a disk. So none takes another step: all end with the
+ * process, and the agent reads why from the latch file. The loop may wait for such a thread itself
+ * (a disk that is attached), so nothing here needs it. */
+static void on_move_lost(void *data, const struct fault *fault)
 {
+    struct machine *machine = data;
     pthread_mutex_lock(&machine->latch_mutex);
     machine->record.ending = LATCH_ENDING_CRASHED;
-    snprintf(machine->record.reason, sizeof machine->record.reason, "%s", reason);
+    snprintf(machine->record.reason, sizeof machine->record.reason, "%.*s",
+             (int)sizeof machine->record.reason - 1, fault->text);
     record_put_locked(machine);
     pthread_mutex_unlock(&machine->latch_mutex);
-    console_flush(machine->console);
-    log_error("machine", "%s vm=%s", reason, machine->config.vm_id);
+    log_error("machine", "%s vm=%s", fault->text, machine->config.vm_id);
     for (;;)
         (void)kill(getpid(), SIGKILL);
 }
@@ -954,8 +972,6 @@ static void on_target_ended(struct machine *machine, enum phase phase,
         end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE, reason);
         return;
     }
-    if (event->fault && err_from_number(event->fault->number) == ERR_CORRUPT)
-        die_in_postcopy(machine, event_words(event, "lost in post-copy"));
     machine->in_postcopy = false;
     machine->move = move_free(machine->move);
     guest_port_drop_disks(machine->port);
@@ -1058,6 +1074,7 @@ static struct move_config move_config_of(struct machine *machine)
         .guest = guest_port_guest(machine->port),
         .vm_id = machine->config.vm_id,
         .on_latch = on_move_latch,
+        .on_lost = on_move_lost,
         .on_event = on_move_event,
         .on_ended = on_move_ended,
         .data = machine,
@@ -1342,6 +1359,8 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.seq = machine->seq;
     status->vm.has_wants_backends = true;
     status->vm.wants_backends = wants_backends(machine);
+    status->vm.has_in_postcopy = true;
+    status->vm.in_postcopy = may_lack_pages(machine);
     status->vm.expected_stamp = machine->expected_stamp;
     status->vm.disk_bytes = machine->backends.disk_bytes;
     status->vm.n_disk_bytes = machine->backends.disk_count;

@@ -217,6 +217,12 @@ static void on_source_ended(void *data, enum phase phase, const Godwit__MoveRece
     post_ended(data, phase, receipt, fault);
 }
 
+static void on_lost(void *data, const struct fault *fault)
+{
+    struct move *move = data;
+    move->config.on_lost(move->config.data, fault);
+}
+
 static void on_target_ended(void *data, enum phase phase, const struct fault *fault)
 {
     post_ended(data, phase, NULL, fault);
@@ -512,6 +518,7 @@ int move_new_target(struct move **ret_move, const struct move_config *config,
         .interrupt_accept = interrupt_accept,
         .on_latch = on_latch,
         .on_progress = on_progress,
+        .on_lost = on_lost,
         .on_ended = on_target_ended,
         .data = move,
     };

@@ -31,6 +31,8 @@ struct move_config {
     const char *vm_id;   /* borrowed, must outlive the move */
     /* Move's thread: when it returns, the latch is as durable as the guest's memory. */
     void (*on_latch)(void *data, Godwit__Latch latch);
+    /* Move's thread: as target_config.on_lost. */
+    void (*on_lost)(void *data, const struct fault *fault);
     /* Loop: a latch (has_latch), progress, or a wish for sockets (has_lanes_wanted, answered by
      * move_take_sockets); borrowed. */
     void (*on_event)(void *data, const Godwit__MoveEvent *event);

@@ -316,6 +316,7 @@ static void a_source_that_stays_away_takes_the_guest_with_it(void **state)
     assert_int_equal(move->at_target.phase, PHASE_DONE);
     assert_int_equal(move->at_target.fault.code, ERR_CORRUPT);
     assert_non_null(strstr(move->at_target.fault.text, "lost in post-copy"));
+    assert_true(move->at_target.lost);
     scene_deinit(&scene);
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/err.h"
 #include "base/world.h"
 #include "net/stream.h"
 #include "net/tls_lane.h"
@@ -208,6 +209,15 @@ static void target_progress(void *data, const Godwit__MoveProgress *progress)
                                move->config.data);
 }
 
+static void target_lost(void *data, const struct fault *fault)
+{
+    struct fake_move *move = data;
+    assert(fault->code == ERR_CORRUPT && !move->at_target.ended);
+    pthread_mutex_lock(&move->mutex);
+    move->at_target.lost = true;
+    pthread_mutex_unlock(&move->mutex);
+}
+
 static void target_ended(void *data, enum phase phase, const struct fault *fault)
 {
     struct fake_move *move = data;
@@ -231,6 +241,7 @@ void fake_move_init(struct fake_move *move, const struct fake_move_config *confi
         .interrupt_accept = interrupt_accept,
         .on_latch = target_latch,
         .on_progress = target_progress,
+        .on_lost = target_lost,
         .on_ended = target_ended,
         .data = move,
     };

@@ -50,6 +50,7 @@ struct fake_side {
     Godwit__Latch latches[FAKE_MOVE_LATCHES];
     unsigned latch_count;
     bool ended, parked;
+    bool lost; /* a target that lost its guest in post-copy said so, before it ended */
     enum phase phase;      /* as ended */
     enum phase last_phase; /* as last told */
     bool waited_for_goal;
