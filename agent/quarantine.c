@@ -42,9 +42,17 @@ static void forget_doomed(struct quarantine *quarantine)
     }
 }
 
+/* Given away, it stands still for good unless the pool gives it a newer generation; another host's
+ * guest may need its pages (post-copy). The pool says when it can go. */
+static bool is_given_away(const struct vm_entry *entry)
+{
+    return entry->status->state == GODWIT__VM_STATE__VM_STATE_HELD && entry->status->latch &&
+           entry->status->latch->latch == GODWIT__LATCH__LATCH_GAVE && !entry->upgrade;
+}
+
 static bool must_end(const struct quarantine *quarantine, const struct vm_entry *entry)
 {
-    if (quarantine->is_all)
+    if (quarantine->is_all && !is_given_away(entry))
         return true;
     for (const struct doomed *doomed = quarantine->doomed; doomed; doomed = doomed->next) {
         if (strcmp(doomed->id, entry->id) == 0 && entry->status->generation == doomed->generation)

@@ -457,11 +457,12 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
     bool state_changed = !entry->status->has_state || entry->status->state != copy->state ||
                          entry->status->generation != copy->generation;
     bool latch_changed = !latch_is_same(entry->status->latch, copy->latch);
+    bool post_changed = entry->status->in_postcopy != copy->in_postcopy;
     godwit__vm_status__free_unpacked(entry->status, NULL);
     entry->status = copy;
     if (latch_changed && copy->latch)
         vm_entry_journal(entry, "latch");
-    if (state_changed || latch_changed)
+    if (state_changed || latch_changed || post_changed)
         changed(entry, !entry->starting);
 
     bool over = copy->state == GODWIT__VM_STATE__VM_STATE_STOPPED ||
@@ -485,7 +486,7 @@ static void on_state(void *data, const Godwit__VmStatus *status)
         vm_entry_update(entry, status);
 }
 
-static void take_latch(struct vm_entry *entry, const Godwit__MoveEvent *event)
+static void take_latch(struct vm_entry *entry, const Godwit__MoveEvent *event, bool takes)
 {
     Godwit__MoveLatch latch = GODWIT__MOVE_LATCH__INIT;
     latch.move_id = event->move_id;
@@ -495,6 +496,8 @@ static void take_latch(struct vm_entry *entry, const Godwit__MoveEvent *event)
     latch.latch = event->latch;
     Godwit__VmStatus status = *entry->status;
     status.latch = &latch;
+    if (takes) /* what it lacks comes with its next status */
+        status.has_in_postcopy = status.in_postcopy = true;
     vm_entry_update(entry, &status);
 }
 
@@ -509,7 +512,8 @@ static void on_move(void *data, const Godwit__MoveEvent *event)
         return;
     }
     if (event->has_latch && event->move_id)
-        take_latch(entry, event);
+        take_latch(entry, event,
+                   event->latch == GODWIT__LATCH__LATCH_TOOK && !vm_entry_is_domain(entry));
     entry->table->config.on_move(entry->table->config.data, entry, event);
 }
 
@@ -614,7 +618,7 @@ static void take_record_latch(struct vm_entry *entry, const struct latch_record 
     event.move_id = (char *)record->move_id;
     event.generation = record->move_generation;
     event.latch = record->latch;
-    take_latch(entry, &event);
+    take_latch(entry, &event, false);
 }
 
 bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,

@@ -71,6 +71,7 @@ struct cluster_vm {
     /* as its owner's agent told last */
     Godwit__VmState state;
     int32_t pid;
+    bool in_postcopy; /* pages of it may be at its last source only */
     uint64_t memory_populated, vcpu_cpu_ns;
     uint64_t disk_bytes[DISKS_MAX + 1]; /* of the machine; 0: not told yet */
     char version[32]; /* of its process; "" while none was told */

@@ -915,6 +915,7 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
         return problem_set(problem, GW_INTERNAL, "no memory for a job");
     }
     job->goals = goals;
+    job->core.may_postcopy = goals->postcopy;
     fill_job(job, vm, target, ask, now);
     cluster_forecast_job(cluster, vm, job);
     *ret_job = job;

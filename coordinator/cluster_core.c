@@ -302,6 +302,7 @@ struct status { /* a VmStatus, judged */
     const char *move_id; /* "" when there is no latch */
     const char *reason;  /* "" */
     bool absent, runs;
+    bool in_postcopy;
     const char *nonce; /* of a suspended one; "" */
 };
 
@@ -312,6 +313,7 @@ static struct status judge_status(const Godwit__VmStatus *message)
         .generation = message->generation,
         .move_id = "",
         .reason = message->reason ? message->reason : "",
+        .in_postcopy = message->in_postcopy,
     };
     if (message->latch && message->latch->move_id) {
         status.latch = message->latch->latch;
@@ -463,7 +465,10 @@ static void reconcile_other(struct cluster *cluster, struct cluster_host *host,
         return;
     case GODWIT__LATCH__LATCH_GAVE:
     case GODWIT__LATCH__LATCH_RELEASED:
-        /* The record names a newer generation than the one it gave away: its memory is old. */
+        /* The record names a newer generation than the one it gave away: its memory is old, but
+         * for those pages that the newer one still lacks. */
+        if (vm->in_postcopy && status->latch == GODWIT__LATCH__LATCH_GAVE)
+            return;
         if (vm->own.gen >= status->latch_generation) {
             verdict_without_job(vm, host->name, status,
                                 GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP, now, todo);
@@ -491,6 +496,7 @@ static void show_status(struct cluster_vm *vm, const Godwit__VmStatus *message)
     vm->pid = message->pid;
     vm->memory_populated = message->memory_populated;
     vm->vcpu_cpu_ns = message->vcpu_cpu_ns;
+    vm->in_postcopy = message->in_postcopy;
     for (size_t i = 0; i < message->n_disk_bytes && i < ARRAY_COUNT(vm->disk_bytes); i++)
         vm->disk_bytes[i] = message->disk_bytes[i];
     WORDS_COPY(vm->version, message->version ? message->version : "");
@@ -548,7 +554,8 @@ static bool is_echo_of_move(const struct cluster *cluster, const struct cluster_
         !status->move_id[0] || !is_same(vm->own.owner, host->name))
         return false;
     const struct cluster_job *job = find_job_of_move(cluster, status->move_id);
-    return job && job->core.state == JOB_DONE && is_same(job->core.target_host, host->name) &&
+    bool moved = job && (job->core.state == JOB_DONE || job->core.state == JOB_ATTENTION);
+    return moved && is_same(job->core.target_host, host->name) &&
            job->core.generation == vm->own.gen;
 }
 
@@ -647,9 +654,12 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
     bool at_target = job && is_same(job->core.target_host, host->name);
     if (job && (at_target || is_same(job->core.source_host, host->name))) {
         bool ours = is_same(status.move_id, job->core.move_id);
+        bool took = ours && at_target && status.latch == GODWIT__LATCH__LATCH_TOOK;
         struct job_report report = {
             .at_target = at_target,
             .latch = ours ? status.latch : GODWIT__LATCH__LATCH_NONE,
+            .postcopy = took && status.in_postcopy && job->core.may_postcopy,
+            .has_all = took && !status.in_postcopy,
             .absent = status.absent && absence_is_of_move(&job->core, at_target, &status, heard),
             .powered_off = status.state == GODWIT__VM_STATE__VM_STATE_STOPPED,
             .runs = status.runs,
@@ -870,6 +880,13 @@ static void keep_progress(struct cluster_job *job, const Godwit__MoveEvent *even
         job->receipt = cluster_message_copy(&event->receipt->base);
 }
 
+static bool tells_postcopy(const Godwit__MoveEvent *event)
+{
+    const Godwit__MovePhase post_copy = GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY;
+    return (event->progress && event->progress->phase == post_copy) ||
+           (event->receipt && event->receipt->ended_in == post_copy);
+}
+
 void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__MoveEvent *event, struct cluster_now now,
                         struct cluster_todo *todo)
@@ -894,8 +911,7 @@ void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
         .latch = event->has_latch ? event->latch : GODWIT__LATCH__LATCH_NONE,
         .parked =
             event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_PARKED,
-        .postcopy =
-            event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY,
+        .postcopy = tells_postcopy(event),
         .ended = event->ended,
         .has_receipt = event->receipt != NULL,
         .fault_text = event->fault ? event->fault->text : NULL,

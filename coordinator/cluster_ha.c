@@ -434,6 +434,12 @@ bool cluster_ha_superseded(const struct cluster *cluster, const struct cluster_h
     const struct cluster_vm *vm = status->vm_id ? cluster_vm(cluster, status->vm_id) : NULL;
     if (!vm)
         return false; /* what is not understood is left alone (R9) */
+    bool serves = vm->job && is_same(vm->job->core.source_host, host->name) &&
+                  status->generation == vm->job->core.source_generation &&
+                  status->state == GODWIT__VM_STATE__VM_STATE_HELD &&
+                  job_core_needs_source(&vm->job->core);
+    if (serves)
+        return false; /* post-copy: the guest dies with it */
     bool is_owner = is_same(vm->own.owner, host->name) && vm->own.gen == status->generation;
     bool is_held_by_record =
         is_owner && vm->own.phase != OWN_RECOVERING && vm->own.gen == vm->own.hiwater;

@@ -133,6 +133,12 @@ bool job_core_is_past_commit(const struct job_core *core)
            core->step == JOB_RESUME || core->step == JOB_ENDED;
 }
 
+bool job_core_needs_source(const struct job_core *core)
+{
+    return core->step == JOB_FORWARD && (core->postcopy || core->may_postcopy) &&
+           !core->target_ended && !core->target.gone;
+}
+
 /* ---- facts ------------------------------------------------------------------------------------
  */
 
@@ -190,6 +196,21 @@ static enum gw_code code_of_fault(const struct job_core *core, int fault_code)
     return core->cancel ? GW_MOVE_CANCELED : GW_MOVE_ROLLED_BACK;
 }
 
+/* The source ended with a fault. Digests that differ are found when the target has every page, and
+ * the guest runs there whatever is found. */
+static void learn_cut(struct job_core *core, const struct job_report *report, struct job_todo *todo)
+{
+    if (!core->postcopy && !core->may_postcopy)
+        return;
+    core->post_cut = true;
+    bool served = core->postcopy || core->source.latch == GODWIT__LATCH__LATCH_RELEASED;
+    if (!served || report->fault_code != ERR_CORRUPT || core->error_code == GW_MEMORY_DIFFERS)
+        return;
+    core->error_code = GW_NONE; /* this outweighs what was told before */
+    set_error(core, GW_MEMORY_DIFFERS, report->fault_text);
+    todo->bits |= JOB_TODO_STORE;
+}
+
 static void learn_report(struct job_core *core, const struct job_report *report, uint64_t now_ns,
                          struct job_todo *todo)
 {
@@ -226,10 +247,10 @@ static void learn_report(struct job_core *core, const struct job_report *report,
         core->parked = true;
     if (report->postcopy)
         core->postcopy = true;
-    if (report->ended && report->at_target)
+    if (report->at_target && (report->ended || report->has_all))
         core->target_ended = true;
-    if (report->ended && !report->at_target && report->fault_text && core->postcopy)
-        core->post_cut = true;
+    if (report->ended && !report->at_target && report->fault_text)
+        learn_cut(core, report, todo);
     if (report->has_receipt)
         core->has_receipt = true;
     if (report->ended && !report->at_target && report->fault_text)
@@ -278,11 +299,16 @@ static void tell_target(struct job_core *core, Godwit__MoveVerdictKind kind, uin
         todo->target_verdict = kind;
 }
 
+static bool is_silent(const struct job_side *side, uint64_t now_ns)
+{
+    return now_ns - side->heard_ns > SILENCE_MS * NS_PER_MS;
+}
+
 static void ask_the_silent(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
-    if (now_ns - core->source.heard_ns > SILENCE_MS * NS_PER_MS && may_ask(&core->source, now_ns))
+    if (is_silent(&core->source, now_ns) && may_ask(&core->source, now_ns))
         todo->bits |= JOB_TODO_ASK_SOURCE;
-    if (now_ns - core->target.heard_ns > SILENCE_MS * NS_PER_MS && may_ask(&core->target, now_ns))
+    if (is_silent(&core->target, now_ns) && may_ask(&core->target, now_ns))
         todo->bits |= JOB_TODO_ASK_TARGET;
 }
 
@@ -480,18 +506,23 @@ static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo 
     }
     if (core->target.gone)
         set_own(todo, JOB_OWN_ENDED);
-    end(core, JOB_DONE, now_ns, todo);
+    bool differs = core->error_code == GW_MEMORY_DIFFERS;
+    end(core, differs ? JOB_ATTENTION : JOB_DONE, now_ns, todo);
 }
 
 static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     bool released = core->source.latch == GODWIT__LATCH__LATCH_RELEASED || core->source.gone;
-    bool fetches = core->postcopy && !core->target_ended && !core->target.gone;
     bool is_cut = core->post_cut ||
                   (core->source.gone && core->source.latch != GODWIT__LATCH__LATCH_RELEASED) ||
                   is_away(&core->source, now_ns);
-    if (fetches && is_cut) /* it comes back, or the target will say that the guest is lost */
+    /* It comes back, or the target will say that the guest is lost, or has said that all is well to
+     * a coordinator that was away. */
+    if (job_core_needs_source(core) && is_cut) {
+        if (is_silent(&core->target, now_ns) && may_ask(&core->target, now_ns))
+            todo->bits |= JOB_TODO_ASK_TARGET;
         return;
+    }
     if (released && core->released_ns == 0)
         core->released_ns = now_ns;
     /* The receipt may come a moment after the word that the source's process is gone. */
@@ -502,7 +533,7 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
         end_forward(core, now_ns, todo);
         return;
     }
-    bool is_lost = core->postcopy && core->target.gone; /* with the guest */
+    bool is_lost = (core->postcopy || core->may_postcopy) && core->target.gone; /* with the guest */
     if (!released)
         tell_source(core,
                     is_lost ? GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP

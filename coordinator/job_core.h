@@ -81,6 +81,7 @@ struct job_core {
     enum job_step step;
     enum job_state state;
     bool out_sent; /* the source's order may have left */
+    bool may_postcopy; /* its goals allow it: until the target says otherwise, the source is needed */
     bool cancel;   /* an operator asked for it */
     struct job_side source, target;
     enum gw_code error_code;
@@ -123,7 +124,8 @@ struct job_report {
     bool powered_off;    /* because its guest ended by itself */
     bool runs;           /* a machine that is not held by a switchover */
     bool parked;         /* the source waits for word of the target */
-    bool postcopy;     /* pages are still fetched */
+    bool postcopy;     /* pages are still fetched, or may be */
+    bool has_all;      /* the target runs and needs its source no more */
     bool ended;
     bool has_receipt;
     uint64_t generation;    /* it runs as; 0: not told */
@@ -185,6 +187,8 @@ static inline bool job_core_is_active(const struct job_core *core)
 }
 /* Has the source given the guest away, as far as is known? Then a cancel comes too late. */
 bool job_core_is_past_commit(const struct job_core *core);
+/* The target took it, and as far as is known only the source has some of its pages. */
+bool job_core_needs_source(const struct job_core *core);
 /* An ended, rolled back job whose source turns out to stand held: the target is known to be out of
  * it, so the source may have a new generation. */
 void job_core_reopen(struct job_core *core, uint64_t now_ns, struct job_todo *todo);

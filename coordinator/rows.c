@@ -243,6 +243,7 @@ static int load_job(void *data, const char *key, uint64_t revision, const struct
     WORDS_COPY(core->error_text, text(cells, STORE_JOB_ERROR));
     if (load_job_info(job, &cells[STORE_JOB_INFO]) != 0)
         return bad_row(fault, "job", key, "description");
+    core->may_postcopy = job->goals && job->goals->postcopy;
     if (job_core_is_active(core) && !cluster_vm(data, core->vm_id))
         return bad_row(fault, "job", key, "VM: there is none of that id");
     return 0;

@@ -4,6 +4,7 @@ who dies meanwhile takes the guest with it, and it never runs where it was."""
 import os
 import signal
 import subprocess
+import time
 
 from pool_case import expect, expect_host, need_guest, pools, run
 
@@ -102,6 +103,35 @@ def lanes_that_are_cut_come_back_and_the_guest_is_whole(pool):
     pool.verify("writer")
 
 
+def signal_all(pids, number):
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def a_coordinator_that_comes_back_before_its_agents_leaves_the_source_to_its_target(pool):
+    """Longer than it waits for hosts that no longer matter: what it stored says that this one may."""
+    job, source, target = start(pool, "8MiB/s")
+    serving = host_of(pool, source).vm_pids()
+    agents = [host.agent.pid for host in pool.hosts]
+    pool.kill_coordinator()
+    try:
+        signal_all(serving + agents, signal.SIGSTOP)
+        pool.start_coordinator()
+        until = time.monotonic() + 7
+        while time.monotonic() < until:
+            state = pool.json("job", "show", job)["state"]
+            expect(state == "running", f"ended without a word of either host: {state}")
+            time.sleep(0.2)
+        signal_all(agents, signal.SIGCONT)
+        pool.wait_hosts_up()
+    finally:
+        signal_all(agents + serving, signal.SIGCONT)
+    expect(pool.godwit("job", "watch", job, check=False).returncode == 0, "it did not move")
+    expect_host(pool, "writer", target)
+    pool.verify("writer")
+    pools.wait_for("the source to be rid of it", 30, lambda: not host_of(pool, source).vm_pids())
+
+
 def a_target_that_dies_leaves_the_guest_cold_and_it_never_runs_where_it_was(pool):
     job, source, target = start(pool, "8MiB/s")
     os.kill(host_of(pool, target).vm_pids()[0], signal.SIGKILL)
@@ -118,5 +148,6 @@ run([
     a_guest_that_misses_its_goal_runs_at_the_target_and_its_memory_follows,
     while_it_lasts_nothing_else_is_done_with_the_guest_and_nothing_leads_back,
     lanes_that_are_cut_come_back_and_the_guest_is_whole,
+    a_coordinator_that_comes_back_before_its_agents_leaves_the_source_to_its_target,
     a_target_that_dies_leaves_the_guest_cold_and_it_never_runs_where_it_was,
 ])

@@ -13,6 +13,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/preflight.h"
 #include "proto/limits.h"
@@ -650,6 +651,119 @@ static void what_a_move_left_over_is_cleared_away(void **state)
     assert_int_equal(todo.order_count, 0);
 }
 
+static Godwit__VmStatus status_of(const char *vm, Godwit__VmState state, uint64_t generation,
+                                  Godwit__MoveLatch *latch)
+{
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    status.vm_id = vm_named(vm)->id;
+    status.has_state = status.has_generation = true;
+    status.state = state;
+    status.generation = generation;
+    status.latch = latch;
+    return status;
+}
+
+static Godwit__MoveLatch latch_of(const char *move_id, Godwit__Latch latch, uint64_t generation)
+{
+    Godwit__MoveLatch message = GODWIT__MOVE_LATCH__INIT;
+    message.move_id = (char *)(uintptr_t)move_id;
+    message.has_latch = message.has_generation = true;
+    message.latch = latch;
+    message.generation = generation;
+    return message;
+}
+
+static bool orders(Godwit__MoveVerdictKind verdict)
+{
+    for (size_t i = 0; i < todo.order_count; i++) {
+        if (todo.orders[i].kind == ORDER_VERDICT && todo.orders[i].verdict == verdict)
+            return true;
+    }
+    return false;
+}
+
+static void a_source_is_not_dropped_while_its_target_may_lack_pages(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    Godwit__MoveLatch took = latch_of("move-0", GODWIT__LATCH__LATCH_TOOK, 1);
+    Godwit__VmStatus target = status_of("web", VM_STATE(RUNNING), 1, &took);
+    target.has_in_postcopy = target.in_postcopy = true;
+    hello("node1", "boot-1", &target);
+
+    report("node2", "web", VM_STATE(HELD), 0, GODWIT__LATCH__LATCH_GAVE, 1);
+    assert_false(orders(GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP));
+    target.in_postcopy = false;
+    hello("node1", "boot-1", &target);
+    report("node2", "web", VM_STATE(HELD), 0, GODWIT__LATCH__LATCH_GAVE, 1);
+
+    assert_true(orders(GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP));
+}
+
+/* web moves from node1 to node2 and runs there, with pages that only node1 has. */
+static struct cluster_job *post_copy_of_web(Godwit__VmStatus *ret_source, Godwit__MoveLatch *gave)
+{
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    struct cluster_job *job = NULL;
+    goals.has_postcopy = goals.postcopy = true;
+    create_running("web", "node1");
+    struct cluster_move_ask ask = {
+        .vm = "web", .to = "node2", .job_id = "J000001", .move_id = "move-1", .goals = &goals};
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), 0);
+    order_succeeds(VM_STATE(NONE), 0);
+    assert_int_equal(job->core.step, JOB_MOVE);
+    *gave = latch_of("move-1", GODWIT__LATCH__LATCH_GAVE, 2);
+    *ret_source = status_of("web", VM_STATE(HELD), 1, gave);
+    hello("node1", "boot-1", ret_source);
+    Godwit__MoveLatch took = latch_of("move-1", GODWIT__LATCH__LATCH_TOOK, 2);
+    Godwit__VmStatus target = status_of("web", VM_STATE(RUNNING), 2, &took);
+    target.has_in_postcopy = target.in_postcopy = true;
+    hello("node2", "boot-1", &target);
+    assert_int_equal(job->core.step, JOB_FORWARD);
+    return job;
+}
+
+static void a_restart_in_post_copy_waits_for_both_sides_and_drops_nobody(void **state)
+{
+    (void)state;
+    Godwit__MoveLatch gave;
+    Godwit__VmStatus source;
+    struct cluster_job *job = post_copy_of_web(&source, &gave);
+    job->core.postcopy = job->core.target_ended = false; /* what is not stored */
+    vm_named("web")->in_postcopy = false;
+    cluster_restart(&cluster, later(), &todo);
+
+    now_ns += 30 * NS_PER_S; /* neither agent is back yet */
+    cluster_tick(&cluster, later(), &todo);
+    assert_true(job_core_is_active(&job->core));
+    hello("node1", "boot-1", &source);
+    assert_false(orders(GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP));
+
+    Godwit__MoveLatch took = latch_of("move-1", GODWIT__LATCH__LATCH_TOOK, 2);
+    Godwit__VmStatus target = status_of("web", VM_STATE(RUNNING), 2, &took);
+    target.has_in_postcopy = true;
+    hello("node2", "boot-1", &target); /* it has all */
+    source.state = VM_STATE(GONE);
+    gave.latch = GODWIT__LATCH__LATCH_RELEASED;
+    hello("node1", "boot-1", &source);
+    now_ns += 30 * NS_PER_S;
+    cluster_tick(&cluster, later(), &todo);
+    assert_int_equal(job->core.state, JOB_DONE);
+}
+
+static void a_host_that_was_fenced_by_mistake_keeps_what_serves_a_post_copy(void **state)
+{
+    (void)state;
+    Godwit__MoveLatch gave;
+    Godwit__VmStatus source;
+    struct cluster_job *job = post_copy_of_web(&source, &gave);
+    const struct cluster_host *host = cluster_host(&cluster, "node1");
+
+    assert_false(cluster_ha_superseded(&cluster, host, &source));
+    job->core.target_ended = true; /* it needs it no more */
+    assert_true(cluster_ha_superseded(&cluster, host, &source));
+}
+
 static void a_late_answer_of_an_earlier_life_is_no_evidence(void **state)
 {
     (void)state;
@@ -712,6 +826,9 @@ int main(void)
         TEST(a_vm_that_is_where_it_should_be_is_left_alone),
         TEST(an_unknown_or_superseded_vm_is_warned_of_and_never_killed),
         TEST(what_a_move_left_over_is_cleared_away),
+        TEST(a_source_is_not_dropped_while_its_target_may_lack_pages),
+        TEST(a_restart_in_post_copy_waits_for_both_sides_and_drops_nobody),
+        TEST(a_host_that_was_fenced_by_mistake_keeps_what_serves_a_post_copy),
         TEST(a_late_answer_of_an_earlier_life_is_no_evidence),
         TEST(a_weaker_host_tells_what_it_costs_when_it_comes),
     };

@@ -455,6 +455,112 @@ static void a_post_copy_whose_source_is_away_is_not_over(void **state)
     assert_int_equal(job.state, JOB_DONE);
 }
 
+/* A coordinator that was away knows of post-copy only what is stored: that it was allowed. */
+static void restart_in_forward(void)
+{
+    job.may_postcopy = true;
+    (void)report(false, LATCH(GAVE));
+    (void)report(true, LATCH(TOOK));
+    job = (struct job_core){
+        .source = {.latch = job.source.latch, .link_up = true},
+        .target = {.latch = job.target.latch, .link_up = true},
+        .step = job.step,
+        .state = job.state,
+        .out_sent = true,
+        .may_postcopy = true,
+    };
+    assert_int_equal(job.step, JOB_FORWARD);
+    (void)step((struct job_event){.type = JOB_EVENT_RESTART});
+}
+
+static struct job_todo target_says(bool lacks_pages)
+{
+    return step((struct job_event){.type = JOB_EVENT_REPORT,
+                                   .report = {.at_target = true,
+                                              .latch = LATCH(TOOK),
+                                              .postcopy = lacks_pages,
+                                              .has_all = !lacks_pages}});
+}
+
+static void a_restart_while_both_sides_are_away_does_not_end_what_may_be_a_post_copy(void **state)
+{
+    (void)state;
+    restart_in_forward();
+
+    (void)tick(60000);
+    assert_true(job_core_is_active(&job));
+    (void)link_changes(true, true);
+    (void)target_says(true);
+    (void)tick(60000);
+    assert_true(job_core_is_active(&job));
+
+    (void)target_says(false);
+    (void)tick(10000); /* the source is told by its next HELLO */
+    assert_int_equal(job.state, JOB_DONE);
+}
+
+static void a_target_that_dies_while_the_coordinator_is_away_has_its_source_dropped(void **state)
+{
+    (void)state;
+    restart_in_forward();
+    (void)link_changes(false, true);
+
+    struct job_todo gone = step((struct job_event){
+        .type = JOB_EVENT_REPORT, .report = {.at_target = true, .absent = true}});
+
+    if (!gone.source_verdict)
+        gone = tick(1000);
+    assert_int_equal(gone.source_verdict, VERDICT(DROP));
+}
+
+/* The word that it has all was said when nobody listened. */
+static void a_target_that_is_silent_is_asked_when_its_source_is_of_no_help(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+    (void)link_changes(true, false);
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT,
+                                  .report = {.latch = LATCH(RELEASED),
+                                             .ended = true,
+                                             .has_receipt = true,
+                                             .fault_code = ERR_TIMEOUT,
+                                             .fault_text = "the target is away"}});
+    (void)tick(60000);
+    assert_true(job_core_is_active(&job));
+
+    struct job_todo asks = link_changes(true, true);
+    assert_true(asks.bits & JOB_TODO_ASK_TARGET);
+    struct job_todo end = target_says(false);
+
+    assert_true(end.bits & JOB_TODO_ENDED);
+    assert_int_equal(job.state, JOB_DONE);
+    assert_int_equal(job.error_code, GW_NONE);
+}
+
+static void a_post_copy_whose_digests_differ_ends_as_one_that_somebody_has_to_look_at(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+
+    struct job_todo told = step((struct job_event){.type = JOB_EVENT_REPORT,
+                                                   .report = {.latch = LATCH(RELEASED),
+                                                              .ended = true,
+                                                              .has_receipt = true,
+                                                              .fault_code = ERR_CORRUPT,
+                                                              .fault_text = "digests differ"}});
+    assert_true(told.bits & JOB_TODO_STORE);
+    assert_true(job_core_is_active(&job)); /* whether it has all, its target has to say */
+    struct job_todo end =
+        step((struct job_event){.type = JOB_EVENT_REPORT,
+                                .report = {.at_target = true, .ended = true}});
+
+    assert_true(end.bits & JOB_TODO_ENDED);
+    assert_int_equal(end.own, JOB_OWN_KEEP); /* it runs there */
+    assert_int_equal(job.state, JOB_ATTENTION);
+    assert_int_equal(job.error_code, GW_MEMORY_DIFFERS);
+    assert_string_equal(job.error_text, "digests differ");
+}
+
 static void a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped(void **state)
 {
     (void)state;
@@ -511,6 +617,10 @@ int main(void)
         MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
         MOVING(a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_what_it_has),
         MOVING(a_post_copy_whose_source_is_away_is_not_over),
+        MOVING(a_restart_while_both_sides_are_away_does_not_end_what_may_be_a_post_copy),
+        MOVING(a_target_that_dies_while_the_coordinator_is_away_has_its_source_dropped),
+        MOVING(a_target_that_is_silent_is_asked_when_its_source_is_of_no_help),
+        MOVING(a_post_copy_whose_digests_differ_ends_as_one_that_somebody_has_to_look_at),
         MOVING(a_guest_that_ends_itself_as_it_arrives_was_moved_and_is_stopped),
         MOVING(a_target_that_took_it_and_died_in_one_word_changes_the_record_twice),
     };
