@@ -132,7 +132,9 @@ struct host {
     Godwit__VmState state;
     uint64_t generation;
     Godwit__Latch latch;
-    bool move_ended, precopy, dead;
+    bool move_ended, precopy, post_copy, dead;
+    bool in_postcopy; /* by its status */
+    pid_t pid;
     bool moved; /* by the receipt */
     uint64_t wire_bytes, populated_bytes, resent_pages;
     unsigned reconnects;
@@ -152,6 +154,8 @@ static void on_state(void *data, const Godwit__VmStatus *status)
     struct host *host = data;
     host->state = status->state;
     host->generation = status->generation;
+    host->in_postcopy = status->in_postcopy;
+    host->pid = status->pid;
 }
 
 static void on_lanes_given(void *data, const ProtobufCMessage *reply, const struct fault *fault)
@@ -216,6 +220,8 @@ static void on_move(void *data, const Godwit__MoveEvent *event)
     if (event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_PRECOPY &&
         event->progress->wire_bytes > 0)
         host->precopy = true;
+    if (event->progress && event->progress->phase == GODWIT__MOVE_PHASE__MOVE_PHASE_POST_COPY)
+        host->post_copy = true;
     if (event->ended) {
         host->move_ended = true;
         (void)snprintf(host->move_fault, sizeof host->move_fault, "%s",
@@ -412,6 +418,7 @@ static void on_sockets(void *data, const int *fds, size_t count, const struct fa
 static struct tcp_proxy_config bad_network;
 static struct tcp_proxy *proxy;
 static uint64_t away_ms_max;
+static bool with_postcopy; /* and a goal that it cannot keep before */
 
 static void move_begin(struct host *source, struct host *target, const char *move_id, uint64_t m,
                        uint64_t bandwidth)
@@ -445,12 +452,17 @@ static void move_begin(struct host *source, struct host *target, const char *mov
     }
     (void)snprintf(source->address, sizeof source->address, "%s", address);
     struct connected connected = {0};
-    assert_int_equal(move_sockets_connect(loop, address, 3, on_sockets, &connected, &fault), 0);
+    assert_int_equal(move_sockets_connect(loop, address, with_postcopy ? 4 : 3, on_sockets,
+                                          &connected, &fault),
+                     0);
     WAIT_FOR(connected.came);
     goals.has_bandwidth_bytes_per_s = true;
     goals.bandwidth_bytes_per_s = bandwidth;
     goals.has_away_ms_max = true;
     goals.away_ms_max = away_ms_max;
+    goals.has_postcopy = goals.has_downtime_ns_max = with_postcopy;
+    goals.postcopy = with_postcopy;
+    goals.downtime_ns_max = with_postcopy ? 5 * NS_PER_MS : 0;
     out.goals = &goals;
     source->move_ended = source->precopy = target->move_ended = false;
     expect_ok(call(rpc_of(source), METHOD_VM_MOVE_OUT, &out.base, connected.fds, connected.count,
@@ -728,6 +740,44 @@ static void a_cut_that_does_not_heal_leaves_the_guest_where_it_ran(void **state)
     end_bad_network();
     host_end(&target);
     host_end(&source);
+}
+
+/* Its source stands, so that no page comes: whoever touches one that is missing waits for it, and that
+ * must not be the thread that hears its agent. */
+static void a_guest_in_post_copy_waits_for_its_pages_and_its_process_for_nothing(void **state)
+{
+    (void)state;
+    struct host source, target;
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+    action.vm_id = (char *)"v1";
+
+    with_postcopy = true;
+    boot(&source, "post-s", "vcpus=2 writers=1 rate=2000 ws=32 fill=random fillmb=8", 256);
+    host_start(&target, "post-t");
+    host_create(&target, 0, true);
+    host_attach(&target);
+    move_begin(&source, &target, "m1", 2, MIB(16));
+    WAIT_FOR(target.post_copy && target.in_postcopy);
+    pid_t source_pid = source.pid;
+    assert_int_equal(kill(source_pid, SIGSTOP), 0);
+
+    host_type(&target, "verify\n");
+    expect_ok(call(rpc_of(&target), METHOD_VM_COUNTERS, &action.base, NULL, 0,
+                   &godwit__vm_counters__descriptor));
+    struct answer busy = host_action(&target, METHOD_VM_PAUSE);
+    assert_null(busy.message);
+    assert_int_equal(busy.fault.code, ERR_BUSY);
+    assert_true(target.in_postcopy && !target.move_ended);
+
+    assert_int_equal(kill(source_pid, SIGCONT), 0);
+    WAIT_FOR(source.move_ended && target.move_ended && !target.in_postcopy);
+    if (!source.moved)
+        fail_msg("not moved: %s", source.move_fault);
+    assert_non_null(strstr(host_expect(&target, "gw verify"), "gw verify ok")); /* typed long ago */
+    WAIT_FOR(source.state == GODWIT__VM_STATE__VM_STATE_GONE);
+    with_postcopy = false;
+    host_end(&source);
+    host_end(&target);
 }
 
 static void a_reset_in_a_move_rolls_it_back_and_boots_at_the_source(void **state)
@@ -1266,6 +1316,7 @@ int main(void)
         cmocka_unit_test(runs_on_when_the_target_is_killed_and_moves_the_next_time),
         cmocka_unit_test(a_move_whose_lanes_are_cut_goes_on_where_it_was),
         cmocka_unit_test(a_cut_that_does_not_heal_leaves_the_guest_where_it_ran),
+        cmocka_unit_test(a_guest_in_post_copy_waits_for_its_pages_and_its_process_for_nothing),
         cmocka_unit_test(a_reset_in_a_move_rolls_it_back_and_boots_at_the_source),
         cmocka_unit_test(agents_carry_out_orders_and_survive),
     };
