@@ -163,7 +163,7 @@ static void fill_error(const struct cluster_job *job, struct cluster_job_message
     if (core->error_code == GW_NEEDS_ATTENTION) {
         problem_hint(&message->problem, "start the agent of %s; the job then ends by itself",
                      core->target_host);
-    } else if (core->error_code == GW_MEMORY_DIFFERS) {
+    } else if (core->error_code == GW_MEMORY_UNPROVEN) {
         problem_hint(&message->problem, "godwit vm stop %s; godwit vm start %s", job->vm_name,
                      job->vm_name);
     } else if (core->error_code == GW_VM_LOST) {

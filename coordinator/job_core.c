@@ -204,10 +204,11 @@ static void learn_cut(struct job_core *core, const struct job_report *report, st
         return;
     core->post_cut = true;
     bool served = core->postcopy || core->source.latch == GODWIT__LATCH__LATCH_RELEASED;
-    if (!served || report->fault_code != ERR_CORRUPT || core->error_code == GW_MEMORY_DIFFERS)
+    bool doubts = report->fault_code == ERR_CORRUPT || report->fault_code == ERR_ATTENTION;
+    if (!served || !doubts || core->error_code == GW_MEMORY_UNPROVEN)
         return;
     core->error_code = GW_NONE; /* this outweighs what was told before */
-    set_error(core, GW_MEMORY_DIFFERS, report->fault_text);
+    set_error(core, GW_MEMORY_UNPROVEN, report->fault_text);
     todo->bits |= JOB_TODO_STORE;
 }
 
@@ -506,8 +507,8 @@ static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo 
     }
     if (core->target.gone)
         set_own(todo, JOB_OWN_ENDED);
-    bool differs = core->error_code == GW_MEMORY_DIFFERS;
-    end(core, differs ? JOB_ATTENTION : JOB_DONE, now_ns, todo);
+    bool unproven = core->error_code == GW_MEMORY_UNPROVEN;
+    end(core, unproven ? JOB_ATTENTION : JOB_DONE, now_ns, todo);
 }
 
 static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)

@@ -107,9 +107,9 @@ enum exit_code {
     X(GW_SOURCE_SILENT, 2209, "source-silent", EXIT_CODE_ATTENTION, false,                         \
       "The move ended before its target took the guest, so it runs nowhere else; the source's "    \
       "host does not answer, so nobody knows whether it runs there: see to that host.")            \
-    X(GW_MEMORY_DIFFERS, 2220, "memory-differs", EXIT_CODE_ATTENTION, false,                       \
-      "The guest runs at its target, but the digest of its memory there is not the source's: "     \
-      "what it has in memory may be wrong; look at it, or start it anew from its disks.")          \
+    X(GW_MEMORY_UNPROVEN, 2220, "memory-unproven", EXIT_CODE_ATTENTION, false,                     \
+      "The guest runs at its target with all its memory, but its source does not vouch for it: "   \
+      "the digests differ or were not compared; look at the guest, or start it anew.")             \
     X(GW_TOKEN_INVALID, 2301, "token-invalid", EXIT_CODE_NOT_ALLOWED, false,                       \
       "The join token is damaged, of another pool, or not for this host.")                         \
     X(GW_TOKEN_USED, 2302, "token-used", EXIT_CODE_NOT_ALLOWED, false,                             \

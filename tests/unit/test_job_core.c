@@ -546,7 +546,7 @@ static void a_post_copy_whose_digests_differ_ends_as_one_that_somebody_has_to_lo
                                                    .report = {.latch = LATCH(RELEASED),
                                                               .ended = true,
                                                               .has_receipt = true,
-                                                              .fault_code = ERR_CORRUPT,
+                                                              .fault_code = ERR_ATTENTION,
                                                               .fault_text = "digests differ"}});
     assert_true(told.bits & JOB_TODO_STORE);
     assert_true(job_core_is_active(&job)); /* whether it has all, its target has to say */
@@ -557,7 +557,7 @@ static void a_post_copy_whose_digests_differ_ends_as_one_that_somebody_has_to_lo
     assert_true(end.bits & JOB_TODO_ENDED);
     assert_int_equal(end.own, JOB_OWN_KEEP); /* it runs there */
     assert_int_equal(job.state, JOB_ATTENTION);
-    assert_int_equal(job.error_code, GW_MEMORY_DIFFERS);
+    assert_int_equal(job.error_code, GW_MEMORY_UNPROVEN);
     assert_string_equal(job.error_text, "digests differ");
 }
 
