@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A real pool and post-copy: a guest that writes too fast moves at once and its memory follows, over lanes that break, too;
 who dies meanwhile takes the guest with it, and it never runs where it was."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,19 +34,46 @@ def receipt_of(pool, job):
     return shown["receipt"]
 
 
-def phase_of(pool, job):
-    return pool.json("job", "show", job).get("progress", {}).get("phase")
+def signal_all(pids, number):
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def start(pool, bandwidth):
-    """Into the middle of a post-copy that lasts for some seconds."""
-    need_writer(pool)
-    source, target = pool.vm("writer")["host"], other(pool, "writer")
-    pool.godwit("migrate", "writer", "--to", target, "--postcopy", "--max-downtime", "5ms", "--bandwidth", bandwidth,
-                "--no-wait")
-    job = last_job(pool)
-    pools.wait_for("post-copy", 60, lambda: phase_of(pool, job) == "post-copy")
-    return job, source, target
+    """Into a post-copy, the ids of its source's processes last. One that is over before it was seen is followed by another."""
+    for _ in range(6):
+        need_writer(pool)
+        source, target = pool.vm("writer")["host"], other(pool, "writer")
+        serving = host_of(pool, source).vm_pids()
+        pool.godwit("migrate", "writer", "--to", target, "--postcopy", "--max-downtime", "5ms", "--bandwidth", bandwidth,
+                    "--no-wait")
+        job = last_job(pool)
+
+        def seen():
+            shown = pool.json("job", "show", job)
+            if shown["state"] != "running":
+                return "over"
+            return "post-copy" if shown.get("progress", {}).get("phase") == "post-copy" else None
+        if pools.wait_for("post-copy", 60, seen) != "post-copy":
+            continue
+        try:
+            signal_all(serving, signal.SIGSTOP)
+        except ProcessLookupError:
+            continue
+        if pool.json("job", "show", job)["state"] == "running":
+            return job, source, target, serving
+        signal_all(serving, signal.SIGCONT)
+    raise pools.PoolError("no post-copy was seen")
+
+
+@contextlib.contextmanager
+def post_copy(pool, bandwidth):
+    """One that stands: its source gives no page until the end of this."""
+    job, source, target, serving = start(pool, bandwidth)
+    try:
+        yield job, source, target
+    finally:
+        signal_all(serving, signal.SIGCONT)
 
 
 def a_guest_that_misses_its_goal_runs_at_the_target_and_its_memory_follows(pool):
@@ -66,11 +94,11 @@ def a_guest_that_misses_its_goal_runs_at_the_target_and_its_memory_follows(pool)
 
 
 def while_it_lasts_nothing_else_is_done_with_the_guest_and_nothing_leads_back(pool):
-    job, _, target = start(pool, "8MiB/s")
-    asked = [pool.start_godwit(*words) for words in (
-        ["migrate", "writer", "--to", other(pool, "writer")], ["vm", "suspend", "writer"],
-        ["vm", "upgrade", "writer"], ["vm", "pause", "writer"], ["job", "cancel", job])]
-    told = [process.communicate(timeout=60)[1] for process in asked]
+    with post_copy(pool, "8MiB/s") as (job, _, target):
+        asked = [pool.start_godwit(*words) for words in (
+            ["migrate", "writer", "--to", other(pool, "writer")], ["vm", "suspend", "writer"],
+            ["vm", "upgrade", "writer"], ["vm", "pause", "writer"], ["job", "cancel", job])]
+        told = [process.communicate(timeout=60)[1] for process in asked]
     expect(all(process.returncode != 0 for process in asked),
            f"obeyed: {[(p.args[1:], p.returncode) for p in asked]}: {told}")
     expect(pool.godwit("job", "watch", job, check=False).returncode == 0, "it did not move")
@@ -89,13 +117,13 @@ def lanes_that_are_cut_come_back_and_the_guest_is_whole(pool):
     if not pool.namespaces:
         print("        (left out: needs network namespaces)")
         return
-    job, source, target = start(pool, "8MiB/s")
-    host = host_of(pool, source)
-    found = lanes(host, host.vm_pids()[0])
-    expect(found, "the source has no lanes")
-    for ours, theirs in found:
-        subprocess.run(["nsenter", "-t", str(host.agent.pid), "-n", "ss", "-K", "src", ours, "dst", theirs],
-                       check=True, capture_output=True)
+    with post_copy(pool, "8MiB/s") as (job, source, target):
+        host = host_of(pool, source)
+        found = lanes(host, host.vm_pids()[0])
+        expect(found, "the source has no lanes")
+        for ours, theirs in found:
+            subprocess.run(["nsenter", "-t", str(host.agent.pid), "-n", "ss", "-K", "src", ours, "dst", theirs],
+                           check=True, capture_output=True)
     expect(pool.godwit("job", "watch", job, check=False).returncode == 0, "it did not move")
     receipt = receipt_of(pool, job)
     expect(receipt["reconnects"] >= 1, f"nothing was cut: {receipt}")
@@ -103,29 +131,22 @@ def lanes_that_are_cut_come_back_and_the_guest_is_whole(pool):
     pool.verify("writer")
 
 
-def signal_all(pids, number):
-    for pid in pids:
-        os.kill(pid, number)
-
-
 def a_coordinator_that_comes_back_before_its_agents_leaves_the_source_to_its_target(pool):
     """Longer than it waits for hosts that no longer matter: what it stored says that this one may."""
-    job, source, target = start(pool, "8MiB/s")
-    serving = host_of(pool, source).vm_pids()
     agents = [host.agent.pid for host in pool.hosts]
-    pool.kill_coordinator()
-    try:
-        signal_all(serving + agents, signal.SIGSTOP)
-        pool.start_coordinator()
-        until = time.monotonic() + 7
-        while time.monotonic() < until:
-            state = pool.json("job", "show", job)["state"]
-            expect(state == "running", f"ended without a word of either host: {state}")
-            time.sleep(0.2)
-        signal_all(agents, signal.SIGCONT)
+    with post_copy(pool, "8MiB/s") as (job, source, target):
+        pool.kill_coordinator()
+        try:
+            signal_all(agents, signal.SIGSTOP)
+            pool.start_coordinator()
+            until = time.monotonic() + 7
+            while time.monotonic() < until:
+                state = pool.json("job", "show", job)["state"]
+                expect(state == "running", f"ended without a word of either host: {state}")
+                time.sleep(0.2)
+        finally:
+            signal_all(agents, signal.SIGCONT)
         pool.wait_hosts_up()
-    finally:
-        signal_all(agents + serving, signal.SIGCONT)
     expect(pool.godwit("job", "watch", job, check=False).returncode == 0, "it did not move")
     expect_host(pool, "writer", target)
     pool.verify("writer")
@@ -133,8 +154,8 @@ def a_coordinator_that_comes_back_before_its_agents_leaves_the_source_to_its_tar
 
 
 def a_target_that_dies_leaves_the_guest_cold_and_it_never_runs_where_it_was(pool):
-    job, source, target = start(pool, "8MiB/s")
-    os.kill(host_of(pool, target).vm_pids()[0], signal.SIGKILL)
+    with post_copy(pool, "8MiB/s") as (job, source, target):
+        os.kill(host_of(pool, target).vm_pids()[0], signal.SIGKILL)
     expect(pool.godwit("job", "watch", job, check=False).returncode != 0, "a lost guest was told as moved")
     vm = pools.wait_for("its end to be told", 30, lambda: (
         lambda v: v if v["state"] == "crashed" else None)(pool.vm("writer")))
