@@ -1571,6 +1571,12 @@ static void take_input(struct vm_entry *entry, struct rpc *rpc, const Godwit__Co
         known = &entry->inputs[entry->next_input++ % VM_SESSIONS_MAX];
         *known = (struct vm_input){.stream = input->stream, .taken = input->at};
     }
+    if (known && input->at > known->taken) { /* the VM was elsewhere meanwhile, and is back */
+        if (input->again)
+            known = NULL;
+        else
+            known->taken = input->at;
+    }
     if (known && input->at <= known->taken && input->data.len > known->taken - input->at) {
         Godwit__ConsoleData rest = *input;
         rest.data.data += known->taken - input->at;

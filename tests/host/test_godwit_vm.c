@@ -1124,6 +1124,21 @@ static char *node_ask(struct node *node, const char *command, const char *prefix
     return line;
 }
 
+/* As a viewer whose stream of typed bytes has come to `at`. */
+static void node_ping(struct node *node, uint64_t at)
+{
+    Godwit__ConsoleData input = GODWIT__CONSOLE_DATA__INIT;
+    input.vm_id = (char *)"v1";
+    input.has_data = input.has_session = input.has_stream = input.has_at = true;
+    input.session = 77;
+    input.stream = 4711;
+    input.at = at;
+    input.data = (ProtobufCBinaryData){.len = 5, .data = (uint8_t *)"ping\n"};
+    node->read = node->used;
+    assert_int_equal(rpc_send_event(node->rpc, METHOD_ORDER_CONSOLE_INPUT, &input.base, NULL), 0);
+    WAIT_FOR(node_find(node, "gw pong"));
+}
+
 static void order_move(struct node *source, struct node *target, const char *move_id, uint64_t m,
                        uint64_t bandwidth)
 {
@@ -1239,6 +1254,10 @@ static void agents_carry_out_orders_and_survive(void **state)
     assert_int_equal(b->generation, 2);
     order_attach(b);
     assert_non_null(strstr(node_ask(b, "verify\n", "gw verify"), "gw verify ok"));
+
+    /* a viewer typed here, then where the VM was meanwhile, and now here again */
+    node_ping(b, 0);
+    node_ping(b, 500);
 
     /* both agents die; what they say afterwards is still true */
     an_agent_that_is_killed_adopts(b, 2, GODWIT__VM_STATE__VM_STATE_RUNNING,
