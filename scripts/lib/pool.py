@@ -65,6 +65,14 @@ class Host:
     def enter(self):
         return ["ip", "netns", "exec", self.namespace] if self.namespace else []
 
+    def enter_mounts(self):
+        """Words before a command that is to see the agent's mounts. Right after its start it still has everybody's."""
+        mounts = f"/proc/{self.agent.pid}/ns/mnt"
+        if self.namespace:
+            wait_for(f"{self.name}'s agent to have mounts of its own", 30,
+                     lambda: os.readlink(mounts) != os.readlink("/proc/self/ns/mnt"), 0.01)
+        return ["nsenter", "-t", str(self.agent.pid), "-m"]
+
     def start_agent(self, prefix=()):
         """`prefix` runs the agent, and so its VMs, under another command (prlimit, nice)."""
         if self.pool.failpoints:

@@ -275,7 +275,7 @@ def refuses_a_target_that_sees_another_folder(pool):
     host = host_of(pool, other(pool, "writer"))
     if not host.namespace:
         return
-    enter = ["nsenter", "-t", str(host.agent.pid), "-m"]
+    enter = host.enter_mounts()
     subprocess.run([*enter, "mount", "-t", "tmpfs", "none", share(pool)], check=True)
     try:
         for words in (["--dry-run"], []):

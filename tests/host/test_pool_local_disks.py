@@ -23,10 +23,6 @@ def other(pool, name):
     return "node1" if pool.vm(name)["host"] == "node2" else "node2"
 
 
-def enter(host):
-    return ["nsenter", "-t", str(host.agent.pid), "-m"]
-
-
 def store(pool, host=None):
     """The store's path as every host names it; or where a host's own files really are."""
     folder = pool.dir / "store"
@@ -35,7 +31,7 @@ def store(pool, host=None):
         for h in pool.hosts:
             own = pathlib.Path(DISKS.name) / h.name
             own.mkdir()
-            subprocess.run([*enter(h), "mount", "--bind", own, folder], check=True)
+            subprocess.run([*h.enter_mounts(), "mount", "--bind", own, folder], check=True)
     return folder if host is None else pathlib.Path(DISKS.name) / host
 
 
@@ -136,7 +132,7 @@ def a_target_that_dies_before_it_named_the_disk_starts_again_on_what_landed(pool
     os.kill(host.vm_pids()[0], signal.SIGKILL)
     host.kill_agent()
     host.start_agent()
-    subprocess.run([*enter(host), "mount", "--bind", store(pool, target), store(pool)], check=True)
+    subprocess.run([*host.enter_mounts(), "mount", "--bind", store(pool, target), store(pool)], check=True)
     pools.wait_for("its end to be known", 60, lambda: pool.vm("writer")["state"] in ("crashed", "stopped"))
     pool.godwit("job", "watch", job, check=False)
     pool.godwit("vm", "start", "writer")
@@ -160,7 +156,7 @@ def nothing_is_written_over_at_the_target(pool):
 def a_store_without_room_is_told_and_the_guest_runs_on(pool):
     need_writer(pool)
     source, target = pool.vm("writer")["host"], other(pool, "writer")
-    inside = enter(host_of(pool, target))
+    inside = host_of(pool, target).enter_mounts()
     subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=256k", "none", store(pool)], check=True)
     try:
         refused = pool.godwit("migrate", "writer", "--to", target, "--with-local-disks", check=False)

@@ -124,7 +124,7 @@ def a_full_disk_leaves_it_running(pool):
     need_sleeper(pool)
     folder = file_of(pool, "sleeper").parent
     pool.verify("sleeper")
-    enter = ["nsenter", "-t", str(pool.hosts[0].agent.pid), "-m"]  # where the agent sees it
+    enter = pool.hosts[0].enter_mounts()  # where the agent sees it
     small = subprocess.run([*enter, "mount", "-t", "tmpfs", "-o", "size=8m", pool.tag, folder], check=False)
     if small.returncode != 0:
         print("        left out: no mount here", flush=True)
