@@ -81,7 +81,9 @@ class DebianGuest:
     def __init__(self, flavour):
         self.kernel = debian.Kernel(flavour)
         self.image = self.kernel.image
-        key = hashlib.sha256(f"{self.kernel.release} {DEBIAN_PACKAGES} {DEBIAN_SIZE} 1".encode()).hexdigest()[:12]
+        init = (HERE / "disk_init.sh").read_text()
+        key = hashlib.sha256(
+            f"{self.kernel.release} {DEBIAN_PACKAGES} {DEBIAN_SIZE} {MODULES} {init} 1".encode()).hexdigest()[:12]
         self.disk = debian.CACHE / f"debian-{flavour}-{key}.raw"
         self.initramfs = debian.CACHE / f"debian-{flavour}-{key}.initrd"
         if not self.disk.exists():
