@@ -784,12 +784,18 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
                    problem) ||
         judge_word(goals->mode, modes, ARRAY_COUNT(modes), "mode", GW_USAGE, problem))
         return -1;
-    if (goals->postcopy && (goals->verify_reread || goals->with_local_disks))
-        return problem_set(problem, GW_USAGE, "--postcopy goes without %s",
-                           goals->verify_reread ? "--verify" : "--with-local-disks");
+    if (goals->postcopy && (goals->verify_reread || goals->with_local_disks)) {
+        (void)problem_set(problem, GW_USAGE,
+                          "--postcopy goes without %s; the VM stays as it is",
+                          goals->verify_reread ? "--verify" : "--with-local-disks");
+        problem_hint(problem,
+                     "instead of --postcopy, --policy finish slows a guest that writes too fast");
+        return -1;
+    }
     if (goals->postcopy && goals->lanes > LANES_MAX - 2)
-        return problem_set(problem, GW_USAGE, "%u lanes, beside a post-copy's own two %d are possible",
-                           goals->lanes, LANES_MAX - 2);
+        return problem_set(problem, GW_USAGE,
+                           "%u lanes, beside a post-copy's own two %d are possible", goals->lanes,
+                           LANES_MAX - 2);
     if (goals->away_ms_max > AWAY_MS_LONGEST)
         return problem_set(problem, GW_USAGE, "lost connections may stay away for %d s at most",
                            AWAY_MS_LONGEST / 1000);

@@ -218,6 +218,7 @@ static void goals_that_nobody_can_keep_are_refused_by_name(void **state)
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
     assert_int_equal(problem.code, GW_USAGE);
     assert_non_null(strstr(problem.text, "--postcopy goes without --verify"));
+    assert_non_null(strstr(problem.hint, "--policy finish"));
     goals.verify_reread = false;
     goals.lanes = LANES_MAX - 1;
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
