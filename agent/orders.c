@@ -22,6 +22,7 @@
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/store_beat.h"
+#include "agent/store_look.h"
 #include "agent/store_question.h"
 #include "agent/suspend.h"
 #include "agent/upgrade.h"
@@ -1659,6 +1660,13 @@ static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *r
                         request);
 }
 
+static void handle_store_look(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    (void)rpc;
+    store_look(&orders_of(data)->questions, (const Godwit__OrderStoreLook *)message, request);
+}
+
 static void handle_move_check(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
@@ -1863,6 +1871,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_LOGS, &godwit__order_logs__descriptor, handle_logs},
     {METHOD_ORDER_STAMP_READ, &godwit__order_stamp_read__descriptor, handle_stamp_read},
     {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
+    {METHOD_ORDER_STORE_LOOK, &godwit__order_store_look__descriptor, handle_store_look},
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
     {METHOD_ORDER_VM_COUNTERS, &godwit__vm_action__descriptor, handle_counters},
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},

@@ -123,7 +123,7 @@ static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
     put_words(out, in_store ? disk->file : disk->path);
     if (in_store) {
         (void)fputs(" in ", out);
-        put_words(out, disk->store);
+        put_words(out, disk->pool_store && disk->pool_store[0] ? disk->pool_store : disk->store);
     }
     (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "",
                   disk->read_only ? ", read only" : "");

@@ -18,6 +18,7 @@
 #include "cli/cmd_rule.h"
 #include "cli/cmd_simulate.h"
 #include "cli/cmd_status.h"
+#include "cli/cmd_store.h"
 #include "cli/cmd_upgrade.h"
 #include "cli/cmd_version.h"
 #include "cli/cmd_vm.h"
@@ -423,6 +424,16 @@ static const struct command_option rule_add_options[] = {
      .help = "members on a host (spread: in a failure domain); else as few as can be"},
     {0}};
 
+static const struct command_option store_add_options[] = {
+    {.name = "hosts",
+     .type = COMMAND_TEXT,
+     .value = "HOST,...",
+     .help = "that have it, under this path"},
+    {.name = "shared",
+     .type = COMMAND_FLAG,
+     .help = "one folder that all of them see; without it each has its own"},
+    {0}};
+
 static const struct command_option cordon_options[] = {
     {.name = "reason", .type = COMMAND_TEXT, .value = "WORDS", .help = "what others shall read"},
     {0}};
@@ -565,6 +576,47 @@ static const struct command commands[] = {
      .run = cmd_rule_repair,
      .examples = {{"godwit rule repair --dry-run", "which they are"},
                   {"godwit rule repair", "make them"}}},
+    {.words = "store ls",
+     .operands = "",
+     .summary = "where disks lie: path, hosts, space",
+     .more = "RESERVED is what the disks of VMs that lie there were made to be; ROOM is what is free, "
+             "less what they may still grow by. Of a store that is not shared the host with the "
+             "least room is told; godwit store show has all.",
+     .lists = true,
+     .watches = true,
+     .run = cmd_store_ls,
+     .examples = {{"godwit store ls", "all of them, as they are now"},
+                  {"godwit store ls -o json", "for a script, with every host's space"}}},
+    {.words = "store show",
+     .operands = "STORE",
+     .summary = "a store, and what each of its hosts says of it",
+     .run = cmd_store_show,
+     .examples = {{"godwit store show fast", "its hosts, its space, its VMs"},
+                  {"godwit store show fast -o yaml", "for a script"}}},
+    {.words = "store add",
+     .operands = "NAME PATH",
+     .summary = "give a folder of one or several hosts a name for the disks of VMs",
+     .more = "Every host has to have the folder and to write, sync and read back in it; of a shared "
+             "one each has to see what another writes. Else nothing is stored. In a VM's description "
+             "the name then stands as store:, and whether the disk is shared follows from it.",
+     .options = store_add_options,
+     .run = cmd_store_add,
+     .examples = {{"godwit store add fast /srv/fast --hosts node1,node2", "each host's own"},
+                  {"godwit store add nfs /srv/nfs --hosts node1,node2 --shared", "one for both"}}},
+    {.words = "store rm",
+     .operands = "STORE...",
+     .summary = "forget stores; their files stay",
+     .more = "Refused while a VM's disk lies in it.",
+     .run = cmd_store_rm,
+     .examples = {{"godwit store rm fast", "one"}, {"godwit store rm fast nfs", "two"}}},
+    {.words = "store check",
+     .operands = "STORE",
+     .summary = "have each host write, sync and read back; who sees what the others write?",
+     .more = "Exits 1 when a host does not have the store, cannot write it, or has another folder of "
+             "that name.",
+     .run = cmd_store_check,
+     .examples = {{"godwit store check nfs", "every host of it"},
+                  {"godwit store check nfs -o json", "for a script"}}},
     {.words = "pool init",
      .operands = "",
      .summary = "make a pool on this machine",

@@ -23,8 +23,11 @@
 #include "coordinator/enrol.h"
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/preflight.h"
 #include "coordinator/sampling.h"
+#include "coordinator/store_api.h"
+#include "coordinator/store_look.h"
 #include "coordinator/watch.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -348,9 +351,42 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     (void)rpc_reply(request, &reply.base);
 }
 
-static void on_vm_create(struct peer *peer, struct rpc_request *request, const void *message)
+/* A request that waits until the stores it is about have been looked at: is there room? */
+struct looking {
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    ProtobufCMessage *message; /* owned copy */
+    void (*go_on)(struct coordinator *coordinator, struct rpc_request *request,
+                  const void *message);
+};
+
+static void on_looked(void *data)
 {
-    struct coordinator *coordinator = peer->coordinator;
+    struct looking *looking = data;
+    looking->go_on(looking->coordinator, looking->request, looking->message);
+    protobuf_c_message_free_unpacked(looking->message, NULL);
+    free(looking);
+}
+
+static void look_first(struct coordinator *coordinator, struct rpc_request *request,
+                       const ProtobufCMessage *message,
+                       void (*go_on)(struct coordinator *coordinator, struct rpc_request *request,
+                                     const void *message))
+{
+    struct looking *looking = calloc(1, sizeof *looking);
+    assert(looking); /* control memory is small; without it there is no deciding */
+    *looking = (struct looking){.coordinator = coordinator,
+                                .request = request,
+                                .message = cluster_message_copy(message),
+                                .go_on = go_on};
+    assert(looking->message);
+    if (!store_look(coordinator, NULL, on_looked, looking))
+        on_looked(looking);
+}
+
+static void create_vm(struct coordinator *coordinator, struct rpc_request *request,
+                      const void *message)
+{
     const Godwit__VmCreateRequest *wanted = message;
     Godwit__VmSpec nothing = GODWIT__VM_SPEC__INIT;
     struct cluster_todo todo = {0};
@@ -364,6 +400,15 @@ static void on_vm_create(struct peer *peer, struct rpc_request *request, const v
     else
         coordinator_await(coordinator, ticket, request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+static void on_vm_create(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    const Godwit__VmCreateRequest *wanted = message;
+    if (wanted->spec && pool_store_is_named(wanted->spec))
+        look_first(peer->coordinator, request, message, create_vm);
+    else
+        create_vm(peer->coordinator, request, message);
 }
 
 static void on_vm_action(struct peer *peer, struct rpc_request *request, const void *message)
@@ -619,9 +664,9 @@ static void on_vm_dirty_rate(struct peer *peer, struct rpc_request *request, con
     sampling_start(coordinator, vm, on_dirty_rate_sampled, asked);
 }
 
-static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
+static void migrate(struct coordinator *coordinator, struct rpc_request *request,
+                    const void *message)
 {
-    struct coordinator *coordinator = peer->coordinator;
     const Godwit__MigrateRequest *wanted = message;
     struct cluster_todo todo = {0};
     struct cluster_job *job = NULL;
@@ -646,10 +691,19 @@ static void on_migrate(struct peer *peer, struct rpc_request *request, const voi
     } else if (wanted->dry_run) {
         reply_dry_run(coordinator, request, job);
     } else {
-        log_info("api", "move begins job=%s vm=%s source=%s target=%s by=%s", job_id, job->vm_name,
-                 job->core.source_host, job->core.target_host, rpc_peer(peer->rpc)->name);
+        log_info("api", "move begins job=%s vm=%s source=%s target=%s", job_id, job->vm_name,
+                 job->core.source_host, job->core.target_host); /* who asked: the audit knows */
         reply_when_stored(coordinator, request, job, &todo);
     }
+}
+
+static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    const Godwit__MigrateRequest *wanted = message;
+    if (wanted->goals && wanted->goals->with_local_disks)
+        look_first(peer->coordinator, request, message, migrate);
+    else
+        migrate(peer->coordinator, request, message);
 }
 
 static void on_job_list(struct peer *peer, struct rpc_request *request, const void *message)
@@ -774,6 +828,10 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_HA, ha_request, "operator", ha_api_request)                                           \
     X(METHOD_EVENTS, events_request, "operator", events_request)                                   \
     X(METHOD_AUDIT, audit_request, "operator", audit_list)                                         \
+    X(METHOD_STORE_LIST, store_list_request, "operator", store_api_list)                           \
+    X(METHOD_STORE_ADD, store_add_request, "operator", store_api_add)                              \
+    X(METHOD_STORE_REMOVE, store_remove_request, "operator", store_api_remove)                     \
+    X(METHOD_STORE_CHECK, store_check_request, "operator", store_api_check)                        \
     X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)
 
 static bool is_event(uint16_t method)

@@ -146,6 +146,10 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return "rule-add";
     case METHOD_RULE_REMOVE:
         return "rule-rm";
+    case METHOD_STORE_ADD:
+        return "store-add";
+    case METHOD_STORE_REMOVE:
+        return "store-rm";
     case METHOD_PLAN_MAKE:
         return "plan-make";
     case METHOD_PLAN_ACT:

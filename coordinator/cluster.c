@@ -119,6 +119,14 @@ struct cluster_job *cluster_job_free(struct cluster_job *job)
     return NULL;
 }
 
+static void store_free(struct cluster_store *store)
+{
+    if (store->store)
+        godwit__pool_store__free_unpacked(store->store, NULL);
+    free(store->places);
+    free(store);
+}
+
 static void rule_free(struct cluster_rule *rule)
 {
     if (rule->rule)
@@ -144,6 +152,9 @@ void cluster_deinit(struct cluster *cluster)
         (void)cluster_job_free(cluster->jobs[i]);
     for (size_t i = 0; i < cluster->rule_count; i++)
         rule_free(cluster->rules[i]);
+    for (size_t i = 0; i < cluster->store_count; i++)
+        store_free(cluster->stores[i]);
+    free(cluster->stores);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
     free(cluster->links);
@@ -213,6 +224,24 @@ struct cluster_rule *cluster_add_rule(struct cluster *cluster)
     return add((void ***)&cluster->rules, &cluster->rule_count, sizeof *rule);
 }
 
+struct cluster_store *cluster_add_store(struct cluster *cluster, Godwit__PoolStore *taken)
+{
+    struct cluster_store_place *places = calloc(taken->n_hosts + 1, sizeof *places);
+    struct cluster_store *store =
+        places ? add((void ***)&cluster->stores, &cluster->store_count, sizeof *store) : NULL;
+    if (!store) {
+        free(places);
+        return NULL;
+    }
+    for (size_t i = 0; i < taken->n_hosts; i++) {
+        WORDS_COPY(places[i].host, taken->hosts[i]);
+        WORDS_COPY(places[i].state, "unknown");
+    }
+    store->places = places;
+    store->store = taken;
+    return store;
+}
+
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id)
 {
     struct cluster_plan *plan = add((void ***)&cluster->plans, &cluster->plan_count, sizeof *plan);
@@ -267,6 +296,12 @@ void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule)
 {
     take_out((void **)cluster->rules, &cluster->rule_count, rule);
     rule_free(rule);
+}
+
+void cluster_drop_store(struct cluster *cluster, struct cluster_store *store)
+{
+    take_out((void **)cluster->stores, &cluster->store_count, store);
+    store_free(store);
 }
 
 void cluster_drop_plan(struct cluster *cluster, struct cluster_plan *plan)

@@ -21,6 +21,7 @@
 #include "proto/ha.pb-c.h"
 #include "proto/limits.h"
 #include "proto/pool.pb-c.h"
+#include "proto/pool_store.pb-c.h"
 
 enum {
     CLUSTER_REASON_SIZE = 256,
@@ -129,6 +130,24 @@ struct cluster_rule {
     Godwit__Rule *rule; /* owned; judged by rule_add */
 };
 
+struct cluster_store_place { /* a store on one host, as it was last looked at */
+    char host[OWN_HOST_SIZE];
+    char state[16]; /* StorePlace's */
+    char reason[CLUSTER_REASON_SIZE];
+    char file_system[24];
+    uint64_t total_bytes, free_bytes;
+    uint64_t reserved_bytes; /* by the disks that lie there */
+    uint64_t growth_bytes;   /* what they may still take */
+    uint32_t disks;
+    uint64_t seen_ns; /* 0: not in this coordinator's life */
+};
+
+struct cluster_store {
+    uint64_t revision;
+    Godwit__PoolStore *store;           /* owned; judged by pool_store_judge; without what is told */
+    struct cluster_store_place *places; /* owned; one for each of its hosts */
+};
+
 struct plan_run { /* of one step, of this coordinator's life only */
     uint64_t not_before_ns, stuck_ns;
     bool is_started; /* cold: the start was ordered */
@@ -165,6 +184,8 @@ struct cluster {
     struct name_map hosts_by_name, vms_by_id, jobs_by_id;
     struct cluster_rule **rules; /* owned, as is the next */
     size_t rule_count;
+    struct cluster_store **stores; /* owned */
+    size_t store_count;
     struct cluster_plan **plans; /* oldest first */
     size_t plan_count;
     enum cluster_auto auto_balance;
@@ -201,6 +222,8 @@ enum cluster_put_kind {
     PUT_SETTINGS,
     PUT_FENCE,   /* object: the host */
     PUT_SETTING, /* key: its name; text: the value */
+    PUT_STORE,
+    PUT_DELETE_STORE,
 };
 
 struct cluster_put {
@@ -208,7 +231,7 @@ struct cluster_put {
     const void *object;              /* of the kinds that put one: valid until the next step */
     uint64_t revision, own_revision; /* expected: what the store holds now */
     char key[ID_TEXT_SIZE];          /* delete: the id; event: the VM's or "" */
-    char name[OWN_HOST_SIZE];        /* delete of a rule */
+    char name[OWN_HOST_SIZE];        /* delete of a rule, of a store */
     char text[CLUSTER_REASON_SIZE];  /* event */
 };
 
@@ -302,6 +325,9 @@ void cluster_drop_job(struct cluster *cluster, struct cluster_job *job); /* free
 struct cluster_job *cluster_job_free(struct cluster_job *job);           /* one in no cluster */
 struct cluster_rule *cluster_add_rule(struct cluster *cluster);
 void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule); /* frees it */
+/* Takes `store` when it is not NULL: a place for each of its hosts. */
+struct cluster_store *cluster_add_store(struct cluster *cluster, Godwit__PoolStore *store);
+void cluster_drop_store(struct cluster *cluster, struct cluster_store *store); /* frees it */
 /* With an empty message; cluster_plan_ready once its steps are there. */
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id);
 void cluster_plan_ready(struct cluster_plan *plan);

@@ -14,6 +14,7 @@
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -208,12 +209,14 @@ static int choose_host(struct cluster *cluster, const struct planner_ask *given,
     struct cluster_layout view = {0};
     struct problem other = {0};
     struct planner_ask ask = *given;
+    const struct planner_stores stores = pool_store_planner(cluster);
     if (!hosts)
         return problem_set(problem, GW_INTERNAL, "no memory to choose a host");
     if (cluster_layout_new(&view, cluster, now, LAYOUT_STALL, true, problem ? problem : &other) !=
         0)
         return -1;
     ask.layout = view.layout;
+    ask.stores = &stores;
     ask.layout_vm = layout_find_vm(view.layout, ask.vm_name);
     int chosen = planner_choose(hosts, cluster->host_count, &ask, problem);
     cluster_layout_deinit(&view);
@@ -294,11 +297,19 @@ static int find_baseline(const struct cluster *cluster, const Godwit__VmSpec *sp
     return -1;
 }
 
-int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const char *vm_id,
+static void spec_freep(Godwit__VmSpec **spec)
+{
+    if (*spec)
+        godwit__vm_spec__free_unpacked(*spec, NULL);
+}
+
+int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *given, const char *vm_id,
                       bool no_start, struct cluster_now now, uint64_t *ret_ticket,
                       struct problem *problem, struct cluster_todo *todo)
 {
-    if (judge_spec(spec, problem) != 0)
+    AUTO(spec_freep) Godwit__VmSpec *spec = NULL;
+    if (judge_spec(given, problem) != 0 ||
+        pool_store_resolve(cluster, given, &spec, problem) != 0 || judge_spec(spec, problem) != 0)
         return -1;
     if (spec->migration && judge_word(spec->migration->policy, policies, ARRAY_COUNT(policies),
                                       "policy", GW_SPEC_INVALID, problem) != 0)
@@ -325,6 +336,7 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *spec, const
                               .spec = spec,
                               .baseline = baseline,
                               .memory_bytes = spec->memory->size,
+                              .makes_disks = true,
                               .only_on = host ? host->name : NULL};
     if (!no_start && choose_host(cluster, &ask, now, &host, problem) != 0)
         return -1;
@@ -827,6 +839,8 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
         .only_on = wanted ? wanted->name : NULL,
         .avoid = move->avoid,
         .avoid_count = move->avoid_count,
+        .landing_bytes =
+            move->goals && move->goals->with_local_disks ? vm->disk_bytes : NULL,
     };
     if (choose_host(cluster, &ask, now, ret_host, problem) == 0)
         return 0;

@@ -9,6 +9,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/rule.h"
 #include "coordinator/words.h"
 
@@ -93,13 +94,35 @@ static bool same_nics(const Godwit__VmSpec *a, const Godwit__VmSpec *b)
     return same;
 }
 
+static bool has_stores_of(const Godwit__VmSpec *spec, const Godwit__VmSpec *other)
+{
+    bool has = true;
+    for (size_t i = 0; has && i < other->n_disks; i++) {
+        const char *name = other->disks[i]->pool_store;
+        has = !name;
+        for (size_t n = 0; !has && n < spec->n_disks; n++)
+            has = same_text(spec->disks[n]->pool_store, name);
+    }
+    return has;
+}
+
+static bool same_stores(const Godwit__VmSpec *a, const Godwit__VmSpec *b)
+{
+    return has_stores_of(a, b) && has_stores_of(b, a);
+}
+
 /* Only what the layout does not judge itself: memory, CPU features and being up are its own. */
-static enum gw_code judge_bar(const struct planner_host *host, const struct cluster_vm *vm,
+static enum gw_code judge_bar(const struct planner_host *host,
+                              const struct planner_stores *stores, const struct cluster_vm *vm,
                               const char *vendor, char *ret_text, size_t size)
 {
     struct planner_host with_room = *host;
     const struct planner_ask ask = {
-        .vm_name = vm->spec->name, .baseline = "", .cpu_vendor = vendor, .spec = vm->spec};
+        .vm_name = vm->spec->name,
+        .baseline = "",
+        .cpu_vendor = vendor,
+        .spec = vm->spec,
+        .stores = stores};
     with_room.memory_free_bytes = UINT64_MAX;
     with_room.memory_promised_bytes = 0;
     return planner_judge(&with_room, &ask, ret_text, size);
@@ -109,8 +132,9 @@ static enum gw_code say_bar(void *data, uint32_t v, uint32_t h, char *ret_text, 
 {
     const struct cluster_layout *view = data;
     const struct cluster_vm *vm = view->cluster->vms[v];
+    const struct planner_stores stores = pool_store_planner(view->cluster);
     enum gw_code code =
-        judge_bar(&view->hosts[h], vm, vendor_of(view->cluster, vm), ret_text, size);
+        judge_bar(&view->hosts[h], &stores, vm, vendor_of(view->cluster, vm), ret_text, size);
     return code == GW_NONE ? GW_NO_HOST_FITS : code;
 }
 
@@ -119,11 +143,13 @@ static uint8_t *find_bars(struct cluster_layout *view, const struct cluster_vm *
     const struct cluster *cluster = view->cluster;
     const char *vendor = vendor_of(cluster, vm);
     char text[CLUSTER_REASON_SIZE];
-    if (vm->spec->n_nics == 0 && !vendor)
+    const struct planner_stores stores = pool_store_planner(cluster);
+    if (vm->spec->n_nics == 0 && !vendor && !pool_store_is_named(vm->spec))
         return NULL;
     for (size_t i = 0; i < view->bar_count; i++) {
         if (same_text(view->bars[i].vendor, vendor) &&
-            same_nics(view->bars[i].like->spec, vm->spec))
+            same_nics(view->bars[i].like->spec, vm->spec) &&
+            same_stores(view->bars[i].like->spec, vm->spec))
             return view->bars[i].bits;
     }
     uint8_t *bits =
@@ -131,7 +157,7 @@ static uint8_t *find_bars(struct cluster_layout *view, const struct cluster_vm *
     if (!bits)
         return NULL; /* too many kinds: it is found out when its move is to begin */
     for (size_t h = 0; h < cluster->host_count; h++) {
-        enum gw_code code = judge_bar(&view->hosts[h], vm, vendor, text, sizeof text);
+        enum gw_code code = judge_bar(&view->hosts[h], &stores, vm, vendor, text, sizeof text);
         bool is_down = !view->hosts[h].up || !view->hosts[h].facts;
         if (code != GW_NONE && code != GW_HOST_KVM && !is_down)
             bits[h / 8] |= (uint8_t)(1u << h % 8);

@@ -78,6 +78,12 @@ enum gw_code planner_judge(const struct planner_host *host, const struct planner
         (void)snprintf(ret_reason, reason_size, "%s has no bridge %s", host->name, bridge);
         return GW_NO_BRIDGE;
     }
+    enum gw_code by_stores =
+        ask->stores && ask->spec
+            ? ask->stores->judge(ask->stores->data, host->name, ask, ret_reason, reason_size)
+            : GW_NONE;
+    if (by_stores != GW_NONE)
+        return by_stores;
     uint64_t need = ask->memory_bytes + PLANNER_OVERHEAD_BYTES;
     uint64_t free = host->memory_free_bytes > host->memory_promised_bytes
                         ? host->memory_free_bytes - host->memory_promised_bytes

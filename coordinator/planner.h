@@ -18,6 +18,8 @@
 #include "placement/layout.h"
 #include "proto/agent.pb-c.h"
 
+struct planner_ask;
+
 struct planner_host {
     const char *name;
     bool up;
@@ -26,11 +28,22 @@ struct planner_host {
     uint64_t memory_promised_bytes; /* to VMs on their way there */
 };
 
+/* What is known of the stores that the disks lie in; the planner itself knows none. */
+struct planner_stores {
+    /* May the VM's disks be on `host`? GW_NONE, or the reason and its sentence. */
+    enum gw_code (*judge)(const void *data, const char *host, const struct planner_ask *ask,
+                          char *ret_reason, size_t reason_size);
+    const void *data;
+};
+
 struct planner_ask {
     const char *vm_name;
     const char *baseline; /* "": any */
     uint64_t memory_bytes;
-    const Godwit__VmSpec *spec; /* for its nics; NULL: none */
+    const Godwit__VmSpec *spec; /* for its nics and disks; NULL: none */
+    const struct planner_stores *stores; /* NULL: any host will do */
+    bool makes_disks; /* those that are not there yet need room in their stores */
+    const uint64_t *landing_bytes; /* of each disk that comes along with a move; NULL: none does */
     const char *cpu_vendor;     /* the guest runs on it and cannot change it; NULL: any */
     const char *not_on;  /* the source of a move; NULL: none */
     const char *only_on; /* the operator's choice; NULL: any */

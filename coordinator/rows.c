@@ -11,6 +11,7 @@
 #include "base/own.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/plan.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
@@ -266,6 +267,25 @@ static int load_rule(void *data, const char *key, uint64_t revision, const struc
     return ok ? 0 : bad_row(fault, "rule", key, "description");
 }
 
+static int load_store(void *data, const char *key, uint64_t revision,
+                      const struct store_cell *cells, struct fault *fault)
+{
+    const struct store_cell *cell = &cells[STORE_DISKS_INFO];
+    Godwit__PoolStore *info =
+        godwit__pool_store__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    struct problem problem;
+    bool ok = info && pool_store_judge(info, &problem) == 0 && strcmp(info->name, key) == 0;
+    struct cluster_store *store = ok ? cluster_add_store(data, info) : NULL;
+    if (store) {
+        store->revision = revision;
+        return 0;
+    }
+    if (info)
+        godwit__pool_store__free_unpacked(info, NULL);
+    return ok ? fault_set(fault, ERR_NOMEM, "no memory for store %s", key)
+              : bad_row(fault, "disk_store", key, "description");
+}
+
 static void put_plan(struct store_batch *batch, const struct cluster_plan *plan, uint64_t revision)
 {
     store_batch_put(batch, STORE_PLAN, plan->id, revision);
@@ -460,6 +480,15 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_DELETE_RULE:
         store_batch_delete(batch, STORE_RULE, put->name, put->revision);
         break;
+    case PUT_STORE: {
+        const struct cluster_store *disks = put->object;
+        store_batch_put(batch, STORE_DISKS, disks->store->name, put->revision);
+        put_message(batch, &disks->store->base);
+        break;
+    }
+    case PUT_DELETE_STORE:
+        store_batch_delete(batch, STORE_DISKS, put->name, put->revision);
+        break;
     case PUT_PLAN:
         put_plan(batch, put->object, put->revision);
         break;
@@ -498,6 +527,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_JOB, load_job, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_RULE, load_rule, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_DISKS, load_store, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
     if (r == 0)

@@ -32,6 +32,7 @@ enum store_table {
     STORE_FENCE,   /* a host's: how it is fenced, and whether it has been */
     STORE_SETTING, /* of the pool, by name */
     STORE_AUDIT,
+    STORE_DISKS, /* a store of disks, by name */
     STORE_TABLE_COUNT
 };
 
@@ -69,6 +70,7 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
     X(OPTIONS, "options TEXT") X(PHASE, "phase TEXT") X(INCARNATION, "incarnation TEXT")           \
         X(CLASS, "class TEXT")
 #define STORE_SETTING_COLUMNS(X) X(VALUE, "value TEXT")
+#define STORE_DISKS_COLUMNS(X) X(INFO, "info BLOB")
 #define STORE_AUDIT_COLUMNS(X)                                                                     \
     X(TIME, "unix_ms INTEGER")                                                                     \
     X(WHO, "who TEXT") X(WHAT, "what TEXT") X(SUBJECT, "subject TEXT") X(OUTCOME, "outcome TEXT")  \
@@ -85,6 +87,7 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
 #define STORE_COLUMN_ENUM_FENCE(id, sql) STORE_FENCE_##id,
 #define STORE_COLUMN_ENUM_SETTING(id, sql) STORE_SETTING_##id,
 #define STORE_COLUMN_ENUM_AUDIT(id, sql) STORE_AUDIT_##id,
+#define STORE_COLUMN_ENUM_DISKS(id, sql) STORE_DISKS_##id,
 enum { STORE_HOST_COLUMNS(STORE_COLUMN_ENUM_HOST) STORE_HOST_COLUMN_COUNT };
 enum { STORE_VM_COLUMNS(STORE_COLUMN_ENUM_VM) STORE_VM_COLUMN_COUNT };
 enum { STORE_OWN_COLUMNS(STORE_COLUMN_ENUM_OWN) STORE_OWN_COLUMN_COUNT };
@@ -96,6 +99,7 @@ enum { STORE_PLAN_COLUMNS(STORE_COLUMN_ENUM_PLAN) STORE_PLAN_COLUMN_COUNT };
 enum { STORE_FENCE_COLUMNS(STORE_COLUMN_ENUM_FENCE) STORE_FENCE_COLUMN_COUNT };
 enum { STORE_SETTING_COLUMNS(STORE_COLUMN_ENUM_SETTING) STORE_SETTING_COLUMN_COUNT };
 enum { STORE_AUDIT_COLUMNS(STORE_COLUMN_ENUM_AUDIT) STORE_AUDIT_COLUMN_COUNT };
+enum { STORE_DISKS_COLUMNS(STORE_COLUMN_ENUM_DISKS) STORE_DISKS_COLUMN_COUNT };
 
 struct store_cell {
     enum { STORE_NULL, STORE_NUMBER, STORE_TEXT, STORE_BLOB } type;

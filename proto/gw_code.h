@@ -148,7 +148,19 @@ enum exit_code {
     X(GW_RULE_INVALID, 2612, "rule-invalid", EXIT_CODE_USAGE, false,                               \
       "The rule has a part that does not make sense; nothing was stored.")                         \
     X(GW_HOST_BUSY, 2613, "host-busy", EXIT_CODE_BUSY, true,                                       \
-      "A plan has the host; one mass operation at a time is done to a host.")
+      "A plan has the host; one mass operation at a time is done to a host.")                      \
+    X(GW_STORE_UNKNOWN, 2701, "store-unknown", EXIT_CODE_NOT_FOUND, false,                         \
+      "The pool has no store of that name.")                                                       \
+    X(GW_STORE_INVALID, 2702, "store-invalid", EXIT_CODE_USAGE, false,                             \
+      "The store has a part that does not make sense; nothing was stored.")                        \
+    X(GW_STORE_UNSEEN, 2703, "store-unseen", EXIT_CODE_REFUSED, true,                              \
+      "A host does not have the store, does not see the folder that the others share, or cannot "  \
+      "write it.")                                                                                 \
+    X(GW_STORE_FULL, 2704, "store-full", EXIT_CODE_REFUSED, true,                                  \
+      "The store has less room than the disk may take: free space, less what the disks in it may " \
+      "still grow by.")                                                                            \
+    X(GW_STORE_IN_USE, 2705, "store-in-use", EXIT_CODE_REFUSED, false,                             \
+      "Disks of VMs lie in the store; it can be forgotten when they have gone.")
 
 enum gw_code {
     GW_NONE = 0,

@@ -48,6 +48,8 @@ enum {
     CMDLINE_MAX = 4095,
     BOOT_FILES_BYTES_MAX = 256 << 20, /* kernel and initrd that travel with a guest */
     HOSTS_MAX = 1000,
+    STORES_MAX = 200,           /* of a pool */
+    STORE_FILES_MAX = 4000,     /* that are measured at once */
     VMS_MAX = 10000,
     RULES_MAX = 1000,
     RULE_WORDS_MAX = 256,       /* VMs or hosts that a rule names, labels of a host */

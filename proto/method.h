@@ -63,6 +63,8 @@ enum method {
     METHOD_ORDER_PROBE = 240,  /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,  /* OrderEvict -> EvictReply */
     METHOD_ORDER_DOMAIN = 245, /* VmAction -> FoundDomain */
+    /* stores */
+    METHOD_ORDER_STORE_LOOK = 290, /* OrderStoreLook -> StoreSeen */
     /* agent -> agent */
     METHOD_PEER_ALIVE = 250, /* PeerAlive -> PeerAliveReply */
 
@@ -103,6 +105,11 @@ enum method {
     METHOD_EVENTS = 381,        /* EventsRequest -> EventList */
     METHOD_AUDIT = 382,         /* AuditRequest -> AuditList */
     METHOD_POOL_BACKUP = 383,   /* BackupRequest -> BackupReply */
+    /* stores */
+    METHOD_STORE_LIST = 440,    /* StoreListRequest -> StoreList */
+    METHOD_STORE_ADD = 441,     /* StoreAddRequest -> StoreReply */
+    METHOD_STORE_REMOVE = 442,  /* StoreRemoveRequest -> StoreReply */
+    METHOD_STORE_CHECK = 443,   /* StoreCheckRequest -> StoreReply */
 };
 
 #endif

@@ -50,10 +50,15 @@ static int judge_disk_place(const Godwit__DiskSpec *disk, unsigned index, struct
                          disk->path);
     if (is_given(disk->path))
         return 0;
-    if (!is_given(disk->store) || disk->store[0] != '/')
+    if (!is_given(disk->store) || (disk->store[0] != '/' && !id_name_is_valid(disk->store)))
         return fault_set(fault, ERR_INVALID,
-                         "disks[%u].store: found '%.120s'; the absolute path of a folder would fit",
+                         "disks[%u].store: found '%.120s'; a store's name or the absolute path of "
+                         "a folder would fit",
                          index, is_given(disk->store) ? disk->store : "");
+    if (is_given(disk->pool_store) && !id_name_is_valid(disk->pool_store))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].pool_store: found '%.80s'; a store's name would fit", index,
+                         disk->pool_store);
     if (!is_given(disk->file) || !path_is_beneath(disk->file))
         return fault_set(fault, ERR_INVALID,
                          "disks[%u].file: found '%.120s'; a path beneath the store, without '..', "

@@ -52,6 +52,8 @@ static int refuse_open(const char *path, struct fault *fault)
 
 int share_open(const char *store, int *ret_fd, struct fault *fault)
 {
+    if (store[0] != '/') /* a name is the coordinator's to look up */
+        return fault_set(fault, ERR_INVALID, "'%.120s' is no path of a store", store);
     int fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return fault_set_errno(fault, errno == ENOENT ? ERR_NOT_FOUND : err_from_errno(errno),

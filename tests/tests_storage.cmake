@@ -1,6 +1,7 @@
 foreach(noun stamp share)
   godwit_test(unit ${noun} ROOMS storage)
 endforeach()
+godwit_test(unit share_space ROOMS storage)
 godwit_test(unit disk ROOMS storage)
 godwit_test(host disk_block ROOMS storage)
 godwit_test(unit iso_image ROOMS storage)

@@ -1,0 +1,256 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/world.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/pool_store.h"
+#include "coordinator/words.h"
+
+static struct cluster cluster;
+static struct cluster_todo todo;
+static struct problem problem;
+static uint64_t now_ns;
+
+static struct cluster_now later(void)
+{
+    now_ns += 10 * NS_PER_MS;
+    cluster_todo_deinit(&todo);
+    problem = (struct problem){0};
+    return (struct cluster_now){.ns = now_ns, .unix_ms = 1};
+}
+
+static void join(const char *name)
+{
+    Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, *baselines[] = {&v1};
+    Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+    Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
+    assert_non_null(cluster_host_joined(&cluster, name, later(), &todo));
+    v1.name = (char *)(uintptr_t) "x86-64-v1";
+    v1.has_given = v1.given = true;
+    facts.name = (char *)(uintptr_t)name;
+    facts.incarnation = (char *)(uintptr_t) "boot-1";
+    facts.has_kvm = facts.kvm = true;
+    facts.has_memory_free_bytes = true;
+    facts.memory_free_bytes = GIB(4);
+    facts.baselines = baselines;
+    facts.n_baselines = 1;
+    hello.facts = &facts;
+    cluster_hello(&cluster, cluster_host(&cluster, name), &hello, later(), &todo);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    log_set_level(LOG_ERROR);
+    cluster = (struct cluster){0};
+    now_ns = NS_PER_S;
+    join("node1");
+    join("node2");
+    join("node3");
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    cluster_todo_deinit(&todo);
+    cluster_deinit(&cluster);
+    return 0;
+}
+
+static int add(const char *name, const char *path, bool shared, const char *host, const char *other)
+{
+    Godwit__PoolStore given = GODWIT__POOL_STORE__INIT, *draft = NULL;
+    struct cluster_store *store;
+    char *hosts[] = {(char *)(uintptr_t)host, (char *)(uintptr_t)other};
+    given.name = (char *)(uintptr_t)name;
+    given.path = (char *)(uintptr_t)path;
+    given.has_shared = true;
+    given.shared = shared;
+    given.hosts = hosts;
+    given.n_hosts = other ? 2 : 1;
+    if (pool_store_draft(&cluster, &given, later(), &draft, &problem) != 0)
+        return -1;
+    return pool_store_add(&cluster, draft, later(), &store, &problem, &todo);
+}
+
+/* What a look at the host would have found. */
+static void seen(const char *name, const char *host, uint64_t free_bytes, uint64_t growth_bytes)
+{
+    struct cluster_store_place *place =
+        pool_store_place(pool_store_find(&cluster, name, NULL), host);
+    assert_non_null(place);
+    WORDS_COPY(place->state, "ok");
+    place->total_bytes = GIB(100);
+    place->free_bytes = free_bytes;
+    place->growth_bytes = growth_bytes;
+    place->seen_ns = now_ns;
+}
+
+static int create(const char *name, const char *store, uint64_t size, const char *host)
+{
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT, *disks[] = {&disk};
+    char id[ID_TEXT_SIZE], file[40];
+    uint64_t ticket;
+    (void)snprintf(id, sizeof id, "id-%.20s", name);
+    (void)snprintf(file, sizeof file, "%.20s.raw", name);
+    memory.has_size = true;
+    memory.size = MIB(128);
+    disk.name = (char *)(uintptr_t) "root";
+    disk.store = (char *)(uintptr_t)store;
+    disk.file = file;
+    disk.has_size = true;
+    disk.size = size;
+    spec.name = (char *)(uintptr_t)name;
+    spec.memory = &memory;
+    spec.kernel = (char *)(uintptr_t) "/kernel";
+    spec.host = (char *)(uintptr_t)host;
+    spec.disks = disks;
+    spec.n_disks = 1;
+    return cluster_create_vm(&cluster, &spec, id, false, later(), &ticket, &problem, &todo);
+}
+
+static void refuses_what_is_no_store(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"srv", "/", "/srv/", "/srv/../etc", "/srv//x", "/srv/."};
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        assert_int_equal(add("fast", paths[i], false, "node1", NULL), -1);
+        assert_int_equal(problem.code, GW_STORE_INVALID);
+    }
+    assert_int_equal(add("../x", "/srv", false, "node1", NULL), -1);
+    assert_int_equal(problem.code, GW_STORE_INVALID);
+    assert_int_equal(add("fast", "/srv", false, "node1", "node1"), -1);
+    assert_string_equal(problem.text, "store fast names node1 twice");
+    assert_int_equal(add("fast", "/srv", false, "node9", NULL), -1);
+    assert_int_equal(problem.code, GW_HOST_UNKNOWN);
+    assert_int_equal(add("fast", "/srv", false, "node", NULL), -1); /* a prefix of three */
+    assert_int_equal(cluster.store_count, 0);
+    assert_int_equal(add("fast", "/srv/fast", false, "node1", "node2"), 0);
+    assert_int_equal(todo.puts[0].kind, PUT_STORE);
+    assert_int_equal(add("fast", "/srv/other", false, "node1", NULL), -1);
+    assert_int_equal(problem.code, GW_NAME_TAKEN);
+    assert_int_equal(add("again", "/srv/fast", false, "node2", NULL), -1);
+    assert_string_equal(problem.text, "/srv/fast on node2 is store fast already");
+    assert_int_equal(add("third", "/srv/fast", false, "node3", NULL), 0);
+}
+
+static void a_disk_by_a_stores_name_has_its_path_and_is_shared_as_it_is(void **state)
+{
+    (void)state;
+    assert_int_equal(add("nfs", "/srv/nfs", true, "node1", "node2"), 0);
+    assert_int_equal(create("web", "nsf", GIB(1), ""), -1);
+    assert_int_equal(problem.code, GW_STORE_UNKNOWN);
+    assert_string_equal(problem.hint, "did you mean 'nfs'?");
+
+    assert_int_equal(create("web", "nfs", GIB(1), ""), 0);
+
+    const Godwit__DiskSpec *disk = cluster.vms[0]->spec->disks[0];
+    assert_string_equal(disk->store, "/srv/nfs");
+    assert_string_equal(disk->pool_store, "nfs");
+    assert_true(disk->shared);
+    assert_int_equal(create("old", "/srv/bare", GIB(1), ""), 0); /* by its path, as ever */
+    assert_null(cluster.vms[1]->spec->disks[0]->pool_store);
+}
+
+static void a_vm_goes_only_where_its_store_is(void **state)
+{
+    (void)state;
+    assert_int_equal(add("fast", "/srv/fast", false, "node2", NULL), 0);
+    assert_int_equal(create("web", "fast", GIB(1), "node1"), -1);
+    assert_int_equal(problem.code, GW_STORE_UNSEEN);
+    assert_string_equal(problem.text,
+                        "web cannot run on node1: node1 does not have store fast of disk root");
+
+    assert_int_equal(create("web", "fast", GIB(1), ""), 0);
+
+    assert_string_equal(cluster.vms[0]->own.owner, "node2");
+}
+
+static void a_disk_that_would_not_fit_is_refused_by_what_is_promised_already(void **state)
+{
+    (void)state;
+    assert_int_equal(add("fast", "/srv/fast", false, "node1", "node2"), 0);
+    seen("fast", "node1", GIB(10), GIB(8));
+    seen("fast", "node2", GIB(1), 0);
+    assert_int_equal(create("web", "fast", GIB(3), "node1"), -1);
+    assert_int_equal(problem.code, GW_STORE_FULL);
+    assert_non_null(strstr(problem.text, "has room for 2048 MiB (10240 free, its disks may take "
+                                         "8192 of it), 3072 are needed"));
+    assert_int_equal(create("web", "fast", GIB(3), ""), -1);
+    assert_int_equal(problem.code, GW_NO_HOST_FITS);
+
+    assert_int_equal(create("web", "fast", GIB(2), ""), 0);
+
+    assert_string_equal(cluster.vms[0]->own.owner, "node1");
+}
+
+static void a_store_with_a_vms_disk_is_not_forgotten(void **state)
+{
+    (void)state;
+    assert_int_equal(add("fast", "/srv/fast", false, "node1", NULL), 0);
+    assert_int_equal(add("bare", "/srv/bare", false, "node1", NULL), 0);
+    assert_int_equal(create("web", "fast", GIB(1), ""), 0);
+    assert_int_equal(create("old", "/srv/bare", GIB(1), "node1"), 0);
+    (void)later();
+    assert_int_equal(pool_store_remove(&cluster, "fast", &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_STORE_IN_USE);
+    assert_string_equal(problem.details[0], "web");
+    (void)later();
+    assert_int_equal(pool_store_remove(&cluster, "bare", &problem, &todo), -1);
+    assert_string_equal(problem.details[0], "old");
+    cluster_drop_vm(&cluster, cluster.vms[0]);
+    (void)later();
+
+    assert_int_equal(pool_store_remove(&cluster, "fast", &problem, &todo), 0);
+
+    assert_int_equal(todo.puts[0].kind, PUT_DELETE_STORE);
+    assert_string_equal(todo.puts[0].name, "fast");
+    (void)later();
+    assert_int_equal(pool_store_remove(&cluster, "fast", &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_STORE_UNKNOWN);
+}
+
+static void the_file_of_a_disk_is_found_by_name_by_folder_and_by_path(void **state)
+{
+    (void)state;
+    assert_int_equal(add("fast", "/srv/fast", false, "node1", "node2"), 0);
+    const struct cluster_store *store = cluster.stores[0];
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT;
+    disk.store = (char *)(uintptr_t) "/srv/fast";
+    disk.file = (char *)(uintptr_t) "a/b.raw";
+    assert_string_equal(pool_store_file(store, "node1", &disk, "node1"), "a/b.raw");
+    assert_null(pool_store_file(store, "node1", &disk, "node2")); /* that one has its own */
+    disk.store = (char *)(uintptr_t) "/srv/faster";
+    assert_null(pool_store_file(store, "node1", &disk, "node1"));
+    disk.store = disk.file = NULL;
+    disk.path = (char *)(uintptr_t) "/srv/fast/c.raw";
+    assert_string_equal(pool_store_file(store, "node1", &disk, "node1"), "c.raw");
+    disk.path = (char *)(uintptr_t) "/srv/faster/c.raw";
+    assert_null(pool_store_file(store, "node1", &disk, "node1"));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(refuses_what_is_no_store),
+        TEST(a_disk_by_a_stores_name_has_its_path_and_is_shared_as_it_is),
+        TEST(a_vm_goes_only_where_its_store_is),
+        TEST(a_disk_that_would_not_fit_is_refused_by_what_is_promised_already),
+        TEST(a_store_with_a_vms_disk_is_not_forgotten),
+        TEST(the_file_of_a_disk_is_found_by_name_by_folder_and_by_path),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
