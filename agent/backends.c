@@ -91,7 +91,8 @@ static int make_disks(const struct backends_ask *ask, struct fault *fault)
         const Godwit__DiskSpec *disk = ask->spec->disks[i];
         AUTO_FD int share_fd = -1;
         bool made;
-        if (!disk->has_size || !disk->size || !is_given(disk->store))
+        /* A clone was made before the first start; one that is lost is not replaced by an empty disk. */
+        if (!disk->has_size || !disk->size || !is_given(disk->store) || vm_spec_disk_is_clone(disk))
             continue;
         int r = share_open(disk->store, &share_fd, fault);
         if (r == 0)

@@ -14,6 +14,7 @@
 #include "agent/attach.h"
 #include "agent/domains.h"
 #include "agent/host_facts.h"
+#include "agent/images.h"
 #include "agent/journal.h"
 #include "agent/metrics.h"
 #include "agent/orders.h"
@@ -64,6 +65,7 @@ struct agent {
     struct store_beat *beat;
     struct quarantine *quarantine;
     struct domains *domains;
+    struct images *images;
     char evict_nonce[STORE_BEAT_NONCE_SIZE];
     struct loop_signal *term, *interrupt;
     char *ca, *certificate, *key;
@@ -240,6 +242,7 @@ static void on_welcome(void *data)
     struct agent *agent = data;
 
     domains_tell(agent->domains);
+    images_tell(agent->images);
 }
 
 static void on_upgrade_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
@@ -480,6 +483,20 @@ static int set_up_ha(struct agent *agent, const char *name, const char *move_add
     return r;
 }
 
+static int set_up_images(struct agent *agent, struct fault *fault)
+{
+    char path[PATH_SIZE];
+
+    int r = path_join(path, sizeof path, fault, "%s/images", arg_dir);
+    if (r == 0)
+        r = images_new(&agent->images, agent->loop, agent->context, path, fault);
+    if (r == 0) {
+        orders_set_images(agent->orders, agent->images);
+        peers_set_images(agent->peers, agent->images);
+    }
+    return r;
+}
+
 /* The command line before the host's own file. */
 static int set_up_domains(struct agent *agent, const char *move_address, struct fault *fault)
 {
@@ -522,6 +539,8 @@ static int set_up(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = set_up_ha(agent, name, move_address, fault);
     if (r == 0)
+        r = set_up_images(agent, fault);
+    if (r == 0)
         r = set_up_domains(agent, move_address, fault);
     if (r < 0)
         return r;
@@ -543,6 +562,7 @@ static int set_up(struct agent *agent, struct fault *fault)
         .data = agent->orders,
     };
     r = agent_link_new(&agent->link, &link, fault);
+    images_set_link(agent->images, agent->link);
     if (r == 0 && arg_metrics)
         r = vm_counters_new(&agent->counters, agent->loop, agent->table, fault);
     if (r == 0 && arg_metrics)
@@ -568,12 +588,15 @@ static void tear_down(struct agent *agent)
 {
     agent->metrics = text_server_free(agent->metrics);
     domains_set_link(agent->domains, NULL);
+    images_set_link(agent->images, NULL);
     agent->link = agent_link_free(agent->link);
+    images_stop(agent->images);
     orders_stop(agent->orders);
     attach_stop(agent->attach);
     upgrades_stop(agent->upgrades);
     suspends_stop(agent->suspends);
     agent->peers = peers_free(agent->peers);
+    agent->images = images_free(agent->images);
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
     agent->table = vm_table_free(agent->table);

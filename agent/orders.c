@@ -17,6 +17,7 @@
 #include "agent/boot_reader.h"
 #include "agent/domains.h"
 #include "agent/host_facts.h"
+#include "agent/images.h"
 #include "agent/move_sockets.h"
 #include "agent/peers.h"
 #include "agent/quarantine.h"
@@ -65,6 +66,7 @@ struct orders {
     struct domains *domains;
     struct upgrades *upgrades;
     struct suspends *suspends;
+    struct images *images;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -1850,6 +1852,29 @@ void orders_set_domains(struct orders *orders, struct domains *domains)
     orders->domains = domains;
 }
 
+void orders_set_images(struct orders *orders, struct images *images)
+{
+    orders->images = images;
+}
+
+/* ---- images: see images.h ---- */
+#define ORDERS_IMAGE(verb, type)                                                                   \
+    static void handle_image_##verb(void *data, struct rpc *rpc, struct rpc_request *request,      \
+                                    const ProtobufCMessage *message)                               \
+    {                                                                                              \
+        (void)rpc;                                                                                 \
+        if (request)                                                                               \
+            images_##verb(orders_of(data)->images, (const type *)message, request);                \
+    }
+ORDERS_IMAGE(begin, Godwit__OrderImageBegin)
+ORDERS_IMAGE(chunk, Godwit__ImageChunk)
+ORDERS_IMAGE(end, Godwit__OrderImageEnd)
+ORDERS_IMAGE(fetch, Godwit__OrderImageFetch)
+ORDERS_IMAGE(clone, Godwit__OrderImageClone)
+ORDERS_IMAGE(remove, Godwit__OrderImageRemove)
+ORDERS_IMAGE(read, Godwit__ImageReadRequest)
+#undef ORDERS_IMAGE
+
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data)
 {
@@ -1881,6 +1906,13 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},
+    {METHOD_ORDER_IMAGE_BEGIN, &godwit__order_image_begin__descriptor, handle_image_begin},
+    {METHOD_ORDER_IMAGE_CHUNK, &godwit__image_chunk__descriptor, handle_image_chunk},
+    {METHOD_ORDER_IMAGE_END, &godwit__order_image_end__descriptor, handle_image_end},
+    {METHOD_ORDER_IMAGE_FETCH, &godwit__order_image_fetch__descriptor, handle_image_fetch},
+    {METHOD_ORDER_IMAGE_CLONE, &godwit__order_image_clone__descriptor, handle_image_clone},
+    {METHOD_ORDER_IMAGE_REMOVE, &godwit__order_image_remove__descriptor, handle_image_remove},
+    {METHOD_ORDER_IMAGE_READ, &godwit__image_read_request__descriptor, handle_image_read},
 };
 
 const struct rpc_method *orders_methods(size_t *ret_count)

@@ -18,6 +18,7 @@
 struct domains;
 struct fault;
 struct host_facts;
+struct images;
 struct loop;
 struct Godwit__AgentWelcome;
 struct orders;
@@ -38,6 +39,7 @@ void orders_stop(struct orders *orders);
 void orders_set_ha(struct orders *orders, struct peers *peers, struct store_beat *beat,
                    struct quarantine *quarantine);
 void orders_set_domains(struct orders *orders, struct domains *domains); /* NULL: no libvirt here */
+void orders_set_images(struct orders *orders, struct images *images);
 void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades,
                          struct suspends *suspends);
 /* For agent_link. */

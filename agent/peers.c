@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/host_facts.h"
+#include "agent/images.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -43,6 +44,7 @@ struct peers {
     struct probe *probes;
     void (*on_move)(void *data, const Godwit__PeerMove *message, struct rpc_request *request);
     void *move_data;
+    struct images *images; /* borrowed; NULL: none are given */
 };
 
 /* ---- answering --------------------------------------------------------------------------------
@@ -106,6 +108,29 @@ void peers_on_move(struct peers *peers,
     peers->move_data = data;
 }
 
+static void handle_image_read(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const struct guest *guest = data;
+    struct fault fault = {0};
+    int r = 0;
+    if (!request)
+        return;
+    if (strcmp(rpc_peer(rpc)->role, "host") != 0)
+        r = fault_set(&fault, ERR_DENIED, "this takes a host's certificate");
+    else if (!guest->peers->images)
+        r = fault_set(&fault, ERR_UNSUPPORTED, "this host has no images");
+    if (r < 0)
+        (void)rpc_reply_fault(request, &fault);
+    else
+        images_read(guest->peers->images, (const Godwit__ImageReadRequest *)message, request);
+}
+
+void peers_set_images(struct peers *peers, struct images *images)
+{
+    peers->images = images;
+}
+
 static void on_guest_closed(void *data, struct rpc *rpc, const struct fault *fault)
 {
     (void)rpc;
@@ -116,6 +141,7 @@ static void on_guest_closed(void *data, struct rpc *rpc, const struct fault *fau
 static const struct rpc_method guest_methods[] = {
     {METHOD_PEER_ALIVE, &godwit__peer_alive__descriptor, handle_alive},
     {METHOD_PEER_MOVE, &godwit__peer_move__descriptor, handle_move},
+    {METHOD_PEER_IMAGE_READ, &godwit__image_read_request__descriptor, handle_image_read},
 };
 static const struct rpc_service guest_service = {.methods = guest_methods,
                                                  .method_count = ARRAY_COUNT(guest_methods),

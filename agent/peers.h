@@ -4,7 +4,7 @@
  * Thread: the loop's.
  *
  * The line is mutual TLS with the hosts' own certificates; it says who lives there as which
- * incarnation, and takes a move's words for a libvirt domain; nothing else.
+ * incarnation, takes a move's words for a libvirt domain, and gives images to read; nothing else.
  */
 #ifndef GODWIT_AGENT_PEERS_H
 #define GODWIT_AGENT_PEERS_H
@@ -16,6 +16,7 @@
 struct fault;
 struct rpc_request;
 struct host_facts;
+struct images;
 struct loop;
 struct peers;
 struct tls_context;
@@ -32,6 +33,8 @@ void peers_on_move(struct peers *peers,
                    void (*on_move)(void *data, const Godwit__PeerMove *message,
                                    struct rpc_request *request),
                    void *data);
+/* Images of this host are read there by others. NULL: by nobody. */
+void peers_set_images(struct peers *peers, struct images *images);
 struct peers *peers_free(struct peers *peers);
 
 /* Does the agent of `host` answer at `address`? `done` comes once, on the loop; `incarnation` is

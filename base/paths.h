@@ -6,6 +6,7 @@
  *   STATE/coordinator/  pool.json ca.crt ca.key coordinator.crt coordinator.key pool.db
  *   STATE/operator/     operator.json ca.crt operator.crt operator.key
  *   STATE/agent/        agent.json ca.crt host.crt host.key journal  vms/<vm id>/{vm.bin,console.log}
+ *                       images/<SHA-256>
  *   RUN/                vms/<vm id>/{control.sock,latch}   (on tmpfs: gone with a boot, as the RAM is)
  *
  * pool.json      pool_id, name, listen, address (of all coordinators), self (of this one)

@@ -16,6 +16,7 @@
 #include "cli/context.h"
 #include "net/rpc.h"
 #include "proto/address_list.h"
+#include "proto/image.pb-c.h"
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
 
@@ -46,6 +47,14 @@ static void on_job_event(void *data, struct rpc *rpc, struct rpc_request *reques
     pass_event(data, METHOD_JOB_EVENT, message);
 }
 
+static void on_image_progress(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    (void)rpc;
+    (void)request; /* an event wants no answer */
+    pass_event(data, METHOD_IMAGE_PROGRESS, message);
+}
+
 static void on_plan_event(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -66,6 +75,7 @@ static const struct rpc_method methods[] = {
     {METHOD_JOB_EVENT, &godwit__job_info__descriptor, on_job_event},
     {METHOD_PLAN_EVENT, &godwit__plan_info__descriptor, on_plan_event},
     {METHOD_VM_CONSOLE_DATA, &godwit__vm_console_data__descriptor, on_console_data},
+    {METHOD_IMAGE_PROGRESS, &godwit__image_progress__descriptor, on_image_progress},
 };
 
 static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
@@ -372,6 +382,17 @@ int client_call(struct client *client, uint16_t method, const ProtobufCMessage *
             fault->hint[0] = '\0'; /* an address, no command */
     }
     return found.code;
+}
+
+int client_post(struct client *client, uint16_t method, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms,
+                void (*done)(void *data, const ProtobufCMessage *reply, const struct fault *fault),
+                void *data, struct fault *fault)
+{
+    if (!client->connected)
+        return fault_set(fault, ERR_CLOSED, "the connection to the coordinator at %s is gone",
+                         client->address);
+    return rpc_call(client->rpc, method, request, reply, timeout_ms, done, data, fault);
 }
 
 int client_send_event(struct client *client, uint16_t method, const ProtobufCMessage *event,

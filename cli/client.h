@@ -30,6 +30,12 @@ struct client *client_close(struct client *client);
 int client_call(struct client *client, uint16_t method, const ProtobufCMessage *request,
                 const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms, void *ret_reply,
                 struct fault *fault);
+/* The same without waiting: `done` comes while the loop turns, as rpc_call's. Not said again to
+ * another leader. */
+int client_post(struct client *client, uint16_t method, const ProtobufCMessage *request,
+                const ProtobufCMessageDescriptor *reply, uint64_t timeout_ms,
+                void (*done)(void *data, const ProtobufCMessage *reply, const struct fault *fault),
+                void *data, struct fault *fault);
 int client_send_event(struct client *client, uint16_t method, const ProtobufCMessage *event,
                       struct fault *fault);
 

@@ -16,12 +16,14 @@
 #include "cli/error_text.h"
 #include "cli/listing.h"
 #include "cli/render.h"
+#include "cli/transfer_bar.h"
 #include "cli/vm_spec_file.h"
 #include "cli/vm_spec_schema.h"
 #include "proto/gw_code.h"
 #include "proto/limits.h"
 #include "proto/method.h"
 #include "proto/pool.pb-c.h"
+#include "proto/vm_spec.h"
 
 enum { ACTION_MS = 60000, FILE_MS = 2400000, STOP_LOOK_MS = 250 };
 
@@ -124,6 +126,10 @@ static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
     if (in_store) {
         (void)fputs(" in ", out);
         put_words(out, disk->pool_store && disk->pool_store[0] ? disk->pool_store : disk->store);
+    }
+    if (vm_spec_disk_is_clone(disk)) {
+        (void)fputs(", from image ", out);
+        put_words(out, disk->image);
     }
     (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "",
                   disk->read_only ? ", read only" : "");
@@ -325,6 +331,39 @@ static int apply_flags(Godwit__VmSpec *spec, const struct command_line *line, st
     return set_texts(spec, line, fault);
 }
 
+/* --image NAME: the first disk, before those of the file. */
+static int apply_image(Godwit__VmSpec *spec, const struct command_line *line, struct fault *fault)
+{
+    const char *image = command_text(line, "image");
+    if (!image && (command_given(line, "disk-size") || command_given(line, "store")))
+        return fault_set(fault, ERR_INVALID, "--disk-size and --store belong to --image");
+    if (!image)
+        return 0;
+    Godwit__DiskSpec **disks = calloc(spec->n_disks + 1, sizeof *disks);
+    Godwit__DiskSpec *disk = calloc(1, sizeof *disk);
+    if (!disks || !disk) {
+        free(disks);
+        free(disk);
+        return fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
+    }
+    godwit__disk_spec__init(disk);
+    disks[0] = disk;
+    for (size_t i = 0; i < spec->n_disks; i++)
+        disks[i + 1] = spec->disks[i];
+    free(spec->disks);
+    spec->disks = disks;
+    spec->n_disks++;
+    disk->has_size = command_given(line, "disk-size");
+    disk->size = command_number(line, "disk-size");
+    int r = set_text(&disk->name, "root", fault);
+    if (r == 0)
+        r = set_text(&disk->image, image, fault);
+    if (r == 0 && command_text(line, "store"))
+        r = set_text(&disk->store, command_text(line, "store"), fault);
+    bool is_path = disk->store && strchr(disk->store, '/'); /* else a store's name */
+    return r == 0 && is_path ? make_absolute(&disk->store, fault) : r;
+}
+
 static int make_spec(const struct command_line *line, Godwit__VmSpec **ret_spec,
                      struct fault *fault)
 {
@@ -342,6 +381,8 @@ static int make_spec(const struct command_line *line, Godwit__VmSpec **ret_spec,
     }
     if (r == 0)
         r = apply_flags(spec, line, fault);
+    if (r == 0)
+        r = apply_image(spec, line, fault);
     if (r == 0)
         r = vm_spec_check(spec, fault);
     if (r < 0) {
@@ -399,6 +440,7 @@ int cmd_vm_create(struct context *context)
     Godwit__VmSpec *spec = NULL;
     Godwit__ActionReply *reply = NULL;
     struct client *client;
+    struct transfer_bar bar;
     struct fault fault = {0};
     int r = make_spec(context->line, &spec, &fault);
     if (r < 0)
@@ -406,10 +448,16 @@ int cmd_vm_create(struct context *context)
     request.spec = spec;
     request.has_no_start = true;
     request.no_start = command_flag(context->line, "no-start");
+    transfer_bar_init(&bar, context);
     r = client_of(context, &client, &fault);
-    if (r == 0)
+    if (r == 0) {
+        transfer_bar_listen(&bar, client);
         r = client_call(client, METHOD_VM_CREATE_IN_POOL, &request.base,
-                        &godwit__action_reply__descriptor, ACTION_MS, &reply, &fault);
+                        &godwit__action_reply__descriptor,
+                        vm_spec_has_clones(spec) ? FILE_MS : ACTION_MS, &reply, &fault);
+        client_listen(client, NULL);
+    }
+    transfer_bar_clear(&bar);
     godwit__vm_spec__free_unpacked(spec, NULL);
     return r < 0 ? error_print_fault(context, &fault) : tell_action(context, reply, NULL, NULL);
 }
@@ -421,6 +469,7 @@ static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, 
     Godwit__VmActionRequest request = GODWIT__VM_ACTION_REQUEST__INIT;
     Godwit__ActionReply *reply = NULL;
     struct client *client;
+    struct transfer_bar bar;
     struct fault fault = {0};
     request.vm = (char *)vm; /* only read */
     request.has_verb = true;
@@ -428,11 +477,17 @@ static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, 
     request.has_and_stop = and_stop;
     request.and_stop = and_stop;
     bool takes_file = verb == GODWIT__VM_VERB__VM_VERB_SUSPEND ||
-                      verb == GODWIT__VM_VERB__VM_VERB_RESUME; /* as long as a memory to a disk */
+                      verb == GODWIT__VM_VERB__VM_VERB_RESUME || /* as long as a memory to a disk */
+                      verb == GODWIT__VM_VERB__VM_VERB_START; /* the first: as its disks are made */
+    transfer_bar_init(&bar, context);
     int r = client_of(context, &client, &fault);
-    if (r == 0)
+    if (r == 0) {
+        transfer_bar_listen(&bar, client);
         r = client_call(client, METHOD_VM_ACTION, &request.base, &godwit__action_reply__descriptor,
                         takes_file ? FILE_MS : ACTION_MS, &reply, &fault);
+        client_listen(client, NULL);
+    }
+    transfer_bar_clear(&bar);
     if (r < 0)
         return error_print_fault(context, &fault);
     return tell_action(context, reply, vm,

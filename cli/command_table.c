@@ -9,6 +9,7 @@
 #include "cli/cmd_explain.h"
 #include "cli/cmd_ha.h"
 #include "cli/cmd_host.h"
+#include "cli/cmd_image.h"
 #include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
 #include "cli/cmd_migrate.h"
@@ -198,8 +199,53 @@ static const struct command_option vm_create_options[] = {
      .value = "NAME",
      .help = "CPU model like x86-64-v2; else the best that every host gives"},
     {.name = "hugepages", .type = COMMAND_FLAG, .help = "back its memory by huge pages"},
+    {.name = "image",
+     .type = COMMAND_TEXT,
+     .value = "IMAGE",
+     .help = "make its first disk from this image, as an independent clone"},
+    {.name = "disk-size",
+     .type = COMMAND_BYTES,
+     .value = "SIZE",
+     .help = "with --image: size of that disk; else the image's"},
+    {.name = "store",
+     .type = COMMAND_FILE,
+     .value = "STORE",
+     .help = "with --image: where that disk lies, a store's name or a folder of the host; else "
+             "/var/lib/godwit/disks"},
+    PROGRESS_OPTION,
     {.name = "no-start", .type = COMMAND_FLAG, .help = "define it, but do not start it"},
     {0}};
+
+static const struct command_option image_import_options[] = {
+    {.name = "name",
+     .type = COMMAND_TEXT,
+     .value = "NAME",
+     .help = "what the pool calls it; needed"},
+    {.name = "host",
+     .type = COMMAND_TEXT,
+     .value = "HOST",
+     .help = "which host has it first; else the coordinator chooses"},
+    {.name = "form",
+     .type = COMMAND_CHOICE,
+     .value = "FORM",
+     .choices = "auto|raw",
+     .preset = "auto",
+     .help = "what the file is; auto: refused when its first bytes look like another form"},
+    {.name = "kernel",
+     .type = COMMAND_FILE,
+     .value = "FILE",
+     .help = "kernel of VMs made from it, a path on hosts; else they boot from the disk"},
+    {.name = "initrd", .type = COMMAND_FILE, .value = "FILE", .help = "initial ramdisk"},
+    {.name = "cmdline", .type = COMMAND_TEXT, .value = "WORDS", .help = "kernel command line"},
+    PROGRESS_OPTION,
+    {0}};
+
+static const struct command_option image_copy_options[] = {
+    {.name = "to", .type = COMMAND_TEXT, .value = "HOST", .help = "which host is to have it"},
+    PROGRESS_OPTION,
+    {0}};
+
+static const struct command_option image_export_options[] = {PROGRESS_OPTION, {0}};
 
 static const struct command_option vm_import_options[] = {
     {.name = "form",
@@ -617,6 +663,58 @@ static const struct command commands[] = {
      .run = cmd_store_check,
      .examples = {{"godwit store check nfs", "every host of it"},
                   {"godwit store check nfs -o json", "for a script"}}},
+    {.words = "image import",
+     .operands = "FILE",
+     .summary = "bring a disk image into the pool",
+     .more = "The file is on this machine; its content goes to one host of the pool, encrypted, and "
+             "from there to others when they need it. It is named by its SHA-256, so that what the "
+             "pool has already is not sent again. Raw files only. "
+             "Ctrl-C leaves nothing behind; an import whose line "
+             "broke goes on where it was when it is said again within ten minutes.",
+     .options = image_import_options,
+     .run = cmd_image_import,
+     .examples = {{"godwit image import debian-12.raw --name debian12", "VMs boot its own kernel"},
+                  {"godwit image import root.raw --name web --kernel /srv/vmlinuz --cmdline "
+                   "root=/dev/vda",
+                   "VMs boot a kernel of their host"}}},
+    {.words = "image ls",
+     .operands = "",
+     .summary = "the pool's images, and which hosts have them",
+     .lists = true,
+     .watches = true,
+     .run = cmd_image_ls,
+     .examples = {{"godwit image ls", "all of them"}, {"godwit image ls -o json", "for a script"}}},
+    {.words = "image show",
+     .operands = "IMAGE",
+     .summary = "all about one image",
+     .run = cmd_image_show,
+     .examples = {{"godwit image show debian12", "its digest, its hosts, its VMs"},
+                  {"godwit image show debian12 -o json", "for a script"}}},
+    {.words = "image copy",
+     .operands = "IMAGE",
+     .summary = "have another host fetch an image now",
+     .more = "Hosts fetch an image by themselves when a VM is made from it there; this does it "
+             "beforehand. The content goes from host to host, and its SHA-256 is compared before "
+             "it counts.",
+     .options = image_copy_options,
+     .run = cmd_image_copy,
+     .examples = {{"godwit image copy debian12 --to node2", "before VMs are made there"},
+                  {"godwit image copy debian12 --to node2 --progress plain", "in a log"}}},
+    {.words = "image export",
+     .operands = "IMAGE FILE",
+     .summary = "write an image into a file on this machine",
+     .options = image_export_options,
+     .run = cmd_image_export,
+     .examples = {{"godwit image export debian12 debian-12.raw", "raw, with its holes"},
+                  {"godwit image export debian12 /tmp/d.raw --progress none", "without talk"}}},
+    {.words = "image rm",
+     .operands = "IMAGE...",
+     .summary = "take images out of the pool and off its hosts",
+     .more = "Refused while a VM's description names the image. Disks that were made from it are "
+             "independent clones: they do not need it.",
+     .run = cmd_image_rm,
+     .examples = {{"godwit image rm debian12", "one"},
+                  {"godwit image rm debian11 debian12", "two"}}},
     {.words = "pool init",
      .operands = "",
      .summary = "make a pool on this machine",
@@ -832,7 +930,8 @@ static const struct command commands[] = {
      .more = "From flags, from a YAML file, or both. A file has the same words as -o yaml prints: "
              "name, cpu, memory, kernel, disks, nics, cloud_init ... (docs/vm-spec.md, godwit vm "
              "schema). Paths are made absolute from the current folder and opened on the host "
-             "that starts the VM.",
+             "that starts the VM. With --image the first disk is made from an image of the pool "
+             "(godwit image ls): by reflink where the host's file system can, else by copying.",
      .options = vm_create_options,
      .run = cmd_vm_create,
      .examples = {{"godwit vm create web-01 --kernel /srv/guest.elf --memory 1GiB --vcpus 2",

@@ -540,7 +540,8 @@ int vm_spec_check(const Godwit__VmSpec *spec, struct fault *fault)
                          "name: found '%.70s'; letters, digits, '.', '_' and '-' would fit, %d at "
                          "most, first a letter or digit",
                          spec->name, ID_NAME_MAX);
-    if (!vm_spec_boots_from_disk(spec) && (!spec->kernel || !spec->kernel[0]))
+    if (!vm_spec_boots_from_disk(spec) && !vm_spec_has_clones(spec) &&
+        (!spec->kernel || !spec->kernel[0])) /* an image knows what it boots */
         return lacks("kernel", "--kernel FILE, 'kernel:' or 'boot: disk' in the file", fault);
     if (!spec->memory || !spec->memory->has_size)
         return lacks("memory", "--memory 1GiB or 'memory: {size: 1GiB}' in the file", fault);

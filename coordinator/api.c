@@ -23,6 +23,7 @@
 #include "coordinator/enrol.h"
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
+#include "coordinator/image_api.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/preflight.h"
 #include "coordinator/sampling.h"
@@ -394,6 +395,10 @@ static void create_vm(struct coordinator *coordinator, struct rpc_request *reque
     uint64_t ticket = 0;
     char vm_id[ID_TEXT_SIZE];
     id_random(vm_id);
+    if (wanted->spec && vm_spec_has_clones(wanted->spec)) {
+        image_api_create(coordinator, request, wanted, vm_id);
+        return;
+    }
     if (cluster_create_vm(&coordinator->cluster, wanted->spec ? wanted->spec : &nothing, vm_id,
                           wanted->no_start, coordinator_now(), &ticket, &problem, &todo) != 0)
         api_reply_action(coordinator, request, "", &problem, NULL);
@@ -418,6 +423,9 @@ static void on_vm_action(struct peer *peer, struct rpc_request *request, const v
     struct cluster_todo todo = {0};
     struct problem problem;
     uint64_t ticket = 0;
+    if (wanted->verb == GODWIT__VM_VERB__VM_VERB_START &&
+        image_api_start(coordinator, request, wanted->vm ? wanted->vm : ""))
+        return;
     if (cluster_act(&coordinator->cluster, wanted->vm ? wanted->vm : "", wanted->verb,
                     wanted->and_stop, coordinator_now(), &ticket, &problem, &todo) != 0)
         api_reply_action(coordinator, request, "", &problem, NULL);
@@ -832,7 +840,16 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_STORE_ADD, store_add_request, "operator", store_api_add)                              \
     X(METHOD_STORE_REMOVE, store_remove_request, "operator", store_api_remove)                     \
     X(METHOD_STORE_CHECK, store_check_request, "operator", store_api_check)                        \
-    X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)
+    X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)                              \
+    X(METHOD_IMAGE_BEGIN, image_begin_request, "operator", image_api_begin)                        \
+    X(METHOD_IMAGE_CHUNK, image_chunk, "operator", image_api_chunk)                                \
+    X(METHOD_IMAGE_END, image_end_request, "operator", image_api_end)                              \
+    X(METHOD_IMAGE_LIST, image_list_request, "operator", image_api_list)                           \
+    X(METHOD_IMAGE_REMOVE, image_remove_request, "operator", image_api_remove)                     \
+    X(METHOD_IMAGE_COPY, image_copy_request, "operator", image_api_copy)                           \
+    X(METHOD_IMAGE_READ, image_read_request, "operator", image_api_read)                           \
+    X(METHOD_AGENT_IMAGES, agent_images, "host", image_api_on_images)                              \
+    X(METHOD_AGENT_IMAGE_PROGRESS, agent_image_progress, "host", image_api_on_progress)
 
 static bool is_event(uint16_t method)
 {
@@ -843,6 +860,8 @@ static bool is_event(uint16_t method)
     case METHOD_AGENT_FOUND:
     case METHOD_AGENT_CONSOLE_OUTPUT:
     case METHOD_VM_CONSOLE_DATA:
+    case METHOD_AGENT_IMAGES:
+    case METHOD_AGENT_IMAGE_PROGRESS:
         return true;
     default:
         return false;

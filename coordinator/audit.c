@@ -150,6 +150,12 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return "store-add";
     case METHOD_STORE_REMOVE:
         return "store-rm";
+    case METHOD_IMAGE_END:
+        return ((const Godwit__ImageEndRequest *)message)->abort ? NULL : "image-import";
+    case METHOD_IMAGE_REMOVE:
+        return "image-rm";
+    case METHOD_IMAGE_COPY:
+        return "image-copy";
     case METHOD_PLAN_MAKE:
         return "plan-make";
     case METHOD_PLAN_ACT:

@@ -93,6 +93,8 @@ static void host_free(struct cluster_host *host)
         godwit__host_policy__free_unpacked(host->policy, NULL);
     if (host->found)
         godwit__agent_found__free_unpacked(host->found, NULL);
+    if (host->images)
+        godwit__agent_images__free_unpacked(host->images, NULL);
     free(host);
 }
 
@@ -127,6 +129,13 @@ static void store_free(struct cluster_store *store)
     free(store);
 }
 
+static void image_free(struct cluster_image *image)
+{
+    if (image->info)
+        godwit__image_info__free_unpacked(image->info, NULL);
+    free(image);
+}
+
 static void rule_free(struct cluster_rule *rule)
 {
     if (rule->rule)
@@ -155,10 +164,13 @@ void cluster_deinit(struct cluster *cluster)
     for (size_t i = 0; i < cluster->store_count; i++)
         store_free(cluster->stores[i]);
     free(cluster->stores);
+    for (size_t i = 0; i < cluster->image_count; i++)
+        image_free(cluster->images[i]);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
     free(cluster->links);
     free(cluster->rules);
+    free(cluster->images);
     free(cluster->plans);
     free(cluster->hosts);
     free(cluster->vms);
@@ -302,6 +314,18 @@ void cluster_drop_store(struct cluster *cluster, struct cluster_store *store)
 {
     take_out((void **)cluster->stores, &cluster->store_count, store);
     store_free(store);
+}
+
+struct cluster_image *cluster_add_image(struct cluster *cluster)
+{
+    struct cluster_image *image;
+    return add((void ***)&cluster->images, &cluster->image_count, sizeof *image);
+}
+
+void cluster_drop_image(struct cluster *cluster, struct cluster_image *image)
+{
+    take_out((void **)cluster->images, &cluster->image_count, image);
+    image_free(image);
 }
 
 void cluster_drop_plan(struct cluster *cluster, struct cluster_plan *plan)

@@ -19,6 +19,7 @@
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
 #include "proto/ha.pb-c.h"
+#include "proto/image.pb-c.h"
 #include "proto/limits.h"
 #include "proto/pool.pb-c.h"
 #include "proto/pool_store.pb-c.h"
@@ -46,6 +47,7 @@ struct cluster_host {
     uint64_t seen_unix_ms;
     Godwit__HostPolicy *policy; /* owned; NULL: nothing was set */
     Godwit__AgentFound *found;  /* owned; of this coordinator's life only; NULL: nothing was told */
+    Godwit__AgentImages *images; /* the same */
     /* of this coordinator's life only */
     double others_cores; /* what uses its CPUs beside VMs, as its agent told last */
     double psi_cpu, psi_memory;
@@ -148,6 +150,11 @@ struct cluster_store {
     struct cluster_store_place *places; /* owned; one for each of its hosts */
 };
 
+struct cluster_image {
+    uint64_t revision;
+    Godwit__ImageInfo *info; /* owned; only what is stored, judged by image_judge */
+};
+
 struct plan_run { /* of one step, of this coordinator's life only */
     uint64_t not_before_ns, stuck_ns;
     bool is_started; /* cold: the start was ordered */
@@ -186,6 +193,8 @@ struct cluster {
     size_t rule_count;
     struct cluster_store **stores; /* owned */
     size_t store_count;
+    struct cluster_image **images; /* owned */
+    size_t image_count;
     struct cluster_plan **plans; /* oldest first */
     size_t plan_count;
     enum cluster_auto auto_balance;
@@ -224,6 +233,8 @@ enum cluster_put_kind {
     PUT_SETTING, /* key: its name; text: the value */
     PUT_STORE,
     PUT_DELETE_STORE,
+    PUT_IMAGE,
+    PUT_DELETE_IMAGE,
 };
 
 struct cluster_put {
@@ -231,7 +242,7 @@ struct cluster_put {
     const void *object;              /* of the kinds that put one: valid until the next step */
     uint64_t revision, own_revision; /* expected: what the store holds now */
     char key[ID_TEXT_SIZE];          /* delete: the id; event: the VM's or "" */
-    char name[OWN_HOST_SIZE];        /* delete of a rule, of a store */
+    char name[OWN_HOST_SIZE];        /* delete of a rule, of a store, of an image */
     char text[CLUSTER_REASON_SIZE];  /* event */
 };
 
@@ -328,6 +339,8 @@ void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule); /* f
 /* Takes `store` when it is not NULL: a place for each of its hosts. */
 struct cluster_store *cluster_add_store(struct cluster *cluster, Godwit__PoolStore *store);
 void cluster_drop_store(struct cluster *cluster, struct cluster_store *store); /* frees it */
+struct cluster_image *cluster_add_image(struct cluster *cluster);
+void cluster_drop_image(struct cluster *cluster, struct cluster_image *image); /* frees it */
 /* With an empty message; cluster_plan_ready once its steps are there. */
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id);
 void cluster_plan_ready(struct cluster_plan *plan);

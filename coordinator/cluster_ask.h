@@ -42,6 +42,7 @@ struct cluster_start_ask {
     const char *not_on, *only_on; /* NULL: anywhere */
     char *const *avoid;           /* hosts that failed before; only read */
     size_t avoid_count;
+    bool makes_disks; /* they are still to be made there: is there room for them? */
 };
 /* Where a VM that is stopped, or about to be, could be started now. 0, or -1. */
 int cluster_choose_start(struct cluster *cluster, const struct cluster_vm *vm,

@@ -22,6 +22,7 @@
 #include "coordinator/enrol.h"
 #include "coordinator/events.h"
 #include "coordinator/fence.h"
+#include "coordinator/image_task.h"
 #include "coordinator/job.h"
 #include "coordinator/plan_watch.h"
 #include "coordinator/reboot.h"
@@ -527,6 +528,10 @@ static void refuse_waiting(struct coordinator *coordinator)
         coordinator->tickets = ticket->next;
         (void)rpc_reply_fault(ticket->request, &fault);
         free(ticket);
+    }
+    while (coordinator->image_tasks) {
+        (void)rpc_reply_fault(coordinator->image_tasks->request, &fault);
+        image_task_free(coordinator->image_tasks);
     }
 }
 

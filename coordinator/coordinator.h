@@ -58,7 +58,8 @@ struct coordinator {
     char *reboot_command; /* owned; NULL: operators reboot */
     pid_t reboot_pid;     /* of the last one */
     struct console_session *sessions; /* console_relay */
-    uint64_t last_session, last_event;
+    struct image_task *image_tasks;   /* image_api */
+    uint64_t last_session, last_event, last_image_task;
     struct events *events; /* as is the next, there while it is active */
     struct audit *audit;
     unsigned commits;      /* on their way to the disk */

@@ -16,6 +16,7 @@
 #include "coordinator/store.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 
 static void put_message(struct store_batch *batch, const ProtobufCMessage *message)
 {
@@ -286,6 +287,20 @@ static int load_store(void *data, const char *key, uint64_t revision,
               : bad_row(fault, "disk_store", key, "description");
 }
 
+static int load_image(void *data, const char *key, uint64_t revision,
+                      const struct store_cell *cells, struct fault *fault)
+{
+    struct cluster_image *image = cluster_add_image(data);
+    if (!image)
+        return fault_set(fault, ERR_NOMEM, "no memory for image %s", key);
+    const struct store_cell *cell = &cells[STORE_IMAGE_INFO];
+    image->revision = revision;
+    image->info = godwit__image_info__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    bool ok = image->info && image->info->name && strcmp(image->info->name, key) == 0 &&
+              vm_spec_digest_is_valid(image->info->digest) && image->info->size > 0;
+    return ok ? 0 : bad_row(fault, "image", key, "description");
+}
+
 static void put_plan(struct store_batch *batch, const struct cluster_plan *plan, uint64_t revision)
 {
     store_batch_put(batch, STORE_PLAN, plan->id, revision);
@@ -489,6 +504,15 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_DELETE_STORE:
         store_batch_delete(batch, STORE_DISKS, put->name, put->revision);
         break;
+    case PUT_IMAGE: {
+        const struct cluster_image *image = put->object;
+        store_batch_put(batch, STORE_IMAGE, image->info->name, put->revision);
+        put_message(batch, &image->info->base);
+        break;
+    }
+    case PUT_DELETE_IMAGE:
+        store_batch_delete(batch, STORE_IMAGE, put->name, put->revision);
+        break;
     case PUT_PLAN:
         put_plan(batch, put->object, put->revision);
         break;
@@ -531,6 +555,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_DISKS, load_store, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_IMAGE, load_image, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_FENCE, load_fence, cluster, fault);
     if (r == 0)

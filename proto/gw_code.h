@@ -160,7 +160,16 @@ enum exit_code {
       "The store has less room than the disk may take: free space, less what the disks in it may " \
       "still grow by.")                                                                            \
     X(GW_STORE_IN_USE, 2705, "store-in-use", EXIT_CODE_REFUSED, false,                             \
-      "Disks of VMs lie in the store; it can be forgotten when they have gone.")
+      "Disks of VMs lie in the store; it can be forgotten when they have gone.")                  \
+    X(GW_IMAGE_UNKNOWN, 2780, "image-unknown", EXIT_CODE_NOT_FOUND, false,                         \
+      "The pool has no image of that name.")                                                       \
+    X(GW_IMAGE_INVALID, 2781, "image-invalid", EXIT_CODE_USAGE, false,                             \
+      "What was given is no image that can be: its name, its size, its digest or its paths.")      \
+    X(GW_IMAGE_IN_USE, 2782, "image-in-use", EXIT_CODE_REFUSED, false,                             \
+      "A VM's description names the image, or it is just on its way to a host; disks that were "   \
+      "made from it do not need it.")                                                              \
+    X(GW_IMAGE_FAILED, 2783, "image-failed", EXIT_CODE_FAILED, true,                               \
+      "A host could not take, give or use the image; nothing of it was published there.")
 
 enum gw_code {
     GW_NONE = 0,

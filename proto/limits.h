@@ -56,6 +56,9 @@ enum {
     PLAN_STEPS_MAX = 4096,
     CONSOLE_CHUNK_MAX = 16 << 10,
     LOG_TAIL_MAX = 1 << 20,
+    IMAGES_MAX = 1000,          /* of a pool, and files of a host */
+    IMAGE_CHUNK_BYTES = 1 << 20, /* of one message that carries an image */
+    IMAGE_BYTES_MIN = 4096,
 };
 
 #define PAGE_DELTA_BYTES_MAX MIB(256) /* that a move remembers of the pages it sent */
@@ -95,6 +98,7 @@ static_assert(DRAIN_MS_MAX < PAUSE_MS_MAX, "a pause that cannot be one is told b
 static_assert(PAGE_FRAME_PAGES_MAX <= BLOCK_PAGES, "a frame never leaves its block");
 static_assert(BLOCK_PAGES % 64 == 0, "a block's dirty bits are whole words");
 static_assert(MACHINE_STATE_MAX < MOVE_MESSAGE_MAX, "a machine's state must fit one message");
+static_assert(2 * IMAGE_CHUNK_BYTES <= RPC_BODY_MAX, "a part of an image and its words fit a message");
 static_assert(MOVE_MESSAGE_MAX <= RPC_BODY_MAX, "what the control lane carries, rpc can relay");
 
 #endif

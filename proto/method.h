@@ -65,7 +65,20 @@ enum method {
     METHOD_ORDER_DOMAIN = 245, /* VmAction -> FoundDomain */
     /* stores */
     METHOD_ORDER_STORE_LOOK = 290, /* OrderStoreLook -> StoreSeen */
+    /* coordinator -> agent: images */
+    METHOD_ORDER_IMAGE_BEGIN = 280,  /* OrderImageBegin -> ImageState */
+    METHOD_ORDER_IMAGE_CHUNK = 281,  /* ImageChunk -> ImageState */
+    METHOD_ORDER_IMAGE_END = 282,    /* OrderImageEnd -> ImageState */
+    METHOD_ORDER_IMAGE_FETCH = 283,  /* OrderImageFetch -> ImageState */
+    METHOD_ORDER_IMAGE_CLONE = 284,  /* OrderImageClone -> ImageCloned */
+    METHOD_ORDER_IMAGE_REMOVE = 285, /* OrderImageRemove -> ImageState */
+    METHOD_ORDER_IMAGE_READ = 286,   /* ImageReadRequest -> ImageData */
+    /* agent -> coordinator: images */
+    METHOD_AGENT_IMAGES = 288,         /* AgentImages, event */
+    METHOD_AGENT_IMAGE_PROGRESS = 289, /* AgentImageProgress, event */
+
     /* agent -> agent */
+    METHOD_PEER_IMAGE_READ = 258, /* ImageReadRequest -> ImageData */
     METHOD_PEER_ALIVE = 250, /* PeerAlive -> PeerAliveReply */
 
     METHOD_PEER_MOVE = 251, /* PeerMove -> PeerMoveReply */
@@ -110,6 +123,15 @@ enum method {
     METHOD_STORE_ADD = 441,     /* StoreAddRequest -> StoreReply */
     METHOD_STORE_REMOVE = 442,  /* StoreRemoveRequest -> StoreReply */
     METHOD_STORE_CHECK = 443,   /* StoreCheckRequest -> StoreReply */
+    /* operator -> coordinator: images */
+    METHOD_IMAGE_BEGIN = 480,    /* ImageBeginRequest -> ImageBeginReply */
+    METHOD_IMAGE_CHUNK = 481,    /* ImageChunk -> ImageState */
+    METHOD_IMAGE_END = 482,      /* ImageEndRequest -> ImageReply */
+    METHOD_IMAGE_LIST = 483,     /* ImageListRequest -> ImageList */
+    METHOD_IMAGE_REMOVE = 484,   /* ImageRemoveRequest -> ImageReply */
+    METHOD_IMAGE_COPY = 485,     /* ImageCopyRequest -> ImageReply */
+    METHOD_IMAGE_READ = 486,     /* ImageReadRequest -> ImageData */
+    METHOD_IMAGE_PROGRESS = 487, /* ImageProgress, event */
 };
 
 #endif

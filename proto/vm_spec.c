@@ -38,8 +38,48 @@ static bool path_is_beneath(const char *path)
 }
 
 /* ---- disks ---- */
+/* Of a disk that is made from an image the coordinator fills in what is absent. */
+static int judge_clone_place(const Godwit__DiskSpec *disk, unsigned index, struct fault *fault)
+{
+    if (is_given(disk->store) && disk->store[0] != '/' && !id_name_is_valid(disk->store))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].store: found '%.120s'; a store's name or the absolute path of "
+                         "a folder would fit",
+                         index, disk->store);
+    if (is_given(disk->file) && !path_is_beneath(disk->file))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].file: found '%.120s'; a path beneath the store, without '..', "
+                         "would fit",
+                         index, disk->file);
+    return 0;
+}
+
+static int judge_clone(const Godwit__DiskSpec *disk, unsigned index, struct fault *fault)
+{
+    if (!id_name_is_valid(disk->image))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].image: found '%.70s'; the name of an image would fit", index,
+                         disk->image);
+    if (is_given(disk->path))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u]: a disk is made from an image beneath a store only; found a "
+                         "path",
+                         index);
+    if (disk->read_only)
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u]: a disk that is made from an image cannot be read only", index);
+    if (is_given(disk->image_digest) && !vm_spec_digest_is_valid(disk->image_digest))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].image_digest: found '%.80s'; 64 hex digits would fit", index,
+                         disk->image_digest);
+    return 0;
+}
+
 static int judge_disk_place(const Godwit__DiskSpec *disk, unsigned index, struct fault *fault)
 {
+    if (vm_spec_disk_is_clone(disk) && !is_given(disk->path) &&
+        !(is_given(disk->store) && is_given(disk->file)))
+        return judge_clone_place(disk, index, fault);
     if (is_given(disk->path) == (is_given(disk->store) || is_given(disk->file)))
         return fault_set(fault, ERR_INVALID,
                          "disks[%u]: found %s; either a path, or a store and a file would fit",
@@ -73,11 +113,15 @@ static int judge_disk(const Godwit__DiskSpec *disk, unsigned index, struct fault
         return fault_set(fault, ERR_INVALID,
                          "disks[%u].name: found '%.70s'; a name like 'root' would fit", index,
                          is_given(disk->name) ? disk->name : "");
-    int r = judge_disk_place(disk, index, fault);
+    int r = vm_spec_disk_is_clone(disk) ? judge_clone(disk, index, fault) : 0;
+    if (r == 0 && !vm_spec_disk_is_clone(disk) && is_given(disk->image_digest))
+        r = fault_set(fault, ERR_INVALID, "disks[%u].image_digest: an image belongs to it", index);
+    if (r == 0)
+        r = judge_disk_place(disk, index, fault);
     if (r < 0)
         return r;
-    bool in_store = is_given(disk->store);
-    if (disk->shared && !in_store)
+    bool in_store = is_given(disk->store) || vm_spec_disk_is_clone(disk);
+    if (disk->shared && !is_given(disk->store))
         return fault_set(fault, ERR_INVALID,
                          "disks[%u]: shared needs a store and a file: the folder is what the hosts "
                          "share",
@@ -117,6 +161,8 @@ static bool is_same_place(const Godwit__DiskSpec *a, const Godwit__DiskSpec *b)
 {
     if (is_given(a->path) || is_given(b->path))
         return is_given(a->path) && is_given(b->path) && strcmp(a->path, b->path) == 0;
+    if (!is_given(a->store) || !is_given(b->store) || !is_given(a->file) || !is_given(b->file))
+        return false; /* places that are not filled in yet */
     return strcmp(a->store, b->store) == 0 && strcmp(a->file, b->file) == 0;
 }
 
@@ -285,6 +331,25 @@ bool vm_spec_is_libvirt(const Godwit__VmSpec *spec)
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec)
 {
     return spec->boot && strcmp(spec->boot, "disk") == 0;
+}
+
+bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk)
+{
+    return is_given(disk->image);
+}
+
+bool vm_spec_has_clones(const Godwit__VmSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        if (vm_spec_disk_is_clone(spec->disks[i]))
+            return true;
+    }
+    return false;
+}
+
+bool vm_spec_digest_is_valid(const char *text)
+{
+    return text && strlen(text) == 64 && strspn(text, "0123456789abcdef") == 64;
 }
 
 bool vm_spec_mac_parse(const char *text, uint8_t ret_mac[static VM_SPEC_MAC_BYTES])

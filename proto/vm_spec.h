@@ -35,6 +35,11 @@ unsigned vm_spec_nic_queues(const Godwit__NicSpec *nic);
 /* Does libvirt run it? Then its disks and nics are libvirt's, and not in the description. */
 bool vm_spec_is_libvirt(const Godwit__VmSpec *spec);
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec);
+/* Is it made from an image? Its place is then filled in by the coordinator where it is not given. */
+bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk);
+bool vm_spec_has_clones(const Godwit__VmSpec *spec);
+/* 64 lower-case hex digits: also fit for a file's name. NULL is none. */
+bool vm_spec_digest_is_valid(const char *text);
 
 /* "52:54:00:12:34:56", of one station. */
 bool vm_spec_mac_parse(const char *text, uint8_t ret_mac[static VM_SPEC_MAC_BYTES]);

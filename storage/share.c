@@ -139,20 +139,41 @@ static bool is_same_file(int fd_a, const char *a, int fd_b, const char *b)
            left.st_ino == right.st_ino;
 }
 
-static int make_draft(int made_fd, const char *draft, uint64_t bytes, struct fault *fault)
+struct filling { /* what a new disk holds: `bytes` of nothing, or what `fill` gives */
+    uint64_t bytes;
+    int (*fill)(void *data, int fd, struct fault *fault);
+    void *data;
+};
+
+static int make_draft(int made_fd, const char *draft, const struct filling *filling,
+                      struct fault *fault)
 {
     (void)unlinkat(made_fd, draft, 0); /* of a crash: it has no second name */
     AUTO_FD int fd = openat(made_fd, draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "making a disk");
-    if (ftruncate(fd, (off_t)bytes) < 0 || fsync(fd) < 0)
-        return fault_set_errno(fault, err_from_errno(errno), errno, "making a disk of %llu bytes",
-                               (unsigned long long)bytes);
-    return 0;
+    int r = filling->fill ? filling->fill(filling->data, fd, fault) : 0;
+    if (r == 0 && !filling->fill && ftruncate(fd, (off_t)filling->bytes) < 0)
+        r = fault_set_errno(fault, err_from_errno(errno), errno, "making a disk of %llu bytes",
+                            (unsigned long long)filling->bytes);
+    if (r == 0 && fsync(fd) < 0)
+        r = fault_set_errno(fault, err_from_errno(errno), errno, "making a disk");
+    if (r < 0)
+        (void)unlinkat(made_fd, draft, 0); /* nobody used it */
+    return r;
 }
 
-int share_make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
-                    uint64_t bytes, bool *ret_made, struct fault *fault)
+/* Somebody's, or ours of an earlier start: an empty disk is used as it is, a filled one must be ours. */
+static int judge_found(int parent_fd, const char *base, int made_fd, const char *name,
+                       const struct filling *filling, struct fault *fault)
+{
+    if (!filling->fill || is_same_file(parent_fd, base, made_fd, name))
+        return 0;
+    return fault_set(fault, ERR_EXISTS, "%s is there already; nothing is written over", base);
+}
+
+static int make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                     const struct filling *filling, bool *ret_made, struct fault *fault)
 {
     AUTO_FD int made_fd = -1;
     AUTO_FD int parent_fd = -1;
@@ -172,15 +193,15 @@ int share_make_disk(int share_fd, const char *vm_id, const char *name, const cha
                    ? 0
                    : fault_set_errno(fault, ERR_IO, errno, "making disk %s", name);
     if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        return 0; /* somebody's, or ours of an earlier start: used as it is */
-    r = make_draft(made_fd, draft, bytes, fault);
+        return judge_found(parent_fd, base, made_fd, name, filling, fault);
+    r = make_draft(made_fd, draft, filling, fault);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
     if (linkat(made_fd, draft, parent_fd, base, 0) < 0) {
         int error = errno;
         (void)unlinkat(made_fd, draft, 0); /* nobody used it */
-        if (error == EEXIST)
-            return 0; /* somebody was faster: theirs */
+        if (error == EEXIST) /* somebody was faster: theirs */
+            return judge_found(parent_fd, base, made_fd, name, filling, fault);
         return fault_set_errno(fault, err_from_errno(error), error, "making disk %s as %s", name,
                                file);
     }
@@ -188,6 +209,23 @@ int share_make_disk(int share_fd, const char *vm_id, const char *name, const cha
         return fault_set_errno(fault, ERR_IO, errno, "making disk %s as %s", name, file);
     *ret_made = true;
     return 0;
+}
+
+int share_make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
+                    uint64_t bytes, bool *ret_made, struct fault *fault)
+{
+    const struct filling filling = {.bytes = bytes};
+
+    return make_disk(share_fd, vm_id, name, file, &filling, ret_made, fault);
+}
+
+int share_make_filled(int share_fd, const char *vm_id, const char *name, const char *file,
+                      int (*fill)(void *data, int fd, struct fault *fault), void *data,
+                      bool *ret_made, struct fault *fault)
+{
+    const struct filling filling = {.fill = fill, .data = data};
+
+    return make_disk(share_fd, vm_id, name, file, &filling, ret_made, fault);
 }
 
 int share_remove_disk(int share_fd, const char *vm_id, const char *name, const char *file,

@@ -34,6 +34,11 @@ int share_open_file(int share_fd, const char *file, int flags, int *ret_fd, stru
 /* Make `file` with `bytes` for disk `name` of this VM unless there is one. */
 int share_make_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                     uint64_t bytes, bool *ret_made, struct fault *fault);
+/* The same with content that `fill` gives the new, empty file. One that is there already is good
+ * only when it was made for this disk of this VM: else ERR_EXISTS, for it holds something else. */
+int share_make_filled(int share_fd, const char *vm_id, const char *name, const char *file,
+                      int (*fill)(void *data, int fd, struct fault *fault), void *data,
+                      bool *ret_made, struct fault *fault);
 /* Delete `file` if it was made for this disk of this VM. */
 int share_remove_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                       bool *ret_removed, struct fault *fault);

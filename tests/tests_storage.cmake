@@ -1,4 +1,4 @@
-foreach(noun stamp share)
+foreach(noun stamp share clone)
   godwit_test(unit ${noun} ROOMS storage)
 endforeach()
 godwit_test(unit share_space ROOMS storage)

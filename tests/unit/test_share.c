@@ -258,6 +258,46 @@ static void a_disk_that_left_is_deleted_when_it_was_made_and_put_aside_when_not(
     assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
 }
 
+static int fill_word(void *data, int fd, struct fault *fault)
+{
+    (void)fault;
+    return write(fd, data, strlen(data)) == (ssize_t)strlen(data) ? 0 : ERR_IO;
+}
+
+static int fill_fails(void *data, int fd, struct fault *fault)
+{
+    (void)data;
+    (void)fd;
+    return fault_set(fault, ERR_IO, "the medium is full");
+}
+
+static void a_filled_disk_is_made_once_and_never_taken_from_somebody_else(void **state)
+{
+    struct folder *folder = *state;
+    struct fault *fault = &folder->fault;
+    bool made, removed;
+
+    assert_int_equal(share_make_filled(folder->fd, "vm1", "root", "root.raw", fill_fails, NULL,
+                                       &made, fault),
+                     ERR_IO);
+    assert_false(is_there(folder, "root.raw"));
+    assert_int_equal(share_make_filled(folder->fd, "vm1", "root", "root.raw", fill_word,
+                                       (char *)"one", &made, fault),
+                     0);
+    assert_true(made);
+    assert_int_equal(share_make_filled(folder->fd, "vm1", "root", "root.raw", fill_word,
+                                       (char *)"two", &made, fault),
+                     0);
+    assert_false(made);
+    assert_int_equal(share_make_filled(folder->fd, "vm2", "root", "root.raw", fill_word,
+                                       (char *)"three", &made, fault),
+                     ERR_EXISTS);
+    assert_int_equal(share_forget_vm(folder->fd, "vm2", fault), 0);
+    assert_int_equal(share_remove_disk(folder->fd, "vm1", "root", "root.raw", &removed, fault), 0);
+    assert_true(removed);
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", fault), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +319,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_word_is_seen_only_where_it_was_written, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(forgets_a_vm_with_its_stamp, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_filled_disk_is_made_once_and_never_taken_from_somebody_else, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
