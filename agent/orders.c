@@ -404,6 +404,7 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     }
     order.vm_id = entry->id;
     order.spec = (Godwit__VmSpec *)(uintptr_t)step_spec(step); /* protobuf-c knows no const */
+    order.host = (char *)(uintptr_t)host_facts_name(step->orders->facts);
     order.has_generation = true;
     order.generation = step->incoming ? 0 : step->generation;
     order.has_incoming = true;

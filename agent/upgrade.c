@@ -829,6 +829,7 @@ static int send_create(struct upgrade *upgrade, struct fault *fault)
         fds[3 + i] = upgrade->fds[i]; /* memory, kernel, initrd: ours */
     order.vm_id = upgrade->entry->id;
     order.spec = upgrade->entry->status->spec;
+    order.host = (char *)(uintptr_t)host_facts_name(upgrade->upgrades->facts); /* protobuf-c: no const */
     order.has_incoming = order.incoming = true;
     order.has_in_place = order.in_place = true;
     order.disk_bytes = upgrade->lent->disk_bytes;

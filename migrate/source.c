@@ -109,7 +109,7 @@ enum phase source_current_phase(struct source *source)
 uint64_t source_current_deadline(struct source *source)
 {
     pthread_mutex_lock(&source->mutex);
-    uint64_t deadline_ns = source->core.phase_deadline_ns;
+    uint64_t deadline_ns = source_core_deadline_ns(&source->core);
     pthread_mutex_unlock(&source->mutex);
     return deadline_ns;
 }
@@ -273,6 +273,9 @@ static int carry_out(struct source *source, enum source_todo bit, struct fault *
         return dial(source, fault);
     case SOURCE_TODO_SEND_SERVED:
         source_words_send_served(source);
+        return 0;
+    case SOURCE_TODO_NOTICE:
+        source->config.on_notice(source->config.data);
         return 0;
     }
     assert(false);
@@ -471,6 +474,7 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .bandwidth_bytes_per_s = goals->bandwidth_bytes_per_s,
         .away_ms_max = goals->away_ms_max ? goals->away_ms_max : AWAY_MS_MAX,
         .reread = goals->verify_reread,
+        .notice_ms_max = source->config.guest->was_running ? source->config.notice_ms_max : 0,
         .postcopy = goals->postcopy,
         .postcopy_away_ms_max = postcopy_away_ms_max(source, goals),
         .trace = trace,
@@ -674,6 +678,12 @@ int source_tune(struct source *source, const Godwit__MoveGoals *goals, struct fa
     if (r == 0)
         mailbox_poke(source->mailbox); /* it looks at its deadline anew */
     return r;
+}
+
+void source_noticed(struct source *source)
+{
+    source_feed_type(source, SOURCE_EVENT_NOTICED);
+    mailbox_poke(source->mailbox);
 }
 
 int source_verdict(struct source *source, Godwit__MoveVerdictKind kind, uint64_t generation,

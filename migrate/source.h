@@ -3,7 +3,7 @@
  * Flow:   agent/vm -> [source] -> source_core, page_scan, lanes -> target
  * Thread: source_start begins the scan thread, which is the move's own; callbacks run on it, but
  *         for open_lane, which runs on a thread that does nothing else.
- *         verdict and tune from any thread. new, start, free on the owner's.
+ *         verdict, tune and noticed from any thread. new, start, free on the owner's.
  */
 #ifndef GODWIT_MIGRATE_SOURCE_H
 #define GODWIT_MIGRATE_SOURCE_H
@@ -27,6 +27,11 @@ struct source_config {
     const Godwit__MoveGoals *goals; /* copied; zero fields take their defaults */
     unsigned lanes;                 /* streams that open_lane can give, besides control */
     uint64_t postcopy_away_ms_max;  /* 0: POSTCOPY_AWAY_MS_MAX; the goals may make it longer */
+
+    /* When the pause could begin: tell the guest, and say source_noticed. The move waits for that
+     * no longer than notice_ms_max; 0: it does not tell a guest, nor one that does not run. */
+    uint64_t notice_ms_max;
+    void (*on_notice)(void *data);
 
     /* Give the stream of lane n, or of the control lane (TLS_LANE_CONTROL): handshake done. Epochs
      * after 0 replace lanes that were lost: every one begins with its control lane, and streams of
@@ -57,6 +62,10 @@ struct source *source_free(struct source *source);
  * pre-copy), bandwidth, policy. ERR_STATE once the pause is near, or the move has ended. Any
  * thread. */
 int source_tune(struct source *source, const Godwit__MoveGoals *goals, struct fault *fault);
+
+/* The guest knows, or will not listen: the move goes on. Says nothing to a move that does not wait.
+ * Any thread, not before source_start. */
+void source_noticed(struct source *source);
 
 /* What the world says of the move; obeyed where SWITCHOVER's rules allow it, else refused with
  * ERR_STATE (asked synchronously of the core under its lock): CANCEL before GAVE; STARTED,

@@ -45,6 +45,7 @@ static const char *const names[SOURCE_EVENT_COUNT] = {
     [SOURCE_EVENT_DRAINED] = "drained",
     [SOURCE_EVENT_FAILED] = "failed",
     [SOURCE_EVENT_TICK] = "tick",
+    [SOURCE_EVENT_NOTICED] = "noticed",
     [SOURCE_EVENT_LANE_LOST] = "lane-lost",
     [SOURCE_EVENT_HUNG_UP] = "hung-up",
     [SOURCE_EVENT_DIAL_FAILED] = "dial-failed",
@@ -295,11 +296,45 @@ static unsigned on_prepared(struct source_core *core, const struct source_event 
     return begin_precopy(core, event->now_ns);
 }
 
+/* ---- the notice to the guest ---------------------------------------------------------------- */
+
+/* The pause could begin. A guest that wants to know of it hears of it once, and for as long as it
+ * takes to answer the move stands still: what it costs is never more than notice_ms_max, and never
+ * the move, whose own deadline does not count it. */
+static unsigned give_notice(struct source_core *core, uint64_t now_ns)
+{
+    assert(core->notice == SOURCE_NOTICE_DUE && core->phase == PHASE_PRECOPY);
+    core->notice = SOURCE_NOTICE_WAITING;
+    core->notice_until_ns = now_ns + core->config.notice_ms_max * NS_PER_MS;
+    core->phase_deadline_ns += core->config.notice_ms_max * NS_PER_MS;
+    return SOURCE_TODO_NOTICE;
+}
+
+/* What it wrote meanwhile is sent before anything is judged by it: it took the wait, not a round. */
+static unsigned end_notice(struct source_core *core)
+{
+    if (core->notice != SOURCE_NOTICE_WAITING)
+        return 0; /* late, or doubled */
+    core->notice = SOURCE_NOTICE_CATCH_UP;
+    return SOURCE_TODO_ROUND;
+}
+
+static bool owes_notice(const struct source_core *core)
+{
+    return core->config.notice_ms_max && core->notice == SOURCE_NOTICE_DUE;
+}
+
 static unsigned on_round_done(struct source_core *core, const struct source_event *event)
 {
     assert(!core->standing_by);
     const struct converge *converge = &core->converge;
+    if (core->notice == SOURCE_NOTICE_CATCH_UP) {
+        core->notice = SOURCE_NOTICE_OVER;
+        return SOURCE_TODO_ROUND;
+    }
     if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND) {
+        if (core->config.postcopy && owes_notice(core))
+            return give_notice(core, event->now_ns);
         if (core->config.postcopy) { /* one pass was made: the rest comes after the guest */
             core->postcopy = core->standing_by = true;
             return SOURCE_TODO_STAND_BY;
@@ -310,8 +345,16 @@ static unsigned on_round_done(struct source_core *core, const struct source_even
                                 converge->stalls);
         return SOURCE_TODO_ROUND | (core->throttle.permille != before ? SOURCE_TODO_THROTTLE : 0);
     }
+    if (owes_notice(core))
+        return give_notice(core, event->now_ns);
     core->standing_by = true;
     return SOURCE_TODO_STAND_BY;
+}
+
+static unsigned on_noticed(struct source_core *core, const struct source_event *event)
+{
+    (void)event;
+    return end_notice(core);
 }
 
 static unsigned on_stood_by(struct source_core *core, const struct source_event *event)
@@ -419,6 +462,8 @@ static unsigned go_away(struct source_core *core, const struct source_event *eve
     }
     core->away = SOURCE_AWAY_HANGING_UP;
     core->standing_by = false;
+    if (core->notice != SOURCE_NOTICE_DUE) /* it was told: what comes back goes on without a wait */
+        core->notice = SOURCE_NOTICE_OVER;
     core->away_fault = (struct fault){0};
     if (event->fault)
         core->away_fault = *event->fault;
@@ -542,6 +587,8 @@ static unsigned on_tick(struct source_core *core, const struct source_event *eve
                         (unsigned long long)core->config.away_ms_max, core->away_fault.text);
         return give_up(core, event->now_ns);
     }
+    if (core->notice == SOURCE_NOTICE_WAITING && event->now_ns >= core->notice_until_ns)
+        return end_notice(core); /* it had its time */
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
         return 0;
     if (core->phase == PHASE_PRECOPY && core->converge.rounds == 0)
@@ -577,8 +624,10 @@ static unsigned on_goals(struct source_core *core, const struct source_event *ev
     config->policy = goals->policy;
     config->deadline_ms =
         goals->deadline_ms ? goals->deadline_ms : source_core_default_deadline_ms(config);
+    uint64_t noticed_ms = core->notice == SOURCE_NOTICE_DUE ? 0 : config->notice_ms_max;
     if (core->phase == PHASE_PRECOPY)
-        core->phase_deadline_ns = core->entered_ns[PHASE_PRECOPY] + config->deadline_ms * NS_PER_MS;
+        core->phase_deadline_ns =
+            core->entered_ns[PHASE_PRECOPY] + (config->deadline_ms + noticed_ms) * NS_PER_MS;
     unsigned before = core->throttle.permille;
     throttle_limit(&core->throttle, throttles[goals->policy].permille_max,
                    throttles[goals->policy].stalls_min);
@@ -634,7 +683,8 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_LANES_OPEN:
         return core->phase == PHASE_PREPARE && !core->lanes_open;
     case SOURCE_EVENT_ROUND_DONE:
-        return core->phase == PHASE_PRECOPY && !core->standing_by && core->away == SOURCE_AWAY_NO;
+        return core->phase == PHASE_PRECOPY && !core->standing_by &&
+               core->notice != SOURCE_NOTICE_WAITING && core->away == SOURCE_AWAY_NO;
     case SOURCE_EVENT_HUNG_UP:
         return core->away == SOURCE_AWAY_HANGING_UP;
     case SOURCE_EVENT_DIAL_FAILED:
@@ -661,6 +711,7 @@ static bool may_happen(const struct source_core *core, const struct source_event
     case SOURCE_EVENT_FAILED:
     case SOURCE_EVENT_LANE_LOST:
     case SOURCE_EVENT_TICK:
+    case SOURCE_EVENT_NOTICED:
     case SOURCE_EVENT_WELCOME:
     case SOURCE_EVENT_PREPARED:
     case SOURCE_EVENT_READY:
@@ -702,6 +753,8 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
         return on_failed(core, event);
     case SOURCE_EVENT_TICK:
         return on_tick(core, event);
+    case SOURCE_EVENT_NOTICED:
+        return on_noticed(core, event);
     case SOURCE_EVENT_LANE_LOST:
         return on_lane_lost(core, event);
     case SOURCE_EVENT_HUNG_UP:
@@ -740,6 +793,13 @@ static unsigned dispatch(struct source_core *core, const struct source_event *ev
     }
     assert(false);
     return 0;
+}
+
+uint64_t source_core_deadline_ns(const struct source_core *core)
+{
+    bool waits = core->notice == SOURCE_NOTICE_WAITING && !core->ended;
+    return waits && core->notice_until_ns < core->phase_deadline_ns ? core->notice_until_ns
+                                                                   : core->phase_deadline_ns;
 }
 
 unsigned source_core_throttle(const struct source_core *core)

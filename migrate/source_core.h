@@ -34,6 +34,7 @@ enum source_event_type {
     SOURCE_EVENT_DRAINED,      /* last fences written, machine state saved */
     SOURCE_EVENT_FAILED,       /* a lane, a save, a tracker: with the fault */
     SOURCE_EVENT_TICK,         /* only time has passed */
+    SOURCE_EVENT_NOTICED,      /* the guest knows what is about to come, or will not listen */
     /* lanes lost in pre-copy come back: hang up what is left, dial, go on from what is dirty */
     SOURCE_EVENT_LANE_LOST,   /* a lane's link broke, with the fault */
     SOURCE_EVENT_HUNG_UP,     /* no thread of any lane is left */
@@ -99,6 +100,7 @@ enum source_todo {
     SOURCE_TODO_HANG_UP = 1 << 18,  /* end all lanes and the control lane */
     SOURCE_TODO_DIAL = 1 << 19,     /* open them anew, in the next epoch */
     SOURCE_TODO_SEND_SERVED = 1 << 20, /* post-copy: the target needs us no more */
+    SOURCE_TODO_NOTICE = 1 << 21,      /* tell the guest that its pause is near */
 };
 
 /* Of these nothing may happen any more once the move rolls back. */
@@ -106,7 +108,7 @@ enum source_todo {
     (SOURCE_TODO_OPEN_CONTROL | SOURCE_TODO_SEND_HELLO | SOURCE_TODO_PREPARE |                     \
      SOURCE_TODO_FIRST_ROUND | SOURCE_TODO_ROUND | SOURCE_TODO_STAND_BY | SOURCE_TODO_PAUSE |      \
      SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER |                      \
-     SOURCE_TODO_THROTTLE | SOURCE_TODO_HANG_UP | SOURCE_TODO_DIAL)
+     SOURCE_TODO_THROTTLE | SOURCE_TODO_HANG_UP | SOURCE_TODO_DIAL | SOURCE_TODO_NOTICE)
 
 enum { SOURCE_SILENT_MS_MAX = 60 * 1000 }; /* a round in which nothing moves at all */
 
@@ -121,11 +123,15 @@ struct source_core_config {
     uint64_t away_ms_max; /* how long lost lanes may stay away; 0: not at all */
     bool postcopy;        /* what does not fit the goal after one pass comes after the switchover */
     uint64_t postcopy_away_ms_max;
+    uint64_t notice_ms_max; /* how long the pause waits for a guest that is told of it; 0: not told */
     bool reread;          /* both sides read all memory inside the pause: more time for it */
     /* One line a phase; may be NULL. */
     void (*trace)(void *data, const char *line);
     void *trace_data;
 };
+
+/* Is the guest told that its pause is near? Once a move, when the pause could begin. */
+enum source_notice { SOURCE_NOTICE_DUE, SOURCE_NOTICE_WAITING, SOURCE_NOTICE_CATCH_UP, SOURCE_NOTICE_OVER };
 
 enum source_away { SOURCE_AWAY_NO, SOURCE_AWAY_HANGING_UP, SOURCE_AWAY_DIALING };
 
@@ -137,6 +143,8 @@ struct source_core {
     struct throttle throttle;
     bool control_open, lanes_open, prepared, standing_by, guest_stopped, link_lost;
     bool target_abandoned;        /* it said so after GAVE */
+    enum source_notice notice;
+    uint64_t notice_until_ns;     /* while it is waited for */
     bool postcopy;                /* this switchover leaves pages behind: decided at stand-by */
     bool lane_lost;               /* post-copy: after GAVE, before STARTED was known */
     enum source_away away;        /* only in pre-copy and post-copy */
@@ -160,6 +168,8 @@ void source_core_init(struct source_core *core, const struct source_core_config 
  * target's word out of turn is not refused but ends the move. *ret_todo: SOURCE_TODO_* bits. */
 int source_core_step(struct source_core *core, const struct source_event *event, unsigned *ret_todo,
                      struct fault *fault);
+/* When it wants to be told of the time at the latest; 0: it awaits nothing. */
+uint64_t source_core_deadline_ns(const struct source_core *core);
 /* What the writers are to be held back by now. */
 unsigned source_core_throttle(const struct source_core *core);
 const char *source_event_name(enum source_event_type type);

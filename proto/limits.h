@@ -42,6 +42,9 @@ enum {
     NIC_QUEUES_MAX = 8,         /* pairs of one nic */
     NIC_QUEUES_ALL_MAX = 16,    /* pairs of all nics of a VM */
     DISK_SERIAL_MAX = 20,       /* virtio-blk's */
+    NOTICE_PORT_DEFAULT = 1010, /* of the guest's vsock; below 1024: root's in a Linux guest */
+    NOTICE_MS_DEFAULT = 1000,
+    NOTICE_MS_MAX = 10000,
     CLOUD_INIT_TEXT_MAX = 64 << 10,
     TOKEN_TEXT_MAX = 512,
     SPEC_TEXT_MAX = 256 << 10,

@@ -258,6 +258,19 @@ static int judge_cloud_init(const Godwit__CloudInitSpec *cloud, struct fault *fa
     return 0;
 }
 
+uint64_t vm_spec_notice_ms(const Godwit__VmSpec *spec)
+{
+    if (!spec->vsock)
+        return 0;
+    return spec->vsock->has_notice_ms ? spec->vsock->notice_ms : NOTICE_MS_DEFAULT;
+}
+
+uint32_t vm_spec_notice_port(const Godwit__VmSpec *spec)
+{
+    return spec->vsock && spec->vsock->has_notice_port ? spec->vsock->notice_port
+                                                       : NOTICE_PORT_DEFAULT;
+}
+
 int vm_spec_judge(const Godwit__VmSpec *spec, struct fault *fault)
 {
     int r = judge_disks(spec, fault);
@@ -270,6 +283,13 @@ int vm_spec_judge(const Godwit__VmSpec *spec, struct fault *fault)
     if (spec->vsock && spec->vsock->has_cid && spec->vsock->cid < 3)
         return fault_set(fault, ERR_INVALID, "vsock.cid: found %u; 3 and up would fit",
                          spec->vsock->cid);
+    if (spec->vsock && spec->vsock->has_notice_port &&
+        (spec->vsock->notice_port < 1 || spec->vsock->notice_port == UINT32_MAX))
+        return fault_set(fault, ERR_INVALID, "vsock.notice_port: found %u; 1 to %u would fit",
+                         spec->vsock->notice_port, UINT32_MAX - 1);
+    if (spec->vsock && spec->vsock->notice_ms > NOTICE_MS_MAX)
+        return fault_set(fault, ERR_INVALID, "vsock.notice_ms: found %llu; 0 to %d would fit",
+                         (unsigned long long)spec->vsock->notice_ms, NOTICE_MS_MAX);
     if (!is_word_of(spec->console, "serial", "virtio"))
         return fault_set(fault, ERR_INVALID, "console: found '%.40s'; serial or virtio would fit",
                          spec->console);

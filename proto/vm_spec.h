@@ -40,6 +40,9 @@ bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk);
 bool vm_spec_has_clones(const Godwit__VmSpec *spec);
 /* 64 lower-case hex digits: also fit for a file's name. NULL is none. */
 bool vm_spec_digest_is_valid(const char *text);
+/* How long a pause waits for a guest that is told of it; 0: it is not told, or has no vsock. */
+uint64_t vm_spec_notice_ms(const Godwit__VmSpec *spec);
+uint32_t vm_spec_notice_port(const Godwit__VmSpec *spec);
 
 /* "52:54:00:12:34:56", of one station. */
 bool vm_spec_mac_parse(const char *text, uint8_t ret_mac[static VM_SPEC_MAC_BYTES]);

@@ -11,14 +11,16 @@ godwit_test(unit backends ROOMS agent)
 godwit_test(unit image_folder ROOMS agent)
 godwit_test(unit backend_set ROOMS vm_process)
 godwit_test(unit counters ROOMS vm_process)
+godwit_test(unit notice_core ROOMS vm_process)
 godwit_test(host tap ROOMS agent)
 
 # Real godwit-vm and godwit-agent processes, a fake coordinator, the verifying guest.
 set(agent_guest_dir ${CMAKE_BINARY_DIR}/tests_agent)
+file(GLOB agent_guest_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/guest/*.[chS])
 add_custom_command(
   OUTPUT ${agent_guest_dir}/guest.elf
   COMMAND sh ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh ${agent_guest_dir}
-  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh
+  DEPENDS ${CMAKE_CURRENT_LIST_DIR}/guest/build.sh ${agent_guest_sources}
   COMMENT "the verifying guest, for agents")
 add_custom_target(agent_guest ALL DEPENDS ${agent_guest_dir}/guest.elf)
 godwit_test(host godwit_vm ROOMS agent TIMEOUT 240)

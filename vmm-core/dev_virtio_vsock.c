@@ -292,10 +292,17 @@ static void say_all(struct vsock *vsock)
     virtio_device_push_done(vsock->device, QUEUE_RECEIVE);
 }
 
+/* Has the guest heard of it? It was accepted only, or offered no buffer since it is to be asked. */
+static bool is_unheard_of(const struct stream *stream)
+{
+    return stream->state == STREAM_ACCEPTED ||
+           (stream->state == STREAM_ASKED && (stream->say & SAY_REQUEST));
+}
+
 static void end_stream(struct stream *stream)
 {
-    if (stream->state == STREAM_ACCEPTED) {
-        close_stream(stream); /* the guest never heard of it */
+    if (is_unheard_of(stream)) {
+        close_stream(stream);
         return;
     }
     stream->say = SAY_RESET;
@@ -603,6 +610,13 @@ static uint32_t take_port(struct vsock *vsock)
     return port;
 }
 
+static void ask_guest(struct stream *stream)
+{
+    stream->host_port = take_port(stream->vsock);
+    stream->state = STREAM_ASKED;
+    stream->say |= SAY_REQUEST;
+}
+
 /* The first line and no byte more: what follows is the guest's. */
 static void read_line(struct stream *stream)
 {
@@ -620,9 +634,7 @@ static void read_line(struct stream *stream)
         close_stream(stream);
         return;
     }
-    stream->host_port = take_port(stream->vsock);
-    stream->state = STREAM_ASKED;
-    stream->say |= SAY_REQUEST;
+    ask_guest(stream);
 }
 
 static bool holds(const struct vsock *vsock, const struct stream *stream)
@@ -654,35 +666,51 @@ static void stream_ready(void *data, uint32_t events)
     say_all(vsock);
 }
 
-static void accept_one(struct vsock *vsock, unsigned place)
+/* Takes fd when it returns a stream; NULL: no memory. */
+static struct stream *add_stream(struct vsock *vsock, unsigned place, int fd)
 {
-    int fd = accept4(vsock->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
-        return;
     struct stream *stream = calloc(1, sizeof *stream);
-    if (!stream) {
-        (void)close(fd);
-        return;
-    }
+    if (!stream)
+        return NULL;
     stream->vsock = vsock;
     stream->state = STREAM_ACCEPTED;
     stream->fd = fd;
     stream->watch = (struct io_watch){
         .fd = fd, .class = IO_WATCH_SOURCE, .ready = stream_ready, .data = stream};
     vsock->streams[place] = stream;
+    return stream;
+}
+
+static void accept_one(struct vsock *vsock, unsigned place)
+{
+    int fd = accept4(vsock->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+        return;
+    struct stream *stream = add_stream(vsock, place, fd);
+    if (!stream) {
+        (void)close(fd);
+        return;
+    }
     if (io_loop_add(vsock->device->loop, &stream->watch, EPOLLIN, NULL) < 0)
         close_stream(stream);
+}
+
+static unsigned free_place(const struct vsock *vsock)
+{
+    unsigned place = 0;
+    while (place < VIRTIO_VSOCK_STREAMS_MAX && vsock->streams[place])
+        place++;
+    return place;
 }
 
 static void listener_ready(void *data, uint32_t events)
 {
     struct vsock *vsock = data;
     (void)events;
-    for (unsigned i = 0; i < VIRTIO_VSOCK_STREAMS_MAX; i++) {
-        if (!vsock->streams[i]) {
-            accept_one(vsock, i);
-            return; /* level-triggered: the next comes by itself */
-        }
+    unsigned place = free_place(vsock);
+    if (place < VIRTIO_VSOCK_STREAMS_MAX) {
+        accept_one(vsock, place);
+        return; /* level-triggered: the next comes by itself */
     }
     int fd = accept4(vsock->listener, NULL, NULL, SOCK_CLOEXEC);
     close_p(&fd); /* too many: this one is turned away, or it would be told again and again */
@@ -705,6 +733,38 @@ int virtio_vsock_attach(struct virtio_device *device, int fd, struct fault *faul
     if (r == 0)
         vsock->listener = fd;
     return r;
+}
+
+int virtio_vsock_connect(struct virtio_device *device, uint32_t port, int *ret_fd,
+                         struct fault *fault)
+{
+    struct vsock *vsock = vsock_of(device);
+    unsigned place = free_place(vsock);
+    int fds[2];
+
+    if (!virtio_device_is_live(device))
+        return fault_set(fault, ERR_STATE, "the guest has no driver for its vsock");
+    if (place == VIRTIO_VSOCK_STREAMS_MAX)
+        return fault_set(fault, ERR_LIMIT, "the vsock has its %d streams already",
+                         VIRTIO_VSOCK_STREAMS_MAX);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "making a pair of sockets");
+    struct stream *stream = add_stream(vsock, place, fds[0]);
+    int r = stream ? io_loop_add(device->loop, &stream->watch, 0, fault)
+                   : fault_set(fault, ERR_NOMEM, "no memory for a stream");
+    if (r < 0) {
+        if (stream)
+            close_stream(stream);
+        else
+            (void)close(fds[0]);
+        (void)close(fds[1]);
+        return r;
+    }
+    stream->guest_port = port;
+    ask_guest(stream);
+    io_loop_post(device->loop, &vsock->look);
+    *ret_fd = fds[1];
+    return 0;
 }
 
 unsigned virtio_vsock_streams(const struct virtio_device *device)

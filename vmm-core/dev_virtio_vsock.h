@@ -5,7 +5,8 @@
  *
  * The host's side is one listening Unix socket a VM, given by the agent: who connects to it says
  * "CONNECT PORT\n" and, when somebody in the guest listens on that port, reads "OK HOST_PORT\n" and
- * has a stream; else the connection is closed. Connections that a guest begins are refused: there
+ * has a stream; else the connection is closed. This process itself has one by
+ * virtio_vsock_connect. Connections that a guest begins are refused: there
  * is nobody on the host for it to reach.
  *
  * Streams do not move. At the target the guest is told by VIRTIO_VSOCK_EVENT_TRANSPORT_RESET that
@@ -41,6 +42,11 @@ extern const struct device virtio_vsock_device;
 /* Give it its host side, a listening Unix stream socket; takes it when it returns 0. Under the
  * device lock. */
 int virtio_vsock_attach(struct virtio_device *device, int fd, struct fault *fault);
+/* A stream to `port` of the guest; gives the host's end, non-blocking. What can be read of it
+ * begins with "OK HOST_PORT\n" once somebody in the guest has taken it; when nobody does it ends.
+ * ERR_STATE: the guest has no driver yet. Under the device lock. */
+int virtio_vsock_connect(struct virtio_device *device, uint32_t port, int *ret_fd,
+                         struct fault *fault);
 /* Streams that are open or being opened. Under the device lock. */
 unsigned virtio_vsock_streams(const struct virtio_device *device);
 

@@ -694,6 +694,17 @@ int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault)
     return r;
 }
 
+int vm_connect_vsock(struct vm *vm, uint32_t port, int *ret_fd, struct fault *fault)
+{
+    struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_vsock_kind, 0);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no vsock");
+    (void)pthread_mutex_lock(&vm->device_lock);
+    int r = virtio_vsock_connect(device, port, ret_fd, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return r;
+}
+
 int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault)
 {
     struct virtio_device *device = virtio_bus_find(&vm->virtio, &virtio_balloon_kind, 0);

@@ -156,6 +156,11 @@ bool vm_power_button(struct vm *vm);
  */
 int vm_attach_vsock(struct vm *vm, int fd, struct fault *fault);
 
+/* A stream to a port of the guest, as virtio_vsock_connect (dev_virtio_vsock.h): gives the host's
+ * end. ERR_NOT_FOUND: the VM has no vsock; ERR_STATE: the guest has no driver for it. Any thread
+ * but a vCPU's. */
+int vm_connect_vsock(struct vm *vm, uint32_t port, int *ret_fd, struct fault *fault);
+
 /* How many bytes the guest shall lend to the host. ERR_NOT_FOUND when the VM has no balloon. */
 int vm_set_balloon(struct vm *vm, uint64_t bytes, struct fault *fault);
 /* What the guest told last; `ask`: and have it tell anew, which writes its memory. False when the

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "migrate/guest.h"
 #include "migrate/region.h"
 #include "proto/limits.h"
@@ -49,6 +50,8 @@ struct guest_port {
     const struct counters *before; /* borrowed */
     struct counters loaded;        /* that came with a load; as stays_paused */
     bool has_loaded;
+    uint64_t paused_ns, loaded_ns; /* as it came, and when; as stays_paused. 0: not known */
+    uint64_t pause_ns;             /* all of it, once resumed; 0: not known */
     atomic_bool ended;
 
     pthread_mutex_t gate_mutex;
@@ -75,7 +78,11 @@ static int on_resume(void *owner, struct fault *fault)
     /* Nothing to let run: the machine is rebuilt or ends as soon as its owner is told. */
     if (port->stays_paused || atomic_load(&port->ended))
         return 0;
-    return guest_port_resume(port, fault);
+    int r = guest_port_resume(port, fault);
+    if (r == 0 && port->paused_ns)
+        port->pause_ns = port->paused_ns + world_now_ns() - port->loaded_ns;
+    port->paused_ns = 0;
+    return r;
 }
 
 /* What stands in front of the machine's own state. */
@@ -208,6 +215,8 @@ static int on_load(void *owner, const uint8_t *bytes, size_t count, uint64_t pau
         if (r < 0)
             return r;
     }
+    port->loaded_ns = world_now_ns();
+    port->paused_ns = paused_ns;
     enum failpoint_action wrong = failpoint(FAILPOINT_VM_LOAD);
     if (wrong == FAILPOINT_ERROR)
         return failpoint_fail(FAILPOINT_VM_LOAD, fault);
@@ -468,6 +477,14 @@ bool guest_port_take_counters(struct guest_port *port, struct counters *ret_coun
         return false;
     *ret_counters = port->loaded;
     port->has_loaded = false;
+    return true;
+}
+
+bool guest_port_pause_ns(const struct guest_port *port, uint64_t *ret_ns)
+{
+    if (!port->pause_ns)
+        return false;
+    *ret_ns = port->pause_ns;
     return true;
 }
 

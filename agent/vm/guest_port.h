@@ -39,6 +39,10 @@ char *guest_port_take_cmdline(struct guest_port *port);
 /* After a load: what had been counted where the guest came from, once; false: nothing came. */
 bool guest_port_take_counters(struct guest_port *port, struct counters *ret_counters);
 
+/* After a load and the resume that followed: how long the guest stood still. False: it did not
+ * resume since, or came from a file, which does not know. */
+bool guest_port_pause_ns(const struct guest_port *port, uint64_t *ret_ns);
+
 /* Borrowed. Its was_running is the caller's to set before a move begins. */
 struct guest *guest_port_guest(struct guest_port *port);
 

@@ -24,6 +24,7 @@
 #include "agent/vm/guest_port.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
+#include "agent/vm/notice.h"
 #include "agent/vm/rest.h"
 #include "base/err.h"
 #include "base/failpoint.h"
@@ -45,6 +46,7 @@ enum {
     ENDED_LINGER_MS = 5000,
     DISK_TOLD_MS = 1000,
     GONE_LINGER_MS = 10000,
+    HOST_NAME_SIZE = 65,
     REST_MS = 300, /* before the memory of a guest that moved away is freed */
 };
 
@@ -57,7 +59,9 @@ struct machine {
     struct guest_port *port;
     struct console *console;
     struct move *move;
+    struct notice *notice;
     struct rest *rest; /* it goes into a file, or comes out of one */
+    int suspend_fd;    /* owned: the file, while the guest is told of it; -1: it is not */
     void (*rest_done)(void *data, const struct fault *fault);
     void *rest_data;
     uint64_t rest_generation; /* that goes on from the file */
@@ -76,6 +80,7 @@ struct machine {
     enum vm_event pending;
     struct fault pending_fault;
     char reason[LATCH_FILE_REASON_SIZE];
+    char host[HOST_NAME_SIZE]; /* for the guest; "": not known */
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
     struct sampler *sampler;        /* looks at the vm's memory; NULL: nobody asked */
@@ -91,6 +96,8 @@ struct machine {
 static void suspended(void *data, const struct guest_file_counts *counts,
                       const struct fault *fault);
 static bool wants_backends(struct machine *machine);
+
+static void run_on(struct machine *machine);
 
 static bool state_has_machine(Godwit__VmState state)
 {
@@ -149,6 +156,8 @@ static void record_set_generation(struct machine *machine, uint64_t generation)
 
 static void unbuild(struct machine *machine)
 {
+    if (machine->notice)
+        notice_stop(machine->notice);
     if (machine->vm)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
     machine->sampler = sampler_free(machine->sampler);
@@ -400,7 +409,7 @@ static void on_reset(struct machine *machine)
 static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault)
 {
     assert(machine->vm);
-    if (machine->rest) { /* it did so before it was paused: its save refuses, and then it is told */
+    if (machine->rest || machine->suspend_fd >= 0) { /* it did so before it was paused: its save refuses, and then it is told */
         machine->has_pending = true;
         machine->pending = event;
         machine->pending_fault = *fault;
@@ -429,6 +438,61 @@ static void on_guest_event(struct machine *machine, enum vm_event event, const s
             fault->text[0] ? fault->text : "the guest crashed");
         return;
     }
+}
+
+/* ---- what the guest is told ---- */
+static int connect_guest(void *data, int *ret_fd, struct fault *fault)
+{
+    struct machine *machine = data;
+
+    if (!machine->vm)
+        return fault_set(fault, ERR_STATE, "there is no guest");
+    return vm_connect_vsock(machine->vm, vm_spec_notice_port(machine->spec), ret_fd, fault);
+}
+
+static enum notice_kind notice_kind_of(const struct machine *machine)
+{
+    return machine->in_place ? NOTICE_KIND_UPGRADE : NOTICE_KIND_MOVE;
+}
+
+/* Is this guest told of anything, and does it run to hear it? */
+static bool hears(const struct machine *machine)
+{
+    return vm_spec_notice_ms(machine->spec) > 0 && !machine->paused && !machine->has_pending;
+}
+
+static void suspend_now(struct machine *machine);
+
+/* It knows of its pause, or had its time. */
+static void on_notice_over(void *data)
+{
+    struct machine *machine = data;
+
+    if (machine->move)
+        move_noticed(machine->move);
+    else if (machine->suspend_fd >= 0)
+        suspend_now(machine);
+}
+
+/* A move out could pause it. */
+static void on_move_notice(void *data)
+{
+    struct machine *machine = data;
+
+    notice_prepare(machine->notice, notice_kind_of(machine), machine->last_move_id,
+                   vm_spec_notice_ms(machine->spec));
+}
+
+static void tell_resumed(struct machine *machine)
+{
+    uint64_t pause_ns = 0, pause_ms;
+    bool is_known = guest_port_pause_ns(machine->port, &pause_ns);
+
+    if (!hears(machine))
+        return;
+    pause_ms = (pause_ns + NS_PER_MS - 1) / NS_PER_MS;
+    notice_resumed(machine->notice, notice_kind_of(machine), machine->last_move_id,
+                   is_known ? &pause_ms : NULL, machine->host[0] ? machine->host : NULL);
 }
 
 /* ---- create ---- */
@@ -544,6 +608,9 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
     log_info("machine", "goes on from its file vm=%s pages=%llu bytes=%llu ms=%llu",
              machine->config.vm_id, (unsigned long long)done.pages, (unsigned long long)done.bytes,
              (unsigned long long)(done.ns / NS_PER_MS));
+    if (hears(machine))
+        notice_resumed(machine->notice, NOTICE_KIND_SUSPEND, NULL, NULL,
+                       machine->host[0] ? machine->host : NULL);
     tell_rested(machine, NULL);
 }
 
@@ -603,6 +670,7 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
     if (machine->spec)
         godwit__vm_spec__free_unpacked(machine->spec, NULL);
     machine->spec = spec;
+    (void)snprintf(machine->host, sizeof machine->host, "%s", order->host ? order->host : "");
 
     r = backend_set_init(&machine->backends, spec, order->disk_bytes, order->n_disk_bytes, fault);
     if (r == 0 && !order->incoming && !backend_set_is_empty(&machine->backends))
@@ -666,7 +734,8 @@ static int check_not_moving(const struct machine *machine, const char *what, str
                          "%s still fetches memory from its old host (post-copy): it cannot %s until "
                          "all of it is here",
                          machine->config.name, what);
-    if (machine->rest || machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+    if (machine->rest || machine->suspend_fd >= 0 ||
+        machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
         return fault_set(fault, ERR_BUSY, "%s is at rest, or on its way: it cannot %s now",
                          machine->config.name, what);
     if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
@@ -784,6 +853,8 @@ static void run_on(struct machine *machine)
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
+    if (hears(machine))
+        notice_cancelled(machine->notice, NOTICE_KIND_SUSPEND, NULL);
     take_pending(machine);
 }
 
@@ -808,6 +879,22 @@ static void suspended(void *data, const struct guest_file_counts *counts, const 
     tell_rested(machine, NULL);
 }
 
+/* It was told, or need not be: it stands still and goes into its file. */
+static void suspend_now(struct machine *machine)
+{
+    struct fault fault = {0};
+    AUTO_FD int file = TAKE_FD(machine->suspend_fd);
+
+    guest_port_guest(machine->port)->was_running = !machine->paused;
+    guest_port_guest(machine->port)->takes_counters = true; /* a process of this host reads it */
+    guest_port_pause(machine->port);
+    if (begin_rest(machine, machine->rest_nonce, record_get(machine).generation, false, &file,
+                   &fault) < 0) {
+        run_on(machine);
+        tell_rested(machine, &fault);
+    }
+}
+
 int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
                     void (*done)(void *data, const struct fault *fault), void *data,
                     struct fault *fault)
@@ -821,17 +908,17 @@ int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int
     if (wants_backends(machine))
         return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
                          machine->config.name);
-    guest_port_guest(machine->port)->was_running = !machine->paused;
-    guest_port_guest(machine->port)->takes_counters = true; /* a process of this host reads it */
-    guest_port_pause(machine->port);
-    r = begin_rest(machine, order->nonce, record_get(machine).generation, false, &file, fault);
-    if (r < 0) {
-        run_on(machine);
-        return r;
-    }
+    if (!order->nonce || !*order->nonce || strlen(order->nonce) >= sizeof machine->rest_nonce)
+        return fault_set(fault, ERR_INVALID, "a guest's file without a fit nonce");
     (void)snprintf(machine->rest_nonce, sizeof machine->rest_nonce, "%s", order->nonce);
     machine->rest_done = done;
     machine->rest_data = data;
+    machine->suspend_fd = file;
+    if (hears(machine))
+        notice_prepare(machine->notice, NOTICE_KIND_SUSPEND, NULL,
+                       vm_spec_notice_ms(machine->spec));
+    else
+        suspend_now(machine);
     return 0;
 }
 
@@ -947,6 +1034,8 @@ static void on_source_ended(struct machine *machine, enum phase phase)
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
+    if (hears(machine))
+        notice_cancelled(machine->notice, notice_kind_of(machine), machine->last_move_id);
 }
 
 /* The pool's description knows only what its operator added; a guest that resets needs all of it.
@@ -984,6 +1073,7 @@ static void on_target_ended(struct machine *machine, enum phase phase,
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
+    tell_resumed(machine);
 }
 
 static void on_move_ended(void *data, enum phase phase, const Godwit__MoveEvent *event)
@@ -1075,6 +1165,8 @@ static struct move_config move_config_of(struct machine *machine)
         .vm_id = machine->config.vm_id,
         .on_latch = on_move_latch,
         .on_lost = on_move_lost,
+        .notice_ms_max = vm_spec_notice_ms(machine->spec),
+        .on_notice = on_move_notice,
         .on_event = on_move_event,
         .on_ended = on_move_ended,
         .data = machine,
@@ -1410,6 +1502,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         return fault_set(fault, ERR_NOMEM, "no memory for a machine");
 
     machine->config = *config;
+    machine->suspend_fd = -1;
     machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, -1, -1, NULL, 0};
     pthread_mutex_init(&machine->latch_mutex, NULL);
     const struct console_config console = {
@@ -1418,7 +1511,11 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         .give_input = give_console_input,
         .data = machine,
     };
+    const struct notice_config notice = {
+        .loop = config->loop, .connect = connect_guest, .go = on_notice_over, .data = machine};
     int r = console_new(&machine->console, &console, fault);
+    if (r == 0)
+        r = notice_new(&machine->notice, &notice, fault);
     if (r == 0)
         r = loop_timer_new(&machine->over_timer, config->loop, over_timer_fired, machine, fault);
     if (r == 0)
@@ -1438,6 +1535,8 @@ struct machine *machine_free(struct machine *machine)
         return NULL;
     (void)move_free(machine->move);
     machine->rest = rest_free(machine->rest);
+    machine->notice = notice_free(machine->notice);
+    close_p(&machine->suspend_fd);
     unbuild(machine);
     (void)console_free(machine->console);
     if (machine->over_timer)

@@ -56,7 +56,7 @@ struct move {
     int cancel_fd; /* eventfd: ends a waiting accept, now and later; any thread */
 };
 
-enum move_note_type { NOTE_LATCH, NOTE_PROGRESS, NOTE_LANES, NOTE_ENDED };
+enum move_note_type { NOTE_LATCH, NOTE_PROGRESS, NOTE_LANES, NOTE_GUEST, NOTE_ENDED };
 
 struct move_note {
     struct move *move;
@@ -93,6 +93,8 @@ static void note_posted(void *data)
                 move->config.on_ended(move->config.data, note->phase, &bare);
         } else if (note->type == NOTE_ENDED) {
             move->config.on_ended(move->config.data, note->phase, event);
+        } else if (note->type == NOTE_GUEST) {
+            move->config.on_notice(move->config.data);
         } else {
             move->config.on_event(move->config.data, event);
         }
@@ -110,6 +112,7 @@ static enum failpoint_id failpoint_of(enum move_note_type type)
         return FAILPOINT_VM_TELL_LATCH;
     case NOTE_PROGRESS:
     case NOTE_LANES: /* both are told again */
+    case NOTE_GUEST: /* and this one has an end by itself */
         return FAILPOINT_VM_TELL_PROGRESS;
     case NOTE_ENDED:
         break;
@@ -131,7 +134,7 @@ static void note_post_once(struct move *move, enum move_note_type type, enum pha
     size_t size = sizeof(struct move_note) + count;
     struct move_note *note = malloc(size);
     /* What must be told waits for memory; what is told again does not. */
-    bool is_repeated = type == NOTE_PROGRESS || type == NOTE_LANES;
+    bool is_repeated = type == NOTE_PROGRESS || type == NOTE_LANES || type == NOTE_GUEST;
     while (!note && !is_repeated) {
         (void)poll(NULL, 0, 10);
         note = malloc(size);
@@ -188,6 +191,12 @@ static void on_progress(void *data, const Godwit__MoveProgress *progress)
     Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
     event.progress = (Godwit__MoveProgress *)progress;
     note_post(move, NOTE_PROGRESS, PHASE_NONE, &event);
+}
+
+static void on_notice(void *data)
+{
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    note_post(data, NOTE_GUEST, PHASE_NONE, &event);
 }
 
 static void post_ended(struct move *move, enum phase phase, const Godwit__MoveReceipt *receipt,
@@ -473,6 +482,8 @@ int move_new_source(struct move **ret_move, const struct move_config *config,
         .target_incarnation = order->target_incarnation ? order->target_incarnation : "",
         .goals = order->goals,
         .lanes = move->lanes,
+        .notice_ms_max = config->notice_ms_max,
+        .on_notice = on_notice,
         .open_lane = open_lane,
         .on_latch = on_latch,
         .on_progress = on_progress,
@@ -588,6 +599,12 @@ int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t gener
     if (move->source)
         return source_verdict(move->source, kind, generation, reason, fault);
     return target_verdict(move->target, kind, generation, reason, fault);
+}
+
+void move_noticed(struct move *move)
+{
+    if (move->source)
+        source_noticed(move->source);
 }
 
 int move_tune(struct move *move, const Godwit__MoveGoals *goals, struct fault *fault)

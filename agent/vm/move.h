@@ -36,6 +36,9 @@ struct move_config {
     /* Loop: a latch (has_latch), progress, or a wish for sockets (has_lanes_wanted, answered by
      * move_take_sockets); borrowed. */
     void (*on_event)(void *data, const Godwit__MoveEvent *event);
+    /* Loop: the pause of a move out is near; move_noticed answers, or notice_ms_max passes. */
+    uint64_t notice_ms_max; /* 0: not wanted */
+    void (*on_notice)(void *data);
     /* Loop, once: DONE or ROLLED_BACK. The move may be freed in it. */
     void (*on_ended)(void *data, enum phase phase, const Godwit__MoveEvent *event);
     void *data;
@@ -61,6 +64,9 @@ int move_verdict(struct move *move, Godwit__MoveVerdictKind kind, uint64_t gener
  * when the sockets were taken; else nobody awaits them. */
 bool move_take_sockets(struct move *move, unsigned epoch, const int *fds, size_t fd_count,
                        const struct fault *fault);
+
+/* As source_noticed; nothing at a target. */
+void move_noticed(struct move *move);
 
 /* As source_tune; a target has no goals. */
 int move_tune(struct move *move, const Godwit__MoveGoals *goals, struct fault *fault);

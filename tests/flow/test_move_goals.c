@@ -265,6 +265,97 @@ static void a_limit_that_is_lifted_frees_a_lane_that_waits(void **state)
     scene_deinit(&scene);
 }
 
+/* ---- the notice to the guest ---- */
+
+struct notices {
+    unsigned told;
+    uint64_t told_ns;
+    bool answers, cancels;
+    bool ran;
+};
+
+static struct notices notices; /* of the one move at a time; its own thread writes it */
+
+static void on_notice(struct fake_move *move, void *data)
+{
+    struct scene *scene = data;
+    notices.told++;
+    notices.told_ns = world_now_ns();
+    notices.ran = fake_guest_runs(scene->source_guest);
+    if (notices.answers)
+        source_noticed(move->source);
+    if (notices.cancels)
+        (void)source_verdict(move->source, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL, 0,
+                             "enough", NULL);
+}
+
+static void notice_scene(struct scene *scene, const char *mode, const struct notices *how)
+{
+    scene_init(scene, "balanced");
+    scene->source.writes_per_ms = 1;
+    scene->source.writer_pages = 100;
+    scene->goals.mode = (char *)mode;
+    scene->config.notice_ms_max = 300;
+    scene->config.on_notice = on_notice;
+    notices = *how;
+    scene_run(scene);
+}
+
+static void a_guest_is_told_while_it_runs_and_its_answer_lets_the_move_go_on(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"rounds", "stream"};
+    for (unsigned i = 0; i < 2; i++) {
+        struct scene scene;
+        notice_scene(&scene, modes[i], &(struct notices){.answers = true});
+        assert_int_equal(notices.told, 1);
+        assert_true(notices.ran);
+        assert_true(scene.move.moved);
+        scene_deinit(&scene);
+    }
+}
+
+static void a_guest_that_does_not_answer_is_moved_all_the_same(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"rounds", "stream"};
+    for (unsigned i = 0; i < 2; i++) {
+        struct scene scene;
+        notice_scene(&scene, modes[i], &(struct notices){0});
+        assert_int_equal(notices.told, 1);
+        assert_true(world_now_ns() - notices.told_ns >= 300 * NS_PER_MS); /* it had its time */
+        assert_true(scene.move.moved);
+        scene_deinit(&scene);
+    }
+}
+
+static void a_move_that_is_cancelled_while_it_waits_lets_the_guest_run_on(void **state)
+{
+    (void)state;
+    struct scene scene;
+    notice_scene(&scene, "rounds", &(struct notices){.cancels = true});
+    assert_false(scene.move.moved);
+    assert_int_equal(scene.move.at_source.fault.code, ERR_CANCELED);
+    assert_true(fake_guest_runs(scene.source_guest));
+    scene_deinit(&scene);
+}
+
+static void a_guest_that_an_operator_paused_is_not_told(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene, "balanced");
+    scene.source.writers = 0;
+    scene.source.running = false;
+    scene.config.notice_ms_max = 300;
+    scene.config.on_notice = on_notice;
+    notices = (struct notices){0};
+    scene_run(&scene);
+    assert_int_equal(notices.told, 0);
+    assert_true(scene.move.moved);
+    scene_deinit(&scene);
+}
+
 static void goals_of_a_move_that_ended_are_refused(void **state)
 {
     (void)state;
@@ -292,6 +383,10 @@ int main(void)
         cmocka_unit_test(another_policy_counts_at_once),
         cmocka_unit_test(a_higher_goal_ends_the_waiting),
         cmocka_unit_test(a_limit_that_is_lifted_frees_a_lane_that_waits),
+        cmocka_unit_test(a_guest_is_told_while_it_runs_and_its_answer_lets_the_move_go_on),
+        cmocka_unit_test(a_guest_that_does_not_answer_is_moved_all_the_same),
+        cmocka_unit_test(a_move_that_is_cancelled_while_it_waits_lets_the_guest_run_on),
+        cmocka_unit_test(a_guest_that_an_operator_paused_is_not_told),
         cmocka_unit_test(goals_of_a_move_that_ended_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,7 @@
 #include "sweep.h"
 #include "test_memory.h"
 #include "vcpu.h"
+#include "vsock.h"
 #include "writer.h"
 
 enum {
@@ -526,6 +527,32 @@ static void on_nic(const char *argument)
     }
 }
 
+static void report_vsock(void)
+{
+    struct record record;
+    struct vsock_numbers numbers;
+
+    vsock_numbers(&numbers);
+    record_begin(&record, "vsock");
+    record_number(&record, "requests", numbers.requests);
+    record_number(&record, "lines", numbers.lines);
+    record_number(&record, "resets", numbers.resets);
+    record_text(&record, "device", numbers.is_well ? "ok" : "BAD");
+    record_end(&record);
+}
+
+static void on_vsock(const char *argument)
+{
+    if (!vsock_is_there())
+        answer_error("vsock", "none");
+    else if (!*argument)
+        report_vsock();
+    else if (vsock_set_manner(argument))
+        answer("ok");
+    else
+        answer_error("argument", argument);
+}
+
 static void on_hostile(const char *argument)
 {
     uint64_t seed;
@@ -562,7 +589,7 @@ static const struct {
     {"reset", on_reset},       {"stale", on_stale},
     {"trap", on_trap},         {"disk", on_disk},
     {"nic", on_nic},           {"holes", on_holes},
-    {"hostile", on_hostile},
+    {"hostile", on_hostile},   {"vsock", on_vsock},
 };
 
 static void run_line(char *line)

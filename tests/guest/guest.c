@@ -15,6 +15,7 @@
 #include "test_memory.h"
 #include "trap.h"
 #include "vcpu.h"
+#include "vsock.h"
 #include "writer.h"
 
 enum { PAGES_PER_MIB = 256 };
@@ -103,6 +104,7 @@ void guest_init(const struct clock_page *page)
 
     disk_init(&options);
     nic_init(&options);
+    vsock_init(&options);
     report_ready(vcpus, cleaned, fill_ms, boot_ms, clock_read(page, &ns, &tsc));
     command_init(&options);
     writer_set_on(options.writers > 0);

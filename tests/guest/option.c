@@ -26,6 +26,7 @@ static const struct number_key number_keys[] = {
     {"disk", offsetof(struct options, disk_mib), 1 << 20},
     {"diskrate", offsetof(struct options, disk_rate), 1 << 30},
     {"nicrate", offsetof(struct options, nic_rate), 1 << 30},
+    {"vsock", offsetof(struct options, vsock_port), UINT32_MAX - 1},
 };
 
 static const char *const pattern_names[] = {"random", "seq", "hotcold", "sparse"};

@@ -20,6 +20,7 @@ struct options {
     bool idle;
     uint64_t disk_mib, disk_rate; /* 0 MiB: no disk */
     uint64_t nic_rate;
+    uint64_t vsock_port;    /* 0: no vsock */
     uint64_t ring_features; /* VIRTIO_F_* beyond the least */
     bool nic, use_interrupts;
 };

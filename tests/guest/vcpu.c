@@ -10,6 +10,7 @@
 #include "nic.h"
 #include "record.h"
 #include "sweep.h"
+#include "vsock.h"
 #include "writer.h"
 
 enum {
@@ -120,6 +121,7 @@ void vcpu_enter(uint32_t index)
         if (index == 0) {
             disk_step(now);
             nic_step(now);
+            vsock_step();
             command_step(now);
         }
     }

@@ -1,7 +1,7 @@
 /* One virtual processor: starting it, and the loop it stays in for ever.
  *
  * Flow:   boot.S -> vcpu_enter -> [vcpu] loop: heartbeat, registers, sweep, writer, and on vCPU 0
- *         disk, nic, command
+ *         disk, nic, vsock, command
  * Thread: each vCPU its own struct; vCPU 0 reads the others' numbers.
  */
 #ifndef GUEST_VCPU_H

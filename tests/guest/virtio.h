@@ -1,6 +1,6 @@
 /* A virtio 1.x device over PCI and its rings, from the driver's side, polled or by MSI-X.
  *
- * Flow:   disk, nic -> [virtio] -> pci, memory, interrupt
+ * Flow:   disk, nic, vsock -> [virtio] -> pci, memory, interrupt
  * Thread: vCPU 0.
  *
  * Split and packed rings, indirect tables not, event index yes. A ring has VIRTIO_REQUESTS

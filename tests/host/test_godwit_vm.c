@@ -333,6 +333,7 @@ static void host_create(struct host *host, uint64_t generation, bool incoming)
     fds[3] = open(GUEST_ELF, O_RDONLY | O_CLOEXEC);
     order.vm_id = (char *)"v1";
     order.spec = &vm_spec;
+    order.host = (char *)"host-b";
     order.has_generation = order.has_incoming = true;
     order.generation = generation;
     order.incoming = incoming;
@@ -778,6 +779,146 @@ static void a_guest_in_post_copy_waits_for_its_pages_and_its_process_for_nothing
     with_postcopy = false;
     host_end(&source);
     host_end(&target);
+}
+
+/* ---- what the guest is told ---- */
+static Godwit__VsockSpec vsock_spec = GODWIT__VSOCK_SPEC__INIT;
+
+static void boot_listener(struct host *host, const char *name, uint64_t notice_ms)
+{
+    vsock_spec.has_cid = vsock_spec.has_notice_ms = true;
+    vsock_spec.cid = 7;
+    vsock_spec.notice_ms = notice_ms;
+    vm_spec.vsock = &vsock_spec;
+    boot(host, name, "vcpus=2 vsock=1010 fill=random fillmb=32", 128);
+}
+
+static void expect_notice(struct host *host, const char *line)
+{
+    char whole[128];
+
+    (void)snprintf(whole, sizeof whole, "gw notice %s\n", line);
+    (void)host_expect(host, whole);
+}
+
+static void set_manner(struct host *host, const char *manner)
+{
+    char command[32];
+
+    (void)snprintf(command, sizeof command, "vsock %s\n", manner);
+    host_type(host, command);
+    (void)host_expect(host, "gw ok");
+}
+
+static void move_on(struct host *source, struct host *target, const char *name, const char *move_id,
+                    uint64_t m)
+{
+    host_start(target, name);
+    host_create(target, 0, true);
+    host_attach(target);
+    move_begin(source, target, move_id, m, 0);
+    WAIT_FOR(source->move_ended && target->move_ended);
+    if (!source->moved)
+        fail_msg("not moved: %s", source->move_fault);
+}
+
+static void a_guest_that_listens_is_told_before_and_after_its_move(void **state)
+{
+    (void)state;
+    struct host source, target;
+
+    boot_listener(&source, "told-s", 10000);
+    move_on(&source, &target, "told-t", "m1", 2);
+
+    expect_notice(&source, "prepare kind=move id=m1 deadline_ms=10000");
+    char *told = host_expect(&target, "gw notice");
+    if (strncmp(told, "gw notice resumed kind=move id=m1 pause_ms=", 43) != 0 ||
+        !strstr(told, " host=host-b"))
+        fail_msg("%s", told);
+    host_type(&target, "vsock\n");
+    told = host_expect(&target, "gw vsock");
+    if (!strstr(told, " resets=1 device=ok"))
+        fail_msg("%s", told);
+    host_type(&target, "verify\n");
+    assert_non_null(strstr(host_expect(&target, "gw verify"), "gw verify ok"));
+    host_end(&source);
+    host_end(&target);
+    vm_spec.vsock = NULL;
+}
+
+static void a_guest_that_behaves_badly_is_moved_all_the_same(void **state)
+{
+    (void)state;
+    static const char *const manners[] = {"silent", "close", "flood", "refuse", "deaf"};
+    struct host hosts[2];
+    unsigned at = 0;
+
+    boot_listener(&hosts[at], "bad-0", 300);
+    for (unsigned i = 0; i < ARRAY_COUNT(manners); i++, at ^= 1) {
+        char name[16], move_id[16];
+        (void)snprintf(name, sizeof name, "bad-%u", i + 1);
+        (void)snprintf(move_id, sizeof move_id, "m%u", i + 1);
+        set_manner(&hosts[at], manners[i]);
+        move_on(&hosts[at], &hosts[at ^ 1], name, move_id, i + 2);
+        host_end(&hosts[at]);
+        host_type(&hosts[at ^ 1], "verify\n");
+        assert_non_null(strstr(host_expect(&hosts[at ^ 1], "gw verify"), "gw verify ok"));
+    }
+    host_end(&hosts[at]);
+    vm_spec.vsock = NULL;
+}
+
+static void a_move_that_fails_after_its_notice_is_called_off(void **state)
+{
+    (void)state;
+    struct host source, target;
+    struct fault fault = {0};
+
+    boot_listener(&source, "off-s", 10000);
+    set_manner(&source, "silent");
+    host_start(&target, "off-t");
+    host_create(&target, 0, true);
+    move_begin(&source, &target, "m1", 2, 0);
+    expect_notice(&source, "prepare kind=move id=m1 deadline_ms=10000");
+    assert_false(source.move_ended);
+
+    assert_int_equal(vm_process_kill(target.process, &fault), 0);
+
+    expect_notice(&source, "cancelled kind=move id=m1");
+    WAIT_FOR(target.dead && source.move_ended);
+    assert_false(source.moved);
+    assert_int_equal(source.state, GODWIT__VM_STATE__VM_STATE_RUNNING);
+    host_end(&target);
+    host_end(&source);
+    vm_spec.vsock = NULL;
+}
+
+static void a_guest_is_told_of_a_suspend_and_that_it_was_called_off(void **state)
+{
+    (void)state;
+    struct host host;
+    Godwit__VmSuspend order = GODWIT__VM_SUSPEND__INIT;
+    Godwit__VmSuspendEnd over = GODWIT__VM_SUSPEND_END__INIT;
+    char path[192];
+
+    boot_listener(&host, "rest", 10000);
+    (void)snprintf(path, sizeof path, "%s/guest", host.dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    order.vm_id = over.vm_id = (char *)"v1";
+    order.nonce = (char *)"a-nonce";
+    assert_int_equal(expect_state(call(rpc_of(&host), METHOD_VM_SUSPEND, &order.base, &fd, 1,
+                                       &godwit__vm_status__descriptor)),
+                     GODWIT__VM_STATE__VM_STATE_SUSPENDED);
+    (void)close(fd);
+    expect_notice(&host, "prepare kind=suspend deadline_ms=10000");
+
+    assert_int_equal(expect_state(call(rpc_of(&host), METHOD_VM_SUSPEND_END, &over.base, NULL, 0,
+                                       &godwit__vm_status__descriptor)),
+                     GODWIT__VM_STATE__VM_STATE_RUNNING);
+
+    expect_notice(&host, "cancelled kind=suspend");
+    host_end(&host);
+    vm_spec.vsock = NULL;
 }
 
 static void a_reset_in_a_move_rolls_it_back_and_boots_at_the_source(void **state)
@@ -1336,6 +1477,10 @@ int main(void)
         cmocka_unit_test(a_move_whose_lanes_are_cut_goes_on_where_it_was),
         cmocka_unit_test(a_cut_that_does_not_heal_leaves_the_guest_where_it_ran),
         cmocka_unit_test(a_guest_in_post_copy_waits_for_its_pages_and_its_process_for_nothing),
+        cmocka_unit_test(a_guest_that_listens_is_told_before_and_after_its_move),
+        cmocka_unit_test(a_guest_that_behaves_badly_is_moved_all_the_same),
+        cmocka_unit_test(a_move_that_fails_after_its_notice_is_called_off),
+        cmocka_unit_test(a_guest_is_told_of_a_suspend_and_that_it_was_called_off),
         cmocka_unit_test(a_reset_in_a_move_rolls_it_back_and_boots_at_the_source),
         cmocka_unit_test(agents_carry_out_orders_and_survive),
     };

@@ -130,6 +130,13 @@ static void note_end(struct fake_move *move, struct fake_side *side, enum phase 
     pthread_mutex_unlock(&move->mutex);
 }
 
+static void source_notice(void *data)
+{
+    struct fake_move *move = data;
+    if (move->config.on_notice)
+        move->config.on_notice(move, move->config.data);
+}
+
 static void source_latch(void *data, Godwit__Latch latch)
 {
     struct fake_move *move = data;
@@ -257,6 +264,8 @@ void fake_move_init(struct fake_move *move, const struct fake_move_config *confi
         .goals = config->goals,
         .lanes = config->lanes,
         .postcopy_away_ms_max = config->postcopy_away_ms_max,
+        .notice_ms_max = config->notice_ms_max,
+        .on_notice = source_notice,
         .open_lane = open_lane,
         .on_latch = source_latch,
         .on_progress = source_progress,

@@ -42,6 +42,10 @@ struct fake_move_config {
     void (*on_source)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
     void (*on_target)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
     void *data;
+    /* The source's guest is told of its pause: runs on the source's move thread, and says
+     * source_noticed then or later, or never. */
+    uint64_t notice_ms_max;
+    void (*on_notice)(struct fake_move *move, void *data);
     /* Other streams than pipes, for the bench. */
     int (*streams)(unsigned lane, struct stream **ret_source, struct stream **ret_target);
 };

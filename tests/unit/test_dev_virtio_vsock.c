@@ -1,5 +1,7 @@
 /* Streams between a Unix socket and a guest's driver, over the whole way of a chain. */
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -271,6 +273,108 @@ static void a_host_program_talks_with_one_in_the_guest(void **state)
     }
 }
 
+static int connect_to(struct bench *bench, int *ret_fd, struct fault *fault)
+{
+    (void)pthread_mutex_lock(&bench->machine->lock);
+    int r = virtio_vsock_connect(device_of(bench->machine), 1234, ret_fd, fault);
+    (void)pthread_mutex_unlock(&bench->machine->lock);
+    return r;
+}
+
+static void set_blocking(int fd)
+{
+    assert_int_equal(fcntl(fd, F_SETFL, O_RDWR), 0);
+}
+
+static void this_process_talks_with_a_program_in_the_guest(void **state)
+{
+    (void)state;
+    struct bench bench;
+    struct fault fault = {0};
+    int fd = -1;
+    char line[32];
+    bench_begin(&bench, VIRTIO_FEATURE(VIRTIO_F_RING_PACKED));
+    if (connect_to(&bench, &fd, &fault) < 0)
+        fail_msg("%s", fault.text);
+    set_blocking(fd);
+    struct packet request = receive(&bench);
+    assert_int_equal(request.op, VIRTIO_VSOCK_OP_REQUEST);
+    assert_int_equal(request.target_port, 1234);
+    answer(&bench, &request, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL);
+    (void)snprintf(line, sizeof line, "OK %u\n", request.source_port);
+    expect_text(fd, line);
+
+    assert_int_equal(write(fd, "prepare\n", 8), 8);
+    struct packet packet = receive(&bench);
+    assert_int_equal(packet.op, VIRTIO_VSOCK_OP_RW);
+    assert_memory_equal(packet.data, "prepare\n", 8);
+    answer(&bench, &request, VIRTIO_VSOCK_OP_RW, 0, "ready\n");
+    expect_text(fd, "ready\n");
+    (void)close(fd);
+    packet = receive(&bench);
+    assert_int_equal(packet.op, VIRTIO_VSOCK_OP_SHUTDOWN);
+    bench_end(&bench);
+}
+
+static void this_process_hears_that_nobody_listens_in_the_guest(void **state)
+{
+    (void)state;
+    struct bench bench;
+    struct fault fault = {0};
+    int fd = -1;
+    bench_begin(&bench, 0);
+    assert_int_equal(connect_to(&bench, &fd, &fault), 0);
+    set_blocking(fd);
+    struct packet request = receive(&bench);
+    answer(&bench, &request, VIRTIO_VSOCK_OP_RST, 0, NULL);
+    expect_end(fd);
+    bench_end(&bench);
+}
+
+static void a_guest_without_a_driver_is_not_asked(void **state)
+{
+    (void)state;
+    struct bench bench = {.machine = make_machine()};
+    struct fault fault = {0};
+    int fd = -1;
+    virtio_machine_go(bench.machine);
+
+    assert_int_equal(connect_to(&bench, &fd, &fault), ERR_STATE);
+
+    assert_string_equal(fault.text, "the guest has no driver for its vsock");
+    assert_int_equal(fd, -1);
+    bench_end(&bench);
+}
+
+/* It never offers a buffer, so it never hears of them: none of them may stay. */
+static void streams_that_the_guest_never_hears_of_leave_no_trace(void **state)
+{
+    (void)state;
+    struct bench bench;
+    struct fault fault = {0};
+    memset(&bench, 0, sizeof bench);
+    bench.machine = make_machine();
+    virtio_machine_go(bench.machine);
+    assert_true(virtio_driver_init(&bench.driver, bench.machine, SLOT, 0, RINGS, 32));
+    int fds[VIRTIO_VSOCK_STREAMS_MAX];
+    for (unsigned i = 0; i < VIRTIO_VSOCK_STREAMS_MAX; i++)
+        assert_int_equal(connect_to(&bench, &fds[i], &fault), 0);
+    int one_more = -1;
+    assert_int_equal(connect_to(&bench, &one_more, &fault), ERR_LIMIT);
+
+    for (unsigned i = 0; i < VIRTIO_VSOCK_STREAMS_MAX; i++)
+        (void)close(fds[i]);
+
+    unsigned left;
+    do { /* it comes by the I/O thread */
+        (void)pthread_mutex_lock(&bench.machine->lock);
+        left = virtio_vsock_streams(device_of(bench.machine));
+        (void)pthread_mutex_unlock(&bench.machine->lock);
+        (void)sched_yield();
+    } while (left);
+    bench_end(&bench);
+}
+
 static void a_port_where_nobody_listens_closes_the_connection(void **state)
 {
     (void)state;
@@ -438,6 +542,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_host_program_talks_with_one_in_the_guest),
+        cmocka_unit_test(this_process_talks_with_a_program_in_the_guest),
+        cmocka_unit_test(this_process_hears_that_nobody_listens_in_the_guest),
+        cmocka_unit_test(a_guest_without_a_driver_is_not_asked),
+        cmocka_unit_test(streams_that_the_guest_never_hears_of_leave_no_trace),
         cmocka_unit_test(a_port_where_nobody_listens_closes_the_connection),
         cmocka_unit_test(a_program_that_says_anything_else_is_turned_away),
         cmocka_unit_test(no_more_is_sent_than_the_guest_gave_credit_for),

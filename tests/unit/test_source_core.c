@@ -317,6 +317,121 @@ static void lanes_lost_in_the_pause_lead_back_and_after_gave_nowhere(void **stat
     }
 }
 
+enum { NOTICE_MS = 1500 };
+
+/* The pause could begin, and the guest is told. */
+static void walk_to_notice(struct source_core *core)
+{
+    walk(core, PHASE_PRECOPY);
+    core->config.notice_ms_max = NOTICE_MS;
+    assert_int_equal(step(core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_NOTICE);
+    assert_int_equal(core->phase, PHASE_PRECOPY);
+}
+
+/* What it wrote meanwhile goes first, and no round is judged by the wait. */
+static void expect_pause_after_catching_up(struct source_core *core)
+{
+    unsigned rounds = core->converge.rounds;
+    assert_int_equal(step(core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_ROUND);
+    assert_int_equal(core->converge.rounds, rounds);
+    assert_int_equal(step(core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_STAND_BY);
+    assert_int_equal(step(core, SOURCE_EVENT_STOOD_BY), SOURCE_TODO_PAUSE);
+}
+
+static void a_guest_is_told_of_its_pause_once_and_waited_for(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_notice(&core);
+    assert_int_equal(step(&core, SOURCE_EVENT_ROUND_DONE), 0); /* none is under way */
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+
+    assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), SOURCE_TODO_ROUND);
+
+    assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), 0);
+    expect_pause_after_catching_up(&core);
+    assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), 0);
+}
+
+static void a_guest_that_never_answers_has_its_time_and_no_more(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_notice(&core);
+    uint64_t until_ns = now_ns + NOTICE_MS * NS_PER_MS;
+    assert_int_equal(source_core_deadline_ns(&core), until_ns);
+    now_ns = until_ns - 1;
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    now_ns = until_ns;
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), SOURCE_TODO_ROUND);
+    assert_int_equal(source_core_deadline_ns(&core), core.phase_deadline_ns);
+    expect_pause_after_catching_up(&core);
+}
+
+static void a_wait_for_the_guest_does_not_use_up_the_deadline(void **state)
+{
+    (void)state;
+    struct source_core core;
+    unsigned todo = 0;
+    walk(&core, PHASE_PRECOPY);
+    core.config.notice_ms_max = NOTICE_MS;
+    now_ns = core.phase_deadline_ns - 1;
+    assert_int_equal(step(&core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_NOTICE);
+    now_ns += NOTICE_MS * NS_PER_MS;
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), SOURCE_TODO_ROUND);
+    assert_int_equal(core.phase, PHASE_PRECOPY);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, NS_PER_S, 5000, &todo), 0);
+    assert_int_equal(core.phase_deadline_ns,
+                     core.entered_ns[PHASE_PRECOPY] + (5000 + NOTICE_MS) * NS_PER_MS);
+}
+
+static void a_move_that_ends_while_it_waits_for_the_guest_just_ends(void **state)
+{
+    (void)state;
+    static const enum source_event_type ends[] = {SOURCE_EVENT_VERDICT_CANCEL, SOURCE_EVENT_FAILED,
+                                                  SOURCE_EVENT_ABANDONED};
+    for (unsigned i = 0; i < 3; i++) {
+        struct source_core core;
+        walk_to_notice(&core);
+        unsigned todo = step(&core, ends[i]);
+        assert_true(todo & SOURCE_TODO_LATCH_ABORTED);
+        assert_false(todo & SOURCE_TODO_RESUME); /* it never stood */
+        assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), 0);
+        now_ns += NS_PER_S * 3600;
+        assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    }
+}
+
+static void lanes_lost_while_the_guest_is_told_come_back_without_another_notice(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_notice(&core);
+    core.config.away_ms_max = 20000;
+    assert_int_equal(step(&core, SOURCE_EVENT_LANE_LOST),
+                     SOURCE_TODO_HANG_UP | SOURCE_TODO_THROTTLE);
+    assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), 0); /* nowhere to send a round to */
+    assert_int_equal(step(&core, SOURCE_EVENT_HUNG_UP), SOURCE_TODO_DIAL);
+    assert_int_equal(step(&core, SOURCE_EVENT_REJOINED), SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE);
+    assert_int_equal(step(&core, SOURCE_EVENT_ROUND_DONE), SOURCE_TODO_STAND_BY);
+}
+
+static void a_post_copy_tells_the_guest_too(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_PRECOPY);
+    core.config.notice_ms_max = NOTICE_MS;
+    core.config.postcopy = true;
+    core.config.downtime_ns_max = core.converge.downtime_ns_max = 1;
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_NOTICE);
+    assert_false(core.postcopy);
+    assert_int_equal(step(&core, SOURCE_EVENT_NOTICED), SOURCE_TODO_ROUND);
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_ROUND);
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_STAND_BY);
+    assert_true(core.postcopy);
+}
+
 static void ready_out_of_turn_ends_the_move(void **state)
 {
     (void)state;
@@ -351,6 +466,12 @@ int main(void)
         cmocka_unit_test(lanes_that_stay_away_lead_back_and_a_failed_dial_is_tried_again),
         cmocka_unit_test(a_target_that_refuses_for_seconds_is_not_waited_for),
         cmocka_unit_test(lanes_lost_in_the_pause_lead_back_and_after_gave_nowhere),
+        cmocka_unit_test(a_guest_is_told_of_its_pause_once_and_waited_for),
+        cmocka_unit_test(a_guest_that_never_answers_has_its_time_and_no_more),
+        cmocka_unit_test(a_wait_for_the_guest_does_not_use_up_the_deadline),
+        cmocka_unit_test(a_move_that_ends_while_it_waits_for_the_guest_just_ends),
+        cmocka_unit_test(lanes_lost_while_the_guest_is_told_come_back_without_another_notice),
+        cmocka_unit_test(a_post_copy_tells_the_guest_too),
         cmocka_unit_test(ready_out_of_turn_ends_the_move),
         cmocka_unit_test(a_phase_is_one_line_of_trace),
     };

@@ -70,11 +70,38 @@ static void keeps_the_stamp_with_the_first_shared_disk_that_is_written(void **st
     assert_null(vm_spec_stamp_store(&spec));
 }
 
+static void a_guest_with_a_vsock_is_told_of_its_moves_unless_it_says_otherwise(void **state)
+{
+    (void)state;
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__VsockSpec vsock = GODWIT__VSOCK_SPEC__INIT;
+    struct fault fault = {0};
+    assert_int_equal(vm_spec_notice_ms(&spec), 0);
+
+    spec.vsock = &vsock;
+    assert_int_equal(vm_spec_notice_ms(&spec), 1000);
+    assert_int_equal(vm_spec_notice_port(&spec), 1010);
+
+    vsock.has_notice_ms = vsock.has_notice_port = true;
+    vsock.notice_port = 77;
+    assert_int_equal(vm_spec_notice_ms(&spec), 0);
+    assert_int_equal(vm_spec_notice_port(&spec), 77);
+    assert_int_equal(vm_spec_judge(&spec, &fault), 0);
+
+    vsock.notice_ms = 10001;
+    assert_int_equal(vm_spec_judge(&spec, &fault), ERR_INVALID);
+    assert_string_equal(fault.text, "vsock.notice_ms: found 10001; 0 to 10000 would fit");
+    vsock.notice_ms = 0;
+    vsock.notice_port = 0;
+    assert_int_equal(vm_spec_judge(&spec, &fault), ERR_INVALID);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_one_stations_address_from_anything_else),
         cmocka_unit_test(makes_an_address_that_is_local_and_always_the_same),
+        cmocka_unit_test(a_guest_with_a_vsock_is_told_of_its_moves_unless_it_says_otherwise),
         cmocka_unit_test(keeps_the_stamp_with_the_first_shared_disk_that_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,7 +68,7 @@ static void binds_disks_nics_and_the_rest(void **state)
                   "  - {bridge: br0, mac: \"52:54:00:12:34:56\", queues: 2, mtu: 9000}\n"
                   "  - bridge: br1\n"
                   "rng: true\n"
-                  "vsock: {cid: 7}\n"
+                  "vsock: {cid: 7, notice_port: 2000, notice_ms: 1.5s}\n"
                   "console: virtio\n"
                   "cloud_init:\n"
                   "  user_data: |\n"
@@ -88,6 +88,8 @@ static void binds_disks_nics_and_the_rest(void **state)
     assert_int_equal(spec->nics[0]->queues, 2);
     assert_string_equal(spec->nics[1]->bridge, "br1");
     assert_int_equal(spec->vsock->cid, 7);
+    assert_int_equal(spec->vsock->notice_port, 2000);
+    assert_int_equal(spec->vsock->notice_ms, 1500);
     assert_string_equal(spec->cloud_init->user_data, "#cloud-config\nssh_pwauth: false\n");
     assert_int_equal(spec->ha->priority, 50);
     godwit__vm_spec__free_unpacked(spec, NULL);
@@ -128,6 +130,10 @@ static void says_where_what_and_what_would_fit(void **state)
         {"disks:\n  - {name: a, path: /d}\n  - {name: b, path: /d}\n",
          "web.yaml:3:6: disks[1]: it is the same as disks[0]"},
         {"console: vga\n", "web.yaml:1:10: console: found 'vga'; serial or virtio would fit"},
+        {"vsock: {notice_ms: 1m}\n",
+         "web.yaml:1:20: vsock.notice_ms: found '1m'; 0 s to 10.0 s would fit"},
+        {"vsock: {notice_port: 0}\n",
+         "web.yaml:1:22: vsock.notice_port: found '0'; a whole number from 1 to 4294967294 would fit"},
         {"boot: disk\n", "web.yaml:1:7: boot: disk, but the VM has no disks"},
         {"memory:\n  sise: 1GiB\n",
          "web.yaml:2:3: memory.sise: unknown key; did you mean 'size'?; there are size, hugepages"},
