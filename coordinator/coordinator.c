@@ -20,6 +20,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/enrol.h"
+#include "coordinator/etcd.h"
 #include "coordinator/events.h"
 #include "coordinator/fence.h"
 #include "coordinator/image_task.h"
@@ -73,8 +74,7 @@ static void give_answer(struct coordinator *coordinator, const struct cluster_an
     if (!ticket)
         return;
     *link = ticket->next;
-    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem,
-                     answer->receipt);
+    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem, answer->receipt);
     free(ticket);
 }
 
@@ -439,14 +439,19 @@ static int open_sqlite(struct coordinator *coordinator, const char *directory, s
 /* All coordinators of a pool share an etcd, which may serve other pools too. */
 static int name_store(struct coordinator *coordinator, const char *store, struct fault *fault)
 {
-    const char *at = store + strlen("etcd://");
-    bool has_prefix = strchr(at, '/') != NULL;
-    int n = asprintf(&coordinator->where, "%s%s/%s", store, has_prefix ? "" : "/godwit",
-                     coordinator->pool_id);
+    const char *at = strstr(store, "://") + 3, *words = store + strcspn(store, "?");
+    bool has_prefix = memchr(at, '/', (size_t)(words > at ? words - at : 0)) != NULL;
+    int n = asprintf(&coordinator->where, "%.*s%s/%s%s", (int)(words - store), store,
+                     has_prefix ? "" : "/godwit", coordinator->pool_id, words);
     if (n < 0) {
         coordinator->where = NULL;
         return fault_set(fault, ERR_NOMEM, "no memory for the store's address");
     }
+    struct etcd *etcd = NULL; /* what makes no sense is told now, not by each campaign */
+    int r = etcd_new(&etcd, coordinator->where, fault);
+    (void)etcd_free(etcd);
+    if (r < 0)
+        return fault_wrap(fault, r, "--store");
     return loop_timer_new(&coordinator->campaign, coordinator->loop, campaign, coordinator, fault);
 }
 
@@ -461,8 +466,8 @@ int coordinator_new(struct coordinator **ret_coordinator, struct loop *loop, con
     AUTO_FREE char *address = NULL;
     int r = 0;
     if (store && !store_is_shared(store))
-        r = fault_set(fault, ERR_INVALID, "--store: found '%.120s'; etcd://HOST:PORT,... would fit",
-                      store);
+        r = fault_set(fault, ERR_INVALID,
+                      "--store: found '%.120s'; etcd://HOST:PORT,... or etcds:// would fit", store);
     if (r == 0)
         r = read_pool(coordinator, directory, &address, fault);
     if (r == 0)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/log.h"
@@ -22,8 +23,17 @@ enum {
     GRPC_RESOURCE_EXHAUSTED = 8,
 };
 
+/* What TLS needs of files; NULL: not given. */
+enum tls_file { TLS_FILE_CA, TLS_FILE_CERT, TLS_FILE_KEY, TLS_FILE_COUNT };
+
+static const char plain_scheme[] = "etcd://", tls_scheme[] = "etcds://";
+static const char *const tls_words[TLS_FILE_COUNT] = {
+    [TLS_FILE_CA] = "ca", [TLS_FILE_CERT] = "cert", [TLS_FILE_KEY] = "key"};
+
 struct etcd {
     CURL *curl;
+    bool is_tls;
+    char *tls_files[TLS_FILE_COUNT]; /* owned */
     struct curl_slist *headers;
     char *members[ETCD_MEMBERS_MAX]; /* "host:port" */
     size_t member_count, member;     /* the one that is asked first */
@@ -165,7 +175,7 @@ static int ask_member(struct etcd *etcd, const char *path, const char *body, jso
     const char *member = etcd->members[etcd->member];
     etcd->answer_count = 0;
     etcd->answer_too_long = false;
-    (void)snprintf(url, sizeof url, "http://%s/v3/%s", member, path);
+    (void)snprintf(url, sizeof url, "%s://%s/v3/%s", etcd->is_tls ? "https" : "http", member, path);
     (void)curl_easy_setopt(etcd->curl, CURLOPT_URL, url);
     (void)curl_easy_setopt(etcd->curl, CURLOPT_POSTFIELDS, body);
     (void)curl_easy_setopt(etcd->curl, CURLOPT_POSTFIELDSIZE, (long)strlen(body));
@@ -348,9 +358,61 @@ int etcd_lease_revoke(struct etcd *etcd, uint64_t lease, struct fault *fault)
 /* ---- the client -------------------------------------------------------------------------------
  */
 
-static int read_where(struct etcd *etcd, const char *where, struct fault *fault)
+bool etcd_is_named(const char *where)
 {
-    const char *at = where + strlen("etcd://"), *slash = strchr(at, '/');
+    return strncmp(where, plain_scheme, strlen(plain_scheme)) == 0 ||
+           strncmp(where, tls_scheme, strlen(tls_scheme)) == 0;
+}
+
+/* "WORD=FILE" of `length` bytes. */
+static int read_tls_file(struct etcd *etcd, const char *at, size_t length, struct fault *fault)
+{
+    const char *equals = memchr(at, '=', length);
+    size_t word = equals ? (size_t)(equals - at) : length;
+    for (unsigned i = 0; equals && i < TLS_FILE_COUNT; i++) {
+        if (strlen(tls_words[i]) != word || memcmp(tls_words[i], at, word) != 0)
+            continue;
+        free(etcd->tls_files[i]);
+        etcd->tls_files[i] = strndup(equals + 1, length - word - 1);
+        if (!etcd->tls_files[i])
+            return fault_set(fault, ERR_NOMEM, "no memory to reach etcd");
+        if (access(etcd->tls_files[i], R_OK) != 0)
+            return fault_set(fault, ERR_INVALID, "etcd: the %s file '%.200s' cannot be read",
+                             tls_words[i], etcd->tls_files[i]);
+        return 0;
+    }
+    return fault_set(fault, ERR_INVALID, "etcd: found '%.*s'; ca=, cert= and key= would fit",
+                     (int)(length < 60 ? length : 60), at);
+}
+
+static int read_tls(struct etcd *etcd, const char *words, struct fault *fault)
+{
+    if (words[0] && !etcd->is_tls)
+        return fault_set(fault, ERR_INVALID, "etcd: '%.60s' is for etcds://, which is TLS", words);
+    while (words[0]) {
+        size_t length = strcspn(words, "&");
+        int r = read_tls_file(etcd, words, length, fault);
+        if (r < 0)
+            return r;
+        words += length + (words[length] ? 1 : 0);
+    }
+    if (!etcd->tls_files[TLS_FILE_CERT] != !etcd->tls_files[TLS_FILE_KEY])
+        return fault_set(fault, ERR_INVALID, "etcd: cert= and key= come together");
+    return 0;
+}
+
+static int read_where(struct etcd *etcd, const char *whole, struct fault *fault)
+{
+    const char *question = strchr(whole, '?');
+    AUTO_FREE char *where = strndup(whole, question ? (size_t)(question - whole) : strlen(whole));
+    if (!where)
+        return fault_set(fault, ERR_NOMEM, "no memory to reach etcd");
+    etcd->is_tls = strncmp(where, tls_scheme, strlen(tls_scheme)) == 0;
+    int r = read_tls(etcd, question ? question + 1 : "", fault);
+    if (r < 0)
+        return r;
+    const char *at = where + strlen(etcd->is_tls ? tls_scheme : plain_scheme),
+               *slash = strchr(at, '/');
     const char *end = slash ? slash : at + strlen(at);
     while (at < end) {
         const char *comma = memchr(at, ',', (size_t)(end - at));
@@ -386,6 +448,29 @@ static void curl_begin(void)
     (void)curl_global_init(CURL_GLOBAL_DEFAULT); /* fails without memory; then easy_init does */
 }
 
+/* Whoever answers must be who it says it is: that is curl's default, and said here all the same. */
+static int set_tls(struct etcd *etcd, struct fault *fault)
+{
+    CURL *curl = etcd->curl;
+    CURLcode code = curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    if (code == CURLE_OK && etcd->tls_files[TLS_FILE_CA]) {
+        code = curl_easy_setopt(curl, CURLOPT_CAINFO, etcd->tls_files[TLS_FILE_CA]);
+        (void)curl_easy_setopt(curl, CURLOPT_CAPATH, NULL); /* nobody else's signature */
+    }
+    if (code == CURLE_OK && etcd->tls_files[TLS_FILE_CERT]) {
+        code = curl_easy_setopt(curl, CURLOPT_SSLCERT, etcd->tls_files[TLS_FILE_CERT]);
+        if (code == CURLE_OK)
+            code = curl_easy_setopt(curl, CURLOPT_SSLKEY, etcd->tls_files[TLS_FILE_KEY]);
+    }
+    if (code != CURLE_OK)
+        return fault_set(fault, ERR_UNSUPPORTED, "etcd by TLS: %s", curl_easy_strerror(code));
+    return 0;
+}
+
 static int open_curl(struct etcd *etcd, struct fault *fault)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -395,7 +480,8 @@ static int open_curl(struct etcd *etcd, struct fault *fault)
     if (!etcd->curl || !etcd->headers)
         return fault_set(fault, ERR_NOMEM, "no memory to reach etcd");
     CURL *curl = etcd->curl;
-    (void)curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http");
+    (void)curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, etcd->is_tls ? "https" : "http");
+    (void)curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     (void)curl_easy_setopt(curl, CURLOPT_HTTPHEADER, etcd->headers);
     (void)curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     (void)curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
@@ -403,12 +489,12 @@ static int open_curl(struct etcd *etcd, struct fault *fault)
     (void)curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)CALL_MS);
     (void)curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_bytes);
     (void)curl_easy_setopt(curl, CURLOPT_WRITEDATA, etcd);
-    return 0;
+    return etcd->is_tls ? set_tls(etcd, fault) : 0;
 }
 
 int etcd_new(struct etcd **ret_etcd, const char *where, struct fault *fault)
 {
-    assert(strncmp(where, "etcd://", 7) == 0);
+    assert(etcd_is_named(where));
     struct etcd *etcd = calloc(1, sizeof *etcd);
     if (!etcd)
         return fault_set(fault, ERR_NOMEM, "no memory to reach etcd");
@@ -434,6 +520,8 @@ struct etcd *etcd_free(struct etcd *etcd)
     curl_slist_free_all(etcd->headers);
     for (size_t i = 0; i < etcd->member_count; i++)
         free(etcd->members[i]);
+    for (unsigned i = 0; i < TLS_FILE_COUNT; i++)
+        free(etcd->tls_files[i]);
     free(etcd->answer);
     free(etcd);
     return NULL;

@@ -25,9 +25,14 @@ enum {
     ETCD_ANSWER_MAX = 64 << 20,
 };
 
-/* `where`: "etcd://HOST:PORT,HOST:PORT/PREFIX". */
+/* `where`: "etcd://HOST:PORT,HOST:PORT/PREFIX"; or "etcds://" and the same, by TLS, and behind it
+ * "?ca=FILE&cert=FILE&key=FILE", each of them if wanted: who signs the members' certificates (else
+ * whom this machine trusts), and what we show them. Files are PEM and are read when a connection is
+ * made. ERR_INVALID: it is nothing of the kind, or a file cannot be read. */
 int etcd_new(struct etcd **ret_etcd, const char *where, struct fault *fault);
 struct etcd *etcd_free(struct etcd *etcd);
+/* Does `where` name an etcd? Not whether it is well-formed. */
+bool etcd_is_named(const char *where);
 const char *etcd_prefix(const struct etcd *etcd); /* "/PREFIX/" */
 
 struct etcd_row { /* borrowed for the call */

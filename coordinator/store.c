@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "coordinator/etcd.h"
 #include "coordinator/store_driver.h"
 
 #define COLUMN_SQL(id, sql) sql,
@@ -189,7 +190,7 @@ int store_open(struct store **ret_store, const char *where, struct loop *loop, s
 
 bool store_is_shared(const char *where)
 {
-    return strncmp(where, "etcd://", 7) == 0;
+    return etcd_is_named(where);
 }
 
 static struct store_batch *free_batches(struct store_batch *batch)

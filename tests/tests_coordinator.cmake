@@ -14,8 +14,12 @@ godwit_test(unit cluster_forecast ROOMS coordinator)
 godwit_test(unit plan_core ROOMS coordinator)
 godwit_test(unit ha_core ROOMS coordinator)
 godwit_test(unit store ROOMS coordinator SOURCES ${CMAKE_SOURCE_DIR}/tests/support/store_contract.c)
-godwit_test(host store_etcd ROOMS coordinator TIMEOUT 120
-  SOURCES ${CMAKE_SOURCE_DIR}/tests/support/store_contract.c)
+foreach(noun store_etcd store_etcd_tls)
+  godwit_test(host ${noun} ROOMS coordinator TIMEOUT 120 SOURCES
+    ${CMAKE_SOURCE_DIR}/tests/support/store_contract.c ${CMAKE_SOURCE_DIR}/tests/support/etcd_server.c)
+  target_compile_definitions(test_host_${noun} PRIVATE
+    ETCD_CERTIFICATES="${CMAKE_SOURCE_DIR}/tests/support/etcd_certificates.sh")
+endforeach()
 godwit_test(sim sim_move ROOMS coordinator TIMEOUT 900)
 godwit_test(host coordinator ROOMS coordinator net TIMEOUT 120)
 target_compile_definitions(test_host_coordinator PRIVATE

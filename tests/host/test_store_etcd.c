@@ -1,32 +1,23 @@
 /* The contract of store.h with a real etcd of one member, and what is this driver's own. */
-#include <fcntl.h>
-#include <ftw.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/err.h"
 #include "base/loop.h"
-#include "base/world.h"
 #include "coordinator/etcd.h"
 #include "coordinator/store.h"
+#include "tests/support/etcd_server.h"
 #include "tests/support/store_contract.h"
 
-static char folder[64], place[128];
-static pid_t etcd_pid;
-static int port;
+static char place[128];
+static struct etcd_server server;
 static unsigned pool;
 
 static const char *where(void)
@@ -37,7 +28,8 @@ static const char *where(void)
 static int set_up(void **state)
 {
     (void)state;
-    (void)snprintf(place, sizeof place, "etcd://127.0.0.1:1,127.0.0.1:%d/test/%u", port, ++pool);
+    (void)snprintf(place, sizeof place, "etcd://127.0.0.1:1,127.0.0.1:%d/test/%u", server.port,
+                   ++pool);
     return 0; /* its first member is never there */
 }
 
@@ -45,62 +37,6 @@ static int tear_down(void **state)
 {
     (void)state;
     return 0;
-}
-
-static int free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    int bound = bind(fd, (struct sockaddr *)&address, size);
-    int named = getsockname(fd, (struct sockaddr *)&address, &size);
-    (void)close(fd);
-    return bound == 0 && named == 0 ? ntohs(address.sin_port) : 0;
-}
-
-static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
-{
-    (void)info;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
-static bool start_etcd(void)
-{
-    char client[64], peer[64], cluster[80];
-    (void)snprintf(folder, sizeof folder, "/tmp/godwit-etcd-XXXXXX");
-    if (!mkdtemp(folder))
-        return false;
-    port = free_port();
-    (void)snprintf(client, sizeof client, "http://127.0.0.1:%d", port);
-    (void)snprintf(peer, sizeof peer, "http://127.0.0.1:%d", free_port());
-    (void)snprintf(cluster, sizeof cluster, "default=%s", peer);
-    etcd_pid = fork();
-    if (etcd_pid == 0) {
-        int quiet = open("/dev/null", O_WRONLY);
-        (void)dup2(quiet, 1);
-        (void)dup2(quiet, 2);
-        (void)execlp("etcd", "etcd", "--data-dir", folder, "--listen-client-urls", client,
-                     "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                     "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster, NULL);
-        _exit(127);
-    }
-    return etcd_pid > 0;
-}
-
-static bool etcd_answers(void)
-{
-    struct store *store = NULL;
-    (void)set_up(NULL);
-    for (uint64_t end_ms = world_now_ms() + 20000; world_now_ms() < end_ms;) {
-        if (store_open(&store, place, NULL, NULL) == 0) {
-            (void)store_close(store);
-            return true;
-        }
-        (void)poll(NULL, 0, 50);
-    }
-    return false;
 }
 
 static struct store_batch *event(const char *key)
@@ -183,13 +119,13 @@ static void a_leader_that_etcd_does_not_answer_stops_in_time(void **state)
     assert_int_equal(loop_new(&loop, &fault), 0);
     struct store *store = store_contract_open(loop);
     assert_int_equal(store_watch_lost(store, on_lost, loop, &fault), 0);
-    assert_int_equal(kill(etcd_pid, SIGSTOP), 0);
+    assert_int_equal(kill(server.pid, SIGSTOP), 0);
 
     loop_run(loop); /* until the loss */
 
     assert_int_equal(losses, 1);
     assert_int_equal(commit(store, "1", &fault), ERR_STATE);
-    assert_int_equal(kill(etcd_pid, SIGCONT), 0);
+    assert_int_equal(kill(server.pid, SIGCONT), 0);
     (void)store_close(store);
     (void)loop_free(loop);
 }
@@ -198,8 +134,11 @@ static void a_leader_that_etcd_does_not_answer_stops_in_time(void **state)
 
 int main(void)
 {
-    if (access("/usr/bin/etcd", X_OK) != 0 || !start_etcd() || !etcd_answers()) {
+    bool is_there = etcd_server_start(&server, false);
+    (void)set_up(NULL);
+    if (!is_there || !etcd_server_await(place)) {
         (void)puts("skipped: no etcd (package etcd-server)");
+        etcd_server_stop(&server);
         return 77;
     }
     const struct store_contract contract = {.where = where,
@@ -213,8 +152,6 @@ int main(void)
         TEST(a_leader_that_etcd_does_not_answer_stops_in_time),
     };
     int r = store_contract_run(&contract) | cmocka_run_group_tests(tests, NULL, NULL);
-    (void)kill(etcd_pid, SIGKILL);
-    (void)waitpid(etcd_pid, NULL, 0);
-    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    etcd_server_stop(&server);
     return r;
 }
