@@ -751,7 +751,9 @@ int cmd_vm_schema(struct context *context)
 {
     AUTO_FREE char *text = NULL;
     struct fault fault = {0};
-    if (vm_spec_schema_print(&text, &fault) < 0)
+    int r = command_flag(context->line, "up") ? vm_spec_schema_print_up(&text, &fault)
+                                              : vm_spec_schema_print(&text, &fault);
+    if (r < 0)
         return error_print_fault(context, &fault);
     (void)fputs(text, context->out);
     return EXIT_CODE_DONE;

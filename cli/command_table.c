@@ -19,6 +19,7 @@
 #include "cli/cmd_rule.h"
 #include "cli/cmd_simulate.h"
 #include "cli/cmd_status.h"
+#include "cli/cmd_up.h"
 #include "cli/cmd_store.h"
 #include "cli/cmd_upgrade.h"
 #include "cli/cmd_version.h"
@@ -214,6 +215,18 @@ static const struct command_option vm_create_options[] = {
              "/var/lib/godwit/disks"},
     PROGRESS_OPTION,
     {.name = "no-start", .type = COMMAND_FLAG, .help = "define it, but do not start it"},
+    {0}};
+
+static const struct command_option vm_schema_options[] = {
+    {.name = "up", .type = COMMAND_FLAG, .help = "the form of a godwit.yaml (godwit up)"}, {0}};
+
+static const struct command_option up_options[] = {
+    {.name = "file",
+     .letter = 'f',
+     .type = COMMAND_FILE,
+     .value = "FILE",
+     .help = "what declares the VMs, - for stdin; else godwit.yaml"},
+    PROGRESS_OPTION,
     {0}};
 
 static const struct command_option image_import_options[] = {
@@ -663,6 +676,34 @@ static const struct command commands[] = {
      .run = cmd_store_check,
      .examples = {{"godwit store check nfs", "every host of it"},
                   {"godwit store check nfs -o json", "for a script"}}},
+    {.words = "up",
+     .operands = "",
+     .summary = "bring up the VMs that a file declares",
+     .more = "Creates those that are missing and starts those that are down; said again it changes "
+             "nothing. A VM that is there and differs from the file is told about, field by field, "
+             "and left as it is. One that fails does not keep the others from being done (exit 8).",
+     .options = up_options,
+     .run = cmd_up,
+     .examples = {{"godwit up", "the VMs of godwit.yaml in this folder"},
+                  {"godwit up -f lab.yaml", "of another file"}}},
+    {.words = "diff",
+     .operands = "",
+     .summary = "what godwit up would do, and which VMs differ from the file",
+     .more = "Changes nothing. Exits 0 when all is as declared, else 1.",
+     .options = up_options,
+     .run = cmd_diff,
+     .examples = {{"godwit diff", "of godwit.yaml in this folder"},
+                  {"godwit diff -f lab.yaml", "of another file"}}},
+    {.words = "destroy",
+     .operands = "",
+     .summary = "stop and remove the VMs that a file declares",
+     .more = "Just those that the file names, the last one first, with the disks that were made for "
+             "them. Guests are not asked: what they have not written is lost. Asks before; -y "
+             "answers.",
+     .options = up_options,
+     .run = cmd_destroy,
+     .examples = {{"godwit destroy", "the VMs of godwit.yaml in this folder"},
+                  {"godwit destroy -f lab.yaml -y", "without asking"}}},
     {.words = "image import",
      .operands = "FILE",
      .summary = "bring a disk image into the pool",
@@ -1042,9 +1083,10 @@ static const struct command commands[] = {
      .summary = "the form of a VM's file, as JSON Schema",
      .more = "For editors and checks: what it allows is what vm create -f reads. docs/vm-spec.md "
              "tells the same in words.",
+     .options = vm_schema_options,
      .run = cmd_vm_schema,
      .examples = {{"godwit vm schema >vm.schema.json", "for an editor"},
-                  {"godwit vm schema | jq .properties.disks", "one part of it"}}},
+                  {"godwit vm schema --up >godwit.schema.json", "of a godwit.yaml"}}},
     {.words = "vm import",
      .operands = "FILE",
      .summary = "turn a libvirt or Xen definition into a VM's file",

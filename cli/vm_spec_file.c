@@ -19,6 +19,7 @@
 #include "cli/vm_spec_rules.h"
 #include "cli/yaml_tree.h"
 #include "proto/limits.h"
+#include "proto/up.pb-c.h"
 #include "proto/vm_spec.h"
 
 enum {
@@ -33,8 +34,17 @@ struct binder {
     const char *name; /* of the file */
     struct fault *fault;
     const ProtobufCMessageDescriptor *type;
-    bool is_vm; /* else a pool, for what-if */
+    bool is_vm; /* else a pool, for what-if, or VMs to be brought up */
 };
+
+/* VMs of an up file are held to the rules of a VM. */
+static const struct vm_spec_rule *rule_of(const struct binder *binder, const char *bare)
+{
+    static const char vms[] = "vms.";
+    bool is_inside = binder->type == &godwit__up_file__descriptor &&
+                     strncmp(bare, vms, strlen(vms)) == 0;
+    return vm_spec_rule_find(is_inside ? bare + strlen(vms) : bare);
+}
 
 /* ---- where and what ---- */
 
@@ -212,7 +222,7 @@ static int bind_scalar(struct binder *binder, struct yaml_node *key, struct yaml
 {
     AUTO_FREE char *text = NULL;
     char words[120], bare[PATH_MAX_BYTES];
-    const struct vm_spec_rule *rule = vm_spec_rule_find(without_numbers(path, bare));
+    const struct vm_spec_rule *rule = rule_of(binder, without_numbers(path, bare));
     const char *fits = fits_of(field, rule, words, sizeof words);
     void *value = (char *)message + field->offset;
     struct fault reason = {0};
@@ -416,8 +426,13 @@ static int bind_document(struct binder *binder, struct yaml_node *root, Protobuf
         return fault_set(binder->fault, ERR_INVALID,
                          "%.120s:1:1: found %s; %s as key: value lines would fit, like "
                          "'%s'",
-                         binder->name, found, binder->is_vm ? "a VM" : "a pool",
-                         binder->is_vm ? "name: web-01" : "hosts:");
+                         binder->name, found,
+                         binder->is_vm                                     ? "a VM"
+                         : binder->type == &godwit__up_file__descriptor ? "VMs"
+                                                                           : "a pool",
+                         binder->is_vm                                     ? "name: web-01"
+                         : binder->type == &godwit__up_file__descriptor ? "vms:"
+                                                                           : "hosts:");
     }
     ProtobufCMessage *spec = new_message(binder->type);
     if (!spec)

@@ -12,6 +12,7 @@
 #include "base/own.h"
 #include "cli/vm_spec_rules.h"
 #include "proto/limits.h"
+#include "proto/up.pb-c.h"
 #include "proto/vm_spec.pb-c.h"
 
 enum { SCHEMA_PATH_SIZE = 128 };
@@ -19,6 +20,7 @@ enum { SCHEMA_PATH_SIZE = 128 };
 struct writer {
     FILE *out;
     unsigned depth;
+    bool is_up_file; /* its VMs are held to the rules of a VM */
 };
 
 /* Texts of the rules hold no letter that JSON would have to escape; the assert keeps it so. */
@@ -115,7 +117,9 @@ static void put_message(struct writer *writer, bool *first, const ProtobufCMessa
 static void put_field(struct writer *writer, const ProtobufCFieldDescriptor *field,
                       const char *path)
 {
-    const struct vm_spec_rule *rule = vm_spec_rule_find(path);
+    static const char vms[] = "vms.";
+    bool is_inside = writer->is_up_file && strncmp(path, vms, strlen(vms)) == 0;
+    const struct vm_spec_rule *rule = vm_spec_rule_find(is_inside ? path + strlen(vms) : path);
     bool first = true;
 
     open_object(writer);
@@ -156,19 +160,21 @@ static void put_message(struct writer *writer, bool *first, const ProtobufCMessa
     close_object(writer);
 }
 
-int vm_spec_schema_print(char **ret_text, struct fault *fault)
+static int print_schema(const char *title, const ProtobufCMessageDescriptor *type,
+                        char **ret_text, struct fault *fault)
 {
     char *text = NULL;
     size_t count = 0;
-    struct writer writer = {.out = open_memstream(&text, &count)};
+    struct writer writer = {.out = open_memstream(&text, &count),
+                            .is_up_file = type == &godwit__up_file__descriptor};
     bool first = true;
 
     if (!writer.out)
         return fault_set(fault, ERR_NOMEM, "no memory for the schema");
     open_object(&writer);
     put_pair(&writer, &first, "$schema", "https://json-schema.org/draft/2020-12/schema");
-    put_pair(&writer, &first, "title", "A VM of Godwit");
-    put_message(&writer, &first, &godwit__vm_spec__descriptor, "");
+    put_pair(&writer, &first, "title", title);
+    put_message(&writer, &first, type, "");
     close_object(&writer);
     (void)fputc('\n', writer.out);
     if (fclose(writer.out) != 0) {
@@ -177,4 +183,14 @@ int vm_spec_schema_print(char **ret_text, struct fault *fault)
     }
     *ret_text = text;
     return 0;
+}
+
+int vm_spec_schema_print(char **ret_text, struct fault *fault)
+{
+    return print_schema("A VM of Godwit", &godwit__vm_spec__descriptor, ret_text, fault);
+}
+
+int vm_spec_schema_print_up(char **ret_text, struct fault *fault)
+{
+    return print_schema("VMs of a godwit.yaml", &godwit__up_file__descriptor, ret_text, fault);
 }

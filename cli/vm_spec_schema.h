@@ -10,5 +10,7 @@ struct fault;
 
 /* Gives malloc'ed text that ends with a line end. */
 int vm_spec_schema_print(char **ret_text, struct fault *fault);
+/* The same for a godwit.yaml. */
+int vm_spec_schema_print_up(char **ret_text, struct fault *fault);
 
 #endif

@@ -277,6 +277,70 @@ def an_import_whose_line_broke_goes_on_where_it_was(pool):
     pool.godwit("image", "rm", "large")
 
 
+def declare(pool, name, **more):
+    need_image(pool)
+    words = {"image": "base", "kernel": pool.guest_elf(), "cmdline": '"vcpus=1 disk=4 diskrate=100"', "cpu": "{vcpus: 1}",
+             "memory": "{size: 64MiB}", "host": "node1", **more}
+    path = pathlib.Path(FILES.name) / f"{name}.yaml"
+    disks = f"    disks: [{{name: root, image: {words.pop('image')}, store: {store('node1')}}}]"
+    path.write_text("\n".join(["version: 1", "vms:", f"  - name: {name}", "    count: 3", disks,
+                               *(f"    {k}: {v}" for k, v in words.items())]) + "\n")
+    return path
+
+
+def vms_of(pool, name):
+    return {vm["name"]: (vm["id"], vm["state"], vm.get("pid"), vm["generation"]) for vm in pool.ls("vm")
+            if vm["name"].startswith(f"{name}-")}
+
+
+def three_vms_come_up_once_and_are_taken_away_whole(pool):
+    path = declare(pool, "lab")
+    bystander = create(pool, "lab-10", "base", "node1")
+    expect(bystander.returncode == 0, bystander.stderr)
+    would = pool.godwit("diff", "-f", path, check=False)
+    expect(would.returncode == 1 and would.stdout.count("up creates it") == 3, would.stdout)
+    pool.godwit("up", "-f", path)
+    first = vms_of(pool, "lab")
+    expect(sorted(first) == ["lab-1", "lab-10", "lab-2", "lab-3"] and
+           all(state == "running" for _, state, _, _ in first.values()), f"{first}")
+    again = pool.godwit("up", "-f", path)
+    expect(vms_of(pool, "lab") == first and again.stdout.count("as declared") == 3, f"{again.stdout} {vms_of(pool, 'lab')}")
+    same = pool.godwit("diff", "-f", path)
+    expect(not same.stdout, same.stdout)
+
+    pool.godwit("vm", "stop", "--force", "lab-2")
+    path.write_text(path.read_text().replace("vcpus: 1}", "vcpus: 2}"))
+    told = pool.godwit("up", "-f", path)
+    expect("lab-2 is started" in told.stdout and told.stdout.count("cpu.vcpus: 2 in the file, 1 in the pool") == 3,
+           told.stdout)
+    after = vms_of(pool, "lab")
+    expect({n: v for n, v in after.items() if n != "lab-2"} == {n: v for n, v in first.items() if n != "lab-2"} and
+           after["lab-2"][0] == first["lab-2"][0] and pool.vm("lab-1")["vcpus"] == 1, f"{after}")
+
+    asked = pool.godwit("destroy", "-f", path, check=False)
+    expect(asked.returncode == 5 and len(vms_of(pool, "lab")) == 4, asked.stderr)
+    pool.godwit("destroy", "-f", path, "-y")
+    expect(sorted(vms_of(pool, "lab")) == ["lab-10"], f"{vms_of(pool, 'lab')}")
+    expect(sorted(f for f in files("node1") if not f.startswith(".godwit")) == ["lab-10-root.raw"], f"{files('node1')}")
+    nothing = pool.godwit("destroy", "-f", path, "-y")
+    expect("none of the VMs" in nothing.stderr, nothing.stderr)
+    pool.godwit("vm", "rm", "-y", "--stop", "lab-10")
+    expect(not files("node1"), f"left: {files('node1')}")
+
+
+def one_vm_that_cannot_be_made_keeps_no_other_from_coming_up(pool):
+    path = declare(pool, "part")
+    (store("node1") / "part-2-root.raw").write_bytes(b"precious")
+    told = pool.godwit("up", "-f", path, check=False)
+    expect(told.returncode == 8 and "is there already" in told.stderr, f"exit {told.returncode}: {told.stderr}")
+    expect(sorted(vms_of(pool, "part")) == ["part-1", "part-3"], f"{vms_of(pool, 'part')}")
+    (store("node1") / "part-2-root.raw").unlink()
+    pool.godwit("up", "-f", path)
+    expect(sorted(vms_of(pool, "part")) == ["part-1", "part-2", "part-3"], f"{vms_of(pool, 'part')}")
+    pool.godwit("destroy", "-f", path, "-y")
+    expect(not files("node1") and not vms_of(pool, "part"), f"left: {files('node1')}")
+
+
 def names_outlive_the_coordinator(pool):
     _, digest = need_image(pool)
     pool.kill_coordinator()
@@ -292,4 +356,5 @@ if __name__ == "__main__":
          a_vm_that_is_only_defined_gets_its_disk_with_its_first_start, what_lies_in_the_way_of_a_disk_is_kept,
          a_damaged_image_is_neither_used_nor_spread, full_disks_are_told_and_nothing_is_left,
          an_agent_that_is_killed_in_the_middle_publishes_nothing, an_import_that_is_interrupted_leaves_nothing,
-         an_import_whose_line_broke_goes_on_where_it_was, names_outlive_the_coordinator])
+         an_import_whose_line_broke_goes_on_where_it_was, three_vms_come_up_once_and_are_taken_away_whole,
+         one_vm_that_cannot_be_made_keeps_no_other_from_coming_up, names_outlive_the_coordinator])
