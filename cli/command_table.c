@@ -241,9 +241,9 @@ static const struct command_option image_import_options[] = {
     {.name = "form",
      .type = COMMAND_CHOICE,
      .value = "FORM",
-     .choices = "auto|raw",
+     .choices = "auto|raw|qcow2",
      .preset = "auto",
-     .help = "what the file is; auto: refused when its first bytes look like another form"},
+     .help = "what the file is; auto: by its first bytes; raw: whatever they look like"},
     {.name = "kernel",
      .type = COMMAND_FILE,
      .value = "FILE",
@@ -709,9 +709,9 @@ static const struct command commands[] = {
      .summary = "bring a disk image into the pool",
      .more = "The file is on this machine; its content goes to one host of the pool, encrypted, and "
              "from there to others when they need it. It is named by its SHA-256, so that what the "
-             "pool has already is not sent again. Raw files only. "
-             "Ctrl-C leaves nothing behind; an import whose line "
-             "broke goes on where it was when it is said again within ten minutes.",
+             "pool has already is not sent again. qcow2 is made raw here first, by "
+             "qemu-img, in a cage. Ctrl-C leaves nothing behind; an import whose line broke goes on "
+             "where it was when it is said again within ten minutes.",
      .options = image_import_options,
      .run = cmd_image_import,
      .examples = {{"godwit image import debian-12.raw --name debian12", "VMs boot its own kernel"},

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/own.h"
+#include "cli/image_convert.h"
 #include "proto/limits.h"
 
 enum { HEAD_BYTES = 512 };
@@ -102,12 +103,18 @@ static int open_form(int *fd, const char *form, uint64_t *ret_size, struct fault
     bool is_raw = strcmp(form, "raw") == 0;
     int r = is_raw ? 0 : image_file_judge(head, (size_t)n, &found, &what, fault);
     if (r == 0 && found == IMAGE_FOREIGN) {
-        r = fault_set(fault, ERR_UNSUPPORTED, "it looks like %s; raw would fit", what);
+        r = fault_set(fault, ERR_UNSUPPORTED, "it looks like %s; raw and qcow2 would fit", what);
         fault_hint(fault, "qemu-img convert -O raw FILE FILE.raw");
     }
+    if (r == 0 && strcmp(form, "qcow2") == 0 && found != IMAGE_QCOW2)
+        r = fault_set(fault, ERR_INVALID, "it is no qcow2");
     if (r == 0 && found == IMAGE_QCOW2) {
-        r = fault_set(fault, ERR_UNSUPPORTED, "it is qcow2, which has to be made raw before");
-        fault_hint(fault, "qemu-img convert -O raw FILE FILE.raw");
+        int raw = -1;
+        r = image_convert_qcow2(*fd, &raw, fault);
+        if (r == 0) {
+            close_p(fd);
+            *fd = raw;
+        }
     }
     return r < 0 ? r : judge_size(*fd, ret_size, fault);
 }

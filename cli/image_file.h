@@ -1,6 +1,6 @@
-/* The file that an operator imports: raw content, told from what only looks like it.
+/* The file that an operator imports: raw as it is, qcow2 made raw; other forms are told from it.
  *
- * Flow:   cmd_image -> [image_file] -> image_send
+ * Flow:   cmd_image -> [image_file] -> image_convert; image_send
  * Thread: the command's.
  *
  * Forms of other programs are refused by their first bytes. We never read qcow2 beyond those, which
@@ -20,7 +20,8 @@ enum image_form { IMAGE_RAW, IMAGE_QCOW2, IMAGE_FOREIGN };
  * another file. Pure. */
 int image_file_judge(const uint8_t *bytes, size_t count, enum image_form *ret_form,
                      const char **ret_what, struct fault *fault);
-/* Opens `path` for reading as raw content. `form` "auto" or "raw": whatever its bytes look like. */
+/* Opens `path` for reading as raw content: itself, or what it was converted to. `form` "auto" (by its
+ * first bytes), "qcow2", or "raw": whatever its bytes look like. */
 int image_file_open(const char *path, const char *form, int *ret_fd, uint64_t *ret_size,
                     struct fault *fault);
 

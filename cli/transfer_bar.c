@@ -31,10 +31,14 @@ void transfer_bar_line(const struct transfer_bar *bar, uint64_t done, uint64_t t
     uint64_t moved = done > bar->began_at ? done - bar->began_at : 0;
     uint64_t per_s = ms > 0 ? moved * 1000 / ms : 0;
 
+    if (total == 0) { /* there was nothing to carry */
+        (void)snprintf(ret_text, TRANSFER_LINE_SIZE, "%.200s", bar->title);
+        return;
+    }
     units_print_bytes(done, have);
     units_print_bytes(total, all);
     int n = snprintf(ret_text, TRANSFER_LINE_SIZE, "%.160s  %3u %%  %s of %s", bar->title,
-                     total ? (unsigned)((double)done * 100 / (double)total) : 100, have, all);
+                     (unsigned)((double)done * 100 / (double)total), have, all);
     if (n < 0 || n >= TRANSFER_LINE_SIZE || per_s == 0 || done >= total)
         return;
     units_print_rate(per_s, rate);

@@ -5,7 +5,7 @@ GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
   libuv1-dev libprotobuf-c-dev protobuf-c-compiler libssl-dev liblz4-dev libxxhash-dev liburing-dev
   libsqlite3-dev libyaml-dev libxml2-dev libsmartcols-dev libjansson-dev libcmocka-dev libipsec-mb-dev
   libcurl4-openssl-dev libvirt-dev iproute2"
-GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 openssl
+GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 qemu-utils xfsprogs openssl
   etcd-server curl
   libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
   mmdebstrap busybox-static e2fsprogs acpica-tools"

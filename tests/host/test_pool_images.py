@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -101,7 +102,7 @@ def what_is_no_image_is_refused_and_nothing_is_there(pool):
     qcow.write_bytes(b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(1 << 16))
     for words, says in (([path, "--name", "../x"], "letters, digits"), ([path], "--name"),
                         ([path, "--name", "base"], "of other content"), ([odd, "--name", "odd"], "sectors"),
-                        ([qcow, "--name", "q"], "qemu-img convert"), ([pathlib.Path("/dev/zero"), "--name", "z"], "no plain"),
+                        ([qcow, "--name", "q"], "qemu-img"), ([pathlib.Path("/dev/zero"), "--name", "z"], "no plain"),
                         ([path, "--name", "k", "--kernel", "vmlinuz"], "absolute"),
                         ([path, "--name", "h", "--host", "node9"], "node9")):
         refused = pool.godwit("image", "import", *words, check=False)
@@ -341,6 +342,40 @@ def one_vm_that_cannot_be_made_keeps_no_other_from_coming_up(pool):
     expect(not files("node1") and not vms_of(pool, "part"), f"left: {files('node1')}")
 
 
+def clones_share_their_blocks_where_the_file_system_can(pool):
+    path, digest = need_image(pool)
+    if not shutil.which("mkfs.xfs"):
+        print("skipped: no mkfs.xfs (package xfsprogs)")
+        return
+    host, disk = host_of(pool, "node2"), pathlib.Path(FILES.name) / "xfs.img"
+    subprocess.run(["truncate", "-s", "1G", disk], check=True)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", disk], check=True)
+    host.kill_agent()
+    subprocess.run(["mount", "-o", "loop", disk, folder(pool, "node2")], check=True)
+    try:
+        host.start_agent()
+        pool.wait_hosts_up()
+        disks = folder(pool, "node2") / "disks"
+        disks.mkdir()
+        pool.godwit("image", "copy", "base", "--to", "node2")
+        free = shutil.disk_usage(disks).free
+        for i in range(10):
+            pool.godwit("vm", "create", f"c{i}", "--image", "base", "--host", "node2", "--store", disks, "--kernel",
+                        pool.guest_elf(), "--cmdline", "vcpus=1", "--memory", "16MiB", "--vcpus", "1")
+        expect((pool.dir / "agent-node2.log").read_text().count("how=reflink copied_bytes=0") == 10, "they were copied")
+        expect(free - shutil.disk_usage(disks).free < 10 * MIB, "ten clones take the space of copies")
+        expect((disks / "c9-root.raw").read_bytes() == path.read_bytes(), "another content")
+        for i in range(10):
+            pool.godwit("vm", "rm", "-y", "--stop", f"c{i}")
+        expect(not [p for p in disks.rglob("*") if p.is_file()] and sha256(folder(pool, "node2") / digest) == digest,
+               f"left: {list(disks.rglob('*'))}")
+    finally:
+        host.kill_agent()
+        subprocess.run(["umount", folder(pool, "node2")], check=True)
+        host.start_agent()
+        pool.wait_hosts_up()
+
+
 def names_outlive_the_coordinator(pool):
     _, digest = need_image(pool)
     pool.kill_coordinator()
@@ -357,4 +392,5 @@ if __name__ == "__main__":
          a_damaged_image_is_neither_used_nor_spread, full_disks_are_told_and_nothing_is_left,
          an_agent_that_is_killed_in_the_middle_publishes_nothing, an_import_that_is_interrupted_leaves_nothing,
          an_import_whose_line_broke_goes_on_where_it_was, three_vms_come_up_once_and_are_taken_away_whole,
-         one_vm_that_cannot_be_made_keeps_no_other_from_coming_up, names_outlive_the_coordinator])
+         one_vm_that_cannot_be_made_keeps_no_other_from_coming_up,
+         clones_share_their_blocks_where_the_file_system_can, names_outlive_the_coordinator])
