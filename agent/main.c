@@ -26,6 +26,7 @@
 #include "agent/upgrade.h"
 #include "agent/vm_counters.h"
 #include "agent/vm_table.h"
+#include "agent/watchdog.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -43,6 +44,7 @@ static const char *arg_dir = PATHS_STATE_DEFAULT "/" PATHS_AGENT_DIR;
 static const char *arg_run_dir = PATHS_RUN_DEFAULT;
 static const char *arg_vm_program;
 static const char *arg_metrics;
+static const char *arg_watchdog;
 static const char *arg_libvirt, *arg_libvirt_peer;
 static bool arg_libvirt_plain;
 static const char *arg_log_level = "info";
@@ -64,6 +66,7 @@ struct agent {
     struct peers *peers;
     struct store_beat *beat;
     struct quarantine *quarantine;
+    struct watchdog *watchdog; /* NULL: this host has none */
     struct domains *domains;
     struct images *images;
     char evict_nonce[STORE_BEAT_NONCE_SIZE];
@@ -85,6 +88,7 @@ static void print_help(FILE *out)
         "  --run-dir DIR      sockets and latches, on tmpfs   (" PATHS_RUN_DEFAULT ")\n"
         "  --vm-program PATH  godwit-vm                       (beside this program)\n"
         "  --metrics ADDR     loopback ADDR:PORT to give metrics at, like 127.0.0.1:9412\n"
+        "  --watchdog DEVICE  resets this host when a VM that must end cannot be ended\n"
         "  --libvirt URI      drive the domains of this libvirt too, like qemu:///system\n"
         "  --libvirt-peer URI where other hosts' libvirtd reach it "
         "(qemu+tls://MOVE-ADDRESS/system)\n"
@@ -107,6 +111,7 @@ static int parse_arguments(int argc, char **argv)
         OPTION_VM_PROGRAM,
         OPTION_LOG_LEVEL,
         OPTION_METRICS,
+        OPTION_WATCHDOG,
         OPTION_LIBVIRT,
         OPTION_LIBVIRT_PEER,
         OPTION_LIBVIRT_PLAIN,
@@ -118,6 +123,7 @@ static int parse_arguments(int argc, char **argv)
         {"vm-program", required_argument, NULL, OPTION_VM_PROGRAM},
         {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
         {"metrics", required_argument, NULL, OPTION_METRICS},
+        {"watchdog", required_argument, NULL, OPTION_WATCHDOG},
         {"libvirt", required_argument, NULL, OPTION_LIBVIRT},
         {"libvirt-peer", required_argument, NULL, OPTION_LIBVIRT_PEER},
         {"libvirt-plain", no_argument, NULL, OPTION_LIBVIRT_PLAIN},
@@ -139,6 +145,9 @@ static int parse_arguments(int argc, char **argv)
             break;
         case OPTION_METRICS:
             arg_metrics = optarg;
+            break;
+        case OPTION_WATCHDOG:
+            arg_watchdog = optarg;
             break;
         case OPTION_LIBVIRT:
             arg_libvirt = optarg;
@@ -468,9 +477,14 @@ static int set_up_ha(struct agent *agent, const char *name, const char *move_add
                      struct fault *fault)
 {
     const char *folder = config_get(agent->config, "heartbeat_dir");
+    const char *device = arg_watchdog ? arg_watchdog : config_get(agent->config, "watchdog");
     struct fault why = {0};
 
-    int r = quarantine_new(&agent->quarantine, agent->loop, agent->table, agent->facts, fault);
+    int r = device ? watchdog_new(&agent->watchdog, agent->loop, device, fault) : 0;
+    if (r == 0)
+        r = quarantine_new(&agent->quarantine, agent->loop, agent->table, agent->facts, fault);
+    if (r == 0)
+        quarantine_set_watchdog(agent->quarantine, agent->watchdog);
     if (r == 0)
         r = peers_new(&agent->peers, agent->loop, agent->context, agent->facts, name, move_address,
                       fault);
@@ -599,6 +613,7 @@ static void tear_down(struct agent *agent)
     agent->images = images_free(agent->images);
     agent->beat = store_beat_free(agent->beat);
     agent->quarantine = quarantine_free(agent->quarantine);
+    agent->watchdog = watchdog_free(agent->watchdog);
     agent->table = vm_table_free(agent->table);
     agent->counters = vm_counters_free(agent->counters);
     agent->domains = domains_free(agent->domains);

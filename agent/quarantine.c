@@ -7,6 +7,7 @@
 #include "agent/host_facts.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
+#include "agent/watchdog.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -24,6 +25,7 @@ struct quarantine {
     struct vm_table *table;
     struct host_facts *facts;
     struct loop_timer *timer;
+    struct watchdog *watchdog; /* borrowed; NULL: none */
     struct doomed *doomed;
     bool is_on, is_all;
     struct {
@@ -109,10 +111,13 @@ static void look(void *data)
     struct quarantine *quarantine = data;
     if (!quarantine->is_on)
         return;
-    if (all_have_ended(quarantine))
+    if (all_have_ended(quarantine)) {
+        watchdog_isolated(quarantine->watchdog); /* what is left to do harms nobody */
         finish(quarantine);
-    else
-        loop_timer_start(quarantine->timer, 20, 0);
+        return;
+    }
+    watchdog_isolate(quarantine->watchdog);
+    loop_timer_start(quarantine->timer, 20, 0);
 }
 
 void quarantine_begin(struct quarantine *quarantine, const Godwit__AgentWelcome *named,
@@ -137,6 +142,11 @@ void quarantine_begin(struct quarantine *quarantine, const Godwit__AgentWelcome 
         quarantine->dones[quarantine->done_count++].data = data;
     }
     loop_timer_start(quarantine->timer, 0, 0);
+}
+
+void quarantine_set_watchdog(struct quarantine *quarantine, struct watchdog *watchdog)
+{
+    quarantine->watchdog = watchdog;
 }
 
 bool quarantine_is_on(const struct quarantine *quarantine)

@@ -197,6 +197,70 @@ def guests_of(pool, name):
     return count
 
 
+class Frozen:
+    """Processes that SIGKILL does not end, as one that hangs inside the kernel: in a frozen cgroup (v1)."""
+    ROOT = pathlib.Path("/sys/fs/cgroup/freezer")
+
+    def __init__(self, name, pids):
+        self.group = self.ROOT / name
+        self.group.mkdir()
+        for pid in pids:
+            (self.group / "cgroup.procs").write_text(str(pid))
+        self._set("FROZEN")
+
+    def _set(self, state):
+        (self.group / "freezer.state").write_text(state)
+        pools.wait_for(f"its group to be {state}", 30,
+                       lambda: (self.group / "freezer.state").read_text().strip() == state)
+
+    def thaw(self):
+        if self.group.exists():
+            self._set("THAWED")
+            pools.wait_for("its group to be empty", 60, lambda: not (self.group / "cgroup.procs").read_text())
+            self.group.rmdir()
+
+
+def a_vm_that_a_kill_does_not_end_is_left_to_the_watchdog(pool):
+    """F1 again, but the VM's process does not end: the host's watchdog is patted while there is hope, then let go.
+    Nothing is started elsewhere meanwhile. When the process ends after all, the watchdog is put to sleep."""
+    if not pool.namespaces or not Frozen.ROOT.is_dir():
+        print("        (left out: needs network namespaces and the freezer of cgroup v1)")
+        return
+    host = host_of(pool, "node3")
+    device = pool.dir / "watchdog"
+    os.mkfifo(device)
+    reader = os.open(device, os.O_RDONLY | os.O_NONBLOCK)
+    host.kill_agent(signal.SIGTERM)
+    host.agent_words = ["--watchdog", device]
+    host.start_agent()
+    pool.wait_hosts_up()
+    protect(pool, "gamma", "node3")
+    expect(os.read(reader, 100) == b"", "the watchdog is awake though nobody must end")
+    log = pool.dir / "agent-node3.log"
+    frozen = Frozen(pool.tag, host.vm_pids())
+    try:
+        cut(pool, host, False)
+        pools.wait_for("the watchdog to be let go", 90, lambda: "must end has not within" in log.read_text())
+        heard = os.read(reader, 100)
+        expect(len(heard) >= 2 and set(heard) == set(b"p"), f"the watchdog heard {heard}")
+        expect(pool.vm("gamma")["host"] == "node3" and guests_of(pool, "gamma") == 1, str(processes_of(pool)))
+        frozen.thaw()
+        pools.wait_for("the watchdog to sleep", 30, lambda: "asleep" in log.read_text())
+        heard = os.read(reader, 100)
+        expect(heard == b"V", f"the watchdog heard {heard} at the end")
+    finally:
+        frozen.thaw()
+        cut(pool, host, True)
+        os.close(reader)
+        host.kill_agent(signal.SIGTERM)
+        host.agent_words = []
+        host.start_agent()
+    pools.wait_for("node3 to be well again", 60, lambda: ha_host(pool, "node3")["state"] == "well")
+    pools.wait_for("gamma to run again", 90, lambda: pool.vm("gamma")["state"] == "running")
+    expect(guests_of(pool, "gamma") == 1, str(processes_of(pool)))
+    pool.verify("gamma")
+
+
 def a_fenced_life_that_comes_back_is_quarantined_and_nothing_runs_twice(pool):
     """F0 by a mistaken operator: the agent was only stopped, its VM runs on. As soon as the agent speaks, its old
     life ends, before it may take part again."""
@@ -252,6 +316,7 @@ if __name__ == "__main__":
         a_host_that_dies_is_fenced_and_its_vm_runs_again_elsewhere,
         a_host_that_others_reach_is_left_alone,
         a_cut_off_host_that_goes_on_running_is_evicted_over_the_store_and_nothing_runs_twice,
+        a_vm_that_a_kill_does_not_end_is_left_to_the_watchdog,
         a_fenced_life_that_comes_back_is_quarantined_and_nothing_runs_twice,
         a_vm_that_crashes_is_started_again_and_one_without_protection_is_not,
         ha_that_is_disarmed_arms_itself_again,
