@@ -1,0 +1,91 @@
+/* The far end of a replication: holds one whole checkpoint of a guest that runs elsewhere.
+ *
+ * Flow:   replicator -> link -> [replica] -> replica_core, replica_stage, replica_journal ->
+ * agent/vm Thread: replica_start begins its own, on which the callbacks run; take and status from
+ * any thread; new, start, free on the owner's.
+ *
+ * At any moment it is one checkpoint and what is arriving of the next. A link that breaks, a
+ * segment that is damaged, doubled or out of turn costs what was arriving and the link. RAM lives
+ * as long as this process; disks survive it (replica_journal).
+ */
+#ifndef GODWIT_MIGRATE_REPLICA_H
+#define GODWIT_MIGRATE_REPLICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/replica_frame.h"
+
+struct fault;
+struct region;
+struct replica;
+struct stream;
+
+struct replica_disk {
+    unsigned region_id; /* as the source numbers it */
+    uint64_t bytes;
+    int fd; /* borrowed, must outlive the replica; nobody else writes it */
+};
+
+struct replica_config {
+    const char *who;        /* copied: the guest and its machine; the source must name the same */
+    struct region *regions; /* of RAM, borrowed; empty. None: disks only */
+    unsigned region_count;
+    const struct replica_disk *disks; /* copied */
+    unsigned disk_count;
+    int journal_fd;          /* borrowed; with disks */
+    uint64_t generation_min; /* older sources are refused */
+
+    /* Wait for the next link (its handshake is done): ERR_TIMEOUT is asked again, any other failure
+     * ends the replica. */
+    int (*accept_link)(void *data, uint64_t timeout_ms, struct stream **ret_stream,
+                       struct fault *fault);
+    /* Any thread: make a waiting accept_link return ERR_CANCELED, now and later. */
+    void (*interrupt_accept)(void *data);
+    /* A checkpoint is held. */
+    void (*on_held)(void *data, const struct replica_id *id);
+    /* Once, unless it was taken or freed: it can keep nothing more. What is held stays so. */
+    void (*on_broken)(void *data, const struct fault *fault);
+    void *data;
+};
+
+struct replica_status {
+    struct replica_id held;         /* seq 0: none */
+    uint64_t held_wall_ms;          /* when its guest stood still, by the source's clock */
+    uint64_t held_ns;               /* when it was held, by ours */
+    uint64_t sum;                   /* of the image that is held */
+    uint64_t checkpoints, bytes_in; /* since the replica began */
+    bool is_linked, is_taken, is_broken;
+    uint64_t arriving_pages;
+};
+
+/* What a failover goes on from. */
+struct replica_taken {
+    struct replica_id id;
+    uint8_t *state; /* the caller's: malloc'ed; NULL: disks only */
+    size_t state_bytes;
+    uint64_t stood_ns; /* since the checkpoint was held here: the guest's time stood still */
+};
+
+/* Opens the journal, which puts a checkpoint that was committed into the disks, and reads disks
+ * that it names, to know what they are. */
+int replica_new(struct replica **ret_replica, const struct replica_config *config,
+                struct fault *fault);
+int replica_start(struct replica *replica, struct fault *fault);
+struct replica *replica_free(struct replica *replica);
+
+/* End the replication and give what is held, as `generation`, which is newer than any source's.
+ * From then on memory and disks are the caller's, once it has freed the replica. ERR_STATE: nothing
+ * whole is held, or it was taken before. Blocks while a checkpoint is being applied. */
+int replica_take(struct replica *replica, uint64_t generation, struct replica_taken *ret_taken,
+                 struct fault *fault);
+void replica_status(struct replica *replica, struct replica_status *ret_status);
+
+/* The text that both ends must agree on; at most REPLICA_SHAPE_MAX bytes with its zero. Also the
+ * source's. */
+int replica_shape(const char *who, const struct region *regions, unsigned region_count,
+                  const struct replica_disk *disks, unsigned disk_count,
+                  char ret_shape[static REPLICA_SHAPE_MAX], struct fault *fault);
+
+#endif

@@ -1,0 +1,1093 @@
+/* Replications in one process, source and replica with their own threads: whatever happens to the
+ * link, the replica's memory is one whole checkpoint that the source cut, and never an older one
+ * than it was told is held.
+ *
+ * What a checkpoint is, is noted independently of the engine: whenever the guest stands still to be
+ * saved its whole memory is summed up, page by page. The replica's memory is summed up the same way
+ * whenever a checkpoint is held, between any two links, and at the end. */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "migrate/page_digest.h"
+#include "migrate/replica.h"
+#include "migrate/replicator.h"
+#include "net/stream.h"
+#include "net/tls_lane.h"
+#include "tests/support/fake_guest.h"
+#include "tests/support/pipe_stream.h"
+
+enum { PAGES = 1500, DISK_PAGES = 700, NOTES_MAX = 100000, DISK_ID = 100 };
+
+static const uint8_t psk[TLS_LANE_PSK_BYTES] = {7, 1, 9};
+
+/* A guest of RAM, or of RAM and a disk: two fake guests, stopped as one. */
+struct twin {
+    struct fake_guest *ram, *disk;
+    struct region regions[2];
+    struct guest guest;
+    struct world *world;
+};
+
+struct world {
+    struct twin source;
+    struct fake_guest *target;
+    int disk_fd, journal_fd;
+    uint64_t disk_bytes;
+    bool disks_only, by_tls;
+    struct replicator *replicator;
+    struct replica *replica;
+    uint64_t random;
+    unsigned faults_left; /* so many links get one */
+    enum pipe_fault only_fault;
+    uint64_t fault_bytes_max;
+    unsigned mangle_every; /* the replica's thread, with the three after it */
+    unsigned mangles_left, mangled;
+
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t changed;
+    struct stream *waiting; /* for accept */
+    struct stream *far;     /* the link that was accepted, until the next accept */
+    bool closed, accepting_fails;
+    uint64_t notes[NOTES_MAX];
+    unsigned note_count;
+    struct replica_id replica_held;
+    uint64_t replica_note; /* index of what the replica holds */
+    bool replica_holds;
+    unsigned links, wrong, broken;
+    struct replicator_status status;
+    bool ended;
+    struct fault ended_fault;
+};
+
+/* ---- what memory is ---- */
+static uint64_t sum_of(const uint8_t *base, uint64_t pages, unsigned id)
+{
+    static const uint8_t zero[PAGE_BYTES];
+    uint64_t sum = 0;
+    for (uint64_t page = 0; page < pages; page++) {
+        const uint8_t *at = base + page * PAGE_BYTES;
+        if (memcmp(at, zero, PAGE_BYTES) != 0)
+            sum += page_digest_term(id, page, page_digest_hash(at));
+    }
+    return sum;
+}
+
+static struct region *region_of(struct fake_guest *fake)
+{
+    return &fake_guest_guest(fake)->regions[0];
+}
+
+static uint64_t sum_of_file(int fd, uint64_t pages)
+{
+    uint8_t *map = mmap(NULL, pages * PAGE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(map != MAP_FAILED);
+    uint64_t sum = sum_of(map, pages, DISK_ID);
+    (void)munmap(map, pages * PAGE_BYTES);
+    return sum;
+}
+
+static uint64_t sum_of_source(struct world *world)
+{
+    uint64_t sum = world->disks_only ? 0 : sum_of(region_of(world->source.ram)->base, PAGES, 7);
+    if (world->source.disk)
+        sum += sum_of(region_of(world->source.disk)->base, DISK_PAGES, DISK_ID);
+    return sum;
+}
+
+static uint64_t sum_of_replica(struct world *world)
+{
+    uint64_t sum = world->disks_only ? 0 : sum_of(region_of(world->target)->base, PAGES, 7);
+    return world->disk_fd < 0 ? sum : sum + sum_of_file(world->disk_fd, DISK_PAGES);
+}
+
+/* ---- the guest ---- */
+static void twin_pause(void *owner)
+{
+    struct twin *twin = owner;
+    struct guest *ram = fake_guest_guest(twin->ram);
+    ram->ops->pause(ram->owner);
+    if (twin->disk)
+        fake_guest_stop(twin->disk);
+}
+
+static int twin_resume(void *owner, struct fault *fault)
+{
+    struct twin *twin = owner;
+    struct guest *ram = fake_guest_guest(twin->ram);
+    int r = ram->ops->resume(ram->owner, fault);
+    if (r == 0 && twin->disk)
+        r = fake_guest_guest(twin->disk)->ops->resume(twin->disk, fault);
+    return r;
+}
+
+static int twin_save(void *owner, uint8_t **ret_bytes, size_t *ret_count, struct fault *fault)
+{
+    struct twin *twin = owner;
+    struct world *world = twin->world;
+    struct guest *ram = fake_guest_guest(twin->ram);
+
+    int r = ram->ops->save(ram->owner, ret_bytes, ret_count, fault);
+    if (r < 0)
+        return r;
+    uint64_t sum = sum_of_source(world);
+    pthread_mutex_lock(&world->lock);
+    if (world->note_count < NOTES_MAX)
+        world->notes[world->note_count++] = sum;
+    pthread_mutex_unlock(&world->lock);
+    return 0;
+}
+
+static const struct guest_ops twin_ops = {
+    .pause = twin_pause, .resume = twin_resume, .save = twin_save};
+
+static void twin_init(struct world *world, const struct fake_guest_config *ram, bool has_disk)
+{
+    struct twin *twin = &world->source;
+    twin->world = world;
+    twin->ram = fake_guest_new(ram);
+    twin->guest = *fake_guest_guest(twin->ram);
+    twin->regions[0] = *region_of(twin->ram);
+    if (has_disk) {
+        const struct fake_guest_config disk = {.pages = DISK_PAGES,
+                                               .fill = FAKE_FILL_MIX,
+                                               .half = true,
+                                               .writers = 1,
+                                               .writer_pages = ram->writer_pages,
+                                               .writes_per_ms = 4,
+                                               .clears_pages = true,
+                                               .running = true};
+        twin->disk = fake_guest_new(&disk);
+        twin->regions[1] = *region_of(twin->disk);
+        twin->regions[1].id = DISK_ID;
+        twin->regions[1].name = "disk";
+    }
+    twin->guest.ops = &twin_ops;
+    twin->guest.owner = twin;
+    twin->guest.regions = twin->regions;
+    twin->guest.region_count = has_disk ? 2 : 1;
+}
+
+/* ---- the link ---- */
+static uint64_t draw(struct world *world)
+{
+    uint64_t x = world->random;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return world->random = x;
+}
+
+struct tls_end {
+    struct tls_lane_config config;
+    struct stream *stream;
+    int r;
+};
+
+static void *open_tls(void *data)
+{
+    struct tls_end *end = data;
+    struct tls_lane_name name;
+    struct fault fault = {0};
+    end->r = tls_lane_new(&end->stream, &name, &end->config, &fault);
+    return NULL;
+}
+
+static void connect_pair(int ret_fds[2])
+{
+    AUTO_FD int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    ret_fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(listener, (struct sockaddr *)&address, size) < 0 || listen(listener, 1) < 0 ||
+        getsockname(listener, (struct sockaddr *)&address, &size) < 0 ||
+        connect(ret_fds[0], (struct sockaddr *)&address, size) < 0)
+        abort();
+    ret_fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+}
+
+static void tls_pair(struct stream **ret_source, struct stream **ret_replica)
+{
+    int fds[2];
+    struct tls_end ends[2];
+    pthread_t thread;
+
+    connect_pair(fds);
+    for (unsigned i = 0; i < 2; i++)
+        ends[i] = (struct tls_end){.config = {.fd = fds[i],
+                                              .is_source = i == 0,
+                                              .move_id = "dr-1",
+                                              .psk = psk,
+                                              .handshake_ms_max = 20000}};
+    pthread_create(&thread, NULL, open_tls, &ends[0]);
+    (void)open_tls(&ends[1]);
+    pthread_join(thread, NULL);
+    if (ends[0].r < 0 || ends[1].r < 0)
+        abort();
+    *ret_source = ends[0].stream;
+    *ret_replica = ends[1].stream;
+}
+
+static int open_link(void *data, struct stream **ret_stream, struct fault *fault)
+{
+    struct world *world = data;
+    struct stream *far = NULL;
+
+    pthread_mutex_lock(&world->lock);
+    bool closed = world->closed;
+    struct pipe_stream_config config = {0};
+    if (world->faults_left) {
+        world->faults_left--;
+        config.fault = world->only_fault ? world->only_fault
+                                         : (enum pipe_fault)(PIPE_FAULT_FLIP + draw(world) % 3);
+        if (draw(world) % 4 == 0) { /* what the replica says is lost */
+            config.fault_back = config.fault;
+            config.fault_back_at = 48 + draw(world) % 2000;
+            config.fault = PIPE_FAULT_NONE;
+        } else {
+            config.fault_at = draw(world) % world->fault_bytes_max;
+        }
+    }
+    pthread_mutex_unlock(&world->lock);
+    if (closed)
+        return fault_set(fault, ERR_UNREACHABLE, "nobody is there");
+    if (world->by_tls)
+        tls_pair(ret_stream, &far);
+    else
+        pipe_stream_new(ret_stream, &far, &config);
+    pthread_mutex_lock(&world->lock);
+    world->links++;
+    if (world->waiting)
+        (void)stream_free(world->waiting); /* it was never taken */
+    world->waiting = far;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+    return 0;
+}
+
+static void interrupt_open(void *data)
+{
+    (void)data;
+}
+
+/* The network: both ends find the link gone, whatever they do. */
+static void break_link(struct world *world)
+{
+    pthread_mutex_lock(&world->lock);
+    while (!world->far)
+        pthread_cond_wait(&world->changed, &world->lock);
+    unsigned links = world->links;
+    stream_interrupt(world->far);
+    while (world->links == links && !world->ended && !world->broken)
+        pthread_cond_wait(&world->changed, &world->lock);
+    assert_false(world->ended);
+    assert_false(world->broken);
+    pthread_mutex_unlock(&world->lock);
+}
+
+/* The replica's thread, between two links or when one is held: its memory is a checkpoint that was
+ * cut, no older than the one before. Only notes; the test's own thread asserts. */
+static void check_replica(struct world *world)
+{
+    uint64_t sum = sum_of_replica(world);
+    pthread_mutex_lock(&world->lock);
+    unsigned i = world->note_count;
+    while (i > 0 && world->notes[i - 1] != sum)
+        i--;
+    if (i == 0 || (world->replica_holds && i - 1 < world->replica_note))
+        world->wrong++;
+    else
+        world->replica_note = i - 1;
+    pthread_mutex_unlock(&world->lock);
+}
+
+/* The far end of a link, which takes itself out of the world when it is freed. */
+struct watched {
+    struct stream stream;
+    struct stream *inner;
+    struct world *world;
+    /* segments that pass, whole, when they are to be mangled */
+    uint8_t *bytes, *kept;
+    size_t at, count, kept_count;
+};
+
+static int watched_write(struct stream *stream, const void *bytes, size_t count,
+                         struct fault *fault)
+{
+    return stream_write(((struct watched *)stream)->inner, bytes, count, fault);
+}
+
+static int watched_flush(struct stream *stream, struct fault *fault)
+{
+    return stream_flush(((struct watched *)stream)->inner, fault);
+}
+
+enum { SEGMENT_MAX = REPLICA_FRAME_HEAD_BYTES + REPLICA_PAGES_BYTES_MAX + MACHINE_STATE_MAX };
+
+static int next_segment(struct watched *watched, uint8_t *ret_bytes, size_t *ret_count,
+                        struct fault *fault)
+{
+    struct replica_frame frame;
+    int r = stream_read(watched->inner, ret_bytes, REPLICA_FRAME_HEAD_BYTES, fault);
+    if (r == 0)
+        r = replica_frame_get(ret_bytes, true, &frame, fault);
+    if (r == 0)
+        r = stream_read(watched->inner, ret_bytes + REPLICA_FRAME_HEAD_BYTES, frame.body_bytes,
+                        fault);
+    *ret_count = r < 0 ? 0 : REPLICA_FRAME_HEAD_BYTES + frame.body_bytes;
+    return r;
+}
+
+/* A peer that means ill and knows how to make a head: another number, generation or session. */
+static void change_head(struct world *world, uint8_t *bytes)
+{
+    struct replica_frame frame;
+    struct fault fault = {0};
+    if (replica_frame_get(bytes, true, &frame, &fault) < 0)
+        return;
+    uint64_t *field = draw(world) % 3 == 0   ? &frame.id.generation
+                      : draw(world) % 2 == 0 ? &frame.id.session
+                                             : &frame.id.seq;
+    *field += draw(world) % 2 ? 1 : UINT64_MAX;
+    replica_frame_put(&frame, bytes);
+}
+
+/* Drops, doubles, swaps, replays or changes the segment that came. */
+static int mangle(struct watched *watched, struct fault *fault)
+{
+    struct world *world = watched->world;
+    size_t more = 0;
+    int r = 0;
+
+    /* A COMMIT that never comes is waited for: what is behind it is the next checkpoint's. */
+    bool is_awaited = watched->bytes[4] == REPLICA_FRAME_COMMIT;
+    world->mangled++;
+    switch (is_awaited ? 1 + 2 * (draw(world) % 2) : draw(world) % 5) {
+    case 0: /* dropped */
+        watched->count = 0;
+        return next_segment(watched, watched->bytes, &watched->count, fault);
+    case 1: /* doubled */
+        memcpy(watched->bytes + watched->count, watched->bytes, watched->count);
+        watched->count *= 2;
+        return 0;
+    case 2: /* swapped with the next */
+        r = next_segment(watched, watched->bytes + watched->count, &more, fault);
+        if (r == 0) {
+            uint8_t *copy = malloc(watched->count);
+            if (!copy)
+                abort();
+            memcpy(copy, watched->bytes, watched->count);
+            memmove(watched->bytes, watched->bytes + watched->count, more);
+            memcpy(watched->bytes + more, copy, watched->count);
+            watched->count += more;
+            free(copy);
+        }
+        return r;
+    case 3: /* an older one again, before it */
+        memmove(watched->bytes + watched->kept_count, watched->bytes, watched->count);
+        memcpy(watched->bytes, watched->kept, watched->kept_count);
+        watched->count += watched->kept_count;
+        return 0;
+    default:
+        change_head(world, watched->bytes);
+        return 0;
+    }
+}
+
+static int watched_read(struct stream *stream, void *ret_bytes, size_t count, struct fault *fault)
+{
+    struct watched *watched = (struct watched *)stream;
+    struct world *world = watched->world;
+    uint8_t *to = ret_bytes;
+
+    if (!world->mangle_every)
+        return stream_read(watched->inner, ret_bytes, count, fault);
+    while (count) {
+        if (watched->at == watched->count) {
+            watched->at = 0;
+            int r = next_segment(watched, watched->bytes, &watched->count, fault);
+            if (r == 0 && world->mangles_left && draw(world) % world->mangle_every == 0) {
+                world->mangles_left--;
+                r = mangle(watched, fault);
+            } else if (r == 0 && draw(world) % 8 == 0) {
+                memcpy(watched->kept, watched->bytes, watched->count);
+                watched->kept_count = watched->count;
+            }
+            if (r < 0)
+                return r;
+        }
+        size_t some = watched->count - watched->at < count ? watched->count - watched->at : count;
+        memcpy(to, watched->bytes + watched->at, some);
+        watched->at += some;
+        to += some;
+        count -= some;
+    }
+    return 0;
+}
+
+static void watched_interrupt(struct stream *stream)
+{
+    stream_interrupt(((struct watched *)stream)->inner);
+}
+
+static void watched_set_hot(struct stream *stream, bool hot)
+{
+    stream_set_hot(((struct watched *)stream)->inner, hot);
+}
+
+static void watched_free(struct stream *stream)
+{
+    struct watched *watched = (struct watched *)stream;
+    pthread_mutex_lock(&watched->world->lock);
+    if (watched->world->far == stream)
+        watched->world->far = NULL;
+    pthread_mutex_unlock(&watched->world->lock);
+    (void)stream_free(watched->inner);
+    free(watched->bytes);
+    free(watched->kept);
+    free(watched);
+}
+
+static const struct stream_ops watched_ops = {
+    .write = watched_write,
+    .flush = watched_flush,
+    .read = watched_read,
+    .interrupt = watched_interrupt,
+    .set_hot = watched_set_hot,
+    .free = watched_free,
+};
+
+static struct stream *watched_new(struct world *world, struct stream *inner)
+{
+    struct watched *watched = calloc(1, sizeof *watched);
+    if (!watched)
+        abort();
+    *watched = (struct watched){.stream = {.ops = &watched_ops}, .inner = inner, .world = world};
+    if (world->mangle_every) {
+        watched->bytes = malloc(3 * (size_t)SEGMENT_MAX);
+        watched->kept = malloc(SEGMENT_MAX);
+        if (!watched->bytes || !watched->kept)
+            abort();
+    }
+    pthread_mutex_lock(&world->lock);
+    world->far = &watched->stream;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+    return &watched->stream;
+}
+
+static int accept_link(void *data, uint64_t timeout_ms, struct stream **ret_stream,
+                       struct fault *fault)
+{
+    struct world *world = data;
+    (void)timeout_ms;
+
+    if (world->replica_holds)
+        check_replica(world);
+    pthread_mutex_lock(&world->lock);
+    while (!world->waiting && !world->accepting_fails)
+        pthread_cond_wait(&world->changed, &world->lock);
+    struct stream *link = TAKE(world->waiting);
+    pthread_mutex_unlock(&world->lock);
+    if (link)
+        link = watched_new(world, link);
+    if (!link)
+        return fault_set(fault, ERR_CANCELED, "no more");
+    *ret_stream = link;
+    return 0;
+}
+
+static void interrupt_accept(void *data)
+{
+    struct world *world = data;
+    pthread_mutex_lock(&world->lock);
+    world->accepting_fails = true;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+}
+
+static void on_held(void *data, const struct replica_id *id)
+{
+    struct world *world = data;
+    if (world->disk_fd < 0) /* its disks are written just after */
+        check_replica(world);
+    pthread_mutex_lock(&world->lock);
+    world->replica_holds = true;
+    world->replica_held = *id;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+}
+
+static void on_broken(void *data, const struct fault *fault)
+{
+    struct world *world = data;
+    (void)fault;
+    pthread_mutex_lock(&world->lock);
+    world->broken++;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+}
+
+static void on_change(void *data, const struct replicator_status *status)
+{
+    struct world *world = data;
+    pthread_mutex_lock(&world->lock);
+    world->status = *status;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+}
+
+static void on_ended(void *data, const struct fault *fault)
+{
+    struct world *world = data;
+    pthread_mutex_lock(&world->lock);
+    world->ended = true;
+    if (fault)
+        world->ended_fault = *fault;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+}
+
+/* ---- a world ---- */
+struct setting {
+    uint64_t writes_per_ms, rpo_ms, copy_bytes_max;
+    uint64_t writer_pages;    /* that are written to, of RAM and of a disk; 0: all */
+    uint64_t fault_bytes_max; /* 0: 2 MiB */
+    unsigned mangle_every;    /* so many segments pass, on average, before one is mangled; 0: all */
+    bool has_disk, disks_only, by_tls;
+};
+
+static struct replica_disk disk_of(struct world *world)
+{
+    return (struct replica_disk){
+        .region_id = DISK_ID, .bytes = DISK_PAGES * PAGE_BYTES, .fd = world->disk_fd};
+}
+
+static void start_replica(struct world *world)
+{
+    struct fault fault = {0};
+    const struct replica_disk disk = disk_of(world);
+    const struct replica_config config = {
+        .who = "vm-1",
+        .regions = world->disks_only ? NULL : region_of(world->target),
+        .region_count = world->disks_only ? 0 : 1,
+        .disks = &disk,
+        .disk_count = world->disk_fd < 0 ? 0 : 1,
+        .journal_fd = world->journal_fd,
+        .accept_link = accept_link,
+        .interrupt_accept = interrupt_accept,
+        .on_held = on_held,
+        .on_broken = on_broken,
+        .data = world,
+    };
+    world->accepting_fails = false;
+    if (replica_new(&world->replica, &config, &fault) < 0 ||
+        replica_start(world->replica, &fault) < 0)
+        fail_msg("%s", fault.text);
+}
+
+static void start_source(struct world *world, const struct setting *setting)
+{
+    struct fault fault = {0};
+    const struct replica_disk disk = disk_of(world);
+    const struct replicator_config config = {
+        .guest = &world->source.guest,
+        .ram_count = world->disks_only ? 0 : 1,
+        .disks = &disk,
+        .disk_count = world->disk_fd < 0 ? 0 : 1,
+        .who = "vm-1",
+        .generation = 5,
+        .rpo_ns = setting->rpo_ms * NS_PER_MS,
+        .loss_permille = 900,
+        .copy_bytes_max = setting->copy_bytes_max,
+        .open_link = open_link,
+        .interrupt_open = interrupt_open,
+        .on_change = on_change,
+        .on_ended = on_ended,
+        .data = world,
+    };
+    if (replicator_new(&world->replicator, &config, &fault) < 0 ||
+        replicator_start(world->replicator, &fault) < 0)
+        fail_msg("%s", fault.text);
+}
+
+static struct world *world_new(const struct setting *setting)
+{
+    struct world *world = calloc(1, sizeof *world);
+    assert_non_null(world);
+    const struct fake_guest_config ram = {.pages = PAGES,
+                                          .fill = FAKE_FILL_MIX,
+                                          .half = true,
+                                          .writers = 2,
+                                          .writer_pages = setting->writer_pages,
+                                          .writes_per_ms = setting->writes_per_ms,
+                                          .clears_pages = true,
+                                          .running = true};
+    const struct fake_guest_config empty = {.pages = PAGES};
+    pthread_mutex_init(&world->lock, NULL);
+    pthread_cond_init(&world->changed, NULL);
+    world->random = 0x9E3779B97F4A7C15u;
+    world->disks_only = setting->disks_only;
+    world->mangle_every = setting->mangle_every;
+    world->mangles_left = setting->mangle_every ? 100 : 0;
+    world->by_tls = setting->by_tls;
+    world->disk_fd = world->journal_fd = -1;
+    if (setting->has_disk) {
+        world->disk_fd = memfd_create("disk", MFD_CLOEXEC);
+        world->journal_fd = memfd_create("journal", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(world->disk_fd, DISK_PAGES * PAGE_BYTES), 0);
+    }
+    twin_init(world, &ram, setting->has_disk);
+    if (setting->disks_only) { /* the guest's regions that count are its disks */
+        world->source.regions[0] = world->source.regions[1];
+        world->source.guest.region_count = 1;
+    }
+    world->target = fake_guest_new(&empty);
+    return world;
+}
+
+static void world_free(struct world *world)
+{
+    world->replicator = replicator_free(world->replicator);
+    world->replica = replica_free(world->replica);
+    (void)stream_free(world->waiting);
+    world->source.ram = fake_guest_free(world->source.ram);
+    world->source.disk = fake_guest_free(world->source.disk);
+    world->target = fake_guest_free(world->target);
+    close_p(&world->disk_fd);
+    close_p(&world->journal_fd);
+    free(world);
+}
+
+/* Both ends agree: the source knows of so many held checkpoints. */
+static void await_checkpoints(struct world *world, uint64_t count)
+{
+    pthread_mutex_lock(&world->lock);
+    while (world->status.checkpoints < count && !world->ended && !world->broken)
+        pthread_cond_wait(&world->changed, &world->lock);
+    struct fault fault = world->ended_fault;
+    bool ended = world->ended, broken = world->broken != 0;
+    pthread_mutex_unlock(&world->lock);
+    if (ended || broken)
+        fail_msg("ended %d broken %d: %s", ended, broken, fault.text);
+}
+
+static void await_links(struct world *world, unsigned links)
+{
+    pthread_mutex_lock(&world->lock);
+    while (world->links < links && !world->ended && !world->broken)
+        pthread_cond_wait(&world->changed, &world->lock);
+    assert_false(world->ended);
+    assert_false(world->broken);
+    pthread_mutex_unlock(&world->lock);
+}
+
+/* The source dies: what the replica then gives is a checkpoint, no older than the newest known one.
+ */
+static void take_and_check(struct world *world)
+{
+    struct replica_taken taken = {0};
+    struct fault fault = {0};
+    uint64_t acknowledged = world->status.held.seq;
+
+    if (replica_take(world->replica, 6, &taken, &fault) < 0)
+        fail_msg("%s", fault.text);
+    world->replica = replica_free(world->replica);
+    assert_true(taken.id.seq >= acknowledged);
+    assert_true(taken.id.generation == 5);
+    assert_true((taken.state != NULL) == !world->disks_only);
+    check_replica(world);
+    assert_int_equal(world->wrong, 0);
+    if (taken.state) {
+        struct guest *guest = fake_guest_guest(world->target);
+        assert_int_equal(
+            guest->ops->load(guest->owner, taken.state, taken.state_bytes, taken.stood_ns, &fault),
+            0);
+    }
+    free(taken.state);
+}
+
+/* ---- tests ---- */
+static void a_replica_follows_a_writing_guest_checkpoint_by_checkpoint(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 40};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+
+    await_checkpoints(world, 30);
+    world->replicator = replicator_free(world->replicator);
+
+    assert_true(fake_guest_runs(world->source.ram));
+    assert_false(fake_guest_is_tracked(world->source.ram));
+    take_and_check(world);
+    world_free(world);
+}
+
+static void over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 20, .by_tls = true};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 1);
+
+    for (unsigned i = 0; i < 100; i++) {
+        const struct timespec while_it_works = {.tv_nsec = (long)(draw(world) % 30000000)};
+        (void)nanosleep(&while_it_works, NULL); /* chance, not a wait: anywhere in a checkpoint */
+        break_link(world);
+    }
+    await_checkpoints(world, world->status.checkpoints + 2);
+    world->replicator = replicator_free(world->replicator);
+
+    take_and_check(world);
+    world_free(world);
+}
+
+static void break_links(const struct setting *setting, unsigned faults, enum pipe_fault only)
+{
+    struct world *world = world_new(setting);
+    world->faults_left = faults;
+    world->only_fault = only;
+    world->fault_bytes_max = setting->fault_bytes_max ? setting->fault_bytes_max : 2 << 20;
+    start_replica(world);
+    start_source(world, setting);
+
+    await_links(world, faults + 1);
+    await_checkpoints(world, world->status.checkpoints + 3);
+    struct replicator_status status;
+    replicator_status(world->replicator, &status);
+    print_message("%u links, %llu checkpoints held, %u noted, %llu pages\n", world->links,
+                  (unsigned long long)status.checkpoints, world->note_count,
+                  (unsigned long long)status.pages);
+    world->replicator = replicator_free(world->replicator);
+
+    assert_true(fake_guest_runs(world->source.ram));
+    take_and_check(world);
+    world_free(world);
+}
+
+static void flipped_bits_cut_and_dead_links_never_harm_what_is_held(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 40, .rpo_ms = 20};
+    break_links(&setting, 100, PIPE_FAULT_NONE);
+}
+
+static void segments_dropped_doubled_swapped_replayed_or_forged_harm_nothing(void **state)
+{
+    (void)state;
+    const struct setting setting = {
+        .writes_per_ms = 40, .rpo_ms = 20, .has_disk = true, .mangle_every = 60};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+
+    pthread_mutex_lock(&world->lock);
+    while (world->mangles_left && !world->ended && !world->broken)
+        pthread_cond_wait(&world->changed, &world->lock);
+    uint64_t checkpoints = world->status.checkpoints;
+    pthread_mutex_unlock(&world->lock);
+    await_checkpoints(world, checkpoints + 3);
+    world->replicator = replicator_free(world->replicator);
+
+    assert_int_equal(world->mangled, 100);
+    assert_true(world->links > 20);
+    take_and_check(world);
+    world_free(world);
+}
+
+static void ram_and_disk_are_of_the_same_checkpoint_after_any_cut(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 20, .has_disk = true};
+    break_links(&setting, 40, PIPE_FAULT_NONE);
+}
+
+static void disks_alone_are_a_whole_checkpoint_after_any_cut(void **state)
+{
+    (void)state;
+    const struct setting setting = {.rpo_ms = 20,
+                                    .has_disk = true,
+                                    .disks_only = true,
+                                    .writes_per_ms = 20,
+                                    .fault_bytes_max = 200 << 10};
+    break_links(&setting, 40, PIPE_FAULT_DIE);
+}
+
+static void a_broken_link_catches_up_by_what_was_written_meanwhile(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 1, .rpo_ms = 20, .writer_pages = 24};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 5);
+
+    pthread_mutex_lock(&world->lock);
+    uint64_t before = world->status.pages, checkpoints = world->status.checkpoints;
+    pthread_mutex_unlock(&world->lock);
+    break_link(world);
+    await_checkpoints(world, checkpoints + 3);
+
+    /* Each is of 24 pages at most, rounds before it and what was owed too; a whole one is of 500.
+     */
+    pthread_mutex_lock(&world->lock);
+    uint64_t pages = world->status.pages - before;
+    uint64_t held = world->status.checkpoints - checkpoints;
+    pthread_mutex_unlock(&world->lock);
+    assert_true(pages <= (held + 1) * 24);
+    world_free(world);
+}
+
+static void a_replica_process_that_died_gets_everything_anew(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 5);
+
+    world->replica = replica_free(world->replica);
+    const struct fake_guest_config empty = {.pages = PAGES};
+    world->target = fake_guest_free(world->target);
+    world->target = fake_guest_new(&empty);
+    world->replica_holds = false;
+    uint64_t checkpoints = world->status.checkpoints;
+    start_replica(world);
+    await_checkpoints(world, checkpoints + 3);
+    world->replicator = replicator_free(world->replicator);
+
+    take_and_check(world);
+    world_free(world);
+}
+
+static void disks_outlive_their_replica_process_and_catch_up_by_delta(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20,
+                                    .rpo_ms = 20,
+                                    .has_disk = true,
+                                    .disks_only = true,
+                                    .writer_pages = 12};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 5);
+
+    for (unsigned i = 0; i < 5; i++) {
+        world->replica = replica_free(world->replica);
+        check_replica(world);
+        assert_int_equal(world->wrong, 0);
+        pthread_mutex_lock(&world->lock);
+        uint64_t checkpoints = world->status.checkpoints, before = world->status.pages;
+        pthread_mutex_unlock(&world->lock);
+        start_replica(world);
+        await_checkpoints(world, checkpoints + 2);
+        /* Each is of 12 pages at most; a whole one is of more than 200. */
+        pthread_mutex_lock(&world->lock);
+        uint64_t pages = world->status.pages - before;
+        uint64_t held = world->status.checkpoints - checkpoints;
+        pthread_mutex_unlock(&world->lock);
+        assert_true(pages <= (held + 1) * 12);
+    }
+    world->replicator = replicator_free(world->replicator);
+
+    take_and_check(world);
+    world_free(world);
+}
+
+static void an_older_generation_is_refused_and_so_is_another_guest(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 1, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    struct fault fault = {0};
+    struct replica_config config = {
+        .who = "vm-1",
+        .regions = region_of(world->target),
+        .region_count = 1,
+        .generation_min = 6, /* the source runs as 5 */
+        .accept_link = accept_link,
+        .interrupt_accept = interrupt_accept,
+        .data = world,
+    };
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (i == 1) {
+            config.who = "vm-2";
+            config.generation_min = 0;
+        }
+        world->accepting_fails = false;
+        assert_int_equal(replica_new(&world->replica, &config, &fault), 0);
+        assert_int_equal(replica_start(world->replica, &fault), 0);
+        start_source(world, &setting);
+        pthread_mutex_lock(&world->lock);
+        while (world->status.trouble.code != ERR_REFUSED)
+            pthread_cond_wait(&world->changed, &world->lock);
+        pthread_mutex_unlock(&world->lock);
+        assert_non_null(strstr(world->status.trouble.text, i == 0 ? "is over" : "a replica of"));
+        world->replicator = replicator_free(world->replicator);
+        world->replica = replica_free(world->replica);
+        world->status = (struct replicator_status){0};
+    }
+    assert_true(fake_guest_runs(world->source.ram));
+    world_free(world);
+}
+
+static void a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 40, .has_disk = true};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 3);
+
+    replicator_finish(world->replicator, 60000);
+    pthread_mutex_lock(&world->lock);
+    while (!world->ended)
+        pthread_cond_wait(&world->changed, &world->lock);
+    pthread_mutex_unlock(&world->lock);
+    assert_string_equal(world->ended_fault.text, "");
+    assert_false(fake_guest_runs(world->source.ram));
+    uint64_t sum = sum_of_source(world);
+    world->replicator = replicator_free(world->replicator);
+
+    assert_false(fake_guest_runs(world->source.ram));
+    take_and_check(world);
+    assert_true(sum_of_replica(world) == sum); /* nothing since */
+    world_free(world);
+}
+
+static void a_last_checkpoint_that_cannot_arrive_lets_the_guest_run_on(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 20, .rpo_ms = 40};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 3);
+
+    pthread_mutex_lock(&world->lock);
+    world->closed = true;
+    pthread_mutex_unlock(&world->lock);
+    world->replica = replica_free(world->replica);
+    replicator_finish(world->replicator, 200);
+    pthread_mutex_lock(&world->lock);
+    while (world->status.trouble.code != ERR_UNREACHABLE)
+        pthread_cond_wait(&world->changed, &world->lock);
+    pthread_mutex_unlock(&world->lock);
+
+    fake_guest_await_writes(world->source.ram, 100);
+    assert_true(fake_guest_runs(world->source.ram));
+    world->replicator = replicator_free(world->replicator);
+    assert_true(fake_guest_runs(world->source.ram));
+    world_free(world);
+}
+
+static void a_guest_that_writes_more_than_can_be_copied_runs_on_and_says_so(void **state)
+{
+    (void)state;
+    const struct setting setting = {
+        .writes_per_ms = 0, .rpo_ms = 20, .copy_bytes_max = 16 * PAGE_BYTES};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+
+    pthread_mutex_lock(&world->lock);
+    while (world->status.trouble.code != ERR_BUSY || !world->status.is_missed)
+        pthread_cond_wait(&world->changed, &world->lock);
+    pthread_mutex_unlock(&world->lock);
+
+    assert_non_null(strstr(world->status.trouble.text, "no checkpoint"));
+    fake_guest_await_writes(world->source.ram, 100);
+    world_free(world);
+}
+
+static void a_guest_that_cannot_be_saved_runs_on_and_ends_its_replication(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 5, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    world->source.ram = fake_guest_free(world->source.ram);
+    const struct fake_guest_config bad = {
+        .pages = PAGES, .writers = 1, .running = true, .fail_save = true};
+    twin_init(world, &bad, false);
+    start_replica(world);
+    start_source(world, &setting);
+
+    pthread_mutex_lock(&world->lock);
+    while (!world->ended)
+        pthread_cond_wait(&world->changed, &world->lock);
+    pthread_mutex_unlock(&world->lock);
+
+    assert_non_null(strstr(world->ended_fault.text, "saving the machine"));
+    fake_guest_await_writes(world->source.ram, 100);
+    assert_true(fake_guest_runs(world->source.ram));
+    world_free(world);
+}
+
+static void nothing_is_taken_before_there_is_a_whole_checkpoint_nor_twice(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 5, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    struct replica_taken taken = {0};
+    struct fault fault = {0};
+    start_replica(world);
+
+    assert_int_equal(replica_take(world->replica, 6, &taken, &fault), ERR_STATE);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+    assert_int_equal(replica_take(world->replica, 5, &taken, &fault), ERR_REFUSED);
+    assert_int_equal(replica_take(world->replica, 6, &taken, &fault), 0);
+    free(taken.state);
+    assert_int_equal(replica_take(world->replica, 7, &taken, &fault), ERR_STATE);
+    assert_int_equal(replica_take(world->replica, 6, &taken, &fault), ERR_STATE);
+    world_free(world);
+}
+
+int main(void)
+{
+    log_set_level(LOG_WARN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_replica_follows_a_writing_guest_checkpoint_by_checkpoint),
+        cmocka_unit_test(over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts),
+        cmocka_unit_test(flipped_bits_cut_and_dead_links_never_harm_what_is_held),
+        cmocka_unit_test(segments_dropped_doubled_swapped_replayed_or_forged_harm_nothing),
+        cmocka_unit_test(ram_and_disk_are_of_the_same_checkpoint_after_any_cut),
+        cmocka_unit_test(disks_alone_are_a_whole_checkpoint_after_any_cut),
+        cmocka_unit_test(a_broken_link_catches_up_by_what_was_written_meanwhile),
+        cmocka_unit_test(a_replica_process_that_died_gets_everything_anew),
+        cmocka_unit_test(disks_outlive_their_replica_process_and_catch_up_by_delta),
+        cmocka_unit_test(an_older_generation_is_refused_and_so_is_another_guest),
+        cmocka_unit_test(a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing),
+        cmocka_unit_test(a_last_checkpoint_that_cannot_arrive_lets_the_guest_run_on),
+        cmocka_unit_test(a_guest_that_writes_more_than_can_be_copied_runs_on_and_says_so),
+        cmocka_unit_test(a_guest_that_cannot_be_saved_runs_on_and_ends_its_replication),
+        cmocka_unit_test(nothing_is_taken_before_there_is_a_whole_checkpoint_nor_twice),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
