@@ -22,6 +22,11 @@ endfunction()
 
 vmm_host_test(vm_move)
 vmm_host_test(vm_brake)
+if(TARGET godwit_migrate)
+  vmm_host_test(vm_replica)
+  target_link_libraries(test_host_vm_replica PRIVATE godwit_migrate godwit_net)
+  set_tests_properties(host/vm_replica PROPERTIES TIMEOUT 900)
+endif()
 
 godwit_test(unit guest_memory ROOMS vmm-core)
 godwit_test(unit dev_serial ROOMS vmm-core)
