@@ -570,7 +570,7 @@ static void on_ended(void *data, const struct fault *fault)
 struct setting {
     uint64_t writes_per_ms, rpo_ms, copy_bytes_max;
     uint64_t writer_pages;    /* that are written to, of RAM and of a disk; 0: all */
-    uint64_t fault_bytes_max; /* 0: 2 MiB */
+    uint64_t fault_bytes_max; /* 0: 1 MiB */
     unsigned mangle_every;    /* so many segments pass, on average, before one is mangled; 0: all */
     bool has_disk, disks_only, by_tls;
 };
@@ -647,7 +647,7 @@ static struct world *world_new(const struct setting *setting)
     world->random = 0x9E3779B97F4A7C15u;
     world->disks_only = setting->disks_only;
     world->mangle_every = setting->mangle_every;
-    world->mangles_left = setting->mangle_every ? 100 : 0;
+    world->mangles_left = setting->mangle_every ? 60 : 0;
     world->by_tls = setting->by_tls;
     world->disk_fd = world->journal_fd = -1;
     if (setting->has_disk) {
@@ -769,7 +769,7 @@ static void break_links(const struct setting *setting, unsigned faults, enum pip
     struct world *world = world_new(setting);
     world->faults_left = faults;
     world->only_fault = only;
-    world->fault_bytes_max = setting->fault_bytes_max ? setting->fault_bytes_max : 2 << 20;
+    world->fault_bytes_max = setting->fault_bytes_max ? setting->fault_bytes_max : 1 << 20;
     start_replica(world);
     start_source(world, setting);
 
@@ -791,14 +791,14 @@ static void flipped_bits_cut_and_dead_links_never_harm_what_is_held(void **state
 {
     (void)state;
     const struct setting setting = {.writes_per_ms = 40, .rpo_ms = 20};
-    break_links(&setting, 100, PIPE_FAULT_NONE);
+    break_links(&setting, 60, PIPE_FAULT_NONE);
 }
 
 static void segments_dropped_doubled_swapped_replayed_or_forged_harm_nothing(void **state)
 {
     (void)state;
     const struct setting setting = {
-        .writes_per_ms = 40, .rpo_ms = 20, .has_disk = true, .mangle_every = 60};
+        .writes_per_ms = 40, .rpo_ms = 20, .has_disk = true, .mangle_every = 30};
     struct world *world = world_new(&setting);
     start_replica(world);
     start_source(world, &setting);
@@ -811,8 +811,8 @@ static void segments_dropped_doubled_swapped_replayed_or_forged_harm_nothing(voi
     await_checkpoints(world, checkpoints + 3);
     world->replicator = replicator_free(world->replicator);
 
-    assert_int_equal(world->mangled, 100);
-    assert_true(world->links > 20);
+    assert_int_equal(world->mangled, 60);
+    assert_true(world->links > 10);
     take_and_check(world);
     world_free(world);
 }
