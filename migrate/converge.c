@@ -64,10 +64,12 @@ enum converge_answer converge_step(struct converge *converge, const struct conve
 }
 
 uint64_t converge_forecast_ns(const struct converge *converge, uint64_t pages,
-                              uint64_t bytes_per_s_max)
+                              uint64_t bytes_per_s_max, uint64_t pace_ns)
 {
     uint64_t page_ns = converge->page_ns ? converge->page_ns : CONVERGE_PAGE_NS;
-    if (bytes_per_s_max) {
+    if (pace_ns) {
+        page_ns = pace_ns; /* a limit has slowed it already */
+    } else if (bytes_per_s_max) {
         uint64_t limit_ns = PAGE_BYTES * NS_PER_S / bytes_per_s_max;
         if (limit_ns > page_ns)
             page_ns = limit_ns;

@@ -55,8 +55,9 @@ void converge_init(struct converge *converge, uint64_t downtime_ns_max, unsigned
 /* Learn from a round and say what comes next. */
 enum converge_answer converge_step(struct converge *converge, const struct converge_round *round);
 uint64_t converge_predict_ns(const struct converge *converge, uint64_t dirty_pages);
-/* Time until the guest runs at the target when `pages` are still to be sent in this round. */
+/* Time until the guest runs at the target when `pages` are still to be sent in this round. `pace_ns`
+ * is what a page of it has taken so far; 0: not known, as before it began. */
 uint64_t converge_forecast_ns(const struct converge *converge, uint64_t pages,
-                              uint64_t bytes_per_s_max);
+                              uint64_t bytes_per_s_max, uint64_t pace_ns);
 
 #endif

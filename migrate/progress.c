@@ -24,8 +24,9 @@ uint64_t progress_wire_bytes(const struct progress *progress)
     return __atomic_load_n(&progress->wire_bytes, __ATOMIC_RELAXED);
 }
 
-void progress_begin_round(struct progress *progress, uint64_t pages)
+void progress_begin_round(struct progress *progress, uint64_t pages, uint64_t now_ns)
 {
+    progress->round_begin_ns = now_ns;
     progress->round_begin_pages = progress_pages(progress);
     progress->round_pages = pages;
 }
@@ -44,6 +45,14 @@ static void learn_rate(struct progress *progress, uint64_t now_ns, uint64_t wire
     }
     progress->told_ns = now_ns;
     progress->told_wire_bytes = wire_bytes;
+}
+
+/* What a page of this round has taken so far, waits and limits too; 0: none has gone yet. */
+static uint64_t pace_ns(const struct progress *progress, uint64_t done, uint64_t now_ns)
+{
+    if (done == 0 || now_ns <= progress->round_begin_ns)
+        return 0;
+    return (now_ns - progress->round_begin_ns) / done;
 }
 
 void progress_fill(struct progress *progress, const struct progress_facts *facts,
@@ -79,7 +88,8 @@ void progress_fill(struct progress *progress, const struct progress_facts *facts
         FILL(throttle_permille, facts->throttle_permille);
         FILL(reconnects, facts->reconnects);
         FILL(eta_ns, converge_forecast_ns(converge, progress->round_pages - done,
-                                          facts->bandwidth_bytes_per_s));
+                                          facts->bandwidth_bytes_per_s,
+                                          pace_ns(progress, done, facts->now_ns)));
     }
 #undef FILL
 }

@@ -20,7 +20,7 @@ struct progress {
 
     /* the move's own thread's */
     uint64_t told_ns, told_wire_bytes, wire_bytes_per_s;
-    uint64_t round_begin_pages, round_pages;
+    uint64_t round_begin_pages, round_pages, round_begin_ns;
 };
 
 /* What the shell knows beside the counts. */
@@ -38,7 +38,7 @@ struct progress_facts {
 
 void progress_add(struct progress *progress, uint64_t pages, uint64_t zero_pages,
                   uint64_t wire_bytes);
-void progress_begin_round(struct progress *progress, uint64_t pages);
+void progress_begin_round(struct progress *progress, uint64_t pages, uint64_t now_ns);
 uint64_t progress_pages(const struct progress *progress);
 uint64_t progress_wire_bytes(const struct progress *progress);
 void progress_fill(struct progress *progress, const struct progress_facts *facts,

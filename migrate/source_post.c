@@ -152,7 +152,7 @@ int source_post_pause(struct source *source, struct fault *fault)
 void source_post_go(struct source *source)
 {
     struct fault fault = {0};
-    progress_begin_round(&source->progress, source->post_pages);
+    progress_begin_round(&source->progress, source->post_pages, world_now_ns());
     if (page_server_go(source->server, &fault) < 0)
         source_feed_fault(source, SOURCE_EVENT_LANE_LOST, &fault);
 }

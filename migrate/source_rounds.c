@@ -153,7 +153,7 @@ void source_rounds_begin(struct source *source, uint64_t pages)
     source->round_pages = pages;
     source->lanes_reported = 0;
     source->sum = (struct lane_report){0};
-    progress_begin_round(&source->progress, pages);
+    progress_begin_round(&source->progress, pages, source->round_begun_ns);
 }
 
 /* Hand all dirty pages to the lanes, and a fence behind them. */
@@ -206,7 +206,7 @@ int source_rounds_first_round(struct source *source, struct fault *fault)
     source->core.populated_pages = pages;
     source->predicted_total_ns = world_now_ns() - source->core.started_ns +
                                  converge_forecast_ns(&source->core.converge, pages,
-                                                      source->core.config.bandwidth_bytes_per_s);
+                                                      source->core.config.bandwidth_bytes_per_s, 0);
     pthread_mutex_unlock(&source->mutex);
     source->populated_pages = pages;
     source_rounds_next(source);

@@ -133,6 +133,7 @@ def a_loaded_guest_with_disk_and_network_moves_to_and_fro(pool):
         vm.judge()
         gaps.append(vm.peer.ask("gap")["us"] / 1000)
         pauses.append(receipt["downtime_ns"] / 1e6)
+        print(f"        move {len(pauses)}: {pauses[-1]:.0f} ms, gap {gaps[-1]:.0f} ms", flush=True)
     verified = vm.ask("verify", "gw verify")
     expect(" ok " in verified["_"], verified["_"])
     seen = vm.judge_peer()

@@ -68,7 +68,7 @@ static void a_bandwidth_limit_does_not_count_for_the_pause(void **state)
     round.duration_ns += round.held_back_ns;
     (void)converge_step(&converge, &round);
     assert_true(converge_predict_ns(&converge, 1000) < 5 * NS_PER_MS);
-    assert_true(converge_forecast_ns(&converge, 100000, 10 << 20) > 30 * NS_PER_S);
+    assert_true(converge_forecast_ns(&converge, 100000, 10 << 20, 0) > 30 * NS_PER_S);
 }
 
 int main(void)
