@@ -15,6 +15,7 @@
 #include "agent/attach.h"
 #include "agent/backends.h"
 #include "agent/boot_reader.h"
+#include "agent/disk_order.h"
 #include "agent/domains.h"
 #include "agent/host_facts.h"
 #include "agent/images.h"
@@ -58,6 +59,7 @@ struct orders {
     struct host_facts *facts;
     const char *boot_reader; /* the program */
     struct store_questions questions;
+    struct disk_orders disks;
     unsigned workers; /* that hold a step */
     bool stopped;
     struct peers *peers;
@@ -1663,6 +1665,13 @@ static void handle_store_word(void *data, struct rpc *rpc, struct rpc_request *r
                         request);
 }
 
+static void handle_disk_move(void *data, struct rpc *rpc, struct rpc_request *request,
+                             const ProtobufCMessage *message)
+{
+    (void)rpc;
+    disk_order(&orders_of(data)->disks, (const Godwit__OrderDiskMove *)message, request);
+}
+
 static void handle_store_look(void *data, struct rpc *rpc, struct rpc_request *request,
                               const ProtobufCMessage *message)
 {
@@ -1898,6 +1907,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_STAMP_READ, &godwit__order_stamp_read__descriptor, handle_stamp_read},
     {METHOD_ORDER_STORE_WORD, &godwit__order_store_word__descriptor, handle_store_word},
     {METHOD_ORDER_STORE_LOOK, &godwit__order_store_look__descriptor, handle_store_look},
+    {METHOD_ORDER_DISK_MOVE, &godwit__order_disk_move__descriptor, handle_disk_move},
     {METHOD_ORDER_MOVE_CHECK, &godwit__order_move_check__descriptor, handle_move_check},
     {METHOD_ORDER_VM_COUNTERS, &godwit__vm_action__descriptor, handle_counters},
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
@@ -1933,6 +1943,7 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
     orders->facts = facts;
     orders->boot_reader = boot_reader;
     orders->questions = (struct store_questions){.loop = loop, .facts = facts};
+    orders->disks = (struct disk_orders){.loop = loop, .table = table, .facts = facts};
     *ret_orders = orders;
     return 0;
 }
@@ -1945,6 +1956,7 @@ void orders_stop(struct orders *orders)
     while (orders->workers)
         loop_turn(orders->loop, true); /* each holds a pointer to us */
     store_questions_wait(&orders->questions);
+    disk_orders_wait(&orders->disks);
 }
 
 struct orders *orders_free(struct orders *orders)

@@ -100,7 +100,9 @@ enum failpoint_kill { FAILPOINT_SPARES, FAILPOINT_ENDS };
     X(VM_EVENT, "vm.event", FAILPOINT_DELAY | FAILPOINT_DROP | FAILPOINT_DUPLICATE, SPARES)        \
     X(VM_SAVE, "vm.save", FAILPOINT_CALL | FAILPOINT_TRUNCATE, ENDS)                               \
     X(VM_LOAD, "vm.load", FAILPOINT_CALL | FAILPOINT_TRUNCATE, SPARES)                             \
-    X(VM_LATCH_TORN, "vm.latch_torn", FAILPOINT_KILL, ENDS)
+    X(VM_LATCH_TORN, "vm.latch_torn", FAILPOINT_KILL, ENDS)                                        \
+    /* a disk that goes to another store */                                                        \
+    X(MIRROR_WRITE, "mirror.write", FAILPOINT_CALL, ENDS)
 
 enum failpoint_id {
 #define FAILPOINT_ENUM(symbol, name, actions, kill) FAILPOINT_##symbol,

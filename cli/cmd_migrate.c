@@ -119,6 +119,53 @@ static int migrate_one(struct context *context, const char *vm)
     return exit_code;
 }
 
+int cmd_vm_disk_move(struct context *context)
+{
+    const struct command_line *line = context->line;
+    Godwit__DiskMoveRequest request = GODWIT__DISK_MOVE_REQUEST__INIT;
+    Godwit__MigrateReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+    request.vm = (char *)line->operands[0]; /* texts are only read */
+    request.disk = (char *)line->operands[1];
+    request.to = (char *)command_text(line, "to");
+    request.has_bandwidth_bytes_per_s = command_given(line, "bandwidth");
+    request.bandwidth_bytes_per_s = command_number(line, "bandwidth");
+    request.has_dry_run = true;
+    request.dry_run = command_flag(line, "dry-run");
+    if (!request.to) {
+        (void)fault_set(&fault, ERR_INVALID, "where shall the disk go? --to STORE[:FILE]");
+        fault_hint(&fault, "godwit store ls");
+        return error_print_fault(context, &fault);
+    }
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_DISK_MOVE, &request.base, &godwit__migrate_reply__descriptor,
+                        MIGRATE_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+
+    int exit_code = EXIT_CODE_FAILED;
+    const Godwit__JobInfo *job = reply->job;
+    if (reply->error) {
+        exit_code = error_print(context, reply->error);
+    } else if (job && request.dry_run) {
+        exit_code = EXIT_CODE_DONE;
+        if (context_is_machine(context))
+            exit_code = print_job(context, job);
+        else
+            (void)fprintf(context->out, "disk %s of %s would move from %s to %s; nothing was changed\n",
+                          job->disk_name ? job->disk_name : "", job->vm ? job->vm : "",
+                          job->source ? job->source : "", job->target ? job->target : "");
+    } else if (job && command_flag(line, "no-wait")) {
+        exit_code = tell_started(context, job);
+    } else if (job && job->id) {
+        exit_code = job_wait(context, job->id, command_text(line, "progress"));
+    }
+    godwit__migrate_reply__free_unpacked(reply, NULL);
+    return exit_code;
+}
+
 int cmd_migrate(struct context *context)
 {
     const struct command_line *line = context->line;

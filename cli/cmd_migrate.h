@@ -9,5 +9,6 @@
 struct context;
 
 int cmd_migrate(struct context *context);
+int cmd_vm_disk_move(struct context *context);
 
 #endif

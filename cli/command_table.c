@@ -493,6 +493,20 @@ static const struct command_option store_add_options[] = {
      .help = "one folder that all of them see; without it each has its own"},
     {0}};
 
+static const struct command_option disk_move_options[] = {
+    {.name = "to",
+     .type = COMMAND_TEXT,
+     .value = "STORE[:FILE]",
+     .help = "a store of the VM's host; the file beneath it, else VM-DISK.raw"},
+    {.name = "bandwidth",
+     .type = COMMAND_RATE,
+     .value = "RATE",
+     .help = "at most so much is copied in a second; what the guest writes is not held back"},
+    {.name = "dry-run", .type = COMMAND_FLAG, .help = "judge it, change nothing"},
+    {.name = "no-wait", .type = COMMAND_FLAG, .help = "let it run and print the job's id"},
+    PROGRESS_OPTION,
+    {0}};
+
 static const struct command_option cordon_options[] = {
     {.name = "reason", .type = COMMAND_TEXT, .value = "WORDS", .help = "what others shall read"},
     {0}};
@@ -1078,6 +1092,19 @@ static const struct command commands[] = {
      .run = cmd_dirty_rate,
      .examples = {{"godwit vm dirty-rate db-01", "at a glance"},
                   {"godwit vm dirty-rate db-01 -o json", "for a script"}}},
+    {.words = "vm disk move",
+     .operands = "VM DISK",
+     .summary = "move a disk of a running VM to another store of its host",
+     .more = "The guest writes on. Both files hold every write that it was told is done before the "
+             "pool's record names the new one, and only then the old one goes: what was made for this "
+             "VM is deleted, what was there before is put aside. Whatever dies in between, the file "
+             "that the record names is the disk. To a store of another host: godwit migrate "
+             "--with-local-disks.",
+     .options = disk_move_options,
+     .run = cmd_vm_disk_move,
+     .examples = {{"godwit vm disk move web-01 root --to nfs", "to the store nfs"},
+                  {"godwit vm disk move web-01 root --to nfs:web/root.raw --bandwidth 50MiB/s",
+                   "as this file, gently"}}},
     {.words = "vm schema",
      .operands = "",
      .summary = "the form of a VM's file, as JSON Schema",

@@ -12,6 +12,7 @@
 #include "base/world.h"
 #include "cli/client.h"
 #include "cli/context.h"
+#include "cli/disk_move_text.h"
 #include "cli/error_text.h"
 #include "cli/progress_bar.h"
 #include "cli/receipt_text.h"
@@ -27,6 +28,10 @@ struct job_wait {
     struct loop_timer *timer;
     struct loop_signal *interrupt;
     uint64_t interrupted_ms; /* of the first Ctrl-C; 0: none yet */
+    /* of a disk's move, whose progress is one line */
+    char disk_told[16]; /* the state that it was told in */
+    uint64_t disk_told_ms;
+    bool disk_is_drawn;
     bool detached, cancel;
     struct fault broken; /* why the connection went */
 };
@@ -84,13 +89,16 @@ int job_tell_end(struct context *context, const Godwit__JobInfo *job, bool with_
     bool machine = context_is_machine(context);
     if (machine) {
         print_machine(context, job);
-    } else if (with_phases) {
+    } else if (with_phases && !disk_move_text_is(job)) {
         receipt_text_phases(job, context_width(context), context->talk_color, text, sizeof text);
         (void)fputs(text, context->talk);
         (void)fflush(context->talk);
     }
     if (exit_code == EXIT_CODE_DONE) {
-        receipt_text_summary(job, text, sizeof text);
+        if (disk_move_text_is(job))
+            disk_move_text_summary(job, text, sizeof text);
+        else
+            receipt_text_summary(job, text, sizeof text);
         if (!machine)
             (void)fputs(text, context->out);
         return exit_code;
@@ -103,7 +111,10 @@ int job_tell_end(struct context *context, const Godwit__JobInfo *job, bool with_
         return error.has_exit_code ? told : exit_code;
     }
     if (!machine) {
-        receipt_text_summary(job, text, sizeof text);
+        if (disk_move_text_is(job))
+            disk_move_text_summary(job, text, sizeof text);
+        else
+            receipt_text_summary(job, text, sizeof text);
         (void)fputs(text, context->talk);
     }
     return exit_code;
@@ -283,6 +294,45 @@ static enum progress_mode mode_of(const struct context *context, const char *wor
     return context->talk_live ? PROGRESS_LIVE : PROGRESS_PLAIN;
 }
 
+static void clear_disk_line(struct job_wait *wait)
+{
+    if (wait->disk_is_drawn)
+        (void)fputs("\r\033[K", wait->context->talk);
+    wait->disk_is_drawn = false;
+}
+
+static void show_disk(struct job_wait *wait, uint64_t now_ms)
+{
+    const Godwit__JobInfo *job = wait->job;
+    const char *state = job->disk && job->disk->state ? job->disk->state : "";
+    bool is_new = strcmp(state, wait->disk_told) != 0;
+    char text[512];
+    if (wait->bar.mode == PROGRESS_JSON)
+        progress_bar_update(&wait->bar, job, now_ms);
+    if (wait->bar.mode != PROGRESS_LIVE && wait->bar.mode != PROGRESS_PLAIN)
+        return;
+    uint64_t every_ms = wait->bar.mode == PROGRESS_LIVE ? PROGRESS_REDRAW_MS : PROGRESS_PLAIN_MS;
+    if (!is_new && now_ms - wait->disk_told_ms < every_ms)
+        return;
+    (void)snprintf(wait->disk_told, sizeof wait->disk_told, "%s", state);
+    wait->disk_told_ms = now_ms;
+    disk_move_text_progress(job, text, sizeof text);
+    if (wait->bar.mode == PROGRESS_LIVE)
+        (void)fprintf(wait->context->talk, "\r\033[K%.*s", (int)wait->bar.width - 1, text);
+    else
+        (void)fprintf(wait->context->talk, "%s\n", text);
+    wait->disk_is_drawn = wait->bar.mode == PROGRESS_LIVE;
+    (void)fflush(wait->context->talk);
+}
+
+static void show(struct job_wait *wait)
+{
+    if (disk_move_text_is(wait->job))
+        show_disk(wait, world_now_ms());
+    else
+        progress_bar_update(&wait->bar, wait->job, world_now_ms());
+}
+
 static int wait_for_end(struct job_wait *wait, struct fault *fault)
 {
     bool said = false;
@@ -297,7 +347,7 @@ static int wait_for_end(struct job_wait *wait, struct fault *fault)
         if (wait->detached || (wait->job && (job_is_over(wait->job) || needs_attention(wait->job))))
             return 0;
         if (wait->job && wait->interrupted_ms == 0)
-            progress_bar_update(&wait->bar, wait->job, world_now_ms());
+            show(wait);
         client_turn(wait->client);
         heed_interrupts(wait, &said);
     }
@@ -323,10 +373,11 @@ static int tell(struct job_wait *wait)
 {
     struct context *context = wait->context;
     progress_bar_clear(&wait->bar);
+    clear_disk_line(wait);
     if (wait->detached && !(wait->job && job_is_over(wait->job)))
         return EXIT_CODE_DETACHED;
     bool phases = wait->bar.mode == PROGRESS_LIVE || wait->bar.mode == PROGRESS_PLAIN;
-    if (phases && !wait->bar.header_told) { /* it was over before the first redraw */
+    if (phases && !wait->bar.header_told && !disk_move_text_is(wait->job)) { /* it was over before the first redraw */
         char header[256];
         progress_bar_header(wait->job, wait->bar.width, header, sizeof header);
         (void)fputs(header, context->talk);

@@ -20,6 +20,8 @@
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/disk_move.h"
+#include "coordinator/disk_move_run.h"
 #include "coordinator/enrol.h"
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
@@ -714,13 +716,20 @@ static void on_migrate(struct peer *peer, struct rpc_request *request, const voi
         migrate(peer->coordinator, request, message);
 }
 
+static void on_disk_move(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    look_first(peer->coordinator, request, message, disk_move_run_begin);
+}
+
 static void on_job_list(struct peer *peer, struct rpc_request *request, const void *message)
 {
     const struct cluster *cluster = &peer->coordinator->cluster;
     const Godwit__JobListRequest *wanted = message;
     uint64_t now_ns = coordinator_now().ns;
     const struct cluster_job *only = NULL;
-    if (wanted->job && wanted->job[0]) {
+    const struct cluster_disk_move *only_disk =
+        wanted->job ? disk_move_find(cluster, wanted->job) : NULL;
+    if (wanted->job && wanted->job[0] && !only_disk) {
         struct problem problem;
         only = cluster_find_job(cluster, wanted->job, &problem);
         if (!only) {
@@ -729,17 +738,26 @@ static void on_job_list(struct peer *peer, struct rpc_request *request, const vo
         }
     }
     AUTO_FREE struct cluster_job_message *infos = calloc(cluster->job_count + 1, sizeof *infos);
-    AUTO_FREE Godwit__JobInfo **list = calloc(cluster->job_count + 1, sizeof *list);
-    assert(infos && list);
+    AUTO_FREE struct disk_move_message *disks =
+        calloc(cluster->disk_move_count + 1, sizeof *disks);
+    AUTO_FREE Godwit__JobInfo **list =
+        calloc(cluster->job_count + cluster->disk_move_count + 1, sizeof *list);
+    assert(infos && list && disks);
     size_t count = 0;
-    for (size_t i = 0; i < cluster->job_count; i++) {
+    for (size_t i = 0; !only && i < cluster->disk_move_count; i++) {
+        const struct cluster_disk_move *move = cluster->disk_moves[i];
+        if (only_disk ? move != only_disk : !wanted->all && !disk_move_is_active(move))
+            continue;
+        disk_move_tell(cluster, move, now_ns, &disks[i]);
+        list[count++] = &disks[i].info;
+    }
+    for (size_t i = 0, jobs = 0; !only_disk && i < cluster->job_count; i++) {
         const struct cluster_job *job = cluster->jobs[i];
         bool is_wanted = only ? job == only : wanted->all || job_core_is_active(&job->core);
         if (!is_wanted)
             continue;
-        cluster_job_info(cluster, job, now_ns, &infos[count]);
-        list[count] = &infos[count].info;
-        count++;
+        cluster_job_info(cluster, job, now_ns, &infos[jobs]);
+        list[count++] = &infos[jobs++].info;
     }
     Godwit__JobList reply = GODWIT__JOB_LIST__INIT;
     reply.jobs = list;
@@ -752,6 +770,18 @@ static void on_job_watch(struct peer *peer, struct rpc_request *request, const v
     struct coordinator *coordinator = peer->coordinator;
     const Godwit__JobWatchRequest *wanted = message;
     struct problem problem;
+    const struct cluster_disk_move *move =
+        disk_move_find(&coordinator->cluster, wanted->job ? wanted->job : "");
+    if (move) {
+        Godwit__MigrateReply reply = GODWIT__MIGRATE_REPLY__INIT;
+        struct disk_move_message told = {0};
+        disk_move_tell(&coordinator->cluster, move, coordinator_now().ns, &told);
+        reply.job = &told.info;
+        (void)rpc_reply(request, &reply.base);
+        if (disk_move_is_active(move))
+            watch_add(peer, move->info->id);
+        return;
+    }
     struct cluster_job *job =
         cluster_find_job(&coordinator->cluster, wanted->job ? wanted->job : "", &problem);
     reply_job(coordinator, request, job, job ? NULL : &problem, false);
@@ -785,6 +815,8 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     struct cluster_todo todo = {0};
     struct cluster_job *job = NULL;
     struct problem problem;
+    if (wanted->job && disk_move_run_cancel(coordinator, request, wanted->job))
+        return;
     if (cluster_cancel(&coordinator->cluster, wanted->job ? wanted->job : "", coordinator_now(),
                        &job, &problem, &todo) != 0) {
         reply_job(coordinator, request, NULL, &problem, false);
@@ -836,6 +868,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_HA, ha_request, "operator", ha_api_request)                                           \
     X(METHOD_EVENTS, events_request, "operator", events_request)                                   \
     X(METHOD_AUDIT, audit_request, "operator", audit_list)                                         \
+    X(METHOD_DISK_MOVE, disk_move_request, "operator", on_disk_move)                               \
     X(METHOD_STORE_LIST, store_list_request, "operator", store_api_list)                           \
     X(METHOD_STORE_ADD, store_add_request, "operator", store_api_add)                              \
     X(METHOD_STORE_REMOVE, store_remove_request, "operator", store_api_remove)                     \

@@ -146,6 +146,8 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return "rule-add";
     case METHOD_RULE_REMOVE:
         return "rule-rm";
+    case METHOD_DISK_MOVE:
+        return ((const Godwit__DiskMoveRequest *)message)->dry_run ? NULL : "vm-disk-move";
     case METHOD_STORE_ADD:
         return "store-add";
     case METHOD_STORE_REMOVE:

@@ -166,6 +166,12 @@ void cluster_deinit(struct cluster *cluster)
     free(cluster->stores);
     for (size_t i = 0; i < cluster->image_count; i++)
         image_free(cluster->images[i]);
+    for (size_t i = 0; i < cluster->disk_move_count; i++) {
+        if (cluster->disk_moves[i]->info)
+            godwit__disk_move__free_unpacked(cluster->disk_moves[i]->info, NULL);
+        free(cluster->disk_moves[i]);
+    }
+    free(cluster->disk_moves);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
     free(cluster->links);
@@ -254,6 +260,12 @@ struct cluster_store *cluster_add_store(struct cluster *cluster, Godwit__PoolSto
     return store;
 }
 
+struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster)
+{
+    struct cluster_disk_move *move;
+    return add((void ***)&cluster->disk_moves, &cluster->disk_move_count, sizeof *move);
+}
+
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id)
 {
     struct cluster_plan *plan = add((void ***)&cluster->plans, &cluster->plan_count, sizeof *plan);
@@ -290,7 +302,7 @@ static void take_out(void **array, size_t *count, const void *object)
 
 void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm)
 {
-    assert(!vm->job);
+    assert(!vm->job && !vm->disk_move);
     take_out((void **)cluster->vms, &cluster->vm_count, vm);
     name_map_remove(&cluster->vms_by_id, vm->id);
     vm_free(vm);
@@ -308,6 +320,11 @@ void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule)
 {
     take_out((void **)cluster->rules, &cluster->rule_count, rule);
     rule_free(rule);
+}
+
+void cluster_drop_disk_move(struct cluster *cluster, struct cluster_disk_move *move)
+{
+    take_out((void **)cluster->disk_moves, &cluster->disk_move_count, move);
 }
 
 void cluster_drop_store(struct cluster *cluster, struct cluster_store *store)

@@ -18,6 +18,7 @@
 #include "coordinator/problem.h"
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
+#include "proto/disk_move.pb-c.h"
 #include "proto/ha.pb-c.h"
 #include "proto/image.pb-c.h"
 #include "proto/limits.h"
@@ -99,6 +100,7 @@ struct cluster_vm {
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */
+    struct cluster_disk_move *disk_move; /* as is this */
 };
 
 struct cluster_job {
@@ -155,6 +157,15 @@ struct cluster_image {
     Godwit__ImageInfo *info; /* owned; only what is stored, judged by image_judge */
 };
 
+struct cluster_disk_move {
+    uint64_t revision;
+    Godwit__DiskMove *info; /* owned */
+    /* of this coordinator's life only */
+    bool is_asked, is_storing; /* an order is out; its step is on its way to the disk */
+    uint64_t next_ns;          /* not before */
+    unsigned refusals;         /* in a row */
+};
+
 struct plan_run { /* of one step, of this coordinator's life only */
     uint64_t not_before_ns, stuck_ns;
     bool is_started; /* cold: the start was ordered */
@@ -195,6 +206,8 @@ struct cluster {
     size_t store_count;
     struct cluster_image **images; /* owned */
     size_t image_count;
+    struct cluster_disk_move **disk_moves; /* owned; oldest first */
+    size_t disk_move_count;
     struct cluster_plan **plans; /* oldest first */
     size_t plan_count;
     enum cluster_auto auto_balance;
@@ -235,6 +248,8 @@ enum cluster_put_kind {
     PUT_DELETE_STORE,
     PUT_IMAGE,
     PUT_DELETE_IMAGE,
+    PUT_DISK_MOVE,
+    PUT_DELETE_DISK_MOVE,
 };
 
 struct cluster_put {
@@ -341,6 +356,10 @@ struct cluster_store *cluster_add_store(struct cluster *cluster, Godwit__PoolSto
 void cluster_drop_store(struct cluster *cluster, struct cluster_store *store); /* frees it */
 struct cluster_image *cluster_add_image(struct cluster *cluster);
 void cluster_drop_image(struct cluster *cluster, struct cluster_image *image); /* frees it */
+/* Without its record, which the caller fills in. */
+struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster);
+/* Takes it out; it is the caller's to free. */
+void cluster_drop_disk_move(struct cluster *cluster, struct cluster_disk_move *move);
 /* With an empty message; cluster_plan_ready once its steps are there. */
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id);
 void cluster_plan_ready(struct cluster_plan *plan);

@@ -384,6 +384,11 @@ static int judge_free(const struct cluster *cluster, const struct cluster_vm *vm
                           vm->job->core.id, vm->spec->name, vm->job->core.source_host,
                           vm->job->core.target_host);
         problem_hint(problem, "godwit job watch %s", vm->job->core.id);
+    } else if (vm->disk_move) {
+        (void)problem_set(problem, GW_VM_BUSY, "job %s has %s now: disk %s goes to another store",
+                          vm->disk_move->info->id, vm->spec->name,
+                          vm->disk_move->info->disk_name);
+        problem_hint(problem, "godwit job watch %s", vm->disk_move->info->id);
     } else if (vm->ticket) {
         (void)problem_set(problem, GW_VM_BUSY, "another order for %s is being carried out",
                           vm->spec->name);

@@ -19,6 +19,7 @@
 #include "coordinator/backup.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/console_relay.h"
+#include "coordinator/disk_move_run.h"
 #include "coordinator/enrol.h"
 #include "coordinator/etcd.h"
 #include "coordinator/events.h"
@@ -188,6 +189,7 @@ static void on_tick(void *data)
     if (todo.put_count || todo.order_count || todo.answer_count || todo.news_count)
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
     cluster_todo_deinit(&todo);
+    disk_move_run_tick(coordinator);
     watch_tick(coordinator);
     plan_watch_tick(coordinator);
 }

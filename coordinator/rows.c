@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/own.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/disk_move.h"
 #include "coordinator/plan.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/rule.h"
@@ -301,6 +302,23 @@ static int load_image(void *data, const char *key, uint64_t revision,
     return ok ? 0 : bad_row(fault, "image", key, "description");
 }
 
+static int load_disk_move(void *data, const char *key, uint64_t revision,
+                          const struct store_cell *cells, struct fault *fault)
+{
+    const struct store_cell *cell = &cells[STORE_DISK_MOVE_INFO];
+    Godwit__DiskMove *info =
+        godwit__disk_move__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    bool ok = info && info->id && strcmp(info->id, key) == 0 && strlen(key) < ID_SHORT_SIZE;
+    struct cluster_disk_move *move = ok ? disk_move_load(data, info) : NULL;
+    if (move) {
+        move->revision = revision;
+        return 0;
+    }
+    if (info)
+        godwit__disk_move__free_unpacked(info, NULL);
+    return bad_row(fault, "disk_move", key, "description");
+}
+
 static void put_plan(struct store_batch *batch, const struct cluster_plan *plan, uint64_t revision)
 {
     store_batch_put(batch, STORE_PLAN, plan->id, revision);
@@ -501,6 +519,15 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
         put_message(batch, &disks->store->base);
         break;
     }
+    case PUT_DISK_MOVE: {
+        const struct cluster_disk_move *move = put->object;
+        store_batch_put(batch, STORE_DISK_MOVE, move->info->id, put->revision);
+        put_message(batch, &move->info->base);
+        break;
+    }
+    case PUT_DELETE_DISK_MOVE:
+        store_batch_delete(batch, STORE_DISK_MOVE, put->key, put->revision);
+        break;
     case PUT_DELETE_STORE:
         store_batch_delete(batch, STORE_DISKS, put->name, put->revision);
         break;
@@ -553,6 +580,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_RULE, load_rule, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_DISKS, load_store, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_DISK_MOVE, load_disk_move, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
     if (r == 0)

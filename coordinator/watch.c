@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/world.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/disk_move.h"
 #include "coordinator/words.h"
 #include "proto/method.h"
 
@@ -55,6 +56,19 @@ static bool send_news(struct watcher *watcher, const struct cluster_job *job, ui
     return job_core_is_active(&job->core);
 }
 
+/* A disk's move. Returns whether there will be more. */
+static bool send_disk_news(struct watcher *watcher, const struct cluster_disk_move *move,
+                           uint64_t now_ns)
+{
+    struct disk_move_message message = {0};
+    disk_move_tell(&watcher->peer->coordinator->cluster, move, now_ns, &message);
+    (void)rpc_send_event(watcher->peer->rpc, METHOD_JOB_EVENT, &message.info.base,
+                         NULL); /* see send_news */
+    watcher->sent_ns = now_ns;
+    watcher->has_news = false;
+    return disk_move_is_active(move);
+}
+
 static bool is_urgent(const struct watcher *watcher, const struct cluster_job *job)
 {
     return watcher->sent_ns == 0 || watcher->step != job->core.step ||
@@ -77,6 +91,13 @@ static void tell(struct coordinator *coordinator, const char *job_id, bool is_ne
             job && watcher->has_news &&
             (is_urgent(watcher, job) || now_ns - watcher->sent_ns >= WATCH_MS_MIN * NS_PER_MS);
         bool goes_on = job && (!is_due || send_news(watcher, job, now_ns));
+        const struct cluster_disk_move *move =
+            job ? NULL : disk_move_find(&coordinator->cluster, watcher->job_id);
+        bool is_disk_due = move && watcher->has_news &&
+                           (!disk_move_is_active(move) ||
+                            now_ns - watcher->sent_ns >= WATCH_MS_MIN * NS_PER_MS);
+        if (move)
+            goes_on = !is_disk_due || send_disk_news(watcher, move, now_ns);
         if (goes_on) {
             link = &watcher->next;
         } else {

@@ -26,6 +26,7 @@ enum method {
     METHOD_VM_MOVE_LANES = 116,     /* MoveLanes + fds -> Empty */
     METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
     METHOD_VM_COUNTERS = 160,       /* VmAction -> VmCounters */
+    METHOD_VM_DISK_MOVE = 170,      /* VmDiskMove + fd -> DiskMoveStatus */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
@@ -77,6 +78,7 @@ enum method {
     METHOD_AGENT_IMAGES = 288,         /* AgentImages, event */
     METHOD_AGENT_IMAGE_PROGRESS = 289, /* AgentImageProgress, event */
 
+    METHOD_ORDER_DISK_MOVE = 291,  /* OrderDiskMove -> DiskMoveStatus */
     /* agent -> agent */
     METHOD_PEER_IMAGE_READ = 258, /* ImageReadRequest -> ImageData */
     METHOD_PEER_ALIVE = 250, /* PeerAlive -> PeerAliveReply */
@@ -132,6 +134,7 @@ enum method {
     METHOD_IMAGE_COPY = 485,     /* ImageCopyRequest -> ImageReply */
     METHOD_IMAGE_READ = 486,     /* ImageReadRequest -> ImageData */
     METHOD_IMAGE_PROGRESS = 487, /* ImageProgress, event */
+    METHOD_DISK_MOVE = 444,     /* DiskMoveRequest -> MigrateReply */
 };
 
 #endif

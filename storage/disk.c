@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "base/own.h"
 #include "storage/disk_file.h"
+#include "storage/disk_mirror.h"
 #include "storage/disk_threads.h"
 #include "storage/disk_uring.h"
 
@@ -29,6 +30,9 @@ struct disk {
     int event_fd;
     unsigned in_flight;
     struct bitmap *_Atomic written; /* where changes are noted; NULL: nowhere */
+    struct disk_mirror *mirror;     /* borrowed; NULL: none */
+    bool is_switching;              /* `held` waits until nothing is in flight */
+    struct disk_request *held, **held_end;
     struct disk_uring uring;
     struct disk_threads threads;
 };
@@ -44,6 +48,7 @@ int disk_new(struct disk **ret_disk, int fd, const struct disk_config *config, s
     if (!disk)
         return fault_set(fault, ERR_NOMEM, "no memory for a disk");
     disk->file.fd = -1;
+    disk->held_end = &disk->held;
     disk->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (disk->event_fd < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "opening a disk");
@@ -155,6 +160,19 @@ static bool make_bounce(struct disk_request *request)
     return true;
 }
 
+static void begin(struct disk *disk, struct disk_request *request)
+{
+    disk->in_flight++;
+    if (needs_bounce(disk, request) && !make_bounce(request)) {
+        request->error = ENOMEM;
+        disk_threads_put_done(&disk->threads, request);
+    } else if (disk->uring.ready && (is_transfer(request) || request->op == DISK_FLUSH)) {
+        disk_uring_put(&disk->uring, request);
+    } else {
+        disk_threads_put(&disk->threads, request);
+    }
+}
+
 void disk_submit(struct disk *disk, struct disk_request *request)
 {
     assert(request->done);
@@ -167,15 +185,49 @@ void disk_submit(struct disk *disk, struct disk_request *request)
     request->bounce = NULL;
     request->transferred = 0;
     request->error = 0;
-    disk->in_flight++;
-    if (needs_bounce(disk, request) && !make_bounce(request)) {
-        request->error = ENOMEM;
-        disk_threads_put_done(&disk->threads, request);
-    } else if (disk->uring.ready && (is_transfer(request) || request->op == DISK_FLUSH)) {
-        disk_uring_put(&disk->uring, request);
-    } else {
-        disk_threads_put(&disk->threads, request);
+    request->mirrored = false;
+    if (!disk->is_switching) {
+        begin(disk, request);
+        return;
     }
+    request->next = NULL;
+    *disk->held_end = request;
+    disk->held_end = &request->next;
+}
+
+/* ---- another file ---- */
+void disk_mirror(struct disk *disk, struct disk_mirror *mirror)
+{
+    assert(!disk->is_switching);
+    disk->mirror = mirror;
+}
+
+/* Nothing is in flight: neither engine holds the old descriptor. */
+static void become_target(struct disk *disk)
+{
+    struct disk_file old = disk->file;
+    struct disk_request *held = TAKE(disk->held);
+
+    assert(disk->in_flight == 0 && disk->is_switching);
+    disk_mirror_give(disk->mirror, &disk->file);
+    disk_file_close(&old);
+    disk->mirror = NULL;
+    disk->is_switching = false;
+    disk->held_end = &disk->held;
+    while (held) {
+        struct disk_request *next = held->next;
+        begin(disk, held);
+        held = next;
+    }
+    disk_kick(disk);
+}
+
+void disk_switch(struct disk *disk)
+{
+    assert(disk->mirror);
+    disk->is_switching = true;
+    if (disk->in_flight == 0)
+        become_target(disk);
 }
 
 void disk_kick(struct disk *disk)
@@ -191,14 +243,21 @@ static void finish(struct disk *disk, struct disk_request *request)
     free(request->bounce);
     request->bounce = NULL;
     note_written(disk, request);
+    if (disk->mirror && !request->mirrored && request->op != DISK_READ &&
+        disk_mirror_take(disk->mirror, request, &disk->threads))
+        return; /* it comes again, when it is on both */
     assert(disk->in_flight > 0);
     disk->in_flight--;
     request->done(request, request->error);
+    if (disk->is_switching && disk->in_flight == 0)
+        become_target(disk);
 }
 
 /* Done in part, or not now: a thread does the rest. */
 static bool is_unfinished(const struct disk_request *request)
 {
+    if (request->mirrored)
+        return false;
     if (request->error == EAGAIN || request->error == EINTR)
         return true;
     return request->error == 0 && is_transfer(request) && request->transferred < request->bytes;

@@ -16,6 +16,7 @@
 
 struct bitmap;
 struct disk; /* opaque: this header is a door */
+struct disk_mirror;
 struct fault;
 
 enum {
@@ -44,6 +45,7 @@ struct disk_request { /* lives with whoever asks, until done */
 
     /* the disk's */
     struct disk_request *next;
+    bool mirrored; /* it is on the mirror's target, too */
     uint8_t *bounce;
     uint64_t transferred;
     int error;
@@ -68,6 +70,13 @@ bool disk_is_by_threads(const struct disk *disk);
  * request may have changed, at the latest before that request is told to be done; NULL: no more.
  * Borrowed; a request that is under way may set bits a little longer. Any thread. */
 void disk_track(struct disk *disk, struct bitmap *written);
+
+/* From now on what changes the disk, and every flush, goes by the mirror (disk_mirror.h), which must
+ * outlive this; NULL: no more. */
+void disk_mirror(struct disk *disk, struct disk_mirror *mirror);
+/* The mirror was decided: once nothing is in flight its target is the disk. What is submitted
+ * meanwhile waits. */
+void disk_switch(struct disk *disk);
 
 /* Begin; several may be in flight and end in any order. What was submitted starts at the latest
  * with the next disk_kick. */

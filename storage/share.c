@@ -323,6 +323,17 @@ void share_drop_disk(int share_fd, const char *vm_id, const char *name)
         (void)unlinkat(made_fd, landing, 0); /* absent is as good */
 }
 
+bool share_is_made(int share_fd, const char *vm_id, const char *name, const char *file)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    const char *base;
+
+    return open_part(share_fd, vm_id, "made", false, &made_fd, NULL) == 0 &&
+           open_parent(share_fd, file, &parent_fd, &base, NULL) == 0 &&
+           is_same_file(parent_fd, base, made_fd, name);
+}
+
 int share_leave_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                      uint64_t generation, struct fault *fault)
 {

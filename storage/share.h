@@ -57,6 +57,8 @@ void share_drop_disk(int share_fd, const char *vm_id, const char *name);
  * `file`.moved-`generation`, so that it is neither used nor lost. */
 int share_leave_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                      uint64_t generation, struct fault *fault);
+/* Is `file` the one that was made for this disk, or came for it? By its second name. */
+bool share_is_made(int share_fd, const char *vm_id, const char *name, const char *file);
 /* Forget the VM: its stamp and its empty folders. */
 int share_forget_vm(int share_fd, const char *vm_id, struct fault *fault);
 

@@ -222,6 +222,24 @@ int virtio_blk_track(struct virtio_device *device, struct bitmap *written, struc
     return 0;
 }
 
+int virtio_blk_mirror(struct virtio_device *device, struct disk_mirror *mirror, struct fault *fault)
+{
+    struct blk *blk = device->state;
+    if (!blk->disk)
+        return fault_set(fault, ERR_STATE, "disk %u has no backend yet", device->instance);
+    disk_mirror(blk->disk, mirror);
+    return 0;
+}
+
+int virtio_blk_switch(struct virtio_device *device, struct fault *fault)
+{
+    struct blk *blk = device->state;
+    if (!blk->disk)
+        return fault_set(fault, ERR_STATE, "disk %u has no backend yet", device->instance);
+    disk_switch(blk->disk);
+    return 0;
+}
+
 bool virtio_blk_is_read_only(const struct virtio_device *device)
 {
     const struct blk *blk = device->state;

@@ -16,6 +16,7 @@
 struct bitmap;
 struct device;
 struct disk;
+struct disk_mirror;
 struct fault;
 struct virtio_device;
 struct virtio_kind;
@@ -41,6 +42,10 @@ int virtio_blk_attach(struct virtio_device *device, struct disk *disk, struct fa
 bool virtio_blk_is_read_only(const struct virtio_device *device);
 /* As disk_track (storage/disk.h). */
 int virtio_blk_track(struct virtio_device *device, struct bitmap *written, struct fault *fault);
+/* As disk_mirror and disk_switch. */
+int virtio_blk_mirror(struct virtio_device *device, struct disk_mirror *mirror,
+                      struct fault *fault);
+int virtio_blk_switch(struct virtio_device *device, struct fault *fault);
 void virtio_blk_stats(const struct virtio_device *device, struct vm_disk_stats *ret_stats);
 
 /* The guest half of a device. Saving is refused while something written may not be durable. */

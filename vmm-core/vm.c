@@ -264,6 +264,28 @@ int vm_track_disk(struct vm *vm, unsigned index, struct bitmap *written, struct 
     return r;
 }
 
+int vm_mirror_disk(struct vm *vm, unsigned index, struct disk_mirror *mirror, struct fault *fault)
+{
+    struct virtio_device *device = find_disk(vm, index);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no disk %u", index);
+    (void)pthread_mutex_lock(&vm->device_lock);
+    int r = virtio_blk_mirror(device, mirror, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return r;
+}
+
+int vm_switch_disk(struct vm *vm, unsigned index, struct fault *fault)
+{
+    struct virtio_device *device = find_disk(vm, index);
+    if (!device)
+        return fault_set(fault, ERR_NOT_FOUND, "the VM has no disk %u", index);
+    (void)pthread_mutex_lock(&vm->device_lock);
+    int r = virtio_blk_switch(device, fault);
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return r;
+}
+
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats)
 {
     struct virtio_device *device = find_disk(vm, index);

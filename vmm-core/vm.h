@@ -13,6 +13,7 @@
 
 struct bitmap;
 struct cpu_model;
+struct disk_mirror;
 struct fault;
 struct guest_memory;
 struct vm;
@@ -115,6 +116,9 @@ unsigned vm_vcpus(const struct vm *vm);
 int vm_attach_disk(struct vm *vm, unsigned index, int fd, struct fault *fault);
 /* As disk_track (storage/disk.h), of a disk that is attached: pages that the guest wrote. */
 int vm_track_disk(struct vm *vm, unsigned index, struct bitmap *written, struct fault *fault);
+/* As disk_mirror and disk_switch, of a disk that is attached. */
+int vm_mirror_disk(struct vm *vm, unsigned index, struct disk_mirror *mirror, struct fault *fault);
+int vm_switch_disk(struct vm *vm, unsigned index, struct fault *fault);
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);

@@ -371,6 +371,23 @@ static void handle_counters(void *data, struct rpc *rpc, struct rpc_request *req
         (void)rpc_reply(request, &counters.all.base);
 }
 
+static void handle_disk_move(void *data, struct rpc *rpc, struct rpc_request *request,
+                             const ProtobufCMessage *message)
+{
+    struct disk_move_message told;
+    struct fault fault = {0};
+    AUTO_FD int fd = take_fd(request, 0);
+    (void)rpc;
+
+    if (!request)
+        return;
+    if (machine_disk_move(machine_of(data), (const Godwit__VmDiskMove *)message, &fd, &told,
+                          &fault) < 0)
+        (void)rpc_reply_fault(request, &fault);
+    else
+        (void)rpc_reply(request, &told.status.base);
+}
+
 static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -545,6 +562,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
     {METHOD_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_VM_COUNTERS, &godwit__vm_action__descriptor, handle_counters},
+    {METHOD_VM_DISK_MOVE, &godwit__vm_disk_move__descriptor, handle_disk_move},
     {METHOD_VM_QUIT, &godwit__vm_action__descriptor, handle_quit},
     {METHOD_VM_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},
     {METHOD_VM_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},

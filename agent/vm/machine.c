@@ -69,6 +69,7 @@ struct machine {
     struct machine_fds fds;
     struct boot_files *boot_files;
     struct backend_set backends;
+    struct disk_move *disk_move; /* the last one; NULL: none yet */
     struct counters
         counters; /* what was counted before this vm: by one that was reset, elsewhere */
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
@@ -190,6 +191,7 @@ static void end(struct machine *machine, Godwit__VmState state, enum latch_endin
         loop_timer_start(machine->rest_timer, REST_MS, 0);
     else
         unbuild(machine);
+    machine->disk_move = disk_move_free(machine->disk_move, machine->vm);
     backend_set_deinit(&machine->backends); /* taps go, disks are nobody's any more */
 
     pthread_mutex_lock(&machine->latch_mutex);
@@ -351,6 +353,11 @@ static int build(struct machine *machine, int memory_fd, struct fault *fault)
     if (machine->backends.is_full) {
         machine->backends.disks_attached = machine->backends.disk_count;
         machine->backends.nics_attached = machine->backends.nic_count;
+    }
+    if (machine->disk_move) {
+        r = disk_move_rebuilt(machine->disk_move, machine->vm, fault);
+        if (r < 0)
+            return r;
     }
     machine->counters.disk_count = machine->backends.disk_count;
     machine->counters.nic_count = machine->backends.nic_count;
@@ -726,6 +733,97 @@ int machine_create(struct machine *machine, const Godwit__VmCreate *order, struc
     return 0;
 }
 
+/* ---- a disk to another file ---- */
+static int begin_disk_move(struct machine *machine, const Godwit__VmDiskMove *order, int *fd,
+                           struct fault *fault)
+{
+    const Godwit__VmSpec *spec = machine->spec;
+
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (machine->move || machine->rest || machine->in_postcopy || wants_backends(machine))
+        return fault_set(fault, ERR_BUSY, "%s is on its way: its disks stay where they are",
+                         machine->config.name);
+    if (order->generation != record_get(machine).generation)
+        return fault_set(fault, ERR_STATE, "%s runs as generation %llu, %llu was meant",
+                         machine->config.name,
+                         (unsigned long long)record_get(machine).generation,
+                         (unsigned long long)order->generation);
+    if (machine->disk_move && !disk_move_is_over(machine->disk_move))
+        return fault_set(fault, ERR_BUSY, "a disk of %s goes to another store already",
+                         machine->config.name);
+    if (order->disk >= spec->n_disks || spec->disks[order->disk]->read_only)
+        return fault_set(fault, ERR_INVALID, "%s has no disk %u that is written",
+                         machine->config.name, order->disk);
+    if (*fd < 0)
+        return fault_set(fault, ERR_INVALID, "a disk's move without its file");
+    machine->disk_move = disk_move_free(machine->disk_move, machine->vm);
+    int r = disk_move_new(&machine->disk_move, order, &machine->backends, machine->vm, false, *fd,
+                          fault);
+    if (r == 0)
+        *fd = -1;
+    return r;
+}
+
+/* From here on everything that is told of this VM says where its disk lies now. Only that part of the
+ * spec is exchanged: others borrow the rest. */
+static int settle_disk_move(struct machine *machine, struct fault *fault)
+{
+    unsigned index = disk_move_disk(machine->disk_move);
+    Godwit__DiskSpec *after = disk_move_take_after(machine->disk_move);
+
+    if (!after)
+        return disk_move_settle(machine->disk_move, &machine->backends, machine->vm, fault);
+    int r = disk_move_settle(machine->disk_move, &machine->backends, machine->vm, fault);
+    if (r < 0) {
+        disk_move_give_after(machine->disk_move, after);
+        return r;
+    }
+    godwit__disk_spec__free_unpacked(machine->spec->disks[index], NULL);
+    machine->spec->disks[index] = after;
+    machine->seq++;
+    machine->config.on_state(machine->config.data);
+    return 0;
+}
+
+int machine_disk_move(struct machine *machine, const Godwit__VmDiskMove *order, int *fd,
+                      struct disk_move_message *ret_message, struct fault *fault)
+{
+    bool is_known = machine->vm && disk_move_is(machine->disk_move, order->move_id);
+    int r = 0;
+
+    switch (order->verb) {
+    case GODWIT__DISK_MOVE_VERB__DISK_MOVE_LOOK:
+        break;
+    case GODWIT__DISK_MOVE_VERB__DISK_MOVE_BEGIN:
+        if (!is_known)
+            r = begin_disk_move(machine, order, fd, fault);
+        is_known = is_known || r == 0;
+        break;
+    case GODWIT__DISK_MOVE_VERB__DISK_MOVE_PROMISE:
+        r = is_known ? disk_move_promise(machine->disk_move, fault) : 0;
+        break;
+    case GODWIT__DISK_MOVE_VERB__DISK_MOVE_SETTLE:
+        r = is_known ? settle_disk_move(machine, fault) : 0;
+        break;
+    case GODWIT__DISK_MOVE_VERB__DISK_MOVE_UNDO:
+        r = is_known ? disk_move_undo(machine->disk_move, machine->vm, fault) : 0;
+        break;
+    case _GODWIT__DISK_MOVE_VERB_IS_INT_SIZE:
+    default: /* a number from the wire */
+        r = fault_set(fault, ERR_UNSUPPORTED, "nothing known can be done to a disk by verb %d",
+                      (int)order->verb);
+    }
+    if (r < 0)
+        return r;
+    if (is_known)
+        disk_move_tell(machine->disk_move, machine->vm, ret_message);
+    else
+        disk_move_tell_none(ret_message);
+    return 0;
+}
+
 /* ---- an operator's hand ---- */
 static int check_not_moving(const struct machine *machine, const char *what, struct fault *fault)
 {
@@ -740,6 +838,15 @@ static int check_not_moving(const struct machine *machine, const char *what, str
                          machine->config.name, what);
     if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return fault_set(fault, ERR_BUSY, "%s is moving: it cannot %s until the move has ended",
+                         machine->config.name, what);
+    return 0;
+}
+
+/* What needs its disks to be where they are. */
+static int check_disks_stay(const struct machine *machine, const char *what, struct fault *fault)
+{
+    if (machine->disk_move && !disk_move_is_over(machine->disk_move))
+        return fault_set(fault, ERR_BUSY, "a disk of %s goes to another store: it cannot %s now",
                          machine->config.name, what);
     return 0;
 }
@@ -900,6 +1007,8 @@ int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int
                     struct fault *fault)
 {
     int r = check_not_moving(machine, "be suspended", fault);
+    if (r == 0)
+        r = check_disks_stay(machine, "be suspended", fault);
     if (r < 0)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
@@ -1181,6 +1290,8 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     *ret_taken = false;
     int r = check_move(machine, order->vm_id, order->move_id, order->generation, order->in_place,
                        &again, fault);
+    if (r == 0 && !again)
+        r = check_disks_stay(machine, "move", fault);
     if (r < 0 || again)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
@@ -1405,6 +1516,8 @@ int machine_lend(struct machine *machine, struct machine_lent *ret_lent, struct 
     int kernel_fd = -1, initrd_fd = -1;
 
     int r = check_not_moving(machine, "be upgraded", fault);
+    if (r == 0)
+        r = check_disks_stay(machine, "be upgraded", fault);
     if (r < 0)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
@@ -1538,6 +1651,7 @@ struct machine *machine_free(struct machine *machine)
     machine->notice = notice_free(machine->notice);
     close_p(&machine->suspend_fd);
     unbuild(machine);
+    machine->disk_move = disk_move_free(machine->disk_move, NULL);
     (void)console_free(machine->console);
     if (machine->over_timer)
         (void)loop_timer_free(machine->over_timer);

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "agent/vm/counters.h"
+#include "agent/vm/disk_move.h"
 #include "agent/vm/sampler.h"
 #include "proto/limits.h"
 #include "proto/vm.pb-c.h"
@@ -86,6 +87,9 @@ int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, s
 /* What its devices have done. Names in the message are borrowed until the machine's next change. */
 int machine_counters(struct machine *machine, struct counters_message *ret_message,
                      struct fault *fault);
+/* A disk to another file: see disk_move.h. Takes *fd (it becomes -1) when it is used. */
+int machine_disk_move(struct machine *machine, const Godwit__VmDiskMove *order, int *fd,
+                      struct disk_move_message *ret_message, struct fault *fault);
 /* 0: this process may end. ERR_BUSY or ERR_STATE while a move has it, or it is held. */
 int machine_quit(struct machine *machine, struct fault *fault);
 

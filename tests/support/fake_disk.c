@@ -134,6 +134,17 @@ void disk_reap(struct disk *disk)
     }
 }
 
+void disk_mirror(struct disk *disk, struct disk_mirror *mirror)
+{
+    (void)disk;
+    (void)mirror;
+}
+
+void disk_switch(struct disk *disk)
+{
+    (void)disk;
+}
+
 void disk_track(struct disk *disk, struct bitmap *written)
 {
     (void)disk;
