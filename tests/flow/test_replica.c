@@ -677,6 +677,14 @@ static void world_free(struct world *world)
     free(world);
 }
 
+static uint64_t checkpoints_held(struct world *world)
+{
+    pthread_mutex_lock(&world->lock);
+    uint64_t checkpoints = world->status.checkpoints;
+    pthread_mutex_unlock(&world->lock);
+    return checkpoints;
+}
+
 /* Both ends agree: the source knows of so many held checkpoints. */
 static void await_checkpoints(struct world *world, uint64_t count)
 {
@@ -757,7 +765,7 @@ static void over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts(void 
         (void)nanosleep(&while_it_works, NULL); /* chance, not a wait: anywhere in a checkpoint */
         break_link(world);
     }
-    await_checkpoints(world, world->status.checkpoints + 2);
+    await_checkpoints(world, checkpoints_held(world) + 2);
     world->replicator = replicator_free(world->replicator);
 
     take_and_check(world);
@@ -774,13 +782,13 @@ static void break_links(const struct setting *setting, unsigned faults, enum pip
     start_source(world, setting);
 
     await_links(world, faults + 1);
-    await_checkpoints(world, world->status.checkpoints + 3);
+    await_checkpoints(world, checkpoints_held(world) + 3);
     struct replicator_status status;
     replicator_status(world->replicator, &status);
+    world->replicator = replicator_free(world->replicator);
     print_message("%u links, %llu checkpoints held, %u noted, %llu pages\n", world->links,
                   (unsigned long long)status.checkpoints, world->note_count,
                   (unsigned long long)status.pages);
-    world->replicator = replicator_free(world->replicator);
 
     assert_true(fake_guest_runs(world->source.ram));
     take_and_check(world);
@@ -874,7 +882,7 @@ static void a_replica_process_that_died_gets_everything_anew(void **state)
     world->target = fake_guest_free(world->target);
     world->target = fake_guest_new(&empty);
     world->replica_holds = false;
-    uint64_t checkpoints = world->status.checkpoints;
+    uint64_t checkpoints = checkpoints_held(world);
     start_replica(world);
     await_checkpoints(world, checkpoints + 3);
     world->replicator = replicator_free(world->replicator);
