@@ -57,7 +57,9 @@ void domains_tell(struct domains *domains)
     if (!domains || !domains->link)
         return;
     Godwit__AgentFound found = *backend_libvirt_found(domains->backend);
-    found.libvirt = (char *)(uintptr_t)backend_libvirt_version(domains->backend);
+    /* Before its first list nothing is known of its domains: that is no word that there are none. */
+    if (backend_libvirt_is_known(domains->backend))
+        found.libvirt = (char *)(uintptr_t)backend_libvirt_version(domains->backend);
     agent_link_send(domains->link, METHOD_AGENT_FOUND, &found.base);
 }
 

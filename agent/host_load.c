@@ -81,8 +81,9 @@ static bool read_text(const char *path, char ret_text[static LOAD_TEXT_MAX])
 bool host_load_is_vcpu(const char *name)
 {
     size_t count = strcspn(name, "\n");
-    bool is_qemus = strncmp(name, "CPU ", 4) == 0 && count > 8 &&
-                    strncmp(name + count - 4, "/KVM", 4) == 0;
+    bool ends_so = count > 8 && (strncmp(name + count - 4, "/KVM", 4) == 0 ||
+                                 strncmp(name + count - 4, "/TCG", 4) == 0);
+    bool is_qemus = ends_so && (strncmp(name, "CPU ", 4) == 0 || strncmp(name, "ALL CPUs/", 9) == 0);
     return is_qemus || strncmp(name, "vcpu", 4) == 0;
 }
 

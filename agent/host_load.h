@@ -27,7 +27,8 @@ void host_load_read(struct host_load *load, Godwit__AgentHeartbeat *beat);
 
 /* "some avg10=1.23 avg60=..." -> 1.23; false when it is not that. */
 bool host_load_parse_pressure(const char *text, double *ret_percent);
-/* Is a thread of this name a vCPU: a godwit-vm's, or "CPU 0/KVM" of a QEMU? */
+/* Is a thread of this name a vCPU: a godwit-vm's, or of a QEMU "CPU 0/KVM", or "CPU 0/TCG" or
+ * "ALL CPUs/TCG" of one that emulates? */
 bool host_load_is_vcpu(const char *name);
 /* "584782 1200 7" -> ns on a CPU and ns waiting for one. */
 bool host_load_parse_schedstat(const char *text, uint64_t *ret_run_ns, uint64_t *ret_wait_ns);

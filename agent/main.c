@@ -2,6 +2,8 @@
  *
  * Its end, wanted or not, ends no VM: godwit-vm processes lead sessions of their own, and the next
  * agent adopts them. (Under systemd that needs KillMode=process.) */
+#include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,6 +31,7 @@
 #include "agent/watchdog.h"
 #include "base/config.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -422,6 +425,18 @@ static int read_identity(struct agent *agent, const char **ret_name, const char 
     return tls_context_new(&agent->context, &identity, fault);
 }
 
+/* Our own points, too; the descriptor stays open for good, as failpoint wants it. */
+static int arm_failpoints(const char *path, struct fault *fault)
+{
+    log_warn("main",
+             "TEST MODE: this agent, and VMs started from now on, obey the failpoints in %s", path);
+    int fd = open(path, O_RDWR | O_APPEND | O_CLOEXEC);
+    if (fd < 0)
+        return fault_set_errno(fault, ERR_IO, errno, "opening %s", path);
+    failpoint_set_file(fd);
+    return failpoint_reload(fault);
+}
+
 static int set_up_vms(struct agent *agent, struct fault *fault)
 {
     char path[PATH_SIZE];
@@ -449,10 +464,9 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .data = agent,
     };
 
-    if (table.failpoints_path)
-        log_warn("main", "TEST MODE: VMs started from now on obey the failpoints in %s",
-                 table.failpoints_path);
-    int r = vm_table_new(&agent->table, &table, fault);
+    int r = table.failpoints_path ? arm_failpoints(table.failpoints_path, fault) : 0;
+    if (r == 0)
+        r = vm_table_new(&agent->table, &table, fault);
     if (r == 0)
         r = attach_new(&agent->attach, agent->loop, agent->table, agent->facts, fault);
     if (r == 0)

@@ -840,6 +840,22 @@ static void handle_power_button(void *data, struct rpc *rpc, struct rpc_request 
           message, request);
 }
 
+static void handle_reboot(void *data, struct rpc *rpc, struct rpc_request *request,
+                          const ProtobufCMessage *message)
+{
+    (void)rpc;
+    relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_REBOOT, message,
+          request);
+}
+
+static void handle_reset(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    (void)rpc;
+    relay(orders_of(data), ((const Godwit__VmAction *)message)->vm_id, METHOD_VM_RESET, message,
+          request);
+}
+
 static void passed_on(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
     struct step *step = data;
@@ -1896,6 +1912,8 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_STOP, &godwit__order_vm_stop__descriptor, handle_stop},
     {METHOD_ORDER_VM_PAUSE, &godwit__vm_action__descriptor, handle_pause},
     {METHOD_ORDER_VM_POWER_BUTTON, &godwit__vm_action__descriptor, handle_power_button},
+    {METHOD_ORDER_VM_REBOOT, &godwit__vm_action__descriptor, handle_reboot},
+    {METHOD_ORDER_VM_RESET, &godwit__vm_action__descriptor, handle_reset},
     {METHOD_ORDER_VM_RESUME, &godwit__vm_action__descriptor, handle_resume},
     {METHOD_ORDER_MOVE_IN, &godwit__move_in__descriptor, handle_move_in},
     {METHOD_ORDER_MOVE_OUT, &godwit__move_out__descriptor, handle_move_out},

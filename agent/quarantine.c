@@ -11,8 +11,9 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/world.h"
 
-enum { DONES_MAX = 4 };
+enum { DONES_MAX = 4, TELL_EVERY_MS = 2000 };
 
 struct doomed {
     struct doomed *next;
@@ -28,6 +29,7 @@ struct quarantine {
     struct watchdog *watchdog; /* borrowed; NULL: none */
     struct doomed *doomed;
     bool is_on, is_all;
+    uint64_t told_ns; /* when it was last said who is waited for */
     struct {
         void (*done)(void *data);
         void *data;
@@ -63,27 +65,41 @@ static bool must_end(const struct quarantine *quarantine, const struct vm_entry 
     return false;
 }
 
+/* One look at one of them; `tells`: say it. A libvirt domain takes its time. */
+static void end_entry(struct vm_entry *entry, bool tells)
+{
+    struct fault fault = {0};
+    /* First the one that has not taken the guest yet, or it might. */
+    bool is_next = entry->next_process != NULL;
+    struct vm_process *process = is_next ? entry->next_process : entry->process;
+    int r = process ? vm_process_kill(process, &fault) : 0;
+
+    if (!tells)
+        return;
+    if (!process)
+        log_error("quarantine", "a VM that must end cannot be reached vm=%s", entry->id);
+    else if (r < 0)
+        log_warn("quarantine", "a %s that must end is not known yet vm=%s: %s",
+                 is_next ? "process" : "VM", entry->id, fault.text);
+    else if (!is_next)
+        log_warn("quarantine", "killed: it was superseded vm=%s generation=%llu", entry->id,
+                 (unsigned long long)entry->status->generation);
+}
+
 /* Kills what is left; false: something is. */
 static bool all_have_ended(struct quarantine *quarantine)
 {
     bool ended = true;
+    uint64_t now_ns = world_now_ns();
+    bool tells = now_ns - quarantine->told_ns > TELL_EVERY_MS * NS_PER_MS;
+
+    if (tells)
+        quarantine->told_ns = now_ns;
     for (struct vm_entry *entry = vm_table_first(quarantine->table); entry; entry = entry->next) {
-        struct fault fault = {0};
         if (!vm_entry_is_alive(entry) || !must_end(quarantine, entry))
             continue;
         ended = false;
-        /* First the one that has not taken the guest yet, or it might. */
-        if (entry->next_process && vm_process_kill(entry->next_process, &fault) < 0)
-            log_warn("quarantine", "a process that must end is not known yet vm=%s: %s", entry->id,
-                     fault.text);
-        else if (!entry->process)
-            log_error("quarantine", "a VM that must end cannot be reached vm=%s", entry->id);
-        else if (vm_process_kill(entry->process, &fault) < 0)
-            log_warn("quarantine", "a VM that must end is not known yet vm=%s: %s", entry->id,
-                     fault.text);
-        else
-            log_warn("quarantine", "killed: it was superseded vm=%s generation=%llu", entry->id,
-                     (unsigned long long)entry->status->generation);
+        end_entry(entry, tells);
     }
     return ended;
 }
@@ -124,6 +140,7 @@ void quarantine_begin(struct quarantine *quarantine, const Godwit__AgentWelcome 
                       void (*done)(void *data), void *data)
 {
     quarantine->is_on = true;
+    quarantine->told_ns = 0;
     quarantine->is_all = quarantine->is_all || !named;
     for (size_t i = 0; named && i < named->n_superseded; i++) {
         const Godwit__VmGeneration *end = named->superseded[i];

@@ -1,11 +1,12 @@
 /* Places where a test may let something go wrong, by name, and what may be done there.
  *
- * Flow:   a test's spec -> [failpoint] -> migrate, agent/vm
+ * Flow:   a test's spec -> [failpoint] -> migrate, agent/vm, agent/backend_libvirt
  * Thread: any; one mutex, taken only while something is armed.
  *
  * A point costs one load and one branch that is never taken: nothing is armed but by the process's
  * own descriptor that its agent gave it in test mode (`godwit-vm --failpoints`, from the agent's
- * environment GODWIT_FAILPOINTS), or by a test that links the room. No message of a peer, of the
+ * environment GODWIT_FAILPOINTS, which arms the agent's own points too), or by a test that links
+ * the room. No message of a peer, of the
  * pool or of a guest comes here.
  *
  * A spec is lines of NAME=ACTION, each with :MILLISECONDS for a delay and @N for the N-th time that
@@ -102,7 +103,18 @@ enum failpoint_kill { FAILPOINT_SPARES, FAILPOINT_ENDS };
     X(VM_LOAD, "vm.load", FAILPOINT_CALL | FAILPOINT_TRUNCATE, SPARES)                             \
     X(VM_LATCH_TORN, "vm.latch_torn", FAILPOINT_KILL, ENDS)                                        \
     /* a disk that goes to another store */                                                        \
-    X(MIRROR_WRITE, "mirror.write", FAILPOINT_CALL, ENDS)
+    X(MIRROR_WRITE, "mirror.write", FAILPOINT_CALL, ENDS)                                          \
+    /* the agent, where it moves a libvirt domain: its guest is QEMU's, and lives on */            \
+    X(DOMAIN_BEFORE_OUT, "domain.before_out", FAILPOINT_ACT, SPARES)                               \
+    X(DOMAIN_MIGRATE, "domain.migrate", FAILPOINT_ACT, SPARES)                                     \
+    X(DOMAIN_STOPPED, "domain.stopped", FAILPOINT_ACT, SPARES)                                     \
+    X(DOMAIN_BEFORE_GAVE, "domain.before_gave", FAILPOINT_ACT, SPARES)                             \
+    X(DOMAIN_AFTER_GAVE, "domain.after_gave", FAILPOINT_ACT, SPARES)                               \
+    X(DOMAIN_BEFORE_RELEASED, "domain.before_released", FAILPOINT_ACT, SPARES)                     \
+    X(DOMAIN_BEFORE_IN, "domain.before_in", FAILPOINT_ACT, SPARES)                                 \
+    X(DOMAIN_BEFORE_READY, "domain.before_ready", FAILPOINT_ACT, SPARES)                           \
+    X(DOMAIN_BEFORE_TOOK, "domain.before_took", FAILPOINT_ACT, SPARES)                             \
+    X(DOMAIN_AFTER_TOOK, "domain.after_took", FAILPOINT_ACT, SPARES)
 
 enum failpoint_id {
 #define FAILPOINT_ENUM(symbol, name, actions, kill) FAILPOINT_##symbol,

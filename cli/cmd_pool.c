@@ -52,6 +52,7 @@ int cmd_pool_init(struct context *context)
         .name = command_text(line, "name"),
         .listen = command_text(line, "listen"),
         .address = command_text(line, "address"),
+        .adopt_all = command_text(line, "adopt") != NULL,
     };
     struct pool_files pool = {0};
     struct fault fault = {0};

@@ -679,6 +679,14 @@ int cmd_vm_stop(struct context *context)
     return failed > 0 && failed < line->operand_count ? EXIT_CODE_PARTLY : failed_with;
 }
 
+int cmd_vm_reboot(struct context *context)
+{
+    return act(context,
+               command_flag(context->line, "force") ? GODWIT__VM_VERB__VM_VERB_RESET
+                                                    : GODWIT__VM_VERB__VM_VERB_REBOOT,
+               false);
+}
+
 int cmd_vm_pause(struct context *context)
 {
     return act(context, GODWIT__VM_VERB__VM_VERB_PAUSE, false);

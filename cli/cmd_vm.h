@@ -13,6 +13,7 @@ int cmd_vm_show(struct context *context);
 int cmd_vm_create(struct context *context);
 int cmd_vm_start(struct context *context);
 int cmd_vm_stop(struct context *context);
+int cmd_vm_reboot(struct context *context);
 int cmd_vm_pause(struct context *context);
 int cmd_vm_suspend(struct context *context);
 int cmd_vm_resume(struct context *context);

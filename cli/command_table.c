@@ -85,6 +85,11 @@ static const struct command_option pool_init_options[] = {
      .help = "where hosts and operators reach it; else what it listens on, or this machine's first "
              "address. Several with commas when several coordinators will share an etcd, this "
              "machine's first"},
+    {.name = "adopt",
+     .type = COMMAND_CHOICE,
+     .value = "WHAT",
+     .choices = "all",
+     .help = "take over every libvirt domain that a host has when it joins, as vm adopt --all does"},
     {0}};
 
 static const struct command_option pool_add_coordinator_options[] = {
@@ -282,6 +287,12 @@ static const struct command_option vm_stop_options[] = {
      .value = "TIME",
      .preset = "60s",
      .help = "how long the guest may take; then it is stopped as with --force"},
+    {0}};
+
+static const struct command_option vm_reboot_options[] = {
+    {.name = "force",
+     .type = COMMAND_FLAG,
+     .help = "as a reset button does: do not ask the guest, what it has not written is lost"},
     {0}};
 
 static const struct command_option vm_adopt_options[] = {
@@ -1032,6 +1043,16 @@ static const struct command commands[] = {
      .run = cmd_vm_stop,
      .examples = {{"godwit vm stop web-01", "one"},
                   {"godwit vm stop --force web-01 web-02", "two, at once"}}},
+    {.words = "vm reboot",
+     .operands = "VM...",
+     .summary = "let domains of libvirt boot anew, where they are",
+     .more = "Asks the guest by its power button or its QEMU agent, as virsh reboot does; a guest "
+             "that does not listen goes on as it is. A VM of the embedded VMM is rebooted by its own "
+             "guest, or by vm stop and vm start.",
+     .options = vm_reboot_options,
+     .run = cmd_vm_reboot,
+     .examples = {{"godwit vm reboot db-01", "by its guest"},
+                  {"godwit vm reboot --force db-01", "at once"}}},
     {.words = "vm pause",
      .operands = "VM...",
      .summary = "hold VMs still, in memory",

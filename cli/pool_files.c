@@ -163,7 +163,7 @@ static int make_identity(const struct pool_files *pool, const struct authority *
     return r;
 }
 
-static int write_configs(const struct pool_files *pool, const char *coordinator,
+static int write_configs(const struct pool_files *pool, bool adopt_all, const char *coordinator,
                          const char *operator_folder, struct fault *fault)
 {
     char path[PATH_MAX];
@@ -175,11 +175,11 @@ static int write_configs(const struct pool_files *pool, const char *coordinator,
                          fault);
     if (r < 0)
         return r;
-    const char *const pool_keys[] = {"pool_id", "name", "listen", "address"};
-    const char *const pool_values[] = {pool->id, pool->name, pool->listen, pool->address};
+    const char *const pool_keys[] = {"pool_id", "name", "listen", "address", "adopt"};
+    const char *const pool_values[] = {pool->id, pool->name, pool->listen, pool->address, "all"};
+    size_t count = ARRAY_COUNT(pool_keys) - !adopt_all;
     r = path_join(path, sizeof path, fault, "%s/%s", coordinator, PATHS_POOL_CONFIG);
-    return r < 0 ? r
-                 : config_write(path, 0600, pool_keys, pool_values, ARRAY_COUNT(pool_keys), fault);
+    return r < 0 ? r : config_write(path, 0600, pool_keys, pool_values, count, fault);
 }
 
 static int refuse_existing(const char *coordinator, struct fault *fault)
@@ -232,7 +232,7 @@ int pool_files_make(const struct pool_wish *wish, struct pool_files *ret_pool, s
     if (r == 0)
         r = write_text(coordinator, PATHS_CA_KEY, 0600, key, fault);
     if (r == 0)
-        r = write_configs(&pool, coordinator, operator_folder, fault);
+        r = write_configs(&pool, wish->adopt_all, coordinator, operator_folder, fault);
     if (r < 0)
         return r;
     *ret_pool = pool;
@@ -245,7 +245,7 @@ int pool_files_make(const struct pool_wish *wish, struct pool_files *ret_pool, s
 struct first_pool { /* what the first coordinator's folder tells */
     struct config *config;
     char *ca_certificate, *ca_key;
-    const char *id, *name, *address;
+    const char *id, *name, *address, *adopt; /* adopt: NULL when it adopts nothing by itself */
 };
 
 static int read_first(const char *coordinator, struct first_pool *pool, struct fault *fault)
@@ -260,6 +260,8 @@ static int read_first(const char *coordinator, struct first_pool *pool, struct f
         r = config_need(pool->config, "name", &pool->name, fault);
     if (r == 0)
         r = config_need(pool->config, "address", &pool->address, fault);
+    if (r == 0)
+        pool->adopt = config_get(pool->config, "adopt");
     if (r == 0)
         r = path_join(path, sizeof path, fault, "%s/%s", coordinator, PATHS_CA_CERTIFICATE);
     if (r == 0)
@@ -293,9 +295,11 @@ static int write_another(const struct first_pool *first, const char *folder, con
         r = write_text(folder, PATHS_CA_KEY, 0600, first->ca_key, fault);
     if (r == 0)
         r = path_join(path, sizeof path, fault, "%s/%s", folder, PATHS_POOL_CONFIG);
-    const char *const keys[] = {"pool_id", "name", "listen", "address", "self"};
-    const char *const values[] = {first->id, first->name, listen, first->address, address};
-    return r == 0 ? config_write(path, 0600, keys, values, ARRAY_COUNT(keys), fault) : r;
+    const char *const keys[] = {"pool_id", "name", "listen", "address", "self", "adopt"};
+    const char *const values[] = {first->id, first->name, listen, first->address, address,
+                                  first->adopt};
+    size_t count = ARRAY_COUNT(keys) - !first->adopt;
+    return r == 0 ? config_write(path, 0600, keys, values, count, fault) : r;
 }
 
 int pool_files_add(const char *state, const char *folder, const char *listen, const char *address,

@@ -7,6 +7,7 @@
 #define GODWIT_CLI_POOL_FILES_H
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ enum { POOL_CA_DAYS = 3650, POOL_CERTIFICATE_DAYS = 1825, POOL_ADDRESS_SIZE = 25
 
 struct pool_wish { /* NULL: the default */
     const char *state, *name, *listen, *address;
+    bool adopt_all; /* the libvirt domains that hosts bring along */
 };
 
 struct pool_files {

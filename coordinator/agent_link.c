@@ -14,6 +14,7 @@
 #include "base/loop.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/adopt_all.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
@@ -463,6 +464,12 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     case ORDER_POWER_BUTTON:
         send_action(sent, METHOD_ORDER_VM_POWER_BUTTON, QUICK_MS);
         break;
+    case ORDER_VM_REBOOT:
+        send_action(sent, METHOD_ORDER_VM_REBOOT, QUICK_MS);
+        break;
+    case ORDER_VM_RESET:
+        send_action(sent, METHOD_ORDER_VM_RESET, QUICK_MS);
+        break;
     case ORDER_STATUS:
         send_action(sent, METHOD_ORDER_VM_STATUS, QUESTION_MS);
         break;
@@ -613,6 +620,7 @@ void agent_link_found(struct peer *peer, struct rpc_request *request, const void
     cluster_found_take(cluster, cluster_host(cluster, peer->host), message, coordinator_now(),
                        &todo);
     coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+    adopt_all_look(peer->coordinator, peer->host);
 }
 
 void agent_link_move_event(struct peer *peer, struct rpc_request *request, const void *message)

@@ -96,6 +96,8 @@ struct cluster_vm {
     char conflict_host[OWN_HOST_SIZE];
     uint64_t conflict_ns;
     bool conflict_told;
+    uint64_t undefined_ns; /* since when its host's libvirt has no definition of it; 0: it has */
+    bool undefined_told;
     uint64_t listed_in; /* the number of the last hello that it was in */
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
@@ -267,6 +269,8 @@ enum cluster_order_kind {
     ORDER_PAUSE,
     ORDER_RESUME,
     ORDER_POWER_BUTTON,
+    ORDER_VM_REBOOT, /* of a libvirt domain, as the next */
+    ORDER_VM_RESET,
     ORDER_STATUS,
     ORDER_MOVE_IN,
     ORDER_MOVE_OUT,

@@ -632,6 +632,28 @@ static int act_power_button(struct cluster *cluster, struct cluster_vm *vm, stru
     return 0;
 }
 
+static int act_reboot(struct cluster *cluster, struct cluster_vm *vm, bool reset,
+                      struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
+{
+    if (!vm_spec_is_libvirt(vm->spec))
+        return wrong_state(cluster, vm,
+                           "is rebooted by its guest only, or by vm stop and vm start: it is no "
+                           "domain of libvirt",
+                           NULL, now, problem);
+    if (vm->own.phase != OWN_RUN)
+        return wrong_state(cluster, vm, "is not running", "start", now, problem);
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    if (vm->state == GODWIT__VM_STATE__VM_STATE_PAUSED && !reset)
+        return wrong_state(cluster, vm, "is paused: its guest hears nothing", "resume", now,
+                           problem);
+    vm->ticket = ++cluster->next_ticket;
+    struct cluster_order *order =
+        cluster_order_vm(vm, vm->own.owner, reset ? ORDER_VM_RESET : ORDER_VM_REBOOT, now, todo);
+    order->ticket = vm->ticket;
+    return 0;
+}
+
 static int act_upgrade(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                        struct problem *problem, struct cluster_todo *todo)
 {
@@ -707,6 +729,10 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
         break;
     case GODWIT__VM_VERB__VM_VERB_POWER_BUTTON:
         r = act_power_button(cluster, vm, now, problem, todo);
+        break;
+    case GODWIT__VM_VERB__VM_VERB_REBOOT:
+    case GODWIT__VM_VERB__VM_VERB_RESET:
+        r = act_reboot(cluster, vm, verb == GODWIT__VM_VERB__VM_VERB_RESET, now, problem, todo);
         break;
     case GODWIT__VM_VERB__VM_VERB_SUSPEND:
         r = act_suspend(cluster, vm, now, problem, todo);

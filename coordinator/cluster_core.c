@@ -1100,6 +1100,28 @@ static void power_button_done(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, &problem, todo);
 }
 
+static void reboot_done(struct cluster *cluster, struct cluster_vm *vm,
+                        const struct cluster_order *order, const struct cluster_result *result,
+                        struct cluster_now now, struct cluster_todo *todo)
+{
+    if (!result->fault) {
+        cluster_todo_event(todo, vm->id,
+                           order->kind == ORDER_VM_RESET ? "VM %s was reset on %s"
+                                                         : "VM %s was asked on %s to "
+                                                           "reboot",
+                           vm->spec->name, order->host);
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    struct problem problem;
+    (void)problem_set(&problem, result->definite ? GW_ORDER_FAILED : GW_HOST_DOWN,
+                      "%s could not be %s on %s: %s", vm->spec->name,
+                      order->kind == ORDER_VM_RESET ? "reset" : "asked to reboot", order->host,
+                      result->fault->text);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
 static void question_done(struct cluster *cluster, struct cluster_vm *vm,
                           const struct cluster_order *order, const struct cluster_result *result,
                           struct cluster_now now, struct cluster_todo *todo)
@@ -1188,6 +1210,10 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
         break;
     case ORDER_POWER_BUTTON:
         power_button_done(cluster, vm, order, result, now, todo);
+        break;
+    case ORDER_VM_REBOOT:
+    case ORDER_VM_RESET:
+        reboot_done(cluster, vm, order, result, now, todo);
         break;
     case ORDER_MOVE_IN:
     case ORDER_MOVE_OUT:

@@ -16,6 +16,7 @@
 enum {
     CONFLICT_MS = 3000, /* a move by hand has both hosts for a moment */
     FOLLOW_AGAIN_MS = 5000,
+    UNDEFINED_MS = 3000, /* what has just stopped or arrived is in no list for a moment */
     VCPUS_FOUND_MAX = 4096,
 };
 
@@ -140,6 +141,68 @@ void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct 
     }
 }
 
+struct cluster_host *cluster_found_where(struct cluster *cluster, const struct cluster_vm *vm)
+{
+    for (size_t i = 0; vm_spec_is_libvirt(vm->spec) && i < cluster->host_count; i++) {
+        struct cluster_host *host = cluster->hosts[i];
+        const Godwit__FoundDomain *domain = found_on(host, vm->id);
+        if (domain && runs(domain) && ha_core_may_run(&host->ha))
+            return host;
+    }
+    return NULL;
+}
+
+/* ---- virsh undefine ---- */
+static bool is_listed(const Godwit__AgentFound *found, const char *vm_id)
+{
+    for (size_t i = 0; i < found->n_undefined; i++) {
+        if (is_same(found->undefined[i], vm_id))
+            return true;
+    }
+    return false;
+}
+
+static void judge_definition(struct cluster_host *host, struct cluster_vm *vm,
+                             struct cluster_now now, struct cluster_todo *todo)
+{
+    bool stopped = vm->own.phase == OWN_STOPPED;
+    bool is_gone = stopped ? !found_on(host, vm->id) : is_listed(host->found, vm->id);
+
+    if (!is_gone) {
+        if (vm->undefined_told)
+            cluster_todo_event(todo, vm->id, "%s is defined on %s again", vm->spec->name,
+                               host->name);
+        vm->undefined_ns = 0;
+        vm->undefined_told = false;
+        return;
+    }
+    if (!vm->undefined_ns)
+        vm->undefined_ns = now.ns;
+    if (vm->undefined_told || now.ns - vm->undefined_ns < UNDEFINED_MS * NS_PER_MS)
+        return;
+    vm->undefined_told = true;
+    cluster_todo_event(todo, vm->id,
+                       "%s was undefined on %s outside of the pool: %s, and its next start defines "
+                       "it as it was adopted; vm rm lets it go",
+                       vm->spec->name, host->name, stopped ? "it stays stopped" : "it runs on");
+    log_warn("cluster_found", "undefined outside of the pool vm=%s host=%s", vm->spec->name,
+             host->name);
+}
+
+static void judge_definitions(struct cluster *cluster, struct cluster_host *host,
+                              struct cluster_now now, struct cluster_todo *todo)
+{
+    if (!host->found->libvirt || !host->found->libvirt[0] || cluster_is_restored(cluster, NULL, 0))
+        return; /* nothing is known of its domains just now */
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        struct cluster_vm *vm = cluster->vms[i];
+        bool is_its = vm_spec_is_libvirt(vm->spec) && is_same(vm->own.owner, host->name);
+        if (is_its && !vm->job && !vm->ticket &&
+            (vm->own.phase == OWN_STOPPED || vm->own.phase == OWN_RUN))
+            judge_definition(host, vm, now, todo);
+    }
+}
+
 static void set_libvirt(struct cluster_host *host, const char *version)
 {
     Godwit__HostFacts *facts = host->facts;
@@ -176,6 +239,7 @@ void cluster_found_take(struct cluster *cluster, struct cluster_host *host,
         godwit__agent_found__free_unpacked(host->found, NULL);
     host->found = copy;
     set_libvirt(host, copy->libvirt);
+    judge_definitions(cluster, host, now, todo);
     cluster_found_tick(cluster, now, todo);
 }
 
@@ -222,6 +286,21 @@ int cluster_found_find(struct cluster *cluster, const char *word, const char *ho
                                               "adopted", word);
     problem_hint(problem, "godwit vm ls");
     return -1;
+}
+
+const Godwit__FoundDomain *cluster_found_next(const struct cluster *cluster,
+                                              const struct cluster_host *host,
+                                              bool (*was_passed)(const void *data,
+                                                                 const char *vm_id),
+                                              const void *data)
+{
+    for (size_t i = 0; host->found && i < host->found->n_domains; i++) {
+        const Godwit__FoundDomain *domain = host->found->domains[i];
+        bool arrives = domain->state == GODWIT__VM_STATE__VM_STATE_INCOMING; /* it is its source's */
+        if (!arrives && !cluster_vm(cluster, domain->vm_id) && !was_passed(data, domain->vm_id))
+            return domain;
+    }
+    return NULL;
 }
 
 static Godwit__VmSpec *make_spec(const struct cluster_host *host,
@@ -278,6 +357,11 @@ int cluster_found_adopt(struct cluster *cluster, struct cluster_host *host,
     put->object = vm;
     put->revision = vm->revision++;
     cluster_todo_event(todo, vm->id, "domain %s of %s is adopted as it is", spec->name, host->name);
+    if (domain->autostart)
+        cluster_todo_event(todo, vm->id,
+                           "alert: %s has autostart: when %s boots, libvirt starts it there whatever "
+                           "the pool says, maybe as a second copy: virsh autostart --disable %s",
+                           spec->name, host->name, spec->name);
     vm->ticket = ++cluster->next_ticket;
     *ret_ticket = vm->ticket;
     if (runs(domain)) { /* a start of what runs: the agent takes it as that generation */

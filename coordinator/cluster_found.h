@@ -9,7 +9,10 @@
  *
  *   record STOPPED, found running             started by hand, or moved there: the record follows
  *   record RUN elsewhere, found running       two claims: a conflict, told until it is over
- *   no record                                 not the pool's; `vm ls` shows it, `vm adopt` takes it
+ *   lost and about to be restarted, found     it runs: HA follows instead of starting a second copy
+ *   record here, no definition any more       told; it runs on, or is defined again by its next
+ * start no record                                 not the pool's; `vm ls` shows it, `vm adopt`
+ * takes it
  */
 #ifndef GODWIT_COORDINATOR_CLUSTER_FOUND_H
 #define GODWIT_COORDINATOR_CLUSTER_FOUND_H
@@ -21,10 +24,19 @@ void cluster_found_take(struct cluster *cluster, struct cluster_host *host,
                         struct cluster_todo *todo);
 void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
 
+/* A host that may run VMs, where this domain is found running; NULL: none. */
+struct cluster_host *cluster_found_where(struct cluster *cluster, const struct cluster_vm *vm);
+
 /* The host and the domain that `word` (name or id) and `host` ("": any) mean; -1 with `problem`. */
 int cluster_found_find(struct cluster *cluster, const char *word, const char *host,
                        struct cluster_host **ret_host, const Godwit__FoundDomain **ret_found,
                        struct problem *problem);
+/* The first domain of the host that the pool does not know, and that was not passed over; NULL. */
+const Godwit__FoundDomain *cluster_found_next(const struct cluster *cluster,
+                                              const struct cluster_host *host,
+                                              bool (*was_passed)(const void *data,
+                                                                 const char *vm_id),
+                                              const void *data);
 /* Take it into the pool as it is; `domain` comes from the host, with its definition. */
 int cluster_found_adopt(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__FoundDomain *domain, struct cluster_now now,

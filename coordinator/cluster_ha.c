@@ -10,6 +10,7 @@
 #include "base/world.h"
 #include "coordinator/admission.h"
 #include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/fence_options.h"
 #include "coordinator/planner.h"
@@ -333,7 +334,8 @@ static void start_again(struct cluster *cluster, struct cluster_vm *vm, struct c
     struct cluster_host *host = NULL;
     bool was_tried_enough = vm->ha_tries > 0 && vm->ha_tries % HA_TRIES_A_HOST == 0;
     const char *not_on = was_tried_enough ? vm->own.owner : NULL;
-    int r = cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
+    host = cluster_found_where(cluster, vm); /* by hand, meanwhile: there it is, and only there */
+    int r = host ? 0 : cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
     if (r != 0 && not_on)
         r = cluster_choose_host(cluster, vm, NULL, now, &host, &problem);
     if (r != 0) { /* no try: it waits for room */

@@ -86,7 +86,6 @@ struct attaching {
 static void on_attached(void *data, const ProtobufCMessage *reply, const struct fault *fault,
                         enum agent_link_fate fate)
 {
-    (void)fate;
     struct attaching *attaching = data;
     struct console_session *session = find(attaching->coordinator, attaching->number);
     if (session && reply) {
@@ -97,6 +96,10 @@ static void on_attached(void *data, const ProtobufCMessage *reply, const struct 
         log_debug("console_relay", "attaching failed session=%llu: %s",
                   (unsigned long long)session->number, fault->text);
         session->host[0] = '\0'; /* the next step tries again */
+        if (fate == AGENT_LINK_REFUSED && fault->code == ERR_UNSUPPORTED) {
+            send_data(session, NULL, fault->text); /* and would hear the same for ever */
+            remove_session(attaching->coordinator, session);
+        }
     }
     free(attaching);
 }

@@ -13,6 +13,7 @@
 #include "base/own.h"
 #include "base/paths.h"
 #include "base/world.h"
+#include "coordinator/adopt_all.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/api.h"
 #include "coordinator/audit.h"
@@ -290,6 +291,10 @@ static int read_pool(struct coordinator *coordinator, const char *directory, cha
         if (!coordinator->self)
             r = fault_set(fault, ERR_NOMEM, "no memory to read the pool's settings");
     }
+    const char *adopt = config_get(config, "adopt");
+    if (r == 0 && adopt && !adopt_all_is_word(adopt))
+        r = fault_set(fault, ERR_INVALID, "%s: adopt: found '%.40s'; all would fit", path, adopt);
+    coordinator->adopts_all = r == 0 && adopt && adopt[0];
     if (r == 0 && config_get(config, "reboot_command"))
         r = copy_value(config, "reboot_command", &coordinator->reboot_command, fault);
     if (r == 0)
@@ -551,6 +556,7 @@ static void deactivate(struct coordinator *coordinator)
         loop_turn(coordinator->loop, true);
     refuse_waiting(coordinator);
     forget_peers(coordinator);
+    adopt_all_free(coordinator);
     job_keys_wipe_all(coordinator);
     enrol_unload(coordinator);
     events_unload(coordinator);

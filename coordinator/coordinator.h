@@ -57,6 +57,8 @@ struct coordinator {
     struct plan_watcher *plan_watchers;
     char *reboot_command; /* owned; NULL: operators reboot */
     pid_t reboot_pid;     /* of the last one */
+    bool adopts_all;      /* pool.json's "adopt": "all" */
+    struct adopter *adopters; /* adopt_all */
     struct console_session *sessions; /* console_relay */
     struct image_task *image_tasks;   /* image_api */
     uint64_t last_session, last_event, last_image_task;

@@ -255,6 +255,15 @@ void rule_cordon(struct cluster_host *host, bool cordoned, const char *reason, c
                        cordoned && reason[0] ? ": " : "", cordoned ? reason : "");
 }
 
+void rule_domains_adopted(struct cluster_host *host, struct cluster_todo *todo)
+{
+    Godwit__HostPolicy *policy = policy_of(host);
+    policy->has_domains_adopted = policy->domains_adopted = true;
+    put_policy(host, todo);
+    cluster_todo_event(todo, "", "the libvirt domains that %s brought along are adopted",
+                       host->name);
+}
+
 /* `label` is "key=value" or "key-"; judged before. */
 static void set_label(Godwit__HostPolicy *policy, const char *label)
 {

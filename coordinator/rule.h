@@ -30,6 +30,8 @@ int rule_remove(struct cluster *cluster, const char *id, struct problem *problem
 int rule_set_host(struct cluster *cluster, const Godwit__HostSetRequest *wanted,
                   struct cluster_now now, struct cluster_host **ret_host, struct problem *problem,
                   struct cluster_todo *todo);
+/* The libvirt domains that the host brought along are adopted: remembered, so that it is once. */
+void rule_domains_adopted(struct cluster_host *host, struct cluster_todo *todo);
 void rule_cordon(struct cluster_host *host, bool cordoned, const char *reason, const char *plan,
                  struct cluster_todo *todo);
 static inline bool rule_host_is_cordoned(const struct cluster_host *host)

@@ -26,6 +26,8 @@ enum method {
     METHOD_VM_MOVE_LANES = 116,     /* MoveLanes + fds -> Empty */
     METHOD_VM_SAMPLE = 118,         /* VmAction -> VmSample, a second later */
     METHOD_VM_COUNTERS = 160,       /* VmAction -> VmCounters */
+    METHOD_VM_REBOOT = 165,         /* VmAction -> VmStatus; domains of libvirt, as the next */
+    METHOD_VM_RESET = 166,          /* VmAction -> VmStatus */
     METHOD_VM_DISK_MOVE = 170,      /* VmDiskMove + fd -> DiskMoveStatus */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
@@ -58,6 +60,8 @@ enum method {
     METHOD_ORDER_MOVE_TUNE = 235,       /* MoveTune -> VmStatus */
     METHOD_ORDER_VM_SAMPLE = 238,       /* VmAction -> VmSample */
     METHOD_ORDER_VM_COUNTERS = 260,     /* VmAction -> VmCounters */
+    METHOD_ORDER_VM_REBOOT = 265,       /* VmAction -> VmStatus */
+    METHOD_ORDER_VM_RESET = 266,        /* VmAction -> VmStatus */
     METHOD_ORDER_VM_UPGRADE = 239,      /* VmUpgrade -> VmUpgraded */
     METHOD_ORDER_VM_SUSPEND = 237,      /* VmSuspend -> VmStatus */
 

@@ -37,6 +37,7 @@ struct backend_libvirt {
     Godwit__AgentFound found;
     Godwit__FoundDomain *founds;
     Godwit__FoundDomain **found_list;
+    char **undefined; /* of the rows' ids, borrowed */
 };
 
 static struct row *find_row(struct backend_libvirt *backend, const char *vm_id)
@@ -266,13 +267,31 @@ static void fill_found(const struct domain_state *state, Godwit__FoundDomain *fo
                    : state->sight == SIGHT_RUNNING ? GODWIT__VM_STATE__VM_STATE_RUNNING
                    : state->sight == SIGHT_PAUSED  ? GODWIT__VM_STATE__VM_STATE_PAUSED
                                                    : GODWIT__VM_STATE__VM_STATE_INCOMING;
+    found->has_autostart = found->autostart = state->autostart;
     found->vcpus = state->vcpus;
     found->memory_bytes = state->memory_bytes;
+}
+
+static void fill_undefined(struct backend_libvirt *backend)
+{
+    size_t count = 0;
+
+    for (struct row *row = backend->rows; row; row = row->next)
+        count++;
+    free(backend->undefined);
+    backend->undefined = calloc(count + 1, sizeof *backend->undefined);
+    backend->found.undefined = backend->undefined;
+    for (struct row *row = backend->undefined ? backend->rows : NULL; row; row = row->next) {
+        if (domain_is_undefined(row->domain))
+            backend->undefined[backend->found.n_undefined++] =
+                (char *)(uintptr_t)domain_id(row->domain); /* protobuf-c knows no const */
+    }
 }
 
 const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
 {
     godwit__agent_found__init(&backend->found);
+    fill_undefined(backend);
     free(backend->founds);
     free(backend->found_list);
     size_t most = backend->list ? backend->list->count : 0;
@@ -508,6 +527,7 @@ struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend)
     (void)domain_list_free(backend->list);
     free(backend->founds);
     free(backend->found_list);
+    free(backend->undefined);
     free(backend);
     return NULL;
 }

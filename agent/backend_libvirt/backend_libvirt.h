@@ -53,7 +53,8 @@ int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, con
 /* Destroy it, whatever else is going on. */
 void backend_libvirt_kill(struct backend_libvirt *backend, const char *vm_id);
 
-/* Domains that nothing here speaks for, as found last; valid until the next turn of the loop. */
+/* Domains that nothing here speaks for, as found last, and which of the others have lost their
+ * definition; valid until the next turn of the loop. */
 const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend);
 /* One of those, with its definition. */
 void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,

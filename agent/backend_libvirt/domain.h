@@ -29,8 +29,9 @@ struct domain_config {
     struct loop *loop;
     struct hypervisor *hypervisor;
     const char *vm_id, *latch_path; /* copied */
-    const char *libvirt_uri, *data_uri; /* where other hosts' libvirtd reach ours; must outlive it */
-    bool plain;                         /* memory may travel without TLS */
+    const char *libvirt_uri,
+        *data_uri; /* where other hosts' libvirtd reach ours; must outlive it */
+    bool plain;    /* memory may travel without TLS */
     /* A line to another host's agent: opened at its address, asked, closed. */
     void *(*line_open)(void *data, const char *address);
     void (*line_ask)(void *line, const Godwit__PeerMove *message, domain_peer_fn *done, void *data);
@@ -54,7 +55,24 @@ void domain_on_job(struct domain *domain, const struct virt_job *job);
 /* The agent of another host, about a move that brings the domain here. */
 void domain_on_peer(struct domain *domain, const Godwit__PeerMove *message,
                     struct rpc_request *request);
-/* Destroy it, whatever the pool wants of it. */
+/* It runs here, and libvirt has no definition of it: virsh undefine. */
+bool domain_is_undefined(const struct domain *domain);
+/* Destroy it, whatever the pool wants of it; without libvirtd, too. May be said again and again. */
 void domain_kill(struct domain *domain);
+
+/* ---- for the room's other files ---- */
+struct domain_ask;
+struct domain_event;
+struct rpc;
+
+void domain_step(struct domain *domain, const struct domain_event *event);
+int domain_step_or_refuse(struct domain *domain, const struct domain_event *event,
+                          struct fault *fault);
+/* How the domain is after a call to libvirt. */
+void domain_saw(struct domain *domain, const struct domain_ask *ask);
+void domain_put_latch(struct domain *domain);
+void domain_forget_move(struct domain *domain); /* and its key */
+void domain_let_go(struct domain *domain);      /* of a receipt that waits for its figures */
+void domain_on_agent_gone(void *data, struct rpc *rpc, const struct fault *fault);
 
 #endif

@@ -357,6 +357,14 @@ static void run_on(virDomainPtr domain, struct domain_call *call)
     case DOMAIN_CALL_SHUTDOWN:
         press_button(domain, call);
         return;
+    case DOMAIN_CALL_REBOOT:
+        if (virDomainReboot(domain, VIR_DOMAIN_REBOOT_DEFAULT) < 0)
+            (void)domain_call_fault(&call->fault, "asking the guest to reboot");
+        return;
+    case DOMAIN_CALL_RESET:
+        if (virDomainReset(domain, 0) < 0)
+            (void)domain_call_fault(&call->fault, "resetting the domain");
+        return;
     case DOMAIN_CALL_DESTROY:
         destroy(domain, call);
         return;

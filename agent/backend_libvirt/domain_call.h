@@ -17,19 +17,21 @@ struct _virConnect;
 struct _virTypedParameter;
 
 enum domain_call_kind {
-    DOMAIN_CALL_LOOK,    /* how is it? */
-    DOMAIN_CALL_READ,    /* and its definition */
-    DOMAIN_CALL_START,   /* running already is as good; defined anew where it is not known */
+    DOMAIN_CALL_LOOK,  /* how is it? */
+    DOMAIN_CALL_READ,  /* and its definition */
+    DOMAIN_CALL_START, /* running already is as good; defined anew where it is not known */
     DOMAIN_CALL_SUSPEND,
     DOMAIN_CALL_RESUME,
     DOMAIN_CALL_SHUTDOWN, /* press its power button */
+    DOMAIN_CALL_REBOOT,   /* ask its guest to */
+    DOMAIN_CALL_RESET,
     DOMAIN_CALL_DESTROY,
     DOMAIN_CALL_DISCARD, /* destroy what a move brought, with its definition */
     DOMAIN_CALL_MIGRATE,
     DOMAIN_CALL_ABORT_JOB,
-    DOMAIN_CALL_TUNE,    /* of a migration under way: plan's bandwidth and downtime */
-    DOMAIN_CALL_JOB,     /* its statistics */
-    DOMAIN_CALL_CHECK,   /* could this host run `xml`? */
+    DOMAIN_CALL_TUNE,  /* of a migration under way: plan's bandwidth and downtime */
+    DOMAIN_CALL_JOB,   /* its statistics */
+    DOMAIN_CALL_CHECK, /* could this host run `xml`? */
 };
 
 enum { DOMAIN_NAME_SIZE = 128, DOMAIN_URI_SIZE = 192 };

@@ -64,7 +64,9 @@ class VirtHost(pools.Host):
             "log_level = 3\n")
         (etc / "qemu.conf").write_text(
             'user = "root"\ngroup = "root"\nsecurity_driver = "none"\nnamespaces = []\ncgroup_controllers = []\n'
-            'stdio_handler = "file"\ndynamic_ownership = 0\nremember_owner = 0\n')
+            'stdio_handler = "file"\ndynamic_ownership = 0\nremember_owner = 0\n' +
+            (f'migrate_tls_x509_cert_dir = "{self.make_certificates()}"\nmigrate_tls_x509_verify = 1\n'
+             if pool.tls else ""))
         # libvirt's own user, which the package that would start a libvirtd of the machine's makes, is here only.
         for file in ("passwd", "group"):
             more = "libvirt-qemu:x:64055:64055::/nonexistent:/bin/false\n" if file == "passwd" else "libvirt-qemu:x:64055:\n"
@@ -74,11 +76,37 @@ class VirtHost(pools.Host):
                             [f"mount --bind {self.dir}/{file} /etc/{file}" for file in ("passwd", "group")])
         self.script = f"{binds} && echo {name} >/proc/sys/kernel/hostname && exec \"$@\""
 
+    def make_certificates(self):
+        """What QEMU's TLS wants of a host: it is server and client with one name, its address, of the pool's QEMU CA."""
+        ca, own = self.pool.dir / "qemu-ca", self.dir / "qemu-tls"
+        own.mkdir()
+
+        def openssl(*words):
+            subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+        if not ca.exists():
+            ca.mkdir()
+            openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca / "key.pem", "-out", ca / "cert.pem",
+                    "-subj", "/CN=qemu test", "-days", "2")
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", own / "server-key.pem", "-out", own / "request.pem",
+                "-subj", f"/CN={self.address}")
+        (own / "names").write_text(f"subjectAltName=IP:{self.address}\nbasicConstraints=CA:FALSE\n"
+                                   "keyUsage=digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth,clientAuth\n")
+        openssl("x509", "-req", "-in", own / "request.pem", "-CA", ca / "cert.pem", "-CAkey", ca / "key.pem",
+                "-CAcreateserial", "-out", own / "server-cert.pem", "-days", "2", "-extfile", own / "names")
+        shutil.copy(ca / "cert.pem", own / "ca-cert.pem")
+        for word in ("cert", "key"):
+            shutil.copy(own / f"server-{word}.pem", own / f"client-{word}.pem")
+        return own
+
     def enter(self):
         return ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "sh", "-c", self.script, "sh"]
 
     def start_agent(self, prefix=()):
-        words = ["--libvirt", URI, "--libvirt-plain", "--libvirt-peer", f"qemu+tcp://{self.address}/system"]
+        words = ["--libvirt", URI, *([] if self.pool.tls else ["--libvirt-plain"]),
+                 "--libvirt-peer", f"qemu+tcp://{self.address}/system"]
+        if self.pool.failpoints:
+            self.failpoints.touch()
+            prefix = ["env", f"GODWIT_FAILPOINTS={self.failpoints}", *prefix]
         self.agent = self.pool.spawn(
             f"agent-{self.name}", self,
             [*prefix, self.pool.bin / "godwit-agent", "--dir", self.dir / "agent", "--run-dir", self.run_dir,
@@ -128,6 +156,7 @@ class VirtHost(pools.Host):
 class VirtPool(pools.Pool):
     """VirtPool(hosts=2): every host has a libvirtd that runs, and an agent that drives it."""
     host_kind = VirtHost
+    tls = False  # memory travels in QEMU's TLS, with certificates made here
 
     def _start(self):
         for where in PLACES.values():
@@ -149,7 +178,10 @@ class VirtPool(pools.Pool):
         self.reaper.over.set()
 
     # -- domains ---------------------------------------------------------------------------------
-    def domain_xml(self, name, cmdline="", memory_mib=256, vcpus=1):
+    def domain_xml(self, name, cmdline="", memory_mib=256, vcpus=1, terminal=False):
+        """`terminal`: its serial line is a pty, which libvirt relays; else a socket, for `say`."""
+        serial = "<serial type='pty'>" if terminal else (
+            f"<serial type='unix'><source mode='bind' path='/run/libvirt/{name}.serial'/>")
         identity = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.tag}-{name}")
         return f"""<domain type='kvm'>
   <name>{name}</name><uuid>{identity}</uuid>
@@ -161,7 +193,7 @@ class VirtPool(pools.Pool):
   <on_crash>destroy</on_crash>
   <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/><memballoon model='none'/>
-    <serial type='unix'><source mode='bind' path='/run/libvirt/{name}.serial'/><target type='isa-serial' port='0'/></serial>
+    {serial}<target type='isa-serial' port='0'/></serial>
   </devices>
 </domain>
 """
@@ -221,6 +253,17 @@ class VirtPool(pools.Pool):
         if " ok " not in record + " ":
             raise pools.PoolError(f"{name} on {host.name}: {record}")
         return dict(w.split("=", 1) for w in record.split() if "=" in w)
+
+    def runs_twice(self, name):
+        """Do two hosts run it at one instant? The first is looked at again after the second, so that a copy that
+        moved on between two looks does not count."""
+        up = [h for h in self.hosts if h.libvirtd]
+        for first in up:
+            for second in up:
+                if first is not second and all(
+                        h.domain_state(name) == "running" for h in (first, second, first)):
+                    return True
+        return False
 
     def runs_on(self, name):
         """Names of the hosts whose libvirt runs the domain: more than one is the end of the world."""

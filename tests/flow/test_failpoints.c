@@ -60,7 +60,8 @@ static enum play play_for(enum failpoint_id id)
 static bool is_here(enum failpoint_id id)
 {
     return strncmp(failpoint_name(id), "vm.", 3) != 0 &&
-           strncmp(failpoint_name(id), "mirror.", 7) != 0; /* of no move: unit/disk_mirror */
+           strncmp(failpoint_name(id), "mirror.", 7) != 0 && /* of no move: unit/disk_mirror */
+           strncmp(failpoint_name(id), "domain.", 7) != 0; /* an agent's */
 }
 
 static void on_source(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data)

@@ -8,7 +8,8 @@ import sys
 
 from pool_case import expect, pools, run
 
-import virt_pool  # noqa: E402  (scripts/lib, found by pool_case)
+import faults  # noqa: E402  (scripts/lib, found by pool_case)
+import virt_pool  # noqa: E402
 
 FULL = "--full" in sys.argv
 LOAD = "writers=1 rate=20 ws=16 fill=random fillmb=32"
@@ -237,6 +238,135 @@ def an_evacuated_host_is_empty(pool):
     pool.verify_domain(target, "dom")
 
 
+def a_hand_that_undefines_is_told_and_costs_nothing(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    xml = pool.dir / "dom.xml"
+    host.virsh("undefine", "dom")
+    pools.wait_for("the word of it", 90, lambda: f"dom was undefined on {host.name}" in pool.godwit("events").stdout, 0.2)
+    expect_one_copy(pool, "dom", host)
+    host = move(pool, "dom")  # as libvirt has it now: without a definition there either
+    pool.verify_domain(host, "dom")
+    host.virsh("define", xml)
+    pools.wait_for("the word of that", 90, lambda: f"dom is defined on {host.name} again" in pool.godwit("events").stdout,
+                   0.2)
+    pool.godwit("vm", "stop", "--force", "dom")
+    wait_vm(pool, "dom", "stopped")
+    host.virsh("undefine", "dom")
+    pools.wait_for("the word of a stopped one", 90, lambda: "it stays stopped" in pool.godwit("events").stdout, 0.2)
+    pool.godwit("vm", "start", "dom")
+    wait_vm(pool, "dom", "running", host.name)
+    expect(host.domain_state("dom") == "running", "it was not defined again")
+    pool.verify_domain(host, "dom")
+
+
+def a_second_copy_started_by_hand_is_a_conflict_and_never_fought(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    second = other(pool, host)
+    second.virsh("define", pool.dir / "dom.xml")
+    second.virsh("start", "dom")
+    pools.wait_for("the alarm", 90, lambda: any("conflict" in e for e in pool.godwit("events").stdout.splitlines()), 0.2)
+    warnings = pool.json("pool", "status").get("warnings", [])
+    expect(any("does not have them" in w for w in warnings), f"no warning: {warnings}")
+    expect(sorted(pool.runs_on("dom")) == sorted([host.name, second.name]), "one of them was stopped")
+    refused = pool.godwit("migrate", "dom", "--to", second.name, check=False)
+    expect(refused.returncode != 0, "it moved onto its own copy")
+    expect(sorted(pool.runs_on("dom")) == sorted([host.name, second.name]), "one of them was stopped")
+    second.virsh("destroy", "dom")
+    pools.wait_for("the end of it", 90, lambda: "the conflict over dom is over" in pool.godwit("events").stdout, 0.2)
+    expect(not any("does not have them" in w for w in pool.json("pool", "status").get("warnings", [])), "the warning stayed")
+    expect_one_copy(pool, "dom", host)
+    pool.verify_domain(host, "dom")
+
+
+def times_verified(pool, host, name):
+    """How often the guest has verified its memory since it booted. Whether it was whole is another question: QEMU
+    leaves memory as it is over a reset, which this guest does not expect."""
+    record = pool.say(host, name, "verify", "gw verify")
+    return int(next(w for w in record.split() if w.startswith("seq=")).split("=")[1])
+
+
+def a_reset_boots_the_guest_anew_where_it_is(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    generation, pids = pool.vm("dom")["generation"], host.qemu_pids()
+    before = max(times_verified(pool, host, "dom") for _ in range(3))
+    pool.godwit("vm", "reboot", "--force", "dom")
+    pools.wait_for("a guest that counts from one again", 120, lambda: times_verified(pool, host, "dom") < before, 0.2)
+    vm = pool.vm("dom")
+    expect(vm["generation"] == generation and vm["state"] == "running" and host.qemu_pids() == pids, str(vm))
+    pool.godwit("vm", "pause", "dom")
+    refused = pool.godwit("vm", "reboot", "dom", check=False)
+    expect(refused.returncode != 0 and "paused" in refused.stdout + refused.stderr, str(refused))
+    pool.godwit("vm", "resume", "dom")
+    refused = pool.godwit("vm", "suspend", "dom", check=False)
+    expect(refused.returncode != 0 and "virsh managedsave" in refused.stdout + refused.stderr, str(refused))
+    pool.godwit("vm", "stop", "--force", "dom")  # clean memory for the next case
+    pool.godwit("vm", "start", "dom")
+    wait_vm(pool, "dom", "running", host.name)
+    pool.verify_domain(host, "dom")
+
+
+def whole(viewer):
+    """Typed again until it is answered: a guest that still boots loses the first letter."""
+    record = viewer.ask("verify", "gw verify", tries=40)
+    expect(" ok " in record["_"] + " ", record["_"])
+
+
+def its_console_is_relayed_and_follows_it(pool):
+    pool.define(pool.hosts[0], "term", LOAD, memory_mib=64, terminal=True)
+    pools.wait_for("term to be found", 90, lambda: any(v["name"] == "term" for v in pool.ls("vm")), 0.1)
+    pool.godwit("vm", "adopt", "term")
+    # A viewer that stays: what it types after a move goes to the guest on the other host.
+    viewer = faults.Console(pool, "term")
+    try:
+        whole(viewer)
+        pool.godwit("migrate", "term", "--to", "node2", timeout=300)
+        whole(viewer)
+        pool.hosts[1].kill_libvirtd()
+        pool.hosts[1].start_libvirtd()
+        whole(viewer)
+    finally:
+        viewer.close()
+    pool.verify("term")  # the line was free again for the next one
+    pool.godwit("vm", "rm", "term", "--stop", "-y")
+
+
+def a_console_that_libvirt_cannot_give_is_refused_with_its_reason(pool):
+    need_domain(pool)
+    refused = pool.godwit("vm", "console", "dom", "--until", "never", "--timeout", "120s", check=False, timeout=180)
+    expect(refused.returncode not in (0, 7) and "PTY" in refused.stdout + refused.stderr,
+           f"exit {refused.returncode}: {refused.stdout}{refused.stderr}")
+
+
+def a_mixed_host_is_evacuated_and_balanced_whole(pool):
+    need_domain(pool)
+    source = host_of(pool, "dom")
+    target = other(pool, source)
+    pool.create_guest("native", LOAD, memory="128MiB", host=source.name)
+    pool.godwit("host", "evacuate", source.name, "-y", timeout=300)
+    wait_vm(pool, "dom", "running", target.name)
+    wait_vm(pool, "native", "running", target.name)
+    expect(not source.qemu_pids() and not source.vm_pids(), "the host is not empty")
+    pool.godwit("host", "uncordon", source.name)
+    pool.verify("native")
+    pool.verify_domain(target, "dom")
+    dry = pool.json("balance", "--goal", "even", "--dry-run")
+    expect(dry["steps"], f"two guests on one host of two are even? {dry['verdict']}")
+    pool.godwit("balance", "--goal", "even", "--progress", "none", timeout=300)
+    places = {name: wait_vm(pool, name, "running")["host"] for name in ("dom", "native")}
+    expect(sorted(places.values()) == [h.name for h in pool.hosts], str(places))
+    pool.godwit("rule", "add", "affinity", "near", "dom", "native")
+    pool.godwit("rule", "repair", "--progress", "none", timeout=300)
+    places = {name: wait_vm(pool, name, "running")["host"] for name in ("dom", "native")}
+    expect(places["dom"] == places["native"], f"the rule is not kept: {places}")
+    pool.godwit("rule", "rm", "near")
+    pool.verify("native")
+    pool.verify_domain(host_of(pool, "dom"), "dom")
+    pool.godwit("vm", "rm", "native", "--stop", "-y")
+
+
 def letting_go_leaves_the_definition(pool):
     need_domain(pool)
     host = host_of(pool, "dom")
@@ -268,6 +398,12 @@ run([
     a_canceled_move_leaves_it_where_it_was,
     follows_what_virsh_does,
     a_killed_agent_and_a_killed_libvirtd_lose_nothing,
+    a_hand_that_undefines_is_told_and_costs_nothing,
+    a_second_copy_started_by_hand_is_a_conflict_and_never_fought,
+    a_reset_boots_the_guest_anew_where_it_is,
+    its_console_is_relayed_and_follows_it,
+    a_console_that_libvirt_cannot_give_is_refused_with_its_reason,
+    a_mixed_host_is_evacuated_and_balanced_whole,
     *(LONG if FULL else []),
     a_killed_qemu_is_told_as_a_crash,
     letting_go_leaves_the_definition,

@@ -904,6 +904,8 @@ static void agent_handle(struct call *call)
     case ORDER_PAUSE:
     case ORDER_RESUME:
     case ORDER_POWER_BUTTON:
+    case ORDER_VM_REBOOT:
+    case ORDER_VM_RESET:
     case ORDER_PROBE:
     case ORDER_EVICT:
     case ORDER_FENCE:

@@ -526,6 +526,19 @@ static void a_pressed_power_button_leaves_what_is_wanted_as_it_is(void **state)
     assert_int_equal(problem.code, GW_VM_STATE);
 }
 
+static void a_vm_of_the_embedded_vmm_is_not_rebooted_from_outside(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+
+    assert_int_equal(
+        cluster_act(&cluster, "web", VERB(REBOOT), false, later(), &ticket, &problem, &todo), -1);
+
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+}
+
 static void a_guest_without_an_ear_for_its_button_is_told_by_name(void **state)
 {
     (void)state;
@@ -819,6 +832,7 @@ int main(void)
         TEST(a_move_is_recorded_with_its_job_before_the_target_is_ordered),
         TEST(a_move_is_refused_with_its_reason),
         TEST(a_pressed_power_button_leaves_what_is_wanted_as_it_is),
+        TEST(a_vm_of_the_embedded_vmm_is_not_rebooted_from_outside),
         TEST(a_guest_without_an_ear_for_its_button_is_told_by_name),
         TEST(a_vm_with_a_job_is_busy),
         TEST(a_dry_run_changes_nothing),

@@ -9,8 +9,10 @@
 #include "base/bytes.h"
 #include "base/log.h"
 #include "base/world.h"
+#include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_found.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "proto/limits.h"
 
@@ -152,6 +154,24 @@ static void adopts_a_running_domain_as_a_generation_of_its_own(void **state)
     assert_int_equal(problem.code, GW_NAME_TAKEN);
 }
 
+static void autostart_of_an_adopted_domain_is_an_alert_and_left_as_it_is(void **state)
+{
+    (void)state;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    domain.vm_id = text_of("c7a5fdbdcdaf9455926ad65c16db1809");
+    domain.name = text_of("db-01");
+    domain.vcpus = 1;
+    domain.memory_bytes = MIB(64);
+    domain.has_autostart = domain.autostart = true;
+
+    assert_int_equal(cluster_found_adopt(&cluster, cluster.hosts[0], &domain, later(), &ticket,
+                                         &problem, &todo),
+                     0);
+
+    assert_true(was_told("alert: db-01 has autostart"));
+    assert_int_equal(todo.order_count, 0);
+}
+
 static void adopts_a_stopped_domain_without_starting_it(void **state)
 {
     (void)state;
@@ -262,6 +282,156 @@ static void an_arrival_of_somebodys_migration_is_no_claim_yet(void **state)
     assert_string_equal(cluster.vms[0]->conflict_host, "");
 }
 
+/* One word of a host: the domain in its list or not, as running there without a definition or not.
+ */
+static void tell_definition(const char *host, bool is_listed, bool is_undefined)
+{
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    Godwit__FoundDomain *list[] = {&domain};
+    char *undefined[] = {cluster.vms[0]->id};
+    found.libvirt = text_of("9.0.0 QEMU 7.2.22");
+    found.domains = list;
+    found.n_domains = is_listed;
+    found.undefined = undefined;
+    found.n_undefined = is_undefined;
+    domain.vm_id = cluster.vms[0]->id;
+    domain.name = text_of("db-01");
+    domain.has_state = domain.has_vcpus = domain.has_memory_bytes = true;
+    domain.state = VM_STATE(STOPPED);
+    domain.vcpus = 2;
+    domain.memory_bytes = MIB(256);
+    cluster_found_take(&cluster, cluster_host(&cluster, host), &found, later(), &todo);
+}
+
+static void tells_once_that_a_running_domain_was_undefined_and_leaves_it_running(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+
+    tell_definition("node1", false, true);
+    assert_false(was_told("undefined")); /* an arrival is not defined yet for a moment */
+    now_ns += 4 * NS_PER_S;
+    tell_definition("node2", false, false);
+    assert_false(was_told("undefined")); /* what another host has says nothing of it */
+    tell_definition("node1", false, true);
+    assert_true(was_told("undefined on node1 outside of the pool: it runs on"));
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_RUN);
+    now_ns += 4 * NS_PER_S;
+    tell_definition("node1", false, true);
+    assert_false(was_told("undefined")); /* once */
+
+    tell_definition("node1", false, false);
+    assert_true(was_told("defined on node1 again"));
+}
+
+static void tells_that_a_stopped_domain_was_undefined_but_not_while_libvirtd_is_away(void **state)
+{
+    (void)state;
+    Godwit__AgentFound away = GODWIT__AGENT_FOUND__INIT;
+    tell("node1", "db-01", VM_STATE(STOPPED));
+    assert_int_equal(adopt(), 0);
+
+    for (int i = 0; i < 3; i++) {
+        now_ns += 4 * NS_PER_S;
+        cluster_found_take(&cluster, cluster_host(&cluster, "node1"), &away, later(), &todo);
+        assert_false(was_told("undefined"));
+    }
+    tell_definition("node1", true, false);
+    assert_false(was_told("defined"));
+    tell_definition("node1", false, false);
+    now_ns += 4 * NS_PER_S;
+    tell_definition("node1", false, false);
+
+    assert_true(was_told("it stays stopped, and its next start defines it as it was adopted"));
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_STOPPED);
+}
+
+static void a_lost_domain_that_somebody_started_is_followed_and_not_started_twice(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+    assert_int_equal(cluster_ha_set_reserve(&cluster, 0, &problem, &todo), 0);
+    assert_int_equal(cluster_ha_protect(&cluster, "db-01", true, 50, later(), &problem, &todo), 0);
+    tell("node1", NULL, 0);
+    report("node1", VM_STATE(CRASHED), "its QEMU vanished");
+    assert_true(own_is_lost(&cluster.vms[0]->own));
+    tell("node2", "db-01", VM_STATE(RUNNING));
+
+    now_ns += 60 * NS_PER_S;
+    cluster_tick(&cluster, later(), &todo);
+
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_START);
+    assert_string_equal(todo.orders[0].host, "node2");
+    assert_string_equal(cluster.vms[0]->own.owner, "node2");
+    order_succeeds();
+    assert_int_equal(cluster.vms[0]->own.phase, OWN_RUN);
+}
+
+static void a_domain_is_asked_to_reboot_or_reset_where_it_runs(void **state)
+{
+    (void)state;
+    struct cluster_result refused = {.definite = true};
+    struct fault fault = {0};
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+
+    assert_int_equal(cluster_act(&cluster, "db-01", GODWIT__VM_VERB__VM_VERB_REBOOT, false, later(),
+                                 &ticket, &problem, &todo),
+                     0);
+    assert_int_equal(todo.orders[0].kind, ORDER_VM_REBOOT);
+    assert_string_equal(todo.orders[0].host, "node1");
+    order_succeeds();
+    assert_int_equal(todo.answer_count, 1);
+    assert_null(todo.answers[0].problem);
+
+    assert_int_equal(cluster_act(&cluster, "db-01", GODWIT__VM_VERB__VM_VERB_RESET, false, later(),
+                                 &ticket, &problem, &todo),
+                     0);
+    struct cluster_order order = todo.orders[0];
+    assert_int_equal(order.kind, ORDER_VM_RESET);
+    (void)fault_set(&fault, ERR_STATE, "libvirt says no");
+    refused.fault = &fault;
+    cluster_order_done(&cluster, &order, &refused, later(), &todo);
+    assert_int_equal(todo.answers[0].problem->code, GW_ORDER_FAILED);
+
+    report("node1", VM_STATE(PAUSED), "");
+    assert_int_not_equal(cluster_act(&cluster, "db-01", GODWIT__VM_VERB__VM_VERB_REBOOT, false,
+                                     later(), &ticket, &problem, &todo),
+                         0);
+    assert_int_equal(problem.code, GW_VM_STATE);
+}
+
+static bool is_passed(const void *data, const char *vm_id)
+{
+    return data && strcmp(data, vm_id) == 0;
+}
+
+static void what_a_host_brings_is_adopted_but_what_is_known_passed_over_or_still_arriving(void **state)
+{
+    (void)state;
+    const struct cluster_host *host = cluster_host(&cluster, "node1");
+    assert_null(cluster_found_next(&cluster, host, is_passed, NULL)); /* nothing was told yet */
+    tell("node1", "db-01", VM_STATE(INCOMING));
+    assert_null(cluster_found_next(&cluster, host, is_passed, NULL));
+    tell("node1", "db-01", VM_STATE(STOPPED));
+
+    const Godwit__FoundDomain *domain = cluster_found_next(&cluster, host, is_passed, NULL);
+
+    assert_non_null(domain);
+    assert_string_equal(domain->name, "db-01");
+    assert_null(cluster_found_next(&cluster, host, is_passed, domain->vm_id));
+    assert_int_equal(adopt(), 0);
+    assert_null(cluster_found_next(&cluster, host, is_passed, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +439,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(adopts_a_running_domain_as_a_generation_of_its_own, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(autostart_of_an_adopted_domain_is_an_alert_and_left_as_it_is,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(adopts_a_stopped_domain_without_starting_it, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(never_renames_a_domain_to_fit, set_up, tear_down),
@@ -280,6 +452,20 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(an_arrival_of_somebodys_migration_is_no_claim_yet, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(
+            tells_once_that_a_running_domain_was_undefined_and_leaves_it_running, set_up,
+            tear_down),
+        cmocka_unit_test_setup_teardown(
+            tells_that_a_stopped_domain_was_undefined_but_not_while_libvirtd_is_away, set_up,
+            tear_down),
+        cmocka_unit_test_setup_teardown(
+            what_a_host_brings_is_adopted_but_what_is_known_passed_over_or_still_arriving, set_up,
+            tear_down),
+        cmocka_unit_test_setup_teardown(a_domain_is_asked_to_reboot_or_reset_where_it_runs, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_lost_domain_that_somebody_started_is_followed_and_not_started_twice, set_up,
+            tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

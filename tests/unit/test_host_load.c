@@ -48,7 +48,10 @@ static void knows_vcpus_of_both_kinds_by_name(void **state)
     assert_true(host_load_is_vcpu("vcpu3\n"));
     assert_true(host_load_is_vcpu("CPU 0/KVM\n"));
     assert_true(host_load_is_vcpu("CPU 11/KVM\n"));
-    assert_false(host_load_is_vcpu("CPU 0/TCG\n"));
+    assert_true(host_load_is_vcpu("CPU 0/TCG\n")); /* a domain of type qemu uses its host, too */
+    assert_true(host_load_is_vcpu("ALL CPUs/TCG\n"));
+    assert_false(host_load_is_vcpu("CPU 0/XYZ\n"));
+    assert_false(host_load_is_vcpu("IO 0/TCG\n"));
     assert_false(host_load_is_vcpu("qemu-system-x86\n"));
     assert_false(host_load_is_vcpu("IO mon_iothread\n"));
 }

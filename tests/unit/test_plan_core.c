@@ -16,6 +16,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/plan_make.h"
 #include "coordinator/rows.h"
 #include "coordinator/rule.h"
@@ -800,6 +801,145 @@ static void a_vm_goes_only_where_its_network_is(void **state)
     assert_string_equal(plan->info->steps[0]->rejected[0], "node2 has no bridge br0");
 }
 
+/* ---- hosts with VMs of ours and domains of libvirt ---- */
+static void drive_libvirt(const char *host)
+{
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT;
+    struct cluster_todo todo = {0};
+    found.libvirt = (char *)(uintptr_t) "9.0.0 QEMU 7.2.22";
+    cluster_found_take(&cluster, cluster_host(&cluster, host), &found, now(), &todo);
+    keep(&todo);
+    cluster_todo_deinit(&todo);
+}
+
+static void adopt_on(const char *name, const char *host)
+{
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    struct cluster_todo todo = {0};
+    uint64_t ticket;
+    char id[ID_TEXT_SIZE];
+    (void)snprintf(id, sizeof id, "dom-%.20s", name);
+    domain.vm_id = id;
+    domain.name = (char *)(uintptr_t)name;
+    domain.has_state = domain.has_vcpus = domain.has_memory_bytes = true;
+    domain.state = VM_STATE(RUNNING);
+    domain.vcpus = 1;
+    domain.memory_bytes = MIB(512);
+    assert_int_equal(cluster_found_adopt(&cluster, cluster_host(&cluster, host), &domain, now(),
+                                         &ticket, &problem, &todo),
+                     0);
+    keep(&todo);
+    assert_int_equal(todo.order_count, 1);
+    answer(&todo.orders[0], 0);
+    cluster_todo_deinit(&todo);
+}
+
+/* node1 and node3 drive libvirt; node1 has three of each. */
+static void make_mixed(void)
+{
+    static const char *const ours[] = {"web-1", "web-2", "web-3"};
+    static const char *const domains[] = {"db-1", "db-2", "db-3"};
+    drive_libvirt("node1");
+    drive_libvirt("node3");
+    for (int i = 0; i < 3; i++) {
+        (void)create(ours[i], "node1");
+        adopt_on(domains[i], "node1");
+    }
+}
+
+static const struct cluster_vm *named(const char *name)
+{
+    for (size_t i = 0; i < cluster.vm_count; i++) {
+        if (strcmp(cluster.vms[i]->spec->name, name) == 0)
+            return cluster.vms[i];
+    }
+    return NULL;
+}
+
+static void a_mixed_host_is_evacuated_and_domains_go_only_where_libvirt_is(void **state)
+{
+    (void)state;
+    make_mixed();
+
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_int_equal(running_on("node1"), 0);
+    assert_int_equal(moves_begun, 6);
+    assert_string_equal(named("db-1")->own.owner, "node3");
+    assert_string_equal(named("db-2")->own.owner, "node3");
+    assert_string_equal(named("db-3")->own.owner, "node3");
+    assert_int_equal(named("web-1")->own.phase, OWN_RUN);
+}
+
+static void a_rule_keeps_a_domain_and_a_vm_of_ours_apart(void **state)
+{
+    (void)state;
+    drive_libvirt("node1");
+    drive_libvirt("node2");
+    drive_libvirt("node3");
+    (void)create("web-1", "node2");
+    adopt_on("db-1", "node1");
+    adopt_on("db-2", "node3"); /* so that node2 would be the better place */
+    adopt_on("db-3", "node3");
+    char *vms[] = {(char *)(uintptr_t) "db-1", (char *)(uintptr_t) "web-1"};
+    add_rule("split", "anti-affinity", vms, 2, NULL, 0);
+
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    assert_string_equal(named("db-1")->own.owner, "node3");
+    assert_string_equal(named("web-1")->own.owner, "node2");
+}
+
+static void a_domain_that_a_rule_pins_stays_and_says_why(void **state)
+{
+    (void)state;
+    make_mixed();
+    char *vms[] = {(char *)(uintptr_t) "db-1"}, *hosts[] = {(char *)(uintptr_t) "node1"};
+    add_rule("home", "pin", vms, 1, hosts, 1);
+
+    struct cluster_plan *plan = make("evacuate", "node1", false, NULL, 0);
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_PARTLY);
+    assert_int_equal(running_on("node1"), 1);
+    assert_string_equal(plan->info->blockers[0]->vm, "db-1");
+}
+
+static void balance_moves_domains_and_vms_of_ours_alike(void **state)
+{
+    (void)state;
+    Godwit__PlanMakeRequest request = GODWIT__PLAN_MAKE_REQUEST__INIT;
+    struct cluster_todo todo = {0};
+    struct cluster_plan *plan = NULL;
+    char id[ID_SHORT_SIZE];
+    make_mixed();
+    drive_libvirt("node2");
+    drive_libvirt("node4");
+    cluster_draw_short(&cluster, 'P', id);
+    request.kind = (char *)(uintptr_t) "balance";
+    request.goal = (char *)(uintptr_t) "even";
+    const struct plan_ask ask = {.request = &request, .id = id, .by = "test", .parent = ""};
+
+    assert_int_equal(plan_make(&cluster, &ask, now(), &plan, &problem, &todo), 0);
+    keep(&todo);
+    cluster_todo_deinit(&todo);
+    run_to_end(plan);
+
+    assert_int_equal(plan_state_of(plan), PLAN_DONE);
+    unsigned domains = 0, ours = 0;
+    for (size_t i = 0; i < plan->info->n_steps; i++) {
+        bool is_domain = strncmp(plan->info->steps[i]->vm, "db-", 3) == 0;
+        domains += is_domain;
+        ours += !is_domain;
+    }
+    assert_true(domains > 0 && ours > 0);
+    assert_true(running_on("node1") < 6 && running_on("node2") > 0 && running_on("node3") > 0);
+}
+
 static void rules_are_judged_whole(void **state)
 {
     (void)state;
@@ -873,6 +1013,10 @@ int main(void)
         TEST(a_late_word_of_a_target_that_took_asks_for_nothing),
         TEST(a_move_that_its_source_never_heard_of_is_no_missing_vm),
         TEST(a_vm_goes_only_where_its_network_is),
+        TEST(a_mixed_host_is_evacuated_and_domains_go_only_where_libvirt_is),
+        TEST(a_rule_keeps_a_domain_and_a_vm_of_ours_apart),
+        TEST(a_domain_that_a_rule_pins_stays_and_says_why),
+        TEST(balance_moves_domains_and_vms_of_ours_alike),
         TEST(rules_are_judged_whole),
         TEST(labels_are_set_and_taken_away),
     };
