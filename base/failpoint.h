@@ -68,6 +68,17 @@ enum failpoint_kill { FAILPOINT_SPARES, FAILPOINT_ENDS };
     X(TARGET_READ, "target.read", FAILPOINT_CALL, SPARES)                                          \
     X(TARGET_PLACE, "target.place", FAILPOINT_CALL, SPARES)                                        \
     X(TARGET_ANSWER, "target.answer", FAILPOINT_BYTES, SPARES)                                     \
+    /* post-copy */                                                                                \
+    X(TARGET_FAULTS_OPEN, "target.faults_open", FAILPOINT_CALL, SPARES)                            \
+    X(SOURCE_MISSING, "source.missing", FAILPOINT_BYTES, ENDS)                                     \
+    X(TARGET_GIVE_UP, "target.give_up", FAILPOINT_CALL, SPARES)                                    \
+    X(TARGET_ASK, "target.ask", FAILPOINT_BYTES, ENDS)                                             \
+    X(SOURCE_ASKED, "source.asked", FAILPOINT_BYTES, ENDS)                                         \
+    X(SOURCE_PUSH, "source.push", FAILPOINT_BYTES, ENDS)                                           \
+    X(TARGET_LAY, "target.lay", FAILPOINT_CALL, ENDS)                                              \
+    X(TARGET_STILL_MISSING, "target.still_missing", FAILPOINT_BYTES, ENDS)                         \
+    X(TARGET_FETCHED, "target.fetched", FAILPOINT_BYTES, ENDS)                                     \
+    X(SOURCE_SERVED, "source.served", FAILPOINT_BYTES, SPARES)                                     \
     /* memory and machine */                                                                       \
     X(SOURCE_POPULATED, "source.populated", FAILPOINT_CALL, ENDS)                                  \
     X(TARGET_POPULATE, "target.populate", FAILPOINT_CALL, SPARES)                                  \

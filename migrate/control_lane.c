@@ -157,13 +157,12 @@ static enum failpoint_id failpoint_of(const struct control_lane *lane,
         return FAILPOINT_SOURCE_LANES_AGAIN;
     case GODWIT__MOVE_MESSAGE__BODY_RESUMED:
         return FAILPOINT_TARGET_MARKS;
-    /* Of post-copy: as what is said in the same way without it. */
     case GODWIT__MOVE_MESSAGE__BODY_MISSING:
-        return lane->config.is_source ? FAILPOINT_SOURCE_EXTENTS : FAILPOINT_TARGET_MARKS;
+        return lane->config.is_source ? FAILPOINT_SOURCE_MISSING : FAILPOINT_TARGET_STILL_MISSING;
     case GODWIT__MOVE_MESSAGE__BODY_FETCHED:
-        return FAILPOINT_TARGET_STARTED;
+        return FAILPOINT_TARGET_FETCHED;
     case GODWIT__MOVE_MESSAGE__BODY_SERVED:
-        return FAILPOINT_SOURCE_TRANSFER;
+        return FAILPOINT_SOURCE_SERVED;
     case GODWIT__MOVE_MESSAGE__BODY__NOT_SET:
     case _GODWIT__MOVE_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

@@ -58,6 +58,7 @@ enum converge_answer converge_step(struct converge *converge, const struct conve
     bool shrinks = round->dirty_pages * 100 < before * CONVERGE_SHRINK_PERCENT;
     bool fits = converge->predicted_ns <= converge->downtime_ns_max;
     converge->dirty_before = before;
+    converge->dirty_pages = round->dirty_pages;
     converge->stalls = shrinks ? 0 : converge->stalls + 1;
     converge->waiting_for_goal = !fits && (tiny || converge->stalls >= CONVERGE_STALLS_MAX);
     return fits && (tiny || !shrinks) ? CONVERGE_PAUSE : CONVERGE_ROUND;

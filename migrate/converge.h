@@ -43,6 +43,7 @@ struct converge {
     uint64_t page_ns;       /* measured cost of one data page, 0: none yet */
     uint64_t round_trip_ns; /* the smallest seen */
     uint64_t dirty_before;  /* the set that the last round carried */
+    uint64_t dirty_pages;   /* after it */
     uint64_t dirty_pages_per_s;
     uint64_t predicted_ns; /* pause, were it to begin now */
     unsigned rounds, stalls;

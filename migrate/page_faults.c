@@ -1,50 +1,21 @@
 #include "migrate/page_faults.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
-
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
-
-enum { FLAGS = O_CLOEXEC | O_NONBLOCK };
-
-/* KVM and the devices touch the memory inside the kernel, so faults of user space alone are not
- * enough. An unprivileged process gets more by the device, where its owner allows it. */
-static int open_any(void)
-{
-    int fd = (int)syscall(SYS_userfaultfd, FLAGS);
-    if (fd >= 0 || (errno != EPERM && errno != ENOSYS))
-        return fd;
-    AUTO_FD int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-    return device < 0 ? -1 : ioctl(device, USERFAULTFD_IOC_NEW, FLAGS);
-}
+#include "base/userfault.h"
 
 int page_faults_open(struct page_faults *faults, struct fault *fault)
 {
-    AUTO_FD int fd = open_any();
-    if (fd < 0) {
-        int r = fault_set_errno(fault, ERR_UNSUPPORTED, errno,
-                                "this host does not let a guest wait for a page (userfaultfd), so "
-                                "there is no post-copy to it");
-        fault_hint(fault, "sysctl vm.unprivileged_userfaultfd=1");
-        return r;
-    }
-    struct uffdio_api api = {.api = UFFD_API};
-    if (ioctl(fd, UFFDIO_API, &api) < 0)
-        return fault_set_errno(fault, ERR_UNSUPPORTED, errno,
-                               "asking what userfaultfd can do here");
-    faults->fd = TAKE_FD(fd);
-    return 0;
+    int r = failpoint_check(FAILPOINT_TARGET_FAULTS_OPEN, fault);
+    return r < 0 ? r : userfault_open(&faults->fd, fault);
 }
 
 void page_faults_close(struct page_faults *faults)

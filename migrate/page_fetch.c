@@ -241,7 +241,7 @@ static int read_frame(struct fetch_lane *lane, struct fault *fault)
     if (r < 0)
         return r;
     assert(frame.body_bytes == frame.data_count * PAGE_BYTES);
-    r = failpoint_check(FAILPOINT_TARGET_PLACE, fault);
+    r = failpoint_check(FAILPOINT_TARGET_LAY, fault);
     if (r < 0)
         return r;
     r = frame.body_bytes ? stream_read(lane->stream, lane->body, frame.body_bytes, fault) : 0;
@@ -295,7 +295,7 @@ static void ask_locked(struct page_fetch *fetch, unsigned region, uint64_t page)
         .type = PAGE_FRAME_ASK, .region = fetch->config.regions[region].id, .first_page = page};
     uint8_t bytes[PAGE_FRAME_HEAD_MAX];
     unsigned count = page_frame_put(&ask, NULL, bytes);
-    int r = stream_write(fetch->asks.stream, bytes, count, &fault);
+    int r = lane_write(fetch->asks.stream, FAILPOINT_TARGET_ASK, bytes, count, &fault);
     if (r == 0)
         r = stream_flush(fetch->asks.stream, &fault);
     fetch->may_ask = r == 0;
@@ -459,6 +459,9 @@ static int watch_region(struct page_fetch *fetch, unsigned index, struct fault *
 static int miss_run(struct page_fetch *fetch, unsigned index, uint64_t first, uint64_t pages,
                     uint64_t *sum, struct fault *fault)
 {
+    int r = failpoint_check(FAILPOINT_TARGET_GIVE_UP, fault);
+    if (r < 0)
+        return r;
     struct region *region = (struct region *)&fetch->config.regions[index];
     struct page_digest *digest = &fetch->config.digests[index];
     for (uint64_t page = first; page < first + pages; page++) {

@@ -9,7 +9,6 @@
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
-#include "migrate/lane_write.h"
 #include "migrate/pacer.h"
 #include "migrate/page_copy.h"
 #include "migrate/page_digest.h"
@@ -106,16 +105,45 @@ static void add_page(struct server_lane *lane, uint64_t page, bool even_if_taken
         (void)copy_page(lane, page);
 }
 
-static int write_frame(struct server_lane *lane, struct fault *fault)
+static int write_once(struct server_lane *lane, struct fault *fault)
 {
     uint8_t head[PAGE_FRAME_HEAD_MAX];
     lane->frame.body_bytes = lane->frame.data_count * PAGE_BYTES;
     unsigned count = page_frame_put(&lane->frame, lane->entries, head);
-    int r = lane_write(lane->stream, FAILPOINT_SOURCE_FRAME, head, count, fault);
+    int r = stream_write(lane->stream, head, count, fault);
     if (r == 0 && lane->frame.body_bytes)
         r = stream_write(lane->stream, lane->body, lane->frame.body_bytes, fault);
-    if (r == 0)
-        r = stream_flush(lane->stream, fault);
+    return r < 0 ? r : stream_flush(lane->stream, fault);
+}
+
+/* As lane_write does it, of a frame with its pages: what is doubled or lost is whole. */
+static int write_at_point(struct server_lane *lane, enum failpoint_id point, struct fault *fault)
+{
+    uint8_t nothing[PAGE_FRAME_HEADER_BYTES / 2] = {0};
+    int r = 0;
+    switch (failpoint(point)) {
+    case FAILPOINT_ERROR:
+        return failpoint_fail(point, fault);
+    case FAILPOINT_DROP:
+        return 0;
+    case FAILPOINT_TRUNCATE: /* what follows makes no frame */
+        r = stream_write(lane->stream, nothing, sizeof nothing, fault);
+        return r < 0 ? r : stream_flush(lane->stream, fault);
+    case FAILPOINT_DUPLICATE:
+        r = write_once(lane, fault);
+        break;
+    case FAILPOINT_NONE:
+    case FAILPOINT_KILL:
+    case FAILPOINT_DELAY:
+        break;
+    }
+    return r < 0 ? r : write_once(lane, fault);
+}
+
+static int write_frame(struct server_lane *lane, struct fault *fault)
+{
+    bool asks = lane == &lane->server->asks;
+    int r = write_at_point(lane, asks ? FAILPOINT_SOURCE_ASKED : FAILPOINT_SOURCE_PUSH, fault);
     uint64_t wire = lane->stream->wire_bytes_out;
     progress_add(lane->server->config.progress, lane->taken_pages, lane->zero_pages,
                  wire - lane->wire_bytes);

@@ -87,6 +87,7 @@ void progress_fill(struct progress *progress, const struct progress_facts *facts
         FILL(waiting_for_goal, converge->waiting_for_goal);
         FILL(throttle_permille, facts->throttle_permille);
         FILL(reconnects, facts->reconnects);
+        FILL(postcopy_reason, facts->postcopy_reason);
         FILL(eta_ns, converge_forecast_ns(converge, progress->round_pages - done,
                                           facts->bandwidth_bytes_per_s,
                                           pace_ns(progress, done, facts->now_ns)));

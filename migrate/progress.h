@@ -34,6 +34,7 @@ struct progress_facts {
     unsigned throttle_permille;
     bool away; /* lanes were lost and are being opened again */
     unsigned reconnects;
+    Godwit__MovePostcopyReason postcopy_reason;
 };
 
 void progress_add(struct progress *progress, uint64_t pages, uint64_t zero_pages,

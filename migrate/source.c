@@ -320,6 +320,7 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
     uint64_t bandwidth_bytes_per_s = source->core.config.bandwidth_bytes_per_s;
     bool away = source->core.away != SOURCE_AWAY_NO;
     unsigned reconnects = source->core.reconnects;
+    Godwit__MovePostcopyReason postcopy_reason = source->core.postcopy_reason;
     pthread_mutex_unlock(&source->mutex);
 
     const struct progress_facts facts = {
@@ -334,6 +335,7 @@ void source_tell_progress(struct source *source, uint64_t now_ns)
         .throttle_permille = source->throttle_permille,
         .away = away,
         .reconnects = reconnects,
+        .postcopy_reason = postcopy_reason,
     };
     Godwit__MoveProgress message;
     progress_fill(&source->progress, &facts, &message);
@@ -460,6 +462,13 @@ static uint64_t postcopy_away_ms_max(const struct source *source, const Godwit__
     return goals->away_ms_max > ms ? goals->away_ms_max : ms;
 }
 
+/* What its switchover cannot do anyway is not asked of the target. */
+static bool may_be_late(const Godwit__MoveGoals *goals)
+{
+    return goals->postcopy_late && !goals->postcopy && !goals->no_postcopy &&
+           !goals->verify_reread && !goals->with_local_disks;
+}
+
 static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, struct fault *fault)
 {
     const Godwit__MoveGoals none = GODWIT__MOVE_GOALS__INIT;
@@ -476,6 +485,7 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         .reread = goals->verify_reread,
         .notice_ms_max = source->config.guest->was_running ? source->config.notice_ms_max : 0,
         .postcopy = goals->postcopy,
+        .postcopy_late = may_be_late(goals),
         .postcopy_away_ms_max = postcopy_away_ms_max(source, goals),
         .trace = trace,
         .trace_data = source,
@@ -495,7 +505,9 @@ static int resolve_goals(struct source *source, const Godwit__MoveGoals *goals, 
         return r;
     source->reread = core.reread;
     unsigned lanes = goals->lanes ? goals->lanes : default_lanes(), room = source->config.lanes;
-    source->post_wanted = goals->postcopy ? PAGE_SERVER_LANES : 0;
+    if (room <= PAGE_SERVER_LANES)
+        core.postcopy_late = false; /* its agent is older */
+    source->post_wanted = goals->postcopy || core.postcopy_late ? PAGE_SERVER_LANES : 0;
     if (room <= source->post_wanted)
         return fault_set(fault, ERR_INVALID, "%u lanes, a post-copy needs %u", room,
                          source->post_wanted + 1);
@@ -626,6 +638,7 @@ struct source *source_free(struct source *source)
     free(source->digests);
     free(source->deltas);
     free(source->machine);
+    free(source->post_refused);
     free(source->target_incarnation);
     free(source->move_id);
     free(source);

@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "base/world.h"
+#include "migrate/post_choice.h"
 #include "proto/limits.h"
 
 /* Of the pre-copy, where the order names no deadline. */
@@ -24,6 +25,8 @@ enum {
     DEADLINE_MS_PER_GIB = 20 * 1000,
     REREAD_MS_PER_GIB = 4000,
     DRAIN_GOALS = 10, /* the drain may take ten times the goal before we turn back */
+    /* Behind a deadline that came within a round: it ends, and what is missing is told. */
+    OVERDUE_MS_MAX = 60 * 1000,
 };
 
 /* What each policy may take from the guest, in thousandths of its time, and how soon. */
@@ -212,6 +215,13 @@ static unsigned finish(struct source_core *core, uint64_t now_ns)
     return SOURCE_TODO_LATCH_RELEASED | SOURCE_TODO_END;
 }
 
+/* Only as policy finish, which an operator may take back on the way. */
+static bool may_leave_late(const struct source_core *core)
+{
+    return core->may_postcopy && core->config.postcopy_late &&
+           core->config.policy == SOURCE_POLICY_FINISH;
+}
+
 /* Either the move has not given the guest away and turns back, or it waits for a word. */
 static unsigned give_up(struct source_core *core, uint64_t now_ns)
 {
@@ -263,10 +273,23 @@ static unsigned on_control_open(struct source_core *core, const struct source_ev
     return SOURCE_TODO_SEND_HELLO;
 }
 
+/* Who may leave pages behind holds its guest back no further than is done before that. */
+static void limit_throttle(struct source_core *core)
+{
+    enum source_policy policy = core->config.policy;
+    unsigned permille = throttles[policy].permille_max;
+    if (may_leave_late(core) && permille > POST_CHOICE_PERMILLE)
+        permille = POST_CHOICE_PERMILLE;
+    throttle_limit(&core->throttle, permille, throttles[policy].stalls_min);
+}
+
 static unsigned on_welcome(struct source_core *core, const struct source_event *event)
 {
     if (core->phase != PHASE_GREET || !core->control_open)
         return out_of_turn(core, event);
+    core->may_postcopy =
+        core->config.postcopy || (core->config.postcopy_late && event->takes_postcopy);
+    limit_throttle(core);
     core->populated_pages = event->populated_pages;
     /* The first round trip, of an idle wire; that of a fence also waits for what is under way. */
     core->converge.round_trip_ns = event->now_ns - core->greeted_ns;
@@ -324,6 +347,34 @@ static bool owes_notice(const struct source_core *core)
     return core->config.notice_ms_max && core->notice == SOURCE_NOTICE_DUE;
 }
 
+/* 0: another round. Else that was the last one: what misses the goal comes after the guest. */
+static unsigned switch_over(struct source_core *core, uint64_t now_ns)
+{
+    const struct converge *converge = &core->converge;
+    uint64_t deadline_ns = core->overdue ? now_ns : core->phase_deadline_ns;
+    const struct post_choice facts = {
+        .ordered = core->config.postcopy,
+        .allowed = may_leave_late(core),
+        .throttle_permille = core->throttle.permille,
+        .bandwidth_bytes_per_s = core->config.bandwidth_bytes_per_s,
+        .left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0,
+    };
+    Godwit__MovePostcopyReason reason = post_choice_make(converge, &facts);
+    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE)
+        return 0;
+    if (owes_notice(core))
+        return give_notice(core, now_ns);
+    core->standing_by = true;
+    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE) {
+        core->phase_deadline_ns = now_ns + OVERDUE_MS_MAX * NS_PER_MS;
+        if (converge->predicted_ns <= converge->downtime_ns_max)
+            return SOURCE_TODO_STAND_BY; /* it shrank still, and fits already */
+    }
+    core->postcopy = true;
+    core->postcopy_reason = reason;
+    return SOURCE_TODO_STAND_BY;
+}
+
 static unsigned on_round_done(struct source_core *core, const struct source_event *event)
 {
     assert(!core->standing_by);
@@ -333,12 +384,9 @@ static unsigned on_round_done(struct source_core *core, const struct source_even
         return SOURCE_TODO_ROUND;
     }
     if (converge_step(&core->converge, &event->round) == CONVERGE_ROUND) {
-        if (core->config.postcopy && owes_notice(core))
-            return give_notice(core, event->now_ns);
-        if (core->config.postcopy) { /* one pass was made: the rest comes after the guest */
-            core->postcopy = core->standing_by = true;
-            return SOURCE_TODO_STAND_BY;
-        }
+        unsigned over = switch_over(core, event->now_ns);
+        if (over)
+            return over;
         unsigned before = core->throttle.permille;
         if (converge->predicted_ns > converge->downtime_ns_max)
             (void)throttle_step(&core->throttle, converge->dirty_before, event->round.dirty_pages,
@@ -484,8 +532,8 @@ static unsigned serve(struct source_core *core, const struct source_event *event
 
 static unsigned on_hung_up(struct source_core *core, const struct source_event *event)
 {
-    (void)event;
     core->away = SOURCE_AWAY_DIALING;
+    core->dial_ns = event->now_ns;
     return SOURCE_TODO_DIAL;
 }
 
@@ -565,6 +613,14 @@ static bool has_stalled(struct source_core *core, const struct source_event *eve
     return event->now_ns - core->active_ns >= SOURCE_SILENT_MS_MAX * NS_PER_MS;
 }
 
+/* All memory was sent once, and the round that is under way ends of itself. */
+static bool may_be_overdue(const struct source_core *core)
+{
+    return core->phase == PHASE_PRECOPY && may_leave_late(core) && core->converge.rounds > 0 &&
+           core->away == SOURCE_AWAY_NO && core->notice != SOURCE_NOTICE_WAITING &&
+           !core->standing_by && !core->overdue;
+}
+
 static unsigned on_tick(struct source_core *core, const struct source_event *event)
 {
     if (has_stalled(core, event)) {
@@ -581,6 +637,9 @@ static unsigned on_tick(struct source_core *core, const struct source_event *eve
                         (unsigned long long)away_ms_max(core), core->away_fault.text);
         return lose(core, event->now_ns);
     }
+    if (core->phase == PHASE_POSTCOPY && core->away == SOURCE_AWAY_DIALING &&
+        event->now_ns - core->dial_ns >= SOURCE_DIAL_MS_MAX * NS_PER_MS)
+        return go_away(core, event); /* half a word that came is waited for no longer */
     if (is_away_too_long(core, event->now_ns)) {
         (void)fault_set(&core->fault, ERR_TIMEOUT,
                         "its lanes were lost and did not come back within %llu ms: %.300s",
@@ -591,6 +650,11 @@ static unsigned on_tick(struct source_core *core, const struct source_event *eve
         return end_notice(core); /* it had its time */
     if (core->phase_deadline_ns == 0 || event->now_ns < core->phase_deadline_ns)
         return 0;
+    if (may_be_overdue(core)) {
+        core->overdue = true;
+        core->phase_deadline_ns = event->now_ns + OVERDUE_MS_MAX * NS_PER_MS;
+        return 0;
+    }
     if (core->phase == PHASE_PRECOPY && core->converge.rounds == 0)
         (void)fault_set(&core->fault, ERR_DEADLINE,
                         "its deadline of %llu s came before all memory had been sent once",
@@ -628,9 +692,9 @@ static unsigned on_goals(struct source_core *core, const struct source_event *ev
     if (core->phase == PHASE_PRECOPY)
         core->phase_deadline_ns =
             core->entered_ns[PHASE_PRECOPY] + (config->deadline_ms + noticed_ms) * NS_PER_MS;
+    core->overdue = false;
     unsigned before = core->throttle.permille;
-    throttle_limit(&core->throttle, throttles[goals->policy].permille_max,
-                   throttles[goals->policy].stalls_min);
+    limit_throttle(core);
     return core->throttle.permille != before ? SOURCE_TODO_THROTTLE : 0;
 }
 

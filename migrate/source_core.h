@@ -72,6 +72,7 @@ struct source_event {
     struct converge_round round; /* ROUND_DONE */
     uint64_t activity;           /* TICK: grows whenever a page went out or a fence was answered */
     uint64_t populated_pages;    /* WELCOME: what prepare has to give memory to */
+    bool takes_postcopy;         /* WELCOME: the target can let its guest wait for pages */
     uint64_t generation;         /* verdicts */
     struct source_goals goals;   /* GOALS: all of them */
     const struct fault *fault;   /* FAILED, ABANDONED, LINK_LOST, CANCEL; borrowed */
@@ -110,7 +111,10 @@ enum source_todo {
      SOURCE_TODO_DRAIN | SOURCE_TODO_SEND_STATE | SOURCE_TODO_SEND_TRANSFER |                      \
      SOURCE_TODO_THROTTLE | SOURCE_TODO_HANG_UP | SOURCE_TODO_DIAL | SOURCE_TODO_NOTICE)
 
-enum { SOURCE_SILENT_MS_MAX = 60 * 1000 }; /* a round in which nothing moves at all */
+enum {
+    SOURCE_SILENT_MS_MAX = 60 * 1000, /* a round in which nothing moves at all */
+    SOURCE_DIAL_MS_MAX = 30 * 1000,   /* post-copy: lanes that neither come nor fail are dialled anew */
+};
 
 struct source_core_config {
     uint64_t generation; /* m */
@@ -122,6 +126,7 @@ struct source_core_config {
     uint64_t bandwidth_bytes_per_s;
     uint64_t away_ms_max; /* how long lost lanes may stay away; 0: not at all */
     bool postcopy;        /* what does not fit the goal after one pass comes after the switchover */
+    bool postcopy_late;   /* the same, where rounds lead nowhere; only as policy finish */
     uint64_t postcopy_away_ms_max;
     uint64_t notice_ms_max; /* how long the pause waits for a guest that is told of it; 0: not told */
     bool reread;          /* both sides read all memory inside the pause: more time for it */
@@ -145,10 +150,14 @@ struct source_core {
     bool target_abandoned;        /* it said so after GAVE */
     enum source_notice notice;
     uint64_t notice_until_ns;     /* while it is waited for */
+    bool may_postcopy;            /* by the order, or late and the target can */
+    bool overdue;                 /* the deadline came within a round; what is left comes after it */
     bool postcopy;                /* this switchover leaves pages behind: decided at stand-by */
+    Godwit__MovePostcopyReason postcopy_reason; /* and why */
     bool lane_lost;               /* post-copy: after GAVE, before STARTED was known */
     enum source_away away;        /* only in pre-copy and post-copy */
     uint64_t away_ns, refused_ns; /* since when; 0: not */
+    uint64_t dial_ns;             /* when the lanes of this epoch were begun to be opened */
     uint64_t away_all_ns;         /* of all reconnects */
     unsigned reconnects;
     struct fault away_fault; /* the last reason why they are still away */

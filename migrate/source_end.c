@@ -111,6 +111,9 @@ static void finish_receipt(struct source *source, uint64_t control_cpu_ns,
         FILL(memory_digest, left_behind ? source_post_digest(source) : digest);
         FILL(reread_verified, source->reread);
     }
+    if (left_behind)
+        FILL(postcopy_reason, source->core.postcopy_reason);
+    to->postcopy_refused = source->post_refused;
     if (left_behind && source->core.entered_ns[PHASE_POSTCOPY]) {
         FILL(postcopy_pages, source->post_pages);
         uint64_t until_ns = source->fetched_ns ? source->fetched_ns : now_ns;

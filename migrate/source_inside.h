@@ -128,7 +128,7 @@ struct source {
     uint64_t before_cpu_ns, before_wire_bytes, resent_pages;
 
     /* post-copy */
-    bool takes_postcopy; /* the target said so */
+    char *post_refused; /* owned: why the target cannot, where it need not; NULL */
     struct stream *post_streams[PAGE_SERVER_LANES];
     unsigned post_open, post_wanted; /* 0: the operator does not allow it */
     struct page_server *server;
@@ -306,6 +306,10 @@ bool source_stream_window_done(struct source *source, uint64_t dirty_pages);
 
 int source_post_init(struct source *source, struct fault *fault);
 void source_post_deinit(struct source *source);
+
+/* What the target said of it: refused where it was ordered, else kept for the receipt. */
+int source_post_take_welcome(struct source *source, const Godwit__MoveWelcome *welcome,
+                             struct fault *fault);
 
 /* Does this switchover leave pages behind? Read under the lock. */
 bool source_post_is_on(struct source *source);

@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -47,6 +48,22 @@ int source_post_init(struct source *source, struct fault *fault)
             return fault_set(fault, ERR_NOMEM, "no memory for what is left behind of region '%s'",
                              guest->regions[i].name);
     }
+    return 0;
+}
+
+int source_post_take_welcome(struct source *source, const Godwit__MoveWelcome *welcome,
+                             struct fault *fault)
+{
+    bool greets = source_current_phase(source) == PHASE_GREET; /* else the core judges it */
+    if (!greets || !source->post_wanted || welcome->takes_postcopy)
+        return 0;
+    if (source->core.config.postcopy) /* never changes */
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "the target's version knows no post-copy: move it without --postcopy");
+    const char *why = welcome->postcopy_refused;
+    free(source->post_refused);
+    source->post_refused = strdup(why && why[0] ? why : "the target's version knows no post-copy");
+    source->post_wanted = 0;
     return 0;
 }
 

@@ -69,8 +69,9 @@ void source_words_send_hello(struct source *source)
     hello.has_away_ms_max = 1;
     hello.away_ms_max = source->core.config.away_ms_max; /* never changes */
     if (source->post_wanted) {
-        hello.has_postcopy = hello.has_postcopy_away_ms_max = 1;
-        hello.postcopy = 1;
+        hello.has_postcopy = hello.has_postcopy_late = hello.has_postcopy_away_ms_max = 1;
+        hello.postcopy = source->core.config.postcopy; /* never change */
+        hello.postcopy_late = source->core.config.postcopy_late;
         hello.postcopy_away_ms_max = source->core.config.postcopy_away_ms_max; /* the same */
     }
     Godwit__MoveMessage message = {.base =
@@ -316,12 +317,11 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         }
         source->takes_patches = message->welcome->takes_patches;
         source->config.guest->takes_counters = message->welcome->takes_counters;
-        if (source->post_wanted && !message->welcome->takes_postcopy) {
-            (void)fault_set(&fault, ERR_UNSUPPORTED,
-                            "the target's version knows no post-copy: move it without --postcopy");
+        if (source_post_take_welcome(source, message->welcome, &fault) < 0) {
             source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);
             return;
         }
+        event.takes_postcopy = message->welcome->takes_postcopy;
         learn_extents_populated(source, &event);
         return;
     case GODWIT__MOVE_MESSAGE__BODY_PREPARED:

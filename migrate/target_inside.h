@@ -100,6 +100,7 @@ struct target {
     struct page_fetch *fetch; /* NULL: the source does not speak of it */
     struct stream *post_streams[PAGE_FETCH_LANES];
     unsigned post_open, post_wanted, fetch_ended;
+    char post_refused[FAULT_TEXT_MAX]; /* why there is none, where it need not be; "" */
     uint64_t post_sum; /* what giving pages up took from the digest */
     bool fetched_told;
     pthread_t guest_thread; /* loads or resumes the guest, while guest_steps */
@@ -194,7 +195,8 @@ bool target_reconnect_is_away(struct target *target);
 /* ---- target_post.c -------------------------------------------------------------------------- */
 
 /* The source may leave pages behind: can this host let a guest wait for them? */
-int target_post_init(struct target *target, struct fault *fault);
+int target_post_take_hello(struct target *target, const Godwit__MoveHello *hello,
+                           struct fault *fault);
 
 /* Were pages left behind? Read under the lock. */
 bool target_post_is_on(struct target *target);

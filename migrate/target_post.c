@@ -13,6 +13,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdio.h>
 
 #include "base/bitmap.h"
 #include "base/err.h"
@@ -44,7 +45,7 @@ static void on_report(void *data, const struct page_fetch_report *report)
     (void)mailbox_put(target->mailbox, &mail);
 }
 
-int target_post_init(struct target *target, struct fault *fault)
+static int init(struct target *target, struct fault *fault)
 {
     const struct page_fetch_config config = {
         .regions = target->config.guest->regions,
@@ -60,6 +61,17 @@ int target_post_init(struct target *target, struct fault *fault)
     if (r == 0)
         target->post_wanted = PAGE_FETCH_LANES;
     return r;
+}
+
+int target_post_take_hello(struct target *target, const Godwit__MoveHello *hello,
+                           struct fault *fault)
+{
+    if (hello->postcopy)
+        return init(target, fault);
+    struct fault refused = {0};
+    if (hello->postcopy_late && init(target, &refused) < 0)
+        (void)snprintf(target->post_refused, sizeof target->post_refused, "%s", refused.text);
+    return 0;
 }
 
 static int run(struct target *target, struct fault *fault)

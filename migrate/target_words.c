@@ -59,6 +59,7 @@ void target_words_send_welcome(struct target *target)
     welcome.version = PROTOCOL_VERSION;
     welcome.takes_patches = welcome.takes_counters = 1;
     welcome.has_takes_postcopy = welcome.takes_postcopy = target->post_wanted > 0;
+    welcome.postcopy_refused = target->post_refused[0] ? target->post_refused : NULL;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),
                                    .body_case = GODWIT__MOVE_MESSAGE__BODY_WELCOME,
@@ -296,8 +297,8 @@ static void take_hello(struct target *target, const Godwit__MoveHello *hello)
     if (r == 0)
         r = judge_regions(target, hello, &fault);
     bool greets = target_current_phase(target) == PHASE_GREET;
-    if (r == 0 && greets && hello->postcopy)
-        r = target_post_init(target, &fault);
+    if (r == 0 && greets)
+        r = target_post_take_hello(target, hello, &fault);
     if (r < 0) {
         target_feed_fault(target, TARGET_EVENT_FAILED, &fault);
         return;
@@ -306,7 +307,7 @@ static void take_hello(struct target *target, const Godwit__MoveHello *hello)
         target->lanes_wanted = hello->lanes; /* judged by move_frame: 1 to LANES_MAX */
     struct target_event event = {.type = TARGET_EVENT_HELLO,
                                  .away_ms_max = hello->away_ms_max,
-                                 .postcopy = hello->postcopy,
+                                 .postcopy = target->post_wanted > 0,
                                  .postcopy_away_ms_max = hello->postcopy_away_ms_max};
     target_feed(target, &event);
 }

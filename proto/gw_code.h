@@ -88,6 +88,10 @@ enum exit_code {
     X(GW_NO_LIBVIRT, 2162, "no-libvirt", EXIT_CODE_REFUSED, true,                                  \
       "The VM is a domain of libvirt, and the host's agent drives no libvirt, or its libvirtd "    \
       "does not answer; a VM never changes its backend.")                                          \
+    /* post-copy */                                                                                \
+    X(GW_NO_POSTCOPY, 2165, "no-postcopy", EXIT_CODE_REFUSED, false,                               \
+      "The host does not let a guest wait for pages of its memory (userfaultfd), or something of " \
+      "the VM excludes it; without --postcopy the VM can move there.")                             \
     X(GW_HOST_ALIVE, 2170, "host-alive", EXIT_CODE_REFUSED, false,                                 \
       "The host is said to be down, but it answers, or it has been fenced already.")               \
     X(GW_RESERVE, 2171, "reserve", EXIT_CODE_REFUSED, true,                                        \

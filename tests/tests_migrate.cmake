@@ -6,7 +6,7 @@ if(TARGET godwit_migrate)
     ${CMAKE_SOURCE_DIR}/tests/support/fake_move.c)
   target_link_libraries(migrate_support PRIVATE godwit_flags PUBLIC godwit_migrate)
   godwit_test(unit switchover_explore ROOMS migrate storage)
-  foreach(noun phase page_frame move_frame source_core target_core converge throttle pacer page_codec
+  foreach(noun phase page_frame move_frame source_core target_core converge post_choice throttle pacer page_codec
           page_delta page_digest page_order page_scan progress sample replica_explore
           replica_frame replica_journal replica_pace)
     godwit_test(unit ${noun} ROOMS migrate)
@@ -20,7 +20,7 @@ if(TARGET godwit_migrate)
   godwit_test(flow move_failure ROOMS migrate LIBS migrate_support TIMEOUT 180)
   godwit_test(flow guest_file ROOMS migrate storage LIBS migrate_support TIMEOUT 120)
   godwit_test(flow replica ROOMS migrate net LIBS migrate_support TIMEOUT 900)
-  godwit_test(flow failpoints ROOMS migrate LIBS migrate_support TIMEOUT 300)
+  godwit_test(flow failpoints ROOMS migrate LIBS migrate_support TIMEOUT 600)
   add_executable(bench_flow ${CMAKE_SOURCE_DIR}/tests/bench/bench_flow.c)
   target_link_libraries(bench_flow PRIVATE godwit_flags migrate_support)
 endif()

@@ -14,6 +14,11 @@ TROUBLE = "target.load=error"
 # Reached only when lanes were lost in pre-copy.
 AFTER_LOSS = {"source.lanes_again", "target.marks"}
 LOSS = "source.frame=error"
+# Reached only when pages are left behind; the last one when its lanes are lost then, too.
+IN_POSTCOPY = {"target.faults_open", "source.missing", "target.give_up", "target.ask", "source.asked", "source.push",
+               "target.lay", "target.still_missing", "target.fetched", "source.served"}
+AFTER_POSTCOPY_LOSS = {"target.still_missing"}
+POSTCOPY_LOSS = "source.push=error"
 AT_TARGET = {"vm.create", "vm.move_in", "vm.accept", "vm.load"}
 AT_SOURCE = {"vm.move_out", "vm.connect", "vm.save"}
 PATIENCE = 4  # seconds before a move that hangs is cancelled, as its operator would
@@ -128,11 +133,13 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, con
             target_host.failpoints.write_text(f"{TROUBLE}\n")
         if point.name in AFTER_LOSS:
             source_host.failpoints.write_text(f"{LOSS}\n")
+        if point.name in AFTER_POSTCOPY_LOSS:
+            source_host.failpoints.write_text(f"{POSTCOPY_LOSS}\n")
         spec = f"{point.name}={action}" + (f"@{nth}" if nth > 1 else "")
         with open(armed.failpoints, "a", encoding="utf-8") as file:
             file.write(spec + "\n")
     started = time.monotonic()
-    code = run_move(pool, vm, target, hasty=point is not None)
+    code = run_move(pool, vm, target, hasty=point is not None, postcopy=bool(point) and point.name in IN_POSTCOPY)
     seconds = time.monotonic() - started
     reached = False
     if point:
@@ -145,10 +152,11 @@ def move(pool, vm, source, target, point=None, action=None, end=None, nth=1, con
     return Outcome(words.get(code, f"exit {code}"), seconds, reached, verdict)
 
 
-def run_move(pool, vm, target, hasty=False):
-    """`hasty`: it may hang, so it gets a deadline, and is cancelled soon."""
+def run_move(pool, vm, target, hasty=False, postcopy=False):
+    """`hasty`: it may hang, so it gets a deadline, and is cancelled soon. `postcopy`: no pause is as short as its goal."""
     process = pool.start_godwit("migrate", vm, "--to", target, "--progress", "none",
-                                *(["--deadline", f"{PATIENCE - 1}s"] if hasty else []))
+                                *(["--deadline", f"{PATIENCE - 1}s"] if hasty else []),
+                                *(["--postcopy", "--max-downtime", "1ms"] if postcopy else []))
     try:
         process.communicate(timeout=PATIENCE if hasty else None)
     except subprocess.TimeoutExpired:

@@ -25,10 +25,17 @@
 #include "tests/support/fake_guest.h"
 #include "tests/support/fake_move.h"
 
-enum { PAGES = 1200, AT_ONCE = 4, PATIENCE_MS = 2000, BUSY_MS_MAX = 60000, CASE_S_MAX = 150 };
+enum { PAGES = 1200, AT_ONCE = 8, PATIENCE_MS = 2000, BUSY_MS_MAX = 60000, CASE_S_MAX = 150 };
 
 /* What happens beside the failpoint, so that the point is reached. */
-enum play { PLAY_MOVE, PLAY_CANCEL, PLAY_LOAD_FAILS, PLAY_LANE_BREAKS };
+enum play {
+    PLAY_MOVE,
+    PLAY_CANCEL,
+    PLAY_LOAD_FAILS,
+    PLAY_LANE_BREAKS,
+    PLAY_POSTCOPY,
+    PLAY_POSTCOPY_LANE_BREAKS
+};
 
 struct scene {
     struct fake_guest_config source_config, target_config;
@@ -37,6 +44,8 @@ struct scene {
     struct fake_guest *source_guest, *target_guest;
     struct fake_move move;
     enum play play;
+    pthread_t reader; /* of post-copy: who asks for pages */
+    bool reads;
 };
 
 static enum play play_for(enum failpoint_id id)
@@ -52,6 +61,18 @@ static enum play play_for(enum failpoint_id id)
     case FAILPOINT_SOURCE_LANES_AGAIN:
     case FAILPOINT_TARGET_MARKS:
         return PLAY_LANE_BREAKS;
+    case FAILPOINT_TARGET_FAULTS_OPEN:
+    case FAILPOINT_SOURCE_MISSING:
+    case FAILPOINT_TARGET_GIVE_UP:
+    case FAILPOINT_TARGET_ASK:
+    case FAILPOINT_SOURCE_ASKED:
+    case FAILPOINT_SOURCE_PUSH:
+    case FAILPOINT_TARGET_LAY:
+    case FAILPOINT_TARGET_FETCHED:
+    case FAILPOINT_SOURCE_SERVED:
+        return PLAY_POSTCOPY;
+    case FAILPOINT_TARGET_STILL_MISSING:
+        return PLAY_POSTCOPY_LANE_BREAKS;
     default:
         return PLAY_MOVE;
     }
@@ -73,6 +94,48 @@ static void on_source(struct fake_move *move, enum phase phase, Godwit__Latch la
                              "test", NULL); /* again and again: refused once it has ended */
 }
 
+static bool leaves_pages(const struct scene *scene)
+{
+    return scene->play == PLAY_POSTCOPY || scene->play == PLAY_POSTCOPY_LANE_BREAKS;
+}
+
+static void *read_run(void *data)
+{
+    struct scene *scene = data;
+    const volatile uint8_t *base = fake_guest_guest(scene->target_guest)->regions[0].base;
+    for (uint64_t page = 0; page < PAGES; page++)
+        (void)base[page * PAGE_BYTES];
+    return NULL;
+}
+
+static void on_target(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data)
+{
+    struct scene *scene = data;
+    (void)move;
+    (void)phase;
+    if (latch == GODWIT__LATCH__LATCH_TOOK && leaves_pages(scene))
+        scene->reads = pthread_create(&scene->reader, NULL, read_run, scene) == 0;
+}
+
+static void join_reader(struct scene *scene)
+{
+    if (scene->reads)
+        (void)pthread_join(scene->reader, NULL);
+    scene->reads = false;
+}
+
+/* No pause fits its goal, and what is pushed stalls, so that somebody has to ask for a page. */
+static void leave_pages(struct scene *scene)
+{
+    scene->goals.postcopy = true;
+    scene->goals.downtime_ns_max = 1000;
+    scene->config.lanes = 3;
+    scene->config.lane.bytes_per_s = 10000000; /* so that its writer comes to write */
+    scene->config.post_pushes.fault = PIPE_FAULT_STALL;
+    scene->config.post_pushes.fault_at = 8192;
+    scene->source_config.writes_per_ms = 0;
+}
+
 static void scene_init(struct scene *scene, enum play play)
 {
     *scene = (struct scene){
@@ -84,12 +147,14 @@ static void scene_init(struct scene *scene, enum play play)
                           .running = true},
         .target_config = {.pages = PAGES, .fail_load = play == PLAY_LOAD_FAILS},
         .goals = GODWIT__MOVE_GOALS__INIT,
-        .config = {.lanes = 2, .on_source = on_source},
+        .config = {.lanes = 2, .on_source = on_source, .on_target = on_target},
         .play = play,
     };
     scene->goals.downtime_ns_max = 2000 * NS_PER_MS;
     scene->goals.deadline_ms = 30000;
     scene->config.data = scene;
+    if (leaves_pages(scene))
+        leave_pages(scene);
     scene->source_guest = fake_guest_new(&scene->source_config);
     scene->target_guest = fake_guest_new(&scene->target_config);
     scene->config.source_guest = fake_guest_guest(scene->source_guest);
@@ -98,20 +163,46 @@ static void scene_init(struct scene *scene, enum play play)
     fake_move_init(&scene->move, &scene->config);
 }
 
+/* Under the mutex: until something changes, or a moment has passed. */
+static void wait_a_little(struct fake_move *move)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 20 * (long)NS_PER_MS;
+    until.tv_sec += until.tv_nsec / (long)NS_PER_S;
+    until.tv_nsec %= (long)NS_PER_S;
+    (void)pthread_cond_timedwait(&move->changed, &move->mutex, &until);
+}
+
 static bool await_source(struct fake_move *move, uint64_t until_ns)
 {
     pthread_mutex_lock(&move->mutex);
-    while (!move->at_source.ended && !move->at_source.parked && world_now_ns() < until_ns) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 20 * (long)NS_PER_MS;
-        until.tv_sec += until.tv_nsec / (long)NS_PER_S;
-        until.tv_nsec %= (long)NS_PER_S;
-        (void)pthread_cond_timedwait(&move->changed, &move->mutex, &until);
-    }
+    while (!move->at_source.ended && !move->at_source.parked && world_now_ns() < until_ns)
+        wait_a_little(move);
     bool stands = move->at_source.ended || move->at_source.parked;
     pthread_mutex_unlock(&move->mutex);
     return stands;
+}
+
+/* A source that is parked may only wait for the word that its target runs. One whose target has all
+ * and ended without its knowing is told to let go. */
+static void resolve_postcopy(struct fake_move *move)
+{
+    const struct fake_side *source = &move->at_source, *target = &move->at_target;
+    uint64_t stands_ns = 0;
+    pthread_mutex_lock(&move->mutex);
+    while (!source->ended) {
+        bool stands = source->last_phase == PHASE_PARKED || target->ended;
+        stands_ns = !stands ? 0 : stands_ns ? stands_ns : world_now_ns();
+        if (stands && world_now_ns() - stands_ns > PATIENCE_MS * NS_PER_MS)
+            break;
+        wait_a_little(move);
+    }
+    bool lets_go = !source->ended && target->ended && target->phase == PHASE_DONE;
+    pthread_mutex_unlock(&move->mutex);
+    if (lets_go)
+        (void)source_verdict(move->source, GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP, 0, NULL,
+                             NULL);
 }
 
 static void await_target(struct fake_move *move)
@@ -129,6 +220,8 @@ static void resolve(struct scene *scene, enum failpoint_id id, enum failpoint_ac
     struct fake_move *move = &scene->move;
     if (action == FAILPOINT_DELAY) /* nothing is lost, so nothing hangs: CASE_S_MAX judges */
         (void)await_source(move, UINT64_MAX);
+    if (leaves_pages(scene))
+        resolve_postcopy(move);
     /* Before the point is reached nothing hangs: the machine is busy. */
     uint64_t until_ns = world_now_ns() + BUSY_MS_MAX * NS_PER_MS;
     while (!await_source(move, world_now_ns() + 50 * NS_PER_MS) && failpoint_hits(id) == 0 &&
@@ -186,7 +279,7 @@ static const char *judge(struct scene *scene, enum failpoint_id id, enum failpoi
     if (!at_target && fake_guest_throttle(scene->source_guest))
         return "the source's guest is still held back";
     bool was_late = move->at_source.fault.code == ERR_TIMEOUT; /* a machine that is very busy */
-    bool moves = scene->play == PLAY_MOVE || scene->play == PLAY_LANE_BREAKS;
+    bool moves = scene->play == PLAY_MOVE || scene->play == PLAY_LANE_BREAKS || leaves_pages(scene);
     if (action == FAILPOINT_DELAY && at_target != moves && !was_late)
         return "a delay of 50 ms changed how it ended";
     if (!at_target)
@@ -204,13 +297,16 @@ static int play_case(enum failpoint_id id, enum failpoint_action action)
     alarm(CASE_S_MAX);
     scene_init(&scene, play_for(id));
     snprintf(spec, sizeof spec, "%s%s=%s",
-             scene.play == PLAY_LANE_BREAKS ? "source.frame=error\n" : "", failpoint_name(id),
-             failpoint_action_name(action));
+             scene.play == PLAY_LANE_BREAKS            ? "source.frame=error\n"
+             : scene.play == PLAY_POSTCOPY_LANE_BREAKS ? "source.push=error\n"
+                                                       : "",
+             failpoint_name(id), failpoint_action_name(action));
     assert_int_equal(failpoint_arm(spec, NULL), 0);
 
     fake_move_start(&scene.move);
     resolve(&scene, id, action);
     fake_move_await_end(&scene.move);
+    join_reader(&scene);
 
     const char *wrong = judge(&scene, id, action);
     if (wrong)
@@ -227,16 +323,37 @@ static int play_case(enum failpoint_id id, enum failpoint_action action)
     return wrong != NULL;
 }
 
+static struct {
+    pid_t pid;
+    enum failpoint_id id;
+    enum failpoint_action action;
+} cases[AT_ONCE];
+
+static void note_case(pid_t pid, enum failpoint_id id, enum failpoint_action action)
+{
+    unsigned i = 0;
+    while (cases[i].pid)
+        i++;
+    cases[i].pid = pid;
+    cases[i].id = id;
+    cases[i].action = action;
+}
+
 static unsigned await_one(unsigned *running)
 {
     int status = 0;
     pid_t pid = wait(&status);
     assert_true(pid > 0);
     (*running)--;
+    unsigned i = 0;
+    while (cases[i].pid != pid)
+        i++;
+    cases[i].pid = 0;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
         return 0;
     if (WIFSIGNALED(status))
-        fprintf(stderr, "a case ended by signal %d (%s)\n", WTERMSIG(status),
+        fprintf(stderr, "%s=%s ended by signal %d (%s)\n", failpoint_name(cases[i].id),
+                failpoint_action_name(cases[i].action), WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
     return 1;
 }
@@ -261,6 +378,7 @@ static void every_failpoint_leaves_the_guest_once_and_whole(void **state)
             assert_true(pid >= 0);
             if (pid == 0)
                 exit(play_case(id, actions[j]));
+            note_case(pid, id, actions[j]);
             running++;
             played++;
         }

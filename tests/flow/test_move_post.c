@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "base/world.h"
 #include "migrate/page_faults.h"
@@ -320,6 +321,92 @@ static void a_source_that_stays_away_takes_the_guest_with_it(void **state)
     scene_deinit(&scene);
 }
 
+/* ---- policy finish -------------------------------------------------------------------------- */
+
+/* A goal that rounds never reach: its writers are held back, then the rest comes after the guest. */
+static void finish_scene_init(struct scene *scene)
+{
+    scene_init(scene);
+    scene->goals.postcopy = false;
+    scene->goals.postcopy_late = true;
+    scene->goals.policy = (char *)"finish";
+    scene->goals.downtime_ns_max = 1000; /* no pause is as short */
+}
+
+static void finish_leaves_pages_behind_when_rounds_lead_nowhere(void **state)
+{
+    (void)state;
+    struct scene scene;
+    finish_scene_init(&scene);
+
+    play(&scene);
+
+    expect_moved(&scene);
+    const struct fake_move *move = &scene.move;
+    assert_int_equal(move->postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL);
+    assert_true(move->rounds >= 4); /* it was tried, with writers held back */
+    assert_true(move->postcopy_pages <= 3000);
+    assert_int_equal(move->throttle_permille_peak, 800);
+    print_message("%u rounds, then %llu pages\n", move->rounds,
+                  (unsigned long long)move->postcopy_pages);
+    scene_deinit(&scene);
+}
+
+static void finish_whose_pause_fits_needs_none(void **state)
+{
+    (void)state;
+    struct scene scene;
+    finish_scene_init(&scene);
+    scene.goals.downtime_ns_max = NS_PER_S;
+
+    play(&scene);
+
+    expect_moved(&scene);
+    assert_int_equal(scene.move.postcopy_pages, 0);
+    assert_int_equal(scene.move.postcopy_reason,
+                     GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+    scene_deinit(&scene);
+}
+
+/* Its deadline then ends it as ever, and the receipt says what was in the way. */
+static void finish_to_a_host_that_cannot_goes_on_with_rounds(void **state)
+{
+    (void)state;
+    struct scene scene;
+    finish_scene_init(&scene);
+    scene.wants_reader = false;
+    scene.goals.deadline_ms = 3000;
+    assert_int_equal(failpoint_arm("target.faults_open=error\n", NULL), 0);
+
+    play(&scene);
+
+    struct fake_move *move = &scene.move;
+    fake_move_await_end(move);
+    (void)failpoint_arm("", NULL);
+    assert_int_equal(move->at_source.phase, PHASE_ROLLED_BACK);
+    assert_int_equal(move->at_source.fault.code, ERR_DEADLINE);
+    assert_non_null(strstr(move->postcopy_refused, "target.faults_open"));
+    assert_true(fake_guest_runs(scene.source_guest));
+    scene_deinit(&scene);
+}
+
+/* The same host, and the same goal, but within reach. */
+static void finish_to_a_host_that_cannot_moves_by_rounds(void **state)
+{
+    (void)state;
+    struct scene scene;
+    finish_scene_init(&scene);
+    scene.goals.downtime_ns_max = NS_PER_S;
+    assert_int_equal(failpoint_arm("target.faults_open=error\n", NULL), 0);
+
+    play(&scene);
+
+    expect_moved(&scene);
+    (void)failpoint_arm("", NULL);
+    assert_non_null(strstr(scene.move.postcopy_refused, "target.faults_open"));
+    scene_deinit(&scene);
+}
+
 static void nothing_leads_back_once_the_target_runs(void **state)
 {
     (void)state;
@@ -395,6 +482,10 @@ int main(void)
         cmocka_unit_test(memory_that_is_not_as_it_was_is_told_by_both_ends),
         cmocka_unit_test(a_firewall_that_refuses_for_seconds_loses_no_page),
         cmocka_unit_test(a_source_that_stays_away_takes_the_guest_with_it),
+        cmocka_unit_test(finish_leaves_pages_behind_when_rounds_lead_nowhere),
+        cmocka_unit_test(finish_whose_pause_fits_needs_none),
+        cmocka_unit_test(finish_to_a_host_that_cannot_goes_on_with_rounds),
+        cmocka_unit_test(finish_to_a_host_that_cannot_moves_by_rounds),
         cmocka_unit_test(nothing_leads_back_once_the_target_runs),
         cmocka_unit_test(what_it_cannot_do_is_refused_before_anything_begins),
     };

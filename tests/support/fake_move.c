@@ -1,6 +1,7 @@
 #include "tests/support/fake_move.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -13,7 +14,7 @@ static const struct pipe_stream_config *pipe_of(const struct fake_move *move, un
                                                 bool serves)
 {
     const struct fake_move_config *config = &move->config;
-    bool postcopy = config->goals && config->goals->postcopy;
+    bool postcopy = config->goals && (config->goals->postcopy || config->goals->postcopy_late);
     unsigned first_post = serves ? 0 : config->lanes - 2;
     if (lane == TLS_LANE_CONTROL)
         return &config->control;
@@ -179,6 +180,10 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
     move->resent_pages = receipt->resent_pages;
     move->away_ns = receipt->away_ns;
     move->postcopy_pages = receipt->postcopy_pages;
+    move->postcopy_reason = receipt->postcopy_reason;
+    move->throttle_permille_peak = receipt->throttle_permille_peak;
+    (void)snprintf(move->postcopy_refused, sizeof move->postcopy_refused, "%s",
+                   receipt->postcopy_refused ? receipt->postcopy_refused : "");
     move->postcopy_ns = receipt->postcopy_ns;
     move->faults = receipt->faults;
     move->fault_p50_ns = receipt->fault_p50_ns;

@@ -81,6 +81,9 @@ struct fake_move {
     uint64_t pause_ns, drain_ns, state_ns, resume_ns, predicted_total_ns;
     unsigned rounds, lanes, reconnects;
     uint64_t resent_pages, away_ns;
+    Godwit__MovePostcopyReason postcopy_reason;
+    unsigned throttle_permille_peak;
+    char postcopy_refused[FAULT_TEXT_MAX];
     uint64_t postcopy_pages, postcopy_ns, faults, fault_p50_ns, fault_p99_ns, digest_pages;
     uint64_t round_pages[ROUNDS_MAX], round_ns[ROUNDS_MAX], zero_pages, raw_pages, lz4_pages,
         lz4_bytes, patch_pages, patch_bytes, same_pages;

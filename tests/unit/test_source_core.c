@@ -432,6 +432,164 @@ static void a_post_copy_tells_the_guest_too(void **state)
     assert_true(core.postcopy);
 }
 
+/* Words that came by half would be waited for until the guest is lost. */
+static void lanes_of_post_copy_that_neither_come_nor_fail_are_dialled_anew(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk(&core, PHASE_HANDOVER);
+    core.postcopy = true;
+    core.config.postcopy_away_ms_max = 300 * 1000;
+    (void)step(&core, SOURCE_EVENT_STARTED);
+    assert_int_equal(core.phase, PHASE_POSTCOPY);
+    assert_int_equal(step(&core, SOURCE_EVENT_LANE_LOST), SOURCE_TODO_HANG_UP);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(step(&core, SOURCE_EVENT_HUNG_UP), SOURCE_TODO_DIAL);
+        now_ns += SOURCE_DIAL_MS_MAX * NS_PER_MS - 1;
+        assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+        now_ns++;
+        assert_int_equal(step(&core, SOURCE_EVENT_TICK), SOURCE_TODO_HANG_UP);
+    }
+    assert_int_equal(step(&core, SOURCE_EVENT_HUNG_UP), SOURCE_TODO_DIAL);
+    assert_int_equal(step(&core, SOURCE_EVENT_REJOINED), 0);
+    assert_int_equal(core.phase, PHASE_POSTCOPY);
+}
+
+/* ---- policy finish: what rounds do not bring down comes after the guest ---------------------- */
+
+/* In pre-copy, with a goal that no round reaches; the target can take what comes late, or not. */
+static void walk_to_finish(struct source_core *core, bool takes_postcopy)
+{
+    walk(core, PHASE_NONE);
+    core->config.policy = SOURCE_POLICY_FINISH;
+    core->config.postcopy_late = true;
+    core->config.downtime_ns_max = core->converge.downtime_ns_max = NS_PER_MS;
+    static const enum source_event_type path[] = {SOURCE_EVENT_START, SOURCE_EVENT_CONTROL_OPEN,
+                                                  SOURCE_EVENT_WELCOME, SOURCE_EVENT_PREPARED,
+                                                  SOURCE_EVENT_LANES_OPEN};
+    for (unsigned i = 0; i < sizeof path / sizeof path[0]; i++) {
+        struct source_event event = {
+            .now_ns = now_ns, .type = path[i], .takes_postcopy = takes_postcopy};
+        unsigned todo = 0;
+        assert_int_equal(source_core_step(core, &event, &todo, NULL), 0);
+    }
+    assert_int_equal(core->phase, PHASE_PRECOPY);
+}
+
+static void finish_holds_writers_back_and_then_leaves_pages_behind(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, true);
+    unsigned rounds = 0, todo = 0;
+    do {
+        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+        todo = stalled_round(&core);
+        rounds++;
+    } while (todo & SOURCE_TODO_ROUND && rounds < 20);
+    assert_int_equal(todo, SOURCE_TODO_STAND_BY);
+    assert_int_equal(rounds, 4); /* 500, 750, 800 of 1000, and one that shows that it is not enough */
+    assert_int_equal(core.throttle.permille_peak, 800);
+    assert_true(core.postcopy);
+    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL);
+    (void)step(&core, SOURCE_EVENT_STOOD_BY);
+    (void)step(&core, SOURCE_EVENT_PAUSED);
+    (void)step(&core, SOURCE_EVENT_DRAINED);
+    (void)step(&core, SOURCE_EVENT_READY);
+    (void)step(&core, SOURCE_EVENT_STARTED);
+    assert_int_equal(core.phase, PHASE_POSTCOPY);
+}
+
+static void a_target_that_cannot_leaves_finish_with_its_throttle_and_its_deadline(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, false);
+    for (unsigned i = 0; i < 20; i++)
+        assert_true(stalled_round(&core) & SOURCE_TODO_ROUND);
+    assert_int_equal(core.throttle.permille, THROTTLE_PERMILLE_MAX);
+    (void)step(&core, SOURCE_EVENT_TICK);
+    now_ns = core.phase_deadline_ns;
+    core.active_ns = now_ns;
+    assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+    assert_int_equal(core.fault.code, ERR_DEADLINE);
+}
+
+static void no_other_policy_leaves_pages_behind_by_itself(void **state)
+{
+    (void)state;
+    static const enum source_policy policies[] = {SOURCE_POLICY_GENTLE, SOURCE_POLICY_BALANCED};
+    for (unsigned i = 0; i < 2; i++) {
+        struct source_core core;
+        unsigned todo = 0;
+        walk_to_finish(&core, true);
+        /* the order named finish, and its operator has thought better of it */
+        assert_int_equal(set_goals(&core, policies[i], NS_PER_MS, 5000, &todo), 0);
+        for (unsigned round = 0; round < 20; round++)
+            assert_true(stalled_round(&core) & SOURCE_TODO_ROUND);
+        now_ns = core.phase_deadline_ns;
+        assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+    }
+}
+
+static void a_deadline_within_a_round_of_finish_is_answered_behind_it(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, true);
+    assert_true(stalled_round(&core) & SOURCE_TODO_ROUND);
+    now_ns = core.phase_deadline_ns;
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    assert_int_equal(core.phase, PHASE_PRECOPY);
+    assert_true(core.phase_deadline_ns > now_ns); /* INV-3 */
+    assert_int_equal(stalled_round(&core), SOURCE_TODO_STAND_BY);
+    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE);
+    assert_true(core.phase_deadline_ns > now_ns);
+}
+
+static void a_round_that_never_ends_is_given_up_behind_the_deadline_too(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, true);
+    assert_true(stalled_round(&core) & SOURCE_TODO_ROUND);
+    now_ns = core.phase_deadline_ns;
+    assert_int_equal(step(&core, SOURCE_EVENT_TICK), 0);
+    now_ns = core.phase_deadline_ns;
+    core.active_ns = now_ns; /* it creeps */
+    assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+    assert_int_equal(core.fault.code, ERR_DEADLINE);
+}
+
+static void before_all_was_sent_once_the_deadline_leads_back_in_finish_too(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, true);
+    now_ns = core.phase_deadline_ns;
+    assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
+    assert_non_null(strstr(core.fault.text, "before all memory had been sent once"));
+}
+
+static void what_fits_its_goal_at_the_deadline_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    struct source_core core;
+    unsigned todo = 0;
+    walk_to_finish(&core, true);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_FINISH, NS_PER_S, 1000, &todo), 0);
+    now_ns = core.phase_deadline_ns - NS_PER_MS;
+    struct source_event shrinks = {
+        .now_ns = now_ns,
+        .type = SOURCE_EVENT_ROUND_DONE,
+        .round = {
+            .pages = 100000, .data_pages = 100000, .duration_ns = NS_PER_S, .dirty_pages = 50000}};
+    assert_int_equal(source_core_step(&core, &shrinks, &todo, NULL), 0);
+    assert_int_equal(todo, SOURCE_TODO_STAND_BY);
+    assert_false(core.postcopy);
+}
+
 static void ready_out_of_turn_ends_the_move(void **state)
 {
     (void)state;
@@ -472,6 +630,14 @@ int main(void)
         cmocka_unit_test(a_move_that_ends_while_it_waits_for_the_guest_just_ends),
         cmocka_unit_test(lanes_lost_while_the_guest_is_told_come_back_without_another_notice),
         cmocka_unit_test(a_post_copy_tells_the_guest_too),
+        cmocka_unit_test(lanes_of_post_copy_that_neither_come_nor_fail_are_dialled_anew),
+        cmocka_unit_test(finish_holds_writers_back_and_then_leaves_pages_behind),
+        cmocka_unit_test(a_target_that_cannot_leaves_finish_with_its_throttle_and_its_deadline),
+        cmocka_unit_test(no_other_policy_leaves_pages_behind_by_itself),
+        cmocka_unit_test(a_deadline_within_a_round_of_finish_is_answered_behind_it),
+        cmocka_unit_test(a_round_that_never_ends_is_given_up_behind_the_deadline_too),
+        cmocka_unit_test(before_all_was_sent_once_the_deadline_leads_back_in_finish_too),
+        cmocka_unit_test(what_fits_its_goal_at_the_deadline_leaves_nothing_behind),
         cmocka_unit_test(ready_out_of_turn_ends_the_move),
         cmocka_unit_test(a_phase_is_one_line_of_trace),
     };

@@ -8,7 +8,8 @@
  * Lanes may be lost in pre-copy at any moment, at either end, and come back or not.
  *
  * The same once more where the switchover may leave pages behind: there lanes may be lost in
- * post-copy, too, the target may die with pages missing, and nothing leads back once it took.
+ * post-copy, too, the target may die with pages missing, and nothing leads back once it took. And
+ * once where it does so only at last (policy finish), after any round, or never.
  *
  * Beside the disks stands the stamp, by the rules of storage/stamp's own judge: the target swaps it
  * after TOOK, a source before it resumes as a newer generation. Whatever a coordinator gets wrong,
@@ -31,6 +32,8 @@
 #include "storage/stamp.h"
 
 enum { M = 7, STATES_MAX = 1 << 20, TABLE = 1 << 22 };
+/* There rounds end before the deadline, and behind it. */
+#define LATE_DEADLINE_NS (UINT64_C(1) << 50)
 
 enum message {
     HELLO,
@@ -102,6 +105,7 @@ static enum mutation mutation;
 static const char *broken; /* the first rule that was broken */
 static bool disks_alone;   /* look at nothing but who writes */
 static bool postcopy;      /* the operator allowed it */
+static bool late;          /* ... where rounds lead nowhere, as policy finish */
 
 /* Endings that must have been seen, or the exploring proves nothing. */
 enum ending {
@@ -128,7 +132,8 @@ static void pack_source(const struct source_core *core, struct node *node)
                    core->standing_by << 3 | core->guest_stopped << 4 | core->link_lost << 5 |
                    core->target_abandoned << 6 | core->ended << 7 | core->away << 8 |
                    core->postcopy << 10 | core->lane_lost << 11 |
-                   (postcopy && core->ended && core->fault.code) << 12);
+                   (postcopy && core->ended && core->fault.code) << 12 |
+                   (late && core->may_postcopy) << 13 | core->overdue << 14);
 }
 
 static void unpack_source(const struct node *node, struct source_core *core)
@@ -137,7 +142,10 @@ static void unpack_source(const struct node *node, struct source_core *core)
                                               .downtime_ns_max = NS_PER_S,
                                               .deadline_ms = 1000,
                                               .away_ms_max = 1000,
-                                              .postcopy = postcopy,
+                                              .postcopy = postcopy && !late,
+                                              .postcopy_late = late,
+                                              .policy = late ? SOURCE_POLICY_FINISH
+                                                             : SOURCE_POLICY_GENTLE,
                                               .postcopy_away_ms_max = 1000,
                                               .vcpus = 1,
                                               .memory_pages = 512};
@@ -156,12 +164,15 @@ static void unpack_source(const struct node *node, struct source_core *core)
     core->away = (enum source_away)(flags >> 8 & 3);
     core->postcopy = flags >> 10 & 1;
     core->lane_lost = flags >> 11 & 1;
+    core->may_postcopy = late ? flags >> 13 & 1 : postcopy;
+    core->overdue = flags >> 14 & 1;
+    core->converge.rounds = late; /* the bulk round is behind it, or the deadline leads back */
     if (flags >> 12 & 1)
         (void)fault_set(&core->fault, ERR_ATTENTION, "lost");
     core->started_ns = 1;
     bool waits = core->phase != PHASE_NONE && core->phase != PHASE_PARKED &&
                  core->phase != PHASE_POSTCOPY && !core->ended;
-    core->phase_deadline_ns = waits ? 2 : 0;
+    core->phase_deadline_ns = !waits ? 0 : late ? LATE_DEADLINE_NS : 2;
 }
 
 static void pack_target(const struct target_core *core, struct node *node)
@@ -338,7 +349,9 @@ static void source_step(const struct node *from, const struct source_event *even
     unpack_source(from, &core);
     unsigned todo = 0;
     struct source_event timed = *event;
-    timed.now_ns = 2;
+    timed.now_ns = late && event->type == SOURCE_EVENT_TICK ? 2 * LATE_DEADLINE_NS
+                   : event->now_ns                          ? event->now_ns
+                                                            : 2;
     if (event->type == SOURCE_EVENT_DIAL_FAILED && event->fault) { /* and not for the first time */
         core.refused_ns = 2;
         timed.now_ns += REFUSED_MS_MAX * NS_PER_MS;
@@ -522,8 +535,10 @@ static void source_events(const struct node *node)
                  {ABANDONED, SOURCE_EVENT_ABANDONED}};
     for (unsigned i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (was_sent(node, words[i].message))
-            source_step(node, &(struct source_event){.type = words[i].type});
+            source_step(node, &(struct source_event){.type = words[i].type, .takes_postcopy = late});
     }
+    if (late && was_sent(node, WELCOME)) /* a target that cannot */
+        source_step(node, &(struct source_event){.type = SOURCE_EVENT_WELCOME});
     static const enum source_event_type own[] = {
         SOURCE_EVENT_START,     SOURCE_EVENT_CONTROL_OPEN,  SOURCE_EVENT_LANES_OPEN,
         SOURCE_EVENT_STOOD_BY,  SOURCE_EVENT_PAUSED,        SOURCE_EVENT_DRAINED,
@@ -535,12 +550,17 @@ static void source_events(const struct node *node)
     const struct fault refused = {.code = ERR_REFUSED};
     source_step(node, &(struct source_event){.type = SOURCE_EVENT_DIAL_FAILED, .fault = &refused});
     /* None, some that fit the goal, more than fit. */
-    for (unsigned dirty = 0; dirty <= 1000000000; dirty += dirty ? 999900000 : 100000)
-        source_step(node, &(struct source_event){.type = SOURCE_EVENT_ROUND_DONE,
-                                                 .round = {.pages = 1000,
-                                                           .data_pages = 1000,
-                                                           .duration_ns = 1000000,
-                                                           .dirty_pages = dirty}});
+    for (unsigned dirty = 0; dirty <= 1000000000; dirty += dirty ? 999900000 : 100000) {
+        struct source_event event = {.type = SOURCE_EVENT_ROUND_DONE,
+                                     .round = {.pages = 1000,
+                                               .data_pages = 1000,
+                                               .duration_ns = 1000000,
+                                               .dirty_pages = dirty}};
+        source_step(node, &event);
+        event.now_ns = LATE_DEADLINE_NS + 1;
+        if (late)
+            source_step(node, &event);
+    }
 
     bool abandoned = node->target_latch == GODWIT__LATCH__LATCH_ABANDONED;
     bool took = node->target_latch == GODWIT__LATCH__LATCH_TOOK;
@@ -688,6 +708,25 @@ static void nobody_runs_older_memory_and_none_is_freed_too_early_in_post_copy(vo
     postcopy = false;
 }
 
+static void the_same_holds_where_pages_are_left_behind_only_at_last(void **state)
+{
+    (void)state;
+    postcopy = late = true;
+    uint32_t count = explore(MUTATION_NONE);
+    print_message("%u states\n", count);
+    if (broken)
+        print_message("broken: %s\n", broken);
+    assert_null(broken);
+    assert_int_equal(endings, ENDING_POSTCOPY_ALL);
+    for (int what = MUTATION_POSTCOPY_FIRST; what < MUTATION_POSTCOPY_END; what++) {
+        count = explore((enum mutation)what);
+        print_message("mutation %d: %s after %u states\n", what, broken ? broken : "NOT CAUGHT",
+                      count);
+        assert_non_null(broken);
+    }
+    postcopy = late = false;
+}
+
 static void every_seeded_mistake_of_post_copy_is_caught(void **state)
 {
     (void)state;
@@ -736,6 +775,7 @@ int main(void)
         cmocka_unit_test(even_a_resume_that_was_granted_on_silence_lets_one_write),
         cmocka_unit_test(nobody_runs_older_memory_and_none_is_freed_too_early_in_post_copy),
         cmocka_unit_test(every_seeded_mistake_of_post_copy_is_caught),
+        cmocka_unit_test(the_same_holds_where_pages_are_left_behind_only_at_last),
         cmocka_unit_test(a_parked_source_can_always_be_resolved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
