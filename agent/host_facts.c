@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "base/own.h"
+#include "base/userfault.h"
 #include "net/pki.h"
 #include "storage/stamp.h"
 #include "vmm-core/cpu_model.h"
@@ -27,7 +28,7 @@ struct host_facts {
     char run_dir[512];
     char peer_address[192], heartbeat_store[ID_TEXT_SIZE]; /* "": none */
     struct utsname uname;
-    char kvm_missing[FAULT_TEXT_MAX];
+    char kvm_missing[FAULT_TEXT_MAX], postcopy_refused[2 * FAULT_TEXT_MAX];
     char missing[FACTS_BASELINES_MAX][CPU_MODEL_MISSING_MAX];
     Godwit__BaselineFact baselines[FACTS_BASELINES_MAX];
     Godwit__BaselineFact *baseline_list[FACTS_BASELINES_MAX];
@@ -158,6 +159,19 @@ static void read_vendor(struct host_facts *facts)
     }
 }
 
+/* The VM's process is this user's too. */
+static void read_postcopy(struct host_facts *facts)
+{
+    struct fault fault = {0};
+    AUTO_FD int fd = -1;
+
+    if (userfault_open(&fd, &fault) == 0)
+        return;
+    (void)snprintf(facts->postcopy_refused, sizeof facts->postcopy_refused, "%s%s%s", fault.text,
+                   fault.hint[0] ? "; " : "", fault.hint);
+    facts->message.postcopy_refused = facts->postcopy_refused;
+}
+
 char **host_facts_bridges(struct host_facts *facts, size_t *ret_count)
 {
     *ret_count = tap_bridges(facts->bridges);
@@ -190,6 +204,7 @@ const Godwit__HostFacts *host_facts_read(struct host_facts *facts)
     if (!message->kvm)
         message->kvm_missing = facts->kvm_missing;
     read_baselines(facts, kvm_fd);
+    read_postcopy(facts);
     message->move_address = facts->move_address;
     message->has_load1 = true;
     message->load1 = host_facts_load1();

@@ -1386,7 +1386,7 @@ static unsigned lanes_of(const struct orders *orders, const Godwit__MoveOut *ord
         lanes = host_facts_cpus(orders->facts) / 2;
     if (!lanes)
         lanes = 1;
-    if (order->goals && order->goals->postcopy)
+    if (order->goals && (order->goals->postcopy || order->goals->postcopy_late))
         lanes += 2; /* of its own: for what is asked for, and for the rest */
     return lanes < LANES_MAX ? lanes : LANES_MAX;
 }

@@ -39,6 +39,7 @@ static void set_goals(const struct command_line *line, Godwit__MoveGoals *goals)
     goals->has_away_ms_max = command_given(line, "reconnect");
     goals->away_ms_max = command_number(line, "reconnect") / NS_PER_MS;
     goals->has_postcopy = goals->postcopy = command_flag(line, "postcopy");
+    goals->has_no_postcopy = goals->no_postcopy = command_flag(line, "no-postcopy");
     goals->has_verify_reread = command_flag(line, "verify");
     goals->verify_reread = command_flag(line, "verify");
     goals->has_with_local_disks = command_flag(line, "with-local-disks");

@@ -378,6 +378,9 @@ static const struct command_option migrate_options[] = {
      .help = "what misses the goal after one pass comes after the guest has moved: a bounded move, but "
              "if either host or the network is lost before the last page, the VM is lost as by a "
              "power cut and starts cold"},
+    {.name = "no-postcopy",
+     .type = COMMAND_FLAG,
+     .help = "not even where policy finish would at last do so"},
     {.name = "verify",
      .type = COMMAND_FLAG,
      .help = "read all memory anew on both sides inside the pause (a longer pause)"},

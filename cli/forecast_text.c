@@ -27,7 +27,15 @@ static void say_verdict(struct words *words, const Godwit__JobInfo *job)
     const Godwit__MoveForecast *forecast = job->forecast;
     const char *policy =
         job->goals && job->goals->policy && job->goals->policy[0] ? job->goals->policy : "balanced";
-    if (forecast->converges && forecast->throttle_permille)
+    if (forecast->converges && forecast->postcopy && job->goals && job->goals->postcopy)
+        words_say(words, "  post-copy: what misses its goal after one pass comes after the guest\n");
+    else if (forecast->converges && forecast->postcopy)
+        words_say(words,
+                  "  post-copy is likely: rounds alone will not reach its goal (%s), so what is left "
+                  "comes after the guest; a host lost meanwhile ends the VM (--no-postcopy forbids "
+                  "it)\n",
+                  policy);
+    else if (forecast->converges && forecast->throttle_permille)
         words_say(words, "  will converge with its writers held back to %u %% of their time (%s)\n",
                   (1000 - forecast->throttle_permille) / 10, policy);
     else if (forecast->converges)

@@ -162,6 +162,24 @@ static bool is_stuck(const Godwit__MoveProgress *progress)
     return progress->waiting_for_goal && progress->round > 2;
 }
 
+/* Why the guest runs ahead of its memory, where nobody ordered it. */
+static const char *postcopy_why(const Godwit__JobInfo *job)
+{
+    if (phase_of(job) != PHASE_POSTCOPY)
+        return "";
+    switch (job->progress->postcopy_reason) {
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL:
+        return ": rounds did not come down to its goal, the rest follows";
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE:
+        return ": rounds did not end before its deadline, the rest follows";
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_ORDERED:
+    case _GODWIT__MOVE_POSTCOPY_REASON_IS_INT_SIZE:
+        break;
+    }
+    return "";
+}
+
 unsigned progress_bar_frame(struct progress_bar *bar, const Godwit__JobInfo *job, char *ret_text,
                             size_t size)
 {
@@ -177,7 +195,7 @@ unsigned progress_bar_frame(struct progress_bar *bar, const Godwit__JobInfo *job
     if (phase != PHASE_PRECOPY) {
         const char *what =
             phase == PHASE_NONE ? (job->step ? job->step : "queued") : phase_name(phase);
-        words_say(&words, "%s%s%s %s\n", mark, spin, plain, what);
+        words_say(&words, "%s%s%s %s%s\n", mark, spin, plain, what, postcopy_why(job));
         return lines;
     }
     unsigned percent = percent_of(progress);
@@ -231,8 +249,9 @@ void progress_bar_plain(const Godwit__JobInfo *job, unsigned percent, char *ret_
     struct words words;
     words_init(&words, ret_text, size);
     enum phase phase = phase_of(job);
-    words_say(&words, "%s: %s", words_or_dash(job->vm),
-              phase == PHASE_NONE ? (job->step ? job->step : "queued") : phase_name(phase));
+    words_say(&words, "%s: %s%s", words_or_dash(job->vm),
+              phase == PHASE_NONE ? (job->step ? job->step : "queued") : phase_name(phase),
+              postcopy_why(job));
     if (phase == PHASE_PRECOPY) {
         char facts[200] = "";
         words_say(&words, "  %u %%  ", percent);

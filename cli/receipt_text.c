@@ -146,6 +146,22 @@ static void phase_handover(struct page *page, const Godwit__MoveReceipt *receipt
     say_phase(page, "handover", line, 0);
 }
 
+/* Ordered: the operator knows why. */
+static const char *postcopy_why(const Godwit__MoveReceipt *receipt)
+{
+    switch (receipt->postcopy_reason) {
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL:
+        return "rounds did not come down to its goal: ";
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE:
+        return "rounds did not end before its deadline: ";
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_ORDERED:
+    case _GODWIT__MOVE_POSTCOPY_REASON_IS_INT_SIZE:
+        break;
+    }
+    return "";
+}
+
 static void phase_postcopy(struct page *page, const Godwit__MoveReceipt *receipt)
 {
     char line[LINE_SIZE] = "", bytes[UNITS_TEXT_SIZE], p50[UNITS_TEXT_SIZE], p99[UNITS_TEXT_SIZE];
@@ -154,7 +170,7 @@ static void phase_postcopy(struct page *page, const Godwit__MoveReceipt *receipt
     units_print_bytes(receipt->postcopy_pages * PAGE_BYTES, bytes);
     units_print_duration(receipt->fault_p50_ns, p50);
     units_print_duration(receipt->fault_p99_ns, p99);
-    words_say(&words, "%s came after the guest, %llu %s waited for", bytes,
+    words_say(&words, "%s%s came after the guest, %llu %s waited for", postcopy_why(receipt), bytes,
               (unsigned long long)receipt->faults, receipt->faults == 1 ? "page was" : "pages were");
     if (receipt->faults)
         words_say(&words, " (half of them %s, 99 %% of them %s at most)", p50, p99);
@@ -200,6 +216,10 @@ static void write_phases(struct page *page, const Godwit__JobInfo *job)
             phase_postcopy(page, receipt);
         phase_done(page, receipt);
         return;
+    }
+    if (receipt->postcopy_refused && receipt->postcopy_refused[0]) {
+        (void)snprintf(line, sizeof line, "not possible: %.200s", receipt->postcopy_refused);
+        say_phase(page, "post-copy", line, 0);
     }
     page->failed = true;
     (void)snprintf(line, sizeof line, "%.200s",

@@ -15,6 +15,7 @@
 #include "coordinator/cluster_view.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
+#include "coordinator/post_policy.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -124,6 +125,14 @@ static const char *const policies[] = {"gentle", "balanced", "finish"};
 static const char *const compressions[] = {"auto", "off", "lz4"};
 static const char *const deltas[] = {"auto", "off", "always"};
 static const char *const modes[] = {"auto", "rounds", "stream"};
+
+static int judge_postcopy_word(const char *word, struct problem *problem)
+{
+    if (!word || !word[0] || strcmp(word, "allowed") == 0 || strcmp(word, "never") == 0)
+        return 0;
+    return problem_set(problem, GW_SPEC_INVALID,
+                       "'%.60s' says nothing of post-copy; known are allowed, never", word);
+}
 
 static int judge_word(const char *word, const char *const *words, size_t count, const char *what,
                       enum gw_code code, struct problem *problem)
@@ -313,6 +322,8 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *given, cons
         return -1;
     if (spec->migration && judge_word(spec->migration->policy, policies, ARRAY_COUNT(policies),
                                       "policy", GW_SPEC_INVALID, problem) != 0)
+        return -1;
+    if (spec->migration && judge_postcopy_word(spec->migration->postcopy, problem) != 0)
         return -1;
     for (size_t i = 0; i < cluster->vm_count; i++) {
         if (strcmp(cluster->vms[i]->spec->name, spec->name) == 0) {
@@ -836,6 +847,8 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
                      "instead of --postcopy, --policy finish slows a guest that writes too fast");
         return -1;
     }
+    if (goals->postcopy && goals->no_postcopy)
+        return problem_set(problem, GW_USAGE, "--postcopy and --no-postcopy exclude each other");
     if (goals->postcopy && goals->lanes > LANES_MAX - 2)
         return problem_set(problem, GW_USAGE,
                            "%u lanes, beside a post-copy's own two %d are possible", goals->lanes,
@@ -847,6 +860,18 @@ static int judge_goals(const Godwit__MoveGoals *goals, struct problem *problem)
         return problem_set(problem, GW_USAGE, "%u lanes, possible are 1 to %d", goals->lanes,
                            LANES_MAX);
     return 0;
+}
+
+/* What a VM has that excludes what was ordered. */
+static int judge_postcopy(const Godwit__MoveGoals *goals, const Godwit__VmSpec *spec,
+                          struct problem *problem)
+{
+    const char *refusal = goals && goals->postcopy ? post_policy_refusal(goals, spec) : NULL;
+    if (!refusal)
+        return 0;
+    (void)problem_set(problem, GW_NO_POSTCOPY, "no post-copy of %s: %s", spec->name, refusal);
+    problem_hint(problem, "it moves without --postcopy");
+    return -1;
 }
 
 static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
@@ -867,6 +892,7 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
         .cpu_vendor = source && source->facts ? source->facts->cpu_vendor : NULL,
         .baseline = vm->spec->cpu->baseline,
         .memory_bytes = vm->spec->memory->size,
+        .postcopy = move->goals && move->goals->postcopy,
         .not_on = vm->own.owner,
         .only_on = wanted ? wanted->name : NULL,
         .avoid = move->avoid,
@@ -899,7 +925,33 @@ static Godwit__MoveGoals *complete_goals(const Godwit__MoveGoals *given, const G
     }
     if ((!goals.policy || !goals.policy[0]) && migration)
         goals.policy = migration->policy;
+    goals.has_postcopy_late = true; /* nobody else's to say */
+    goals.postcopy_late = post_policy_is_late(&goals, spec);
     return cluster_message_copy(&goals.base);
+}
+
+/* Only where somebody may count on it, or has to know what he risks. */
+static void note_postcopy(struct cluster_job *job, const Godwit__VmSpec *spec,
+                          const struct cluster_host *target)
+{
+    const Godwit__MoveGoals *goals = job->goals;
+    char *note = job->notes[job->note_count];
+    size_t size = sizeof job->notes[0];
+    const char *refusal = post_policy_refusal(goals, spec);
+    const char *of_host = target->facts ? target->facts->postcopy_refused : NULL;
+    if (!goals->policy || strcmp(goals->policy, "finish") != 0 || goals->postcopy ||
+        job->note_count == CLUSTER_NOTES_MAX)
+        return;
+    if (refusal)
+        (void)snprintf(note, size, "policy finish without post-copy: %s", refusal);
+    else if (of_host && of_host[0])
+        (void)snprintf(note, size, "policy finish without post-copy: %s: %.150s", target->name,
+                       of_host);
+    else
+        (void)snprintf(note, size,
+                       "policy finish: if rounds lead nowhere its memory follows after the guest "
+                       "(post-copy); a host lost meanwhile ends the VM; --no-postcopy forbids it");
+    job->note_count++;
 }
 
 static void fill_job(struct cluster_job *job, const struct cluster_vm *vm,
@@ -952,6 +1004,7 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     bool with_local_disks = ask->goals && ask->goals->with_local_disks;
     if (judge_goals(ask->goals, problem) != 0 ||
         judge_movable(cluster, vm, with_local_disks, now, problem) != 0 ||
+        judge_postcopy(ask->goals, vm->spec, problem) != 0 ||
         choose_target(cluster, vm, ask, now, &target, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;
@@ -967,8 +1020,9 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
         return problem_set(problem, GW_INTERNAL, "no memory for a job");
     }
     job->goals = goals;
-    job->core.may_postcopy = goals->postcopy;
+    job->core.may_postcopy = post_policy_may(goals);
     fill_job(job, vm, target, ask, now);
+    note_postcopy(job, vm->spec, target);
     cluster_forecast_job(cluster, vm, job);
     *ret_job = job;
     if (ask->dry_run)

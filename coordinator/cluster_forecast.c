@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "coordinator/cluster_layout.h"
+#include "coordinator/post_policy.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 
@@ -101,6 +102,21 @@ static void take_policy(const char *policy, struct forecast_ask *ask)
     ask->throttle_stalls_min = finish ? FINISH_STALLS : BALANCED_STALLS;
 }
 
+/* The target's host has to let it; of an unknown one it is believed. */
+static bool may_be_late(const struct cluster *cluster, const struct cluster_vm *vm,
+                        const char *target, const Godwit__MoveGoals *goals)
+{
+    if (!post_policy_is_late(goals, vm->spec))
+        return false;
+    const char *refused = NULL;
+    for (size_t i = 0; target && i < cluster->host_count; i++) {
+        const struct cluster_host *host = cluster->hosts[i];
+        if (strcmp(host->name, target) == 0 && host->facts)
+            refused = host->facts->postcopy_refused;
+    }
+    return !refused || !refused[0];
+}
+
 struct forecast cluster_forecast(const struct cluster *cluster, const struct cluster_vm *vm,
                                  const char *source, const char *target,
                                  const Godwit__MoveGoals *goals)
@@ -114,6 +130,8 @@ struct forecast cluster_forecast(const struct cluster *cluster, const struct clu
     if (known)
         ask.link = known->record;
     take_policy(goals && goals->policy ? goals->policy : NULL, &ask);
+    ask.postcopy = goals && goals->postcopy;
+    ask.postcopy_late = may_be_late(cluster, vm, target, goals);
     if (goals && goals->downtime_ns_max)
         ask.pause_goal_s = (double)goals->downtime_ns_max / 1e9;
     if (goals && goals->deadline_ms)
@@ -147,6 +165,7 @@ void cluster_forecast_job(const struct cluster *cluster, const struct cluster_vm
     FILL(bytes, (uint64_t)told.bytes);
     FILL(rounds, told.rounds);
     FILL(converges, told.converges);
+    FILL(postcopy, told.postcopy);
     FILL(throttle_permille, told.throttle_permille);
     FILL(link_bytes_per_s,
          (uint64_t)(known && known->link.bytes_per_s > 0 ? known->link.bytes_per_s

@@ -84,6 +84,11 @@ enum gw_code planner_judge(const struct planner_host *host, const struct planner
             : GW_NONE;
     if (by_stores != GW_NONE)
         return by_stores;
+    const char *refused = host->facts->postcopy_refused;
+    if (ask->postcopy && refused && refused[0]) {
+        (void)snprintf(ret_reason, reason_size, "no post-copy to %s: %s", host->name, refused);
+        return GW_NO_POSTCOPY;
+    }
     uint64_t need = ask->memory_bytes + PLANNER_OVERHEAD_BYTES;
     uint64_t free = host->memory_free_bytes > host->memory_promised_bytes
                         ? host->memory_free_bytes - host->memory_promised_bytes

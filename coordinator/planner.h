@@ -44,6 +44,7 @@ struct planner_ask {
     const struct planner_stores *stores; /* NULL: any host will do */
     bool makes_disks; /* those that are not there yet need room in their stores */
     const uint64_t *landing_bytes; /* of each disk that comes along with a move; NULL: none does */
+    bool postcopy;              /* it has to let its guest wait for pages */
     const char *cpu_vendor;     /* the guest runs on it and cannot change it; NULL: any */
     const char *not_on;  /* the source of a move; NULL: none */
     const char *only_on; /* the operator's choice; NULL: any */

@@ -13,6 +13,7 @@
 #include "coordinator/disk_move.h"
 #include "coordinator/plan.h"
 #include "coordinator/pool_store.h"
+#include "coordinator/post_policy.h"
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
@@ -246,7 +247,7 @@ static int load_job(void *data, const char *key, uint64_t revision, const struct
     WORDS_COPY(core->error_text, text(cells, STORE_JOB_ERROR));
     if (load_job_info(job, &cells[STORE_JOB_INFO]) != 0)
         return bad_row(fault, "job", key, "description");
-    core->may_postcopy = job->goals && job->goals->postcopy;
+    core->may_postcopy = post_policy_may(job->goals);
     if (job_core_is_active(core) && !cluster_vm(data, core->vm_id))
         return bad_row(fault, "job", key, "VM: there is none of that id");
     return 0;

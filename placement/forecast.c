@@ -21,6 +21,7 @@
 #define TINY_BYTES (64 * PAGE_BYTES_F)
 #define SHRINK 0.85
 #define SLOPE 0.5     /* of the set, that a throttled guest is held to */
+#define POSTCOPY_PERMILLE 800 /* held back so far, and no further before pages are left behind */
 #define WAITS_MOST 40 /* rounds over the goal that are played before we say that it waits */
 #define ROUNDS_MOST 200
 /* A guest whose pages are tracked loses this part of its work, more when it writes much. */
@@ -99,6 +100,7 @@ struct play {
     double rate, pause_floor_s;
     double seconds, bytes, left;
     unsigned rounds, stalls, waits, permille;
+    bool postcopy;
 };
 
 static double round_s(const struct play *play, double data, double zero)
@@ -124,8 +126,24 @@ static void hold_back(struct play *play, double before)
     if (slope <= SLOPE)
         return;
     unsigned permille = 1000 - (unsigned)((1000 - play->permille) * SLOPE / slope);
-    play->permille =
-        permille < play->ask->throttle_permille_max ? permille : play->ask->throttle_permille_max;
+    unsigned most = play->ask->throttle_permille_max;
+    if (play->ask->postcopy_late && most > POSTCOPY_PERMILLE)
+        most = POSTCOPY_PERMILLE;
+    play->permille = permille < most ? permille : most;
+}
+
+/* As migrate/post_choice. */
+static bool leaves_pages(const struct play *play, bool fits)
+{
+    const struct forecast_ask *ask = play->ask;
+    if (ask->postcopy)
+        return true;
+    if (!ask->postcopy_late)
+        return false;
+    if (!fits && play->stalls > 0 && play->permille >= POSTCOPY_PERMILLE)
+        return true;
+    return !fits && ask->deadline_s > 0 &&
+           play->seconds + round_s(play, play->left, 0) + pause_s(play) >= ask->deadline_s;
 }
 
 /* True when the guest would be stopped after this round. */
@@ -143,9 +161,11 @@ static bool one_round(struct play *play, double data, double zero)
     bool shrinks = play->left < before * SHRINK;
     play->stalls = shrinks ? 0 : play->stalls + 1;
     play->waits += !fits && !shrinks;
-    if (!fits)
+    bool is_over = fits && (play->left <= TINY_BYTES || !shrinks);
+    play->postcopy = !is_over && leaves_pages(play, fits);
+    if (!fits && !play->postcopy)
         hold_back(play, before);
-    return fits && (play->left <= TINY_BYTES || !shrinks);
+    return is_over || play->postcopy;
 }
 
 static bool run(struct play *play)
@@ -158,8 +178,13 @@ static bool run(struct play *play)
             break;
         stopped = one_round(play, play->left, 0);
     }
-    play->seconds += pause_s(play);
     play->bytes += play->left;
+    if (play->postcopy) { /* pushed while the guest runs there */
+        play->seconds += play->pause_floor_s + round_s(play, play->left, 0);
+        play->left = 0;
+    } else {
+        play->seconds += pause_s(play);
+    }
     return stopped;
 }
 
@@ -177,6 +202,7 @@ static bool play_at(const struct forecast_guest *guest, const struct forecast_li
     result->bytes = play.bytes;
     result->rounds = play.rounds;
     result->throttle_permille = play.permille;
+    result->postcopy = play.postcopy;
     result->model_pause_s = PAUSE_FLOOR_S + play.left / rate;
     return converges;
 }

@@ -58,11 +58,14 @@ struct forecast_ask {
     double bytes_per_s_max;         /* 0: no limit */
     unsigned throttle_permille_max; /* that the policy may hold writers back */
     unsigned throttle_stalls_min;   /* rounds without shrinking before it does */
+    bool postcopy_late;  /* pages may be left behind where rounds lead nowhere */
+    bool postcopy;       /* after one pass */
     struct forecast_record vm, link;
 };
 
 struct forecast {
     bool converges; /* else it ends at its deadline and rolls back */
+    bool postcopy;  /* pages would be left behind, and follow */
     double seconds, seconds_high;
     double pause_s, pause_s_high;
     double bytes; /* guest memory sent, resent pages counted again */

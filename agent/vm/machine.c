@@ -1297,7 +1297,8 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
-    if (order->goals && order->goals->postcopy && machine->spec->memory->hugepages)
+    if (order->goals && (order->goals->postcopy || order->goals->postcopy_late) &&
+        machine->spec->memory->hugepages)
         return fault_set(fault, ERR_UNSUPPORTED,
                          "%s has memory of the 2 MiB page pool: it moves without --postcopy",
                          machine->config.name);

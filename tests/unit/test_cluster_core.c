@@ -224,12 +224,120 @@ static void goals_that_nobody_can_keep_are_refused_by_name(void **state)
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
     assert_int_equal(problem.code, GW_USAGE);
     goals.lanes = 0;
-    goals.postcopy = false;
+    goals.no_postcopy = true;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_USAGE);
+    goals.postcopy = goals.no_postcopy = false;
     goals.away_ms_max = AWAY_MS_LONGEST + 1;
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
     assert_int_equal(problem.code, GW_USAGE);
     goals.away_ms_max = AWAY_MS_LONGEST;
     assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), 0);
+}
+
+/* ---- post-copy by policy ----------------------------------------------------------------------
+ */
+
+/* Owned by the caller. */
+static struct cluster_job *dry_run_of_web(Godwit__MoveGoals *goals)
+{
+    struct cluster_job *job = NULL;
+    struct cluster_move_ask ask = {.vm = "web",
+                                   .to = "node2",
+                                   .job_id = "J000001",
+                                   .move_id = "move-1",
+                                   .goals = goals,
+                                   .dry_run = true};
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), 0);
+    return job;
+}
+
+static bool has_note(const struct cluster_job *job, const char *words)
+{
+    bool found = false;
+    for (unsigned i = 0; i < job->note_count; i++)
+        found |= strstr(job->notes[i], words) != NULL;
+    return found;
+}
+
+static void finish_may_leave_pages_behind_and_says_so_and_no_other_policy_may(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"gentle", "balanced", "finish", ""};
+    create_running("web", "node1");
+    for (unsigned i = 0; i < 4; i++) {
+        Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+        goals.policy = (char *)(uintptr_t)words[i];
+        goals.has_postcopy_late = goals.postcopy_late = true; /* not the operator's to say */
+        struct cluster_job *job = dry_run_of_web(&goals);
+        bool finish = i == 2;
+        assert_int_equal(job->goals->postcopy_late, finish);
+        assert_int_equal(job->core.may_postcopy, finish);
+        assert_int_equal(has_note(job, "--no-postcopy forbids it"), finish);
+        (void)cluster_job_free(job);
+    }
+}
+
+static void expect_no_postcopy(Godwit__MoveGoals *goals, const char *words)
+{
+    struct cluster_job *job = dry_run_of_web(goals);
+    assert_false(job->core.may_postcopy);
+    assert_true(has_note(job, words));
+    (void)cluster_job_free(job);
+}
+
+static void what_forbids_a_post_copy_by_policy_is_told(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    goals.policy = (char *)(uintptr_t) "finish";
+    goals.has_no_postcopy = goals.no_postcopy = true;
+    expect_no_postcopy(&goals, "without post-copy: --no-postcopy");
+    goals.no_postcopy = false;
+    goals.has_verify_reread = goals.verify_reread = true;
+    expect_no_postcopy(&goals, "without post-copy: --verify");
+    goals.verify_reread = false;
+
+    Godwit__MigrationSpec migration = GODWIT__MIGRATION_SPEC__INIT;
+    migration.postcopy = (char *)(uintptr_t) "never";
+    Godwit__VmSpec *spec = vm_named("web")->spec;
+    Godwit__MigrationSpec *before = spec->migration;
+    spec->migration = &migration;
+    expect_no_postcopy(&goals, "postcopy: never");
+    spec->migration = before;
+
+    spec->memory->hugepages = true;
+    expect_no_postcopy(&goals, "2 MiB page pool");
+    struct cluster_job *none = NULL;
+    struct cluster_move_ask ask = {
+        .vm = "web", .to = "node2", .job_id = "J000002", .move_id = "move-2", .goals = &goals};
+    goals.postcopy = true;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &none, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_NO_POSTCOPY);
+    assert_non_null(strstr(problem.hint, "without --postcopy"));
+}
+
+static void a_host_that_cannot_let_guests_wait_takes_no_ordered_post_copy(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    struct cluster_host *host = cluster_host(&cluster, "node2");
+    char *before = host->facts->postcopy_refused;
+    host->facts->postcopy_refused = (char *)(uintptr_t) "no userfaultfd";
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    goals.policy = (char *)(uintptr_t) "finish";
+    struct cluster_job *job = dry_run_of_web(&goals);
+    assert_true(has_note(job, "without post-copy: node2: no userfaultfd"));
+    (void)cluster_job_free(job);
+
+    struct cluster_move_ask ask = {
+        .vm = "web", .to = "node2", .job_id = "J000001", .move_id = "move-1", .goals = &goals};
+    goals.postcopy = true;
+    assert_int_equal(cluster_migrate(&cluster, &ask, later(), &job, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_NO_POSTCOPY);
+    assert_non_null(strstr(problem.text, "no userfaultfd"));
+    host->facts->postcopy_refused = before;
 }
 
 /* ---- create, start ----------------------------------------------------------------------------
@@ -818,6 +926,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(goals_of_a_move_change_until_it_no_longer_reads_them),
         TEST(goals_that_nobody_can_keep_are_refused_by_name),
+        TEST(finish_may_leave_pages_behind_and_says_so_and_no_other_policy_may),
+        TEST(what_forbids_a_post_copy_by_policy_is_told),
+        TEST(a_host_that_cannot_let_guests_wait_takes_no_ordered_post_copy),
         TEST(a_start_is_recorded_before_it_is_ordered),
         TEST(a_start_that_was_refused_leaves_the_vm_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),

@@ -203,6 +203,41 @@ static void a_writer_that_outruns_the_link_is_told_not_to_converge_or_how_it_is_
     assert_true(fabs(held.seconds - came.seconds) <= 0.25 * came.seconds);
 }
 
+/* Held back as far as is done before it, it still outruns its link; a slower one does not need it. */
+static void what_finish_leaves_behind_is_told_and_bounded(void **state)
+{
+    (void)state;
+    struct writer wild = {.pattern = PATTERN_RANDOM, .pages = 16384, .pages_per_s = 600000};
+    struct writer slow = {.pattern = PATTERN_RANDOM, .pages = 4096, .pages_per_s = 2000};
+    struct forecast_guest guest = {.populated_bytes = (uint64_t)PAGES * 4096, .vcpus = 1};
+    const struct forecast_link link = {.bytes_per_s = 118e6, .doubt = 0.1, .setup_s = 0.25};
+    struct forecast_ask ask = {.pause_goal_s = 0.02,
+                               .throttle_permille_max = 990,
+                               .throttle_stalls_min = 1,
+                               .postcopy_late = true};
+    sample(wild, &guest);
+    struct forecast told = forecast_ask(&guest, &link, &ask);
+    assert_true(told.converges && told.postcopy);
+    assert_int_equal(told.throttle_permille, 800);
+    assert_true(told.pause_s <= ask.pause_goal_s);
+    assert_true(told.seconds < 10);
+
+    struct forecast_ask soon = ask;
+    soon.deadline_s = 1.3; /* one pass takes 1.1 s */
+    told = forecast_ask(&guest, &link, &soon);
+    assert_true(told.converges && told.postcopy);
+    assert_int_equal(told.rounds, 1);
+
+    struct forecast_ask rounds_alone = ask;
+    rounds_alone.postcopy_late = false;
+    rounds_alone.throttle_permille_max = 800;
+    assert_false(forecast_ask(&guest, &link, &rounds_alone).converges);
+
+    sample(slow, &guest);
+    told = forecast_ask(&guest, &link, &ask);
+    assert_true(told.converges && !told.postcopy);
+}
+
 static void what_is_sampled_leads_on_as_its_writer_does(void **state)
 {
     (void)state;
@@ -307,6 +342,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_told_of_a_writer_is_what_comes),
         cmocka_unit_test(a_writer_that_outruns_the_link_is_told_not_to_converge_or_how_it_is_held),
+        cmocka_unit_test(what_finish_leaves_behind_is_told_and_bounded),
         cmocka_unit_test(what_is_sampled_leads_on_as_its_writer_does),
         cmocka_unit_test(zero_pages_and_limits_count),
         cmocka_unit_test(it_learns_what_it_errs_by_for_a_vm_and_for_a_link),
