@@ -168,12 +168,12 @@ static const char *postcopy_why(const Godwit__JobInfo *job)
     if (phase_of(job) != PHASE_POSTCOPY)
         return "";
     switch (job->progress->postcopy_reason) {
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_GOAL:
         return ": rounds did not come down to its goal, the rest follows";
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_DEADLINE:
         return ": rounds did not end before its deadline, the rest follows";
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE:
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_ORDERED:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_ORDERED:
     case _GODWIT__MOVE_POSTCOPY_REASON_IS_INT_SIZE:
         break;
     }

@@ -150,12 +150,12 @@ static void phase_handover(struct page *page, const Godwit__MoveReceipt *receipt
 static const char *postcopy_why(const Godwit__MoveReceipt *receipt)
 {
     switch (receipt->postcopy_reason) {
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_GOAL:
         return "rounds did not come down to its goal: ";
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_DEADLINE:
         return "rounds did not end before its deadline: ";
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE:
-    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_ORDERED:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE:
+    case GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_ORDERED:
     case _GODWIT__MOVE_POSTCOPY_REASON_IS_INT_SIZE:
         break;
     }

@@ -131,6 +131,17 @@ int pacer_wait(struct pacer *pacer, uint64_t bytes, uint64_t *ret_waited_ns)
     return closed ? PACER_E_CLOSED : 0;
 }
 
+void pacer_charge(struct pacer *pacer, uint64_t bytes)
+{
+    if (__atomic_load_n(&pacer->unlimited, __ATOMIC_ACQUIRE))
+        return;
+    pthread_mutex_lock(&pacer->mutex);
+    uint64_t now_ns = world_now_ns();
+    (void)pacer_core_take(&pacer->core, bytes,
+                          now_ns > pacer->core.last_ns ? now_ns : pacer->core.last_ns);
+    pthread_mutex_unlock(&pacer->mutex);
+}
+
 void pacer_set(struct pacer *pacer, uint64_t bytes_per_s)
 {
     pthread_mutex_lock(&pacer->mutex);

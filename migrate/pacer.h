@@ -36,6 +36,8 @@ int pacer_new(struct pacer **ret_pacer, uint64_t bytes_per_s);
 struct pacer *pacer_free(struct pacer *pacer);
 /* Returns 0 after waiting, with the time in *ret_waited_ns; PACER_E_CLOSED once it is closed. */
 int pacer_wait(struct pacer *pacer, uint64_t bytes, uint64_t *ret_waited_ns);
+/* Sent already, by who may not wait: those who may pay for it. */
+void pacer_charge(struct pacer *pacer, uint64_t bytes);
 /* Another limit from now on, for those who wait, too. 0: none. */
 void pacer_set(struct pacer *pacer, uint64_t bytes_per_s);
 void pacer_close(struct pacer *pacer);

@@ -176,12 +176,14 @@ static int read_ask(struct server_lane *lane, unsigned *ret_region, uint64_t *re
     return 0;
 }
 
-/* The page alone first, so that who waits for it goes on; then what lies around it. */
+/* The page alone first, so that who waits for it goes on; then what lies around it. Neither waits
+ * for the bandwidth limit, but what they take of it is the pushes' loss. */
 static int answer(struct server_lane *lane, unsigned region, uint64_t page, struct fault *fault)
 {
     const struct region *of = &lane->server->config.regions[region];
     begin_frame(lane, region, page);
     add_page(lane, page, true);
+    uint64_t alone = lane->frame.data_count;
     int r = write_frame(lane, fault);
     if (r < 0)
         return r;
@@ -193,6 +195,8 @@ static int answer(struct server_lane *lane, unsigned region, uint64_t page, stru
         add_page(lane, near, false);
     uint64_t goes_on = (uint64_t)region << REGION_SHIFT | end;
     __atomic_store_n(&lane->server->goes_on, goes_on, __ATOMIC_RELAXED);
+    pacer_charge(lane->server->config.pacer,
+                 (alone + (uint64_t)lane->frame.data_count) * PAGE_BYTES);
     return lane->frame.count ? write_frame(lane, fault) : 0;
 }
 

@@ -17,15 +17,15 @@ Godwit__MovePostcopyReason post_choice_make(const struct converge *converge,
                                             const struct post_choice *facts)
 {
     if (facts->ordered)
-        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_ORDERED;
+        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_ORDERED;
     if (!facts->allowed)
-        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE;
+        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE;
     bool fits = converge->predicted_ns <= converge->downtime_ns_max;
     if (!fits && converge->stalls > 0 && facts->throttle_permille >= POST_CHOICE_PERMILLE)
-        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL;
+        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_GOAL;
     uint64_t next_ns =
         next_round_ns(converge, converge->dirty_pages, facts->bandwidth_bytes_per_s);
     if (facts->left_ns <= next_ns)
-        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE;
-    return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE;
+        return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_DEADLINE;
+    return GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE;
 }

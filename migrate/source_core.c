@@ -360,12 +360,12 @@ static unsigned switch_over(struct source_core *core, uint64_t now_ns)
         .left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0,
     };
     Godwit__MovePostcopyReason reason = post_choice_make(converge, &facts);
-    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE)
+    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE)
         return 0;
     if (owes_notice(core))
         return give_notice(core, now_ns);
     core->standing_by = true;
-    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE) {
+    if (reason == GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_DEADLINE) {
         core->phase_deadline_ns = now_ns + OVERDUE_MS_MAX * NS_PER_MS;
         if (converge->predicted_ns <= converge->downtime_ns_max)
             return SOURCE_TODO_STAND_BY; /* it shrank still, and fits already */

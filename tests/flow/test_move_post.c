@@ -65,7 +65,9 @@ static void scene_init(struct scene *scene)
     scene->goals.lanes = 2; /* on a machine of any size */
     scene->config.lanes = 4; /* two of pages, two of post-copy */
     const struct pipe_stream_config slow = {.bytes_per_s = 200000000, .buffer_bytes = 64 << 10};
-    scene->config.lane = scene->config.other_lanes = slow;
+    const struct pipe_stream_config slower = {.bytes_per_s = 20000000, .buffer_bytes = 64 << 10};
+    /* Long enough for the writer to come to write, however busy the machine is. */
+    scene->config.lane = scene->config.other_lanes = slower;
     scene->config.post_asks = scene->config.post_pushes = slow;
     scene->config.data = scene;
 }
@@ -343,7 +345,7 @@ static void finish_leaves_pages_behind_when_rounds_lead_nowhere(void **state)
 
     expect_moved(&scene);
     const struct fake_move *move = &scene.move;
-    assert_int_equal(move->postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL);
+    assert_int_equal(move->postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_GOAL);
     assert_true(move->rounds >= 4); /* it was tried, with writers held back */
     assert_true(move->postcopy_pages <= 3000);
     assert_int_equal(move->throttle_permille_peak, 800);
@@ -364,7 +366,7 @@ static void finish_whose_pause_fits_needs_none(void **state)
     expect_moved(&scene);
     assert_int_equal(scene.move.postcopy_pages, 0);
     assert_int_equal(scene.move.postcopy_reason,
-                     GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+                     GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE);
     scene_deinit(&scene);
 }
 

@@ -54,6 +54,22 @@ static void a_new_limit_counts_from_now_on(void **state)
     assert_int_equal(pacer_core_take(&core, core.burst_bytes, 4 * NS_PER_S), 0);
 }
 
+static void what_was_sent_without_waiting_is_paid_by_who_waits(void **state)
+{
+    (void)state;
+    struct pacer *pacer = NULL;
+    uint64_t waited_ns = 0;
+    assert_int_equal(pacer_new(&pacer, 100 << 20), 0);
+    pacer_charge(pacer, 10 << 20); /* a tenth of a second, less what a burst may hold */
+    assert_int_equal(pacer_wait(pacer, 1, &waited_ns), 0);
+    assert_true(waited_ns > 0);
+    pacer_set(pacer, 0);
+    pacer_charge(pacer, UINT64_MAX);
+    assert_int_equal(pacer_wait(pacer, 1 << 30, &waited_ns), 0);
+    assert_int_equal(waited_ns, 0);
+    pacer_free(pacer);
+}
+
 static void a_closed_pacer_frees_whoever_waits(void **state)
 {
     (void)state;
@@ -72,6 +88,7 @@ int main(void)
         cmocka_unit_test(a_rest_saves_no_more_than_the_burst),
         cmocka_unit_test(without_a_limit_nobody_waits),
         cmocka_unit_test(a_new_limit_counts_from_now_on),
+        cmocka_unit_test(what_was_sent_without_waiting_is_paid_by_who_waits),
         cmocka_unit_test(a_closed_pacer_frees_whoever_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -483,7 +483,7 @@ static void finish_holds_writers_back_and_then_leaves_pages_behind(void **state)
     walk_to_finish(&core, true);
     unsigned rounds = 0, todo = 0;
     do {
-        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE);
         todo = stalled_round(&core);
         rounds++;
     } while (todo & SOURCE_TODO_ROUND && rounds < 20);
@@ -491,7 +491,7 @@ static void finish_holds_writers_back_and_then_leaves_pages_behind(void **state)
     assert_int_equal(rounds, 4); /* 500, 750, 800 of 1000, and one that shows that it is not enough */
     assert_int_equal(core.throttle.permille_peak, 800);
     assert_true(core.postcopy);
-    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_GOAL);
+    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_GOAL);
     (void)step(&core, SOURCE_EVENT_STOOD_BY);
     (void)step(&core, SOURCE_EVENT_PAUSED);
     (void)step(&core, SOURCE_EVENT_DRAINED);
@@ -529,7 +529,7 @@ static void no_other_policy_leaves_pages_behind_by_itself(void **state)
             assert_true(stalled_round(&core) & SOURCE_TODO_ROUND);
         now_ns = core.phase_deadline_ns;
         assert_true(step(&core, SOURCE_EVENT_TICK) & SOURCE_TODO_LATCH_ABORTED);
-        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_NONE);
+        assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_NONE);
     }
 }
 
@@ -544,7 +544,7 @@ static void a_deadline_within_a_round_of_finish_is_answered_behind_it(void **sta
     assert_int_equal(core.phase, PHASE_PRECOPY);
     assert_true(core.phase_deadline_ns > now_ns); /* INV-3 */
     assert_int_equal(stalled_round(&core), SOURCE_TODO_STAND_BY);
-    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_DEADLINE);
+    assert_int_equal(core.postcopy_reason, GODWIT__MOVE_POSTCOPY_REASON__MOVE_POSTCOPY_REASON_DEADLINE);
     assert_true(core.phase_deadline_ns > now_ns);
 }
 
