@@ -18,7 +18,7 @@ enum { FLAGS = O_CLOEXEC | O_NONBLOCK };
 
 /* Faults of user space alone are given to everybody, and are not enough. An unprivileged process
  * gets more by the device, where its owner allows it. */
-static int open_any(void)
+int userfault_descriptor(void)
 {
     int fd = (int)syscall(SYS_userfaultfd, FLAGS);
     if (fd >= 0 || (errno != EPERM && errno != ENOSYS))
@@ -35,7 +35,7 @@ static const char *hint_for(int error)
 
 int userfault_open(int *ret_fd, struct fault *fault)
 {
-    AUTO_FD int fd = open_any();
+    AUTO_FD int fd = userfault_descriptor();
     if (fd < 0) {
         int error = errno;
         int r = fault_set_errno(fault, ERR_UNSUPPORTED, error,

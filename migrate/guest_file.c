@@ -7,274 +7,52 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
 #include "base/world.h"
 #include "migrate/file_stream.h"
 #include "migrate/guest.h"
-#include "migrate/page_batch.h"
-#include "migrate/page_codec.h"
-#include "migrate/page_copy.h"
+#include "migrate/guest_file_writer.h"
+#include "migrate/guest_shape.h"
 #include "migrate/page_digest.h"
 #include "migrate/page_place.h"
-#include "migrate/page_scan.h"
 #include "migrate/region.h"
 #include "proto/limits.h"
 #include "proto/page_frame.h"
 #include "storage/guest_label.h"
 
-#define SHAPE_MAGIC UINT64_C(0x3145504148535747) /* "GWSHAPE1" */
-#define TAIL_MAGIC UINT64_C(0x3144454c41455347)  /* "GSEALED1" */
-
-enum {
-    HEAD_BYTES = 4096,
-    SHAPE_AT = 1024, /* in the file; what follows is from there */
-    SHAPE_BYTES = 512,
-    SHAPE_AT_REGIONS = 8,
-    SHAPE_AT_VCPUS = 12,
-    SHAPE_AT_MACHINE = 16,
-    SHAPE_AT_BASELINE = 48,
-    SHAPE_AT_REGION = 80,
-    SHAPE_WORD = 32,
-    REGION_BYTES = 32, /* u32 id, u32 zero, u64 pages, name [16] */
-    REGION_NAME = 16,
-    SHAPE_AT_DIGEST = SHAPE_BYTES - 8,
-    SHAPE_REGIONS_MAX = (SHAPE_AT_DIGEST - SHAPE_AT_REGION) / REGION_BYTES,
-    TAIL_BYTES = 32,
-    ROUND = 1,
-};
-
-static_assert(SHAPE_REGIONS_MAX >= 4, "RAM, boot files, and room");
-static_assert(SHAPE_AT >= 2 * GUEST_LABEL_BYTES, "behind the label and its mark");
-
-/* ---- the shape: encode and judge ---- */
-static int put_word(uint8_t *at, size_t size, const char *word, const char *what,
-                    struct fault *fault)
-{
-    size_t count = strlen(word);
-    if (count == 0 || count >= size)
-        return fault_set(fault, ERR_INVALID, "a guest's file cannot name its %s '%.80s'", what,
-                         word);
-    memcpy(at, word, count);
-    return 0;
-}
-
-static int shape_encode(const struct guest *guest, uint8_t shape[static SHAPE_BYTES],
-                        struct fault *fault)
-{
-    memset(shape, 0, SHAPE_BYTES);
-    if (guest->region_count < 1 || guest->region_count > SHAPE_REGIONS_MAX)
-        return fault_set(fault, ERR_INVALID, "%u regions, a file holds 1 to %d",
-                         guest->region_count, SHAPE_REGIONS_MAX);
-    bytes_put_u64(shape, SHAPE_MAGIC);
-    bytes_put_u32(shape + SHAPE_AT_REGIONS, guest->region_count);
-    bytes_put_u32(shape + SHAPE_AT_VCPUS, guest->vcpus);
-    int r = put_word(shape + SHAPE_AT_MACHINE, SHAPE_WORD, guest->machine, "machine", fault);
-    if (r == 0)
-        r = put_word(shape + SHAPE_AT_BASELINE, SHAPE_WORD, guest->baseline, "baseline", fault);
-    for (unsigned i = 0; r == 0 && i < guest->region_count; i++) {
-        uint8_t *at = shape + SHAPE_AT_REGION + i * REGION_BYTES;
-        bytes_put_u32(at, guest->regions[i].id);
-        bytes_put_u64(at + 8, guest->regions[i].pages);
-        r = put_word(at + 16, REGION_NAME, guest->regions[i].name, "region", fault);
-    }
-    bytes_put_u64(shape + SHAPE_AT_DIGEST, XXH3_64bits(shape, SHAPE_AT_DIGEST));
-    return r;
-}
-
-/* One shape has one encoding: what is there must be ours, to the byte. */
-static int shape_judge(const uint8_t shape[static SHAPE_BYTES], const struct guest *guest,
-                       struct fault *fault)
-{
-    uint8_t ours[SHAPE_BYTES];
-
-    int r = shape_encode(guest, ours, fault);
-    if (r < 0)
-        return r;
-    if (bytes_get_u64(shape + SHAPE_AT_DIGEST) != XXH3_64bits(shape, SHAPE_AT_DIGEST))
-        return fault_set(fault, ERR_CORRUPT, "the head of the guest's file is damaged");
-    if (memcmp(shape, ours, SHAPE_BYTES) != 0)
-        return fault_set(fault, ERR_REFUSED,
-                         "the guest's file is of another machine than this one: %s, %u vCPUs, %s",
-                         guest->machine, guest->vcpus, guest->baseline);
-    return 0;
-}
-
-/* The mark between them changes later. */
-static void seed(struct stream *stream, const uint8_t *head)
-{
-    file_stream_seed(stream, head, GUEST_LABEL_BYTES);
-    file_stream_seed(stream, head + SHAPE_AT, SHAPE_BYTES);
-}
-
 /* ---- writing ---- */
-struct writer {
-    struct guest *guest;
-    struct stream *stream;
-    struct page_codec codec;
-    const bool *is_stopped;
-    uint64_t sum, running, pages;
-};
-
-static int write_frame(struct writer *writer, struct fault *fault)
-{
-    const uint8_t *bytes = NULL;
-    size_t count = page_codec_encode(&writer->codec, &bytes);
-    if (count == 0)
-        return 0;
-    int r = stream_write(writer->stream, bytes, count, fault);
-    page_tuner_step(&writer->codec.tuner, world_now_ns(),
-                    (uint64_t)writer->codec.frame.data_count * PAGE_BYTES,
-                    writer->stream->wait_out_ns);
-    return r;
-}
-
-static void take_page(struct writer *writer, const struct region *region, uint64_t page)
-{
-    uint8_t *slot = page_codec_slot(&writer->codec);
-    if (!page_copy(slot, region->base + page * PAGE_BYTES))
-        return; /* zero: as it will be in fresh memory */
-    uint64_t hash = page_digest_hash(slot);
-    page_codec_add_data(&writer->codec, (unsigned)(page % BLOCK_PAGES));
-    writer->sum += page_digest_term(region->id, page, hash);
-    writer->running = page_digest_fold(writer->running, page, hash);
-    writer->pages++;
-}
-
-static int write_block(struct writer *writer, const struct page_batch *batch, struct fault *fault)
-{
-    const struct region *region = &writer->guest->regions[batch->region];
-    int r = 0;
-
-    page_codec_begin(&writer->codec, region->id, batch->first_page, ROUND);
-    for (unsigned i = 0; r == 0 && i < PAGE_BATCH_WORDS; i++) {
-        for (uint64_t word = batch->mask[i]; r == 0 && word; word &= word - 1) {
-            take_page(writer, region,
-                      batch->first_page + i * 64 + (unsigned)__builtin_ctzll(word));
-            if (writer->codec.frame.count < PAGE_FRAME_PAGES_MAX)
-                continue;
-            r = write_frame(writer, fault);
-            page_codec_begin(&writer->codec, region->id, batch->first_page, ROUND);
-        }
-    }
-    return r < 0 ? r : write_frame(writer, fault);
-}
-
-static int write_region(struct writer *writer, unsigned index, struct fault *fault)
-{
-    struct region *region = &writer->guest->regions[index];
-    struct bitmap populated = {0};
-    struct page_scan scan;
-    struct page_batch batch;
-
-    int r = bitmap_init(&populated, region->pages) < 0
-                ? fault_set(fault, ERR_NOMEM, "no memory for the pages of '%s'", region->name)
-                : region->ops->populated(region, &populated, fault);
-    page_scan_init(&scan, &populated, index);
-    while (r == 0 && page_scan_next(&scan, &batch)) {
-        if (writer->is_stopped && __atomic_load_n(writer->is_stopped, __ATOMIC_RELAXED))
-            r = fault_set(fault, ERR_CANCELED, "writing the guest's file was stopped");
-        else
-            r = write_block(writer, &batch, fault);
-    }
-    bitmap_deinit(&populated);
-    return r;
-}
-
-static int write_fence(struct writer *writer, struct fault *fault)
-{
-    uint8_t bytes[PAGE_FRAME_HEAD_MAX];
-    const struct page_frame fence = {
-        .type = PAGE_FRAME_FENCE_LAST, .round = ROUND, .digest = writer->running};
-    return stream_write(writer->stream, bytes, page_frame_put(&fence, NULL, bytes), fault);
-}
-
-static int write_machine(struct writer *writer, struct fault *fault)
+static int write_all(struct guest_file_writer *writer, struct guest_file_counts *ret_counts,
+                     struct fault *fault)
 {
     struct guest *guest = writer->guest;
     AUTO_FREE uint8_t *machine = NULL;
-    uint8_t count_bytes[8];
     size_t count = 0;
-
-    int r = guest->ops->save(guest->owner, &machine, &count, fault);
-    if (r < 0)
-        return fault_wrap(fault, r, "saving the machine");
-    if (count > MACHINE_STATE_MAX)
-        return fault_set(fault, ERR_LIMIT, "a machine state of %zu bytes, at most %d may be", count,
-                         MACHINE_STATE_MAX);
-    bytes_put_u64(count_bytes, count);
-    r = stream_write(writer->stream, count_bytes, sizeof count_bytes, fault);
-    return r < 0 ? r : stream_write(writer->stream, machine, count, fault);
-}
-
-static int write_tail(struct writer *writer, struct fault *fault)
-{
-    uint8_t tail[TAIL_BYTES];
-    bytes_put_u64(tail, TAIL_MAGIC);
-    bytes_put_u64(tail + 8, writer->pages);
-    bytes_put_u64(tail + 16, writer->sum);
-    int r = stream_write(writer->stream, tail, 24, fault);
-    if (r < 0)
-        return r;
-    bytes_put_u64(tail + 24, file_stream_digest(writer->stream));
-    r = stream_write(writer->stream, tail + 24, 8, fault);
-    return r < 0 ? r : stream_flush(writer->stream, fault);
-}
-
-static int write_all(struct writer *writer, const uint8_t *head, int fd, struct fault *fault)
-{
-    struct guest *guest = writer->guest;
     int r = 0;
 
-    if (pwrite(fd, head, HEAD_BYTES, 0) != HEAD_BYTES)
-        return fault_set_errno(fault, errno == ENOSPC ? ERR_LIMIT : ERR_IO, errno,
-                               "writing the guest's file");
-    seed(writer->stream, head);
     for (unsigned i = 0; r == 0 && i < guest->region_count; i++)
-        r = write_region(writer, i, fault);
+        r = guest_file_writer_region(writer, i, fault);
     for (unsigned i = 0; i < guest->region_count; i++)
         guest->regions[i].ops->track_stop(&guest->regions[i], true); /* what was read for it goes */
-    if (r == 0)
-        r = write_fence(writer, fault);
-    if (r == 0)
-        r = write_machine(writer, fault);
-    if (r == 0)
-        r = write_tail(writer, fault);
-    if (r == 0 && fsync(fd) < 0)
-        r = fault_set_errno(fault, errno == ENOSPC || errno == EDQUOT ? ERR_LIMIT : ERR_IO, errno,
-                            "making the guest's file durable");
-    return r;
+    if (r < 0)
+        return r;
+    r = guest->ops->save(guest->owner, &machine, &count, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "saving the machine");
+    return guest_file_writer_finish(writer, machine, count, ret_counts, fault);
 }
 
 int guest_file_write(struct guest *guest, const struct guest_label *label, int fd,
                      const bool *is_stopped, struct guest_file_counts *ret_counts,
                      struct fault *fault)
 {
-    struct writer writer = {.guest = guest, .is_stopped = is_stopped};
-    uint8_t head[HEAD_BYTES] = {0};
-    uint64_t begun_ns = world_now_ns();
+    struct guest_file_writer writer;
 
-    int r = guest_label_encode(label, head, fault);
+    int r = guest_file_writer_init(&writer, guest, label, fd, is_stopped, fault);
     if (r == 0)
-        r = shape_encode(guest, head + SHAPE_AT, fault);
-    if (r == 0)
-        r = file_stream_new(&writer.stream, fd, HEAD_BYTES, fault);
-    if (r == 0)
-        r = page_codec_init(&writer.codec, PAGE_TUNER_AUTO, fault);
-    if (r == 0) {
-        r = write_all(&writer, head, fd, fault);
-        page_codec_deinit(&writer.codec);
-    }
-    if (r == 0)
-        *ret_counts = (struct guest_file_counts){.pages = writer.pages,
-                                                 .bytes = file_stream_offset(writer.stream),
-                                                 .ns = world_now_ns() - begun_ns};
-    writer.stream = stream_free(writer.stream);
+        r = write_all(&writer, ret_counts, fault);
+    guest_file_writer_deinit(&writer);
     return r;
 }
 
@@ -331,7 +109,7 @@ static int read_frames(struct reader *reader, struct fault *fault)
             r = page_frame_get(head, &frame, fault);
         if (r < 0)
             return r;
-        if (frame.round != ROUND ||
+        if (frame.round != GUEST_FILE_ROUND ||
             (frame.type != PAGE_FRAME_PAGES && frame.type != PAGE_FRAME_FENCE_LAST))
             return fault_set(fault, ERR_CORRUPT, "a frame in the guest's file that has no place");
         if (frame.type == PAGE_FRAME_FENCE_LAST)
@@ -364,7 +142,7 @@ static int read_machine(struct reader *reader, struct fault *fault)
 
 static int read_tail(struct reader *reader, int fd, struct fault *fault)
 {
-    uint8_t tail[TAIL_BYTES];
+    uint8_t tail[GUEST_FILE_TAIL_BYTES];
     struct stat status;
 
     int r = stream_read(reader->stream, tail, 24, fault);
@@ -376,7 +154,7 @@ static int read_tail(struct reader *reader, int fd, struct fault *fault)
         return r;
     if (fstat(fd, &status) < 0)
         return fault_set_errno(fault, ERR_IO, errno, "looking at the guest's file");
-    if (bytes_get_u64(tail) != TAIL_MAGIC || bytes_get_u64(tail + 16) != reader->place.sum ||
+    if (bytes_get_u64(tail) != GUEST_FILE_TAIL_MAGIC || bytes_get_u64(tail + 16) != reader->place.sum ||
         bytes_get_u64(tail + 24) != digest ||
         (uint64_t)status.st_size != file_stream_offset(reader->stream))
         return fault_set(fault, ERR_CORRUPT,
@@ -388,7 +166,7 @@ static int read_all(struct reader *reader, const uint8_t *head, int fd, struct f
 {
     struct guest *guest = reader->guest;
 
-    seed(reader->stream, head);
+    guest_file_seed(reader->stream, head);
     int r = read_frames(reader, fault);
     if (r == 0)
         r = read_machine(reader, fault);
@@ -416,7 +194,7 @@ static int reader_init(struct reader *reader, struct guest *guest, int fd, struc
     if (r == 0)
         r = page_place_init(&reader->place, guest->regions, reader->digests, guest->region_count,
                             fault);
-    return r < 0 ? r : file_stream_new(&reader->stream, fd, HEAD_BYTES, fault);
+    return r < 0 ? r : file_stream_new(&reader->stream, fd, GUEST_FILE_HEAD_BYTES, fault);
 }
 
 static void reader_deinit(struct reader *reader)
@@ -447,7 +225,7 @@ static int judge_label(const struct guest_label *label, uint64_t consumed_by,
 int guest_file_read(struct guest *guest, const struct guest_label *expected, int fd,
                     struct guest_file_counts *ret_counts, struct fault *fault)
 {
-    uint8_t head[HEAD_BYTES];
+    uint8_t head[GUEST_FILE_HEAD_BYTES];
     struct guest_label label;
     struct reader reader;
     uint64_t consumed_by = 0, begun_ns = world_now_ns();
@@ -455,10 +233,10 @@ int guest_file_read(struct guest *guest, const struct guest_label *expected, int
     int r = guest_label_read(fd, &label, &consumed_by, fault);
     if (r == 0)
         r = judge_label(&label, consumed_by, expected, fault);
-    if (r == 0 && pread(fd, head, HEAD_BYTES, 0) != HEAD_BYTES)
+    if (r == 0 && pread(fd, head, GUEST_FILE_HEAD_BYTES, 0) != GUEST_FILE_HEAD_BYTES)
         r = fault_set(fault, ERR_CORRUPT, "the guest's file ends in its head");
     if (r == 0)
-        r = shape_judge(head + SHAPE_AT, guest, fault);
+        r = guest_shape_judge(head + GUEST_FILE_SHAPE_AT, guest, fault);
     if (r < 0)
         return r;
     r = reader_init(&reader, guest, fd, fault);
@@ -470,4 +248,59 @@ int guest_file_read(struct guest *guest, const struct guest_label *expected, int
                                                  .ns = world_now_ns() - begun_ns};
     reader_deinit(&reader);
     return r;
+}
+
+/* ---- is it whole? ---- */
+static int check_bytes(struct stream *stream, uint64_t count, struct fault *fault)
+{
+    enum { STEP = 1 << 16 };
+    AUTO_FREE uint8_t *bytes = malloc(STEP);
+    int r = bytes ? 0 : fault_set(fault, ERR_NOMEM, "no memory to read a guest's file");
+
+    while (r == 0 && count > 0) {
+        size_t step = count < STEP ? (size_t)count : STEP;
+        r = stream_read(stream, bytes, step, fault);
+        count -= step;
+    }
+    return r;
+}
+
+/* The digest in the tail covers all before it, so only the head and the tail have to be understood. */
+static int check_digest(int fd, const uint8_t *head, uint64_t bytes, struct fault *fault)
+{
+    struct stream *stream = NULL;
+    uint8_t tail[8];
+
+    int r = file_stream_new(&stream, fd, GUEST_FILE_HEAD_BYTES, fault);
+    if (r < 0)
+        return r;
+    guest_file_seed(stream, head);
+    r = check_bytes(stream, bytes - GUEST_FILE_HEAD_BYTES - sizeof tail, fault);
+    uint64_t digest = file_stream_digest(stream);
+    if (r == 0)
+        r = stream_read(stream, tail, sizeof tail, fault);
+    if (r == 0 && bytes_get_u64(tail) != digest)
+        r = fault_set(fault, ERR_CORRUPT,
+                      "the guest's file is damaged: its digest is not that of its bytes");
+    stream = stream_free(stream);
+    return r;
+}
+
+int guest_file_check(const struct guest_label *expected, int fd, struct fault *fault)
+{
+    uint8_t head[GUEST_FILE_HEAD_BYTES];
+    struct guest_label label;
+    struct stat status;
+    uint64_t consumed_by = 0;
+
+    int r = guest_label_read(fd, &label, &consumed_by, fault);
+    if (r == 0)
+        r = judge_label(&label, consumed_by, expected, fault);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &status) < 0 || pread(fd, head, sizeof head, 0) != (ssize_t)sizeof head ||
+        status.st_size < (off_t)(GUEST_FILE_HEAD_BYTES + GUEST_FILE_TAIL_BYTES))
+        return fault_set(fault, ERR_CORRUPT, "the guest's file ends in its head");
+    r = guest_shape_check(head + GUEST_FILE_SHAPE_AT, fault);
+    return r < 0 ? r : check_digest(fd, head, (uint64_t)status.st_size, fault);
 }

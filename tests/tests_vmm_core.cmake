@@ -12,7 +12,7 @@ add_custom_target(vmm_guest ALL DEPENDS ${vmm_guest_dir}/guest.elf)
 
 # A host test with the verifying guest and the console of test_vm_support.
 function(vmm_host_test name)
-  godwit_test(host ${name} ROOMS vmm-core TIMEOUT 180
+  godwit_test(host ${name} ROOMS vmm-core ${ARGN} TIMEOUT 180
     SOURCES ${CMAKE_SOURCE_DIR}/tests/host/test_vm_support.c)
   target_compile_definitions(test_host_${name} PRIVATE
     GUEST_ELF="${vmm_guest_dir}/guest.elf")
@@ -27,6 +27,7 @@ if(TARGET godwit_migrate)
   target_link_libraries(test_host_vm_replica PRIVATE godwit_migrate godwit_net)
   set_tests_properties(host/vm_replica PROPERTIES TIMEOUT 900)
 endif()
+vmm_host_test(vm_snapshot migrate storage)
 
 godwit_test(unit guest_memory ROOMS vmm-core)
 godwit_test(unit dev_serial ROOMS vmm-core)
