@@ -24,6 +24,7 @@
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/store_beat.h"
+#include "agent/snapshots.h"
 #include "agent/suspend.h"
 #include "agent/upgrade.h"
 #include "agent/vm_counters.h"
@@ -62,6 +63,7 @@ struct agent {
     struct attach *attach;
     struct upgrades *upgrades;
     struct suspends *suspends;
+    struct snapshots *snapshots;
     struct orders *orders;
     struct agent_link *link;
     struct text_server *metrics;
@@ -255,6 +257,32 @@ static void on_welcome(void *data)
 
     domains_tell(agent->domains);
     images_tell(agent->images);
+    snapshots_tell(agent->snapshots);
+}
+
+static void tell_snapshots(void *data, const Godwit__AgentSnapshots *all)
+{
+    struct agent *agent = data;
+
+    if (agent->link && agent_link_is_welcome(agent->link))
+        agent_link_send(agent->link, METHOD_AGENT_SNAPSHOTS, &all->base);
+}
+
+static int set_up_snapshots(struct agent *agent, const char *name, struct fault *fault)
+{
+    const struct snapshots_config config = {
+        .loop = agent->loop,
+        .table = agent->table,
+        .host = name,
+        .state_dir = arg_dir,
+        .tell = tell_snapshots,
+        .data = agent,
+    };
+
+    int r = snapshots_new(&agent->snapshots, &config, fault);
+    if (r == 0)
+        orders_set_snapshots(agent->orders, agent->snapshots);
+    return r;
 }
 
 static void on_upgrade_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)
@@ -565,6 +593,8 @@ static int set_up(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = set_up_vms(agent, fault);
     if (r == 0)
+        r = set_up_snapshots(agent, name, fault);
+    if (r == 0)
         r = set_up_ha(agent, name, move_address, fault);
     if (r == 0)
         r = set_up_images(agent, fault);
@@ -623,6 +653,7 @@ static void tear_down(struct agent *agent)
     attach_stop(agent->attach);
     upgrades_stop(agent->upgrades);
     suspends_stop(agent->suspends);
+    snapshots_stop(agent->snapshots);
     agent->peers = peers_free(agent->peers);
     agent->images = images_free(agent->images);
     agent->beat = store_beat_free(agent->beat);
@@ -634,6 +665,7 @@ static void tear_down(struct agent *agent)
     agent->attach = attach_free(agent->attach);
     agent->upgrades = upgrades_free(agent->upgrades);
     agent->suspends = suspends_free(agent->suspends);
+    agent->snapshots = snapshots_free(agent->snapshots);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);
     agent->facts = host_facts_free(agent->facts);

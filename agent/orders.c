@@ -23,6 +23,8 @@
 #include "agent/peers.h"
 #include "agent/quarantine.h"
 #include "agent/redial.h"
+#include "agent/snapshot_folder.h"
+#include "agent/snapshots.h"
 #include "agent/store_beat.h"
 #include "agent/store_look.h"
 #include "agent/store_question.h"
@@ -69,6 +71,7 @@ struct orders {
     struct upgrades *upgrades;
     struct suspends *suspends;
     struct images *images;
+    struct snapshots *snapshots;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -97,6 +100,7 @@ struct step {
     bool incoming, start_paused;
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
+    Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
     struct step *next_held;   /* of orders.held */
 };
 
@@ -122,6 +126,8 @@ static void step_free(struct step *step)
                            ((Godwit__MoveOut *)step->order)->psk.len);
         protobuf_c_message_free_unpacked(step->order, NULL);
     }
+    if (step->snapshot)
+        godwit__snapshot_info__free_unpacked(step->snapshot, NULL);
     free(step->bytes);
     free(step);
 }
@@ -247,10 +253,12 @@ static int need_process(struct orders *orders, const char *vm_id, struct vm_entr
     if (!entry->process)
         return fault_set(fault, ERR_STATE, "%s does not run on this host",
                          entry->status->name ? entry->status->name : vm_id);
-    if (entry->upgrade || entry->suspending)
+    if (entry->upgrade || entry->suspending || entry->snapshotting)
         return fault_set(fault, ERR_BUSY, "%s is being %s",
                          entry->status->name ? entry->status->name : vm_id,
-                         entry->upgrade ? "upgraded" : "suspended");
+                         entry->upgrade      ? "upgraded"
+                         : entry->suspending ? "suspended"
+                                             : "snapshotted");
     if (!vm_process_rpc(entry->process) || entry->starting)
         return fault_set(fault, ERR_BUSY, "%s: its process cannot be spoken to just now",
                          entry->status->name ? entry->status->name : vm_id);
@@ -264,6 +272,8 @@ static const char *step_nonce(const struct step *step)
 {
     if (step->order->descriptor != &godwit__order_vm_start__descriptor)
         return NULL;
+    if (step->snapshot) /* one of disks alone boots */
+        return step->snapshot->with_memory ? step->snapshot->id : NULL;
     const char *nonce = ((const Godwit__OrderVmStart *)step->order)->suspend_nonce;
     return nonce && *nonce ? nonce : NULL;
 }
@@ -274,6 +284,11 @@ static int open_file(struct step *step, struct vm_entry *entry, struct fault *fa
 {
     char path[VM_PATH_SIZE], nonce[VM_NONCE_SIZE];
 
+    if (step->snapshot) {
+        step->file_generation = step->snapshot->generation;
+        return snapshot_folder_open_memory(snapshots_root(step->orders->snapshots),
+                                           step->snapshot->id, &step->fds[FD_KERNEL], fault);
+    }
     if (!vm_entry_has_file(entry, entry->status->generation, nonce) ||
         strcmp(nonce, step_nonce(step)) != 0)
         return fault_set(fault, ERR_NOT_FOUND, "there is no file here that it could go on from");
@@ -370,10 +385,25 @@ static int read_boot(struct step *step, struct fault *fault)
     return 0;
 }
 
+/* A restore that was begun is the only way for its VM to start. */
+static int may_start(const struct step *step, struct fault *fault)
+{
+    const struct snapshots *snapshots = step->orders->snapshots;
+    const char *id = step->snapshot ? step->snapshot->id : NULL;
+
+    return snapshots && !step->incoming ? snapshot_folder_may_start(snapshots_root(snapshots),
+                                                                    step->vm_id, id, fault)
+                                        : 0;
+}
+
 static void backends_work(void *data)
 {
     struct step *step = data;
     struct backends_ask ask = step_ask(step);
+
+    step->result = may_start(step, &step->fault);
+    if (step->result < 0)
+        return;
 
     if (step->incoming) {
         const Godwit__MoveIn *order = (const Godwit__MoveIn *)step->order;
@@ -385,6 +415,9 @@ static void backends_work(void *data)
                                   : backends_start(&ask, &step->backends, &step->fault);
     if (step->result == BACKENDS_E_LOST)
         step->result = ERR_REFUSED;
+    if (step->result == 0 && step->snapshot) /* they are ours to write now */
+        step->result = snapshot_folder_restore(snapshots_root(step->orders->snapshots),
+                                               step->snapshot, step_spec(step), &step->fault);
     if (step->result == 0 && !step->incoming && !step_nonce(step) &&
         vm_spec_boots_from_disk(step_spec(step)))
         step->result = read_boot(step, &step->fault);
@@ -420,6 +453,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         order.expected_stamp = &expected;
     }
     order.suspend_nonce = (char *)(uintptr_t)step_nonce(step); /* protobuf-c knows no const */
+    order.has_is_snapshot = true;
+    order.is_snapshot = step->snapshot != NULL;
     order.has_suspend_generation = true;
     order.suspend_generation = step->file_generation;
     uint64_t gib = step_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
@@ -485,7 +520,7 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
         return create_domain(step, entry, fault);
     host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
     int r = vm_entry_begin(entry, fault);
-    if (r == 0 && !step_nonce(step)) /* it boots, or comes from elsewhere: what rests here is old */
+    if (r == 0 && (!step_nonce(step) || step->snapshot)) /* it boots, or comes from elsewhere: what rests here is old */
         r = vm_entry_drop_file(entry, fault);
     if (r == 0)
         r = open_files(step, entry, step_spec(step), step->incoming, fault);
@@ -529,7 +564,7 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     vm_entry_update(entry, (const Godwit__VmStatus *)reply);
     vm_entry_commit(entry);
     struct fault left = {0};
-    if (step_nonce(step) && vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
+    if (step_nonce(step) && !step->snapshot && vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
         log_warn("orders", "vm=%s: %s", entry->id, left.text);
     vm_entry_journal(entry, "start");
     log_info("orders", "started vm=%s name=%s generation=%llu pid=%d", entry->id,
@@ -547,6 +582,21 @@ static void refuse_start(struct orders *orders, const Godwit__OrderVmStart *orde
     if (order->vm_id && id_name_is_valid(order->vm_id))
         vm_table_refuse(orders->table, order->vm_id, order->generation);
     reply_fault(request, fault);
+}
+
+/* The snapshot that the order names: a copy, for nobody may take it away from under the start. */
+static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, struct fault *fault)
+{
+    if (!order->snapshot_id || !*order->snapshot_id)
+        return 0;
+    const Godwit__SnapshotInfo *info =
+        step->orders->snapshots ? snapshots_find(step->orders->snapshots, order->snapshot_id)
+                                : NULL;
+    if (!info || strcmp(info->vm_id, step->vm_id) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s of it",
+                         order->snapshot_id);
+    step->snapshot = (Godwit__SnapshotInfo *)message_copy(&info->base);
+    return step->snapshot ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a snapshot");
 }
 
 static void handle_start(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -589,6 +639,8 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
     waiters_add(&entry->start_waiters, request);
     step->start_paused = order->start_paused;
     r = attach_stamp_read(order->expected_stamp, &step->expected, &fault);
+    if (r == 0)
+        r = take_snapshot(step, order, &fault);
     if (r == 0)
         r = create(step, entry, start_created, &fault);
     if (r < 0)
@@ -1487,6 +1539,68 @@ static void handle_suspend(void *data, struct rpc *rpc, struct rpc_request *requ
         reply_fault(request, &fault);
 }
 
+/* ---- SNAPSHOTS ---- */
+void orders_set_snapshots(struct orders *orders, struct snapshots *snapshots)
+{
+    orders->snapshots = snapshots;
+}
+
+static int take_of(struct orders *orders, const Godwit__OrderSnapshot *order,
+                   struct rpc_request *request, struct fault *fault)
+{
+    struct vm_entry *entry = order->vm_id ? vm_table_find(orders->table, order->vm_id) : NULL;
+
+    if (!order->vm_id || !id_name_is_valid(order->vm_id))
+        return fault_set(fault, ERR_INVALID, "a snapshot without its VM");
+    if (order->is_stopped) {
+        if (entry && (vm_entry_is_alive(entry) || entry->starting))
+            return fault_set(fault, ERR_STATE, "it has a process here");
+        return snapshots_take(orders->snapshots, order, NULL, request, fault);
+    }
+    int r = need_process(orders, order->vm_id, &entry, fault);
+    if (r == 0 && (entry->stopping || entry->attaching))
+        r = fault_set(fault, ERR_BUSY, "%s cannot be snapshotted just now",
+                      entry->status->name ? entry->status->name : entry->id);
+    return r < 0 ? r : snapshots_take(orders->snapshots, order, entry, request, fault);
+}
+
+static void handle_snapshot_take(void *data, struct rpc *rpc, struct rpc_request *request,
+                                 const ProtobufCMessage *message)
+{
+    const Godwit__OrderSnapshot *order = (const Godwit__OrderSnapshot *)message;
+    struct orders *orders = orders_of(data);
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0)
+        r = take_of(orders, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
+}
+
+static void handle_snapshot_remove(void *data, struct rpc *rpc, struct rpc_request *request,
+                                   const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (snapshots_remove(orders_of(data)->snapshots, (const Godwit__OrderSnapshot *)message,
+                         request, &fault) < 0)
+        reply_fault(request, &fault);
+}
+
+static void handle_snapshot_check(void *data, struct rpc *rpc, struct rpc_request *request,
+                                  const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (snapshots_check(orders_of(data)->snapshots, (const Godwit__OrderSnapshot *)message, request,
+                        &fault) < 0)
+        reply_fault(request, &fault);
+}
+
 /* ---- consoles ---- */
 static void session_set(struct vm_entry *entry, uint64_t session, bool on)
 {
@@ -1932,6 +2046,9 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},
     {METHOD_ORDER_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
+    {METHOD_ORDER_SNAPSHOT_TAKE, &godwit__order_snapshot__descriptor, handle_snapshot_take},
+    {METHOD_ORDER_SNAPSHOT_REMOVE, &godwit__order_snapshot__descriptor, handle_snapshot_remove},
+    {METHOD_ORDER_SNAPSHOT_CHECK, &godwit__order_snapshot__descriptor, handle_snapshot_check},
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},

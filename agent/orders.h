@@ -26,6 +26,7 @@ struct peers;
 struct quarantine;
 struct store_beat;
 struct rpc_method;
+struct snapshots;
 struct suspends;
 struct upgrades;
 struct vm_entry;
@@ -42,6 +43,7 @@ void orders_set_domains(struct orders *orders, struct domains *domains); /* NULL
 void orders_set_images(struct orders *orders, struct images *images);
 void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades,
                          struct suspends *suspends);
+void orders_set_snapshots(struct orders *orders, struct snapshots *snapshots);
 /* For agent_link. */
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data);

@@ -57,6 +57,7 @@ struct vm_entry {
     uint64_t starting_generation;
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
+    bool snapshotting;                  /* snapshots.c: it goes into files while it runs */
     struct upgrade *upgrade;            /* upgrade.c: it is being handed over, or was; NULL: no */
     struct vm_process *next_process;    /* upgrade.c: to whom; NULL: none */
     char end_reason[VM_END_REASON_MAX]; /* why we killed it; empty: we did not */

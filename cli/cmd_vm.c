@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "base/world.h"
 #include "cli/client.h"
+#include "cli/cmd_snapshot.h"
 #include "cli/context.h"
 #include "cli/error_text.h"
 #include "cli/listing.h"
@@ -709,6 +710,12 @@ int cmd_vm_rm(struct context *context)
         (void)fault_set(&fault, ERR_REFUSED, "nobody said yes; nothing was changed");
         fault_hint(&fault, "godwit vm rm -y %s", context->line->operands[0]);
         return error_print_fault(context, &fault);
+    }
+    for (size_t i = 0;
+         command_flag(context->line, "with-snapshots") && i < context->line->operand_count; i++) {
+        int exit_code = cmd_snapshot_rm_all(context, context->line->operands[i]);
+        if (exit_code != EXIT_CODE_DONE)
+            return exit_code;
     }
     return act(context, GODWIT__VM_VERB__VM_VERB_RM, command_flag(context->line, "stop"));
 }

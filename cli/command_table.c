@@ -18,6 +18,7 @@
 #include "cli/cmd_record.h"
 #include "cli/cmd_rule.h"
 #include "cli/cmd_simulate.h"
+#include "cli/cmd_snapshot.h"
 #include "cli/cmd_status.h"
 #include "cli/cmd_up.h"
 #include "cli/cmd_store.h"
@@ -301,7 +302,23 @@ static const struct command_option vm_adopt_options[] = {
     {0}};
 
 static const struct command_option vm_rm_options[] = {
-    {.name = "stop", .type = COMMAND_FLAG, .help = "also when it runs: stop it first"}, {0}};
+    {.name = "stop", .type = COMMAND_FLAG, .help = "also when it runs: stop it first"},
+    {.name = "with-snapshots", .type = COMMAND_FLAG, .help = "its snapshots too"},
+    {0}};
+
+static const struct command_option snapshot_create_options[] = {
+    {.name = "disks-only",
+     .type = COMMAND_FLAG,
+     .help = "no memory: what is on its disks, as after a loss of power"},
+    {.name = "ram", .type = COMMAND_FLAG, .help = "with its memory or not at all: it must run"},
+    {0}};
+
+static const struct command_option snapshot_restore_options[] = {
+    {.name = "keep",
+     .type = COMMAND_TEXT,
+     .value = "NAME",
+     .help = "take a snapshot of what it is now first, of this name"},
+    {0}};
 
 static const struct command_option vm_console_options[] = {
     {.name = "until",
@@ -1165,6 +1182,54 @@ static const struct command commands[] = {
      .run = cmd_vm_rm,
      .examples = {{"godwit vm rm web-01", "a stopped one, after a question"},
                   {"godwit vm rm -y --stop web-01", "a running one, without"}}},
+    {.words = "vm snapshot create",
+     .operands = "VM [NAME]",
+     .summary = "keep a VM as it is at this instant, while it runs",
+     .more = "Its memory, machine and disks of one instant, on its host. The guest stands still for "
+             "milliseconds; its memory is copied behind its back, so until the command ends a first "
+             "write to a page costs it more. Its disks must lie where files can be cloned (XFS with "
+             "reflink, btrfs). Of a stopped VM: its disks. Without NAME it is called by the time.",
+     .options = snapshot_create_options,
+     .run = cmd_snapshot_create,
+     .examples = {{"godwit vm snapshot create web-01 before-upgrade", "memory and disks"},
+                  {"godwit vm snapshot create web-01 --disks-only", "disks alone"}}},
+    {.words = "vm snapshot ls",
+     .operands = "[VM]",
+     .summary = "the snapshots of a VM, or of all",
+     .lists = true,
+     .watches = true,
+     .run = cmd_snapshot_ls,
+     .examples = {{"godwit vm snapshot ls web-01", "of one VM"},
+                  {"godwit vm snapshot ls -o wide", "all of them, with where their disks lie"}}},
+    {.words = "vm snapshot show",
+     .operands = "VM NAME",
+     .summary = "all about one snapshot",
+     .run = cmd_snapshot_show,
+     .examples = {{"godwit vm snapshot show web-01 before-upgrade", "on a page"},
+                  {"godwit vm snapshot show web-01 before-upgrade -o json", "for a program"}}},
+    {.words = "vm snapshot check",
+     .operands = "VM NAME",
+     .summary = "could it be restored? reads all of its memory",
+     .run = cmd_snapshot_check,
+     .examples = {{"godwit vm snapshot check web-01 before-upgrade", "nothing is changed"},
+                  {"godwit vm snapshot check web-01 at-20261126-064500", "one without a name of its own"}}},
+    {.words = "vm snapshot restore",
+     .operands = "VM NAME",
+     .summary = "let a VM go back to a snapshot",
+     .more = "First the snapshot is checked, every byte of its memory; then the VM is stopped, its "
+             "disks become what they were, and it goes on from the snapshot's instant as a new "
+             "generation. One of disks alone boots. It must be on the host where the snapshot lies.",
+     .options = snapshot_restore_options,
+     .run = cmd_snapshot_restore,
+     .examples = {{"godwit vm snapshot restore web-01 before-upgrade", "after a question"},
+                  {"godwit vm snapshot restore -y web-01 before-upgrade --keep broken",
+                   "what it is now becomes a snapshot first"}}},
+    {.words = "vm snapshot rm",
+     .operands = "VM NAME...",
+     .summary = "remove snapshots for good",
+     .run = cmd_snapshot_rm,
+     .examples = {{"godwit vm snapshot rm web-01 before-upgrade", "after a question"},
+                  {"godwit vm snapshot rm -y web-01 one two", "two, without"}}},
     {.words = "job ls",
      .operands = "",
      .summary = "what is under way",

@@ -18,6 +18,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
+#include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/job.h"
 #include "coordinator/preflight.h"
@@ -231,8 +232,12 @@ static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *
     order.incarnation = vm->own.incarnation;
     order.expected_stamp = expected;
     order.suspend_nonce = vm->suspended;
+    const struct cluster_snapshot *snapshot =
+        cluster_snapshot_to_restore(&sent->coordinator->cluster, vm, sent->order.host);
+    if (snapshot)
+        order.snapshot_id = snapshot->info->id;
     send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor,
-               vm->suspended[0] ? ORDER_MS + file_ms(vm) : ORDER_MS);
+               vm->suspended[0] || snapshot ? ORDER_MS + file_ms(vm) : ORDER_MS);
 }
 
 /* L was read (R2 of SWITCHOVER); now the start may take the disks from exactly that. A failure here

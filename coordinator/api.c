@@ -12,11 +12,13 @@
 #include "base/own.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/api_plan.h"
+#include "coordinator/api_snapshot.h"
 #include "coordinator/audit.h"
 #include "coordinator/backup.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_found.h"
+#include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/console_relay.h"
 #include "coordinator/cluster_core.h"
@@ -425,11 +427,16 @@ static void on_vm_action(struct peer *peer, struct rpc_request *request, const v
     struct cluster_todo todo = {0};
     struct problem problem;
     uint64_t ticket = 0;
-    if (wanted->verb == GODWIT__VM_VERB__VM_VERB_START &&
-        image_api_start(coordinator, request, wanted->vm ? wanted->vm : ""))
+    const char *vm = wanted->vm ? wanted->vm : "";
+    if (wanted->verb == GODWIT__VM_VERB__VM_VERB_START && image_api_start(coordinator, request, vm))
         return;
-    if (cluster_act(&coordinator->cluster, wanted->vm ? wanted->vm : "", wanted->verb,
-                    wanted->and_stop, coordinator_now(), &ticket, &problem, &todo) != 0)
+    int r = wanted->verb == GODWIT__VM_VERB__VM_VERB_RESTORE
+                ? cluster_snapshot_restore(&coordinator->cluster, vm,
+                                           wanted->snapshot ? wanted->snapshot : "",
+                                           coordinator_now(), &ticket, &problem, &todo)
+                : cluster_act(&coordinator->cluster, vm, wanted->verb, wanted->and_stop,
+                              coordinator_now(), &ticket, &problem, &todo);
+    if (r != 0)
         api_reply_action(coordinator, request, "", &problem, NULL);
     else
         coordinator_await(coordinator, ticket, request);
@@ -836,6 +843,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_AGENT_HEARTBEAT, agent_heartbeat, "host", agent_link_heartbeat)                       \
     X(METHOD_AGENT_VM_EVENT, agent_vm_event, "host", agent_link_vm_event)                          \
     X(METHOD_AGENT_FOUND, agent_found, "host", agent_link_found)                                   \
+    X(METHOD_AGENT_SNAPSHOTS, agent_snapshots, "host", api_snapshot_told)                          \
     X(METHOD_AGENT_MOVE_EVENT, move_event, "host", agent_link_move_event)                          \
     X(METHOD_AGENT_CONSOLE_OUTPUT, console_data, "host", console_relay_output)                     \
     X(METHOD_ENROL, enrol_request, "*", enrol_host)                                                \
@@ -873,6 +881,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_STORE_ADD, store_add_request, "operator", store_api_add)                              \
     X(METHOD_STORE_REMOVE, store_remove_request, "operator", store_api_remove)                     \
     X(METHOD_STORE_CHECK, store_check_request, "operator", store_api_check)                        \
+    X(METHOD_SNAPSHOT, snapshot_request, "operator", api_snapshot_request)                         \
     X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)                              \
     X(METHOD_IMAGE_BEGIN, image_begin_request, "operator", image_api_begin)                        \
     X(METHOD_IMAGE_CHUNK, image_chunk, "operator", image_api_chunk)                                \
@@ -891,6 +900,7 @@ static bool is_event(uint16_t method)
     case METHOD_AGENT_VM_EVENT:
     case METHOD_AGENT_MOVE_EVENT:
     case METHOD_AGENT_FOUND:
+    case METHOD_AGENT_SNAPSHOTS:
     case METHOD_AGENT_CONSOLE_OUTPUT:
     case METHOD_VM_CONSOLE_DATA:
     case METHOD_AGENT_IMAGES:

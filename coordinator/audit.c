@@ -13,6 +13,7 @@
 #include "coordinator/words.h"
 #include "proto/audit_line.h"
 #include "proto/method.h"
+#include "proto/snapshot.pb-c.h"
 
 enum { ENTRIES_KEPT = 20000, ENTRIES_A_REPLY = 1000 };
 
@@ -136,6 +137,12 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return "vm-adopt";
     case METHOD_VM_CONSOLE:
         return "vm-console";
+    case METHOD_SNAPSHOT: {
+        Godwit__SnapshotVerb verb = ((const Godwit__SnapshotRequest *)message)->verb;
+        return verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_CREATE   ? "snapshot-create"
+               : verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE ? "snapshot-rm"
+                                                                : NULL;
+    }
     case METHOD_MIGRATE:
         return ((const Godwit__MigrateRequest *)message)->dry_run ? NULL : "migrate";
     case METHOD_JOB_CANCEL:

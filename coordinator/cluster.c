@@ -151,6 +151,13 @@ static void plan_free(struct cluster_plan *plan)
     free(plan);
 }
 
+static void snapshot_free(struct cluster_snapshot *snapshot)
+{
+    if (snapshot->info)
+        godwit__snapshot_info__free_unpacked(snapshot->info, NULL);
+    free(snapshot);
+}
+
 void cluster_deinit(struct cluster *cluster)
 {
     for (size_t i = 0; i < cluster->host_count; i++)
@@ -174,6 +181,9 @@ void cluster_deinit(struct cluster *cluster)
     free(cluster->disk_moves);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
+    for (size_t i = 0; i < cluster->snapshot_count; i++)
+        snapshot_free(cluster->snapshots[i]);
+    free(cluster->snapshots);
     free(cluster->links);
     free(cluster->rules);
     free(cluster->images);
@@ -266,6 +276,19 @@ struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster)
     return add((void ***)&cluster->disk_moves, &cluster->disk_move_count, sizeof *move);
 }
 
+struct cluster_snapshot *cluster_add_snapshot(struct cluster *cluster,
+                                              const Godwit__SnapshotInfo *info)
+{
+    Godwit__SnapshotInfo *copy = cluster_message_copy(&info->base);
+    struct cluster_snapshot *snapshot =
+        copy ? add((void ***)&cluster->snapshots, &cluster->snapshot_count, sizeof *snapshot) : NULL;
+    if (snapshot)
+        snapshot->info = copy;
+    else if (copy)
+        godwit__snapshot_info__free_unpacked(copy, NULL);
+    return snapshot;
+}
+
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id)
 {
     struct cluster_plan *plan = add((void ***)&cluster->plans, &cluster->plan_count, sizeof *plan);
@@ -343,6 +366,12 @@ void cluster_drop_image(struct cluster *cluster, struct cluster_image *image)
 {
     take_out((void **)cluster->images, &cluster->image_count, image);
     image_free(image);
+}
+
+void cluster_drop_snapshot(struct cluster *cluster, struct cluster_snapshot *snapshot)
+{
+    take_out((void **)cluster->snapshots, &cluster->snapshot_count, snapshot);
+    snapshot_free(snapshot);
 }
 
 void cluster_drop_plan(struct cluster *cluster, struct cluster_plan *plan)

@@ -24,6 +24,7 @@
 #include "proto/limits.h"
 #include "proto/pool.pb-c.h"
 #include "proto/pool_store.pb-c.h"
+#include "proto/snapshot.pb-c.h"
 
 enum {
     CLUSTER_REASON_SIZE = 256,
@@ -71,6 +72,7 @@ struct cluster_vm {
     enum cluster_want want; /* a stop that was recorded is carried out, however late */
     bool crashed;
     char suspended[GUEST_NONCE_SIZE]; /* STOPPED, at rest in this file of its owner's; STARTING: from it */
+    char restoring[ID_TEXT_SIZE]; /* STARTING: from this snapshot of its owner's; "" */
     char reason[CLUSTER_REASON_SIZE];
     /* as its owner's agent told last */
     Godwit__VmState state;
@@ -168,6 +170,11 @@ struct cluster_disk_move {
     unsigned refusals;         /* in a row */
 };
 
+struct cluster_snapshot {
+    uint64_t revision;
+    Godwit__SnapshotInfo *info; /* owned */
+};
+
 struct plan_run { /* of one step, of this coordinator's life only */
     uint64_t not_before_ns, stuck_ns;
     bool is_started; /* cold: the start was ordered */
@@ -212,6 +219,8 @@ struct cluster {
     size_t disk_move_count;
     struct cluster_plan **plans; /* oldest first */
     size_t plan_count;
+    struct cluster_snapshot **snapshots; /* owned */
+    size_t snapshot_count;
     enum cluster_auto auto_balance;
     uint64_t settings_revision;
     struct forecast_link link; /* what moves carry, as measured; zero: nothing was yet */
@@ -245,6 +254,8 @@ enum cluster_put_kind {
     PUT_DELETE_PLAN,
     PUT_SETTINGS,
     PUT_FENCE,   /* object: the host */
+    PUT_SNAPSHOT,
+    PUT_DELETE_SNAPSHOT,
     PUT_SETTING, /* key: its name; text: the value */
     PUT_STORE,
     PUT_DELETE_STORE,
@@ -364,6 +375,10 @@ void cluster_drop_image(struct cluster *cluster, struct cluster_image *image); /
 struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster);
 /* Takes it out; it is the caller's to free. */
 void cluster_drop_disk_move(struct cluster *cluster, struct cluster_disk_move *move);
+/* With a copy of it; NULL: no memory. */
+struct cluster_snapshot *cluster_add_snapshot(struct cluster *cluster,
+                                              const Godwit__SnapshotInfo *info);
+void cluster_drop_snapshot(struct cluster *cluster, struct cluster_snapshot *snapshot); /* frees it */
 /* With an empty message; cluster_plan_ready once its steps are there. */
 struct cluster_plan *cluster_add_plan(struct cluster *cluster, const char *id);
 void cluster_plan_ready(struct cluster_plan *plan);

@@ -10,6 +10,7 @@
 #include "base/world.h"
 #include "coordinator/admission.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
@@ -387,8 +388,8 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *given, cons
 /* ---- start, stop, pause, resume, rm -----------------------------------------------------------
  */
 
-static int judge_free(const struct cluster *cluster, const struct cluster_vm *vm,
-                      struct cluster_now now, struct problem *problem)
+int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *vm,
+                       struct cluster_now now, struct problem *problem)
 {
     if (vm->job) {
         (void)problem_set(problem, GW_VM_BUSY, "job %s has %s now: it moves from %s to %s",
@@ -693,6 +694,14 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
 {
     if (vm->own.phase != OWN_STOPPED && !and_stop)
         return wrong_state(cluster, vm, "is not stopped", "stop", now, problem);
+    size_t snapshots = cluster_snapshot_count(cluster, vm);
+    if (snapshots > 0) {
+        (void)problem_set(problem, GW_VM_STATE, "%s has %zu snapshots, which nobody could use then",
+                          vm->spec->name, snapshots);
+        add_place(cluster, vm, now, problem);
+        problem_hint(problem, "godwit vm rm %s --with-snapshots", vm->spec->name);
+        return -1;
+    }
     if (vm->own.phase != OWN_STOPPED || host_answers(cluster, vm->own.owner, now)) {
         int r = act_stop(cluster, vm, WANT_REMOVED, now, problem, todo);
         *ret_ticket = vm->ticket;
@@ -715,7 +724,7 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
                 struct cluster_todo *todo)
 {
     struct cluster_vm *vm = cluster_find_vm(cluster, word, problem);
-    if (!vm || judge_free(cluster, vm, now, problem) != 0)
+    if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0)
         return -1;
     int r = -1;
     bool ends =
@@ -753,6 +762,7 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
         break;
     case GODWIT__VM_VERB__VM_VERB_RM:
         return act_rm(cluster, vm, and_stop, now, ret_ticket, problem, todo);
+    case GODWIT__VM_VERB__VM_VERB_RESTORE: /* cluster_snapshot's */
     case _GODWIT__VM_VERB_IS_INT_SIZE:
     default: /* a number from the wire */
         return problem_set(problem, GW_USAGE, "nothing known can be done to a VM by verb %d",
@@ -805,7 +815,7 @@ static int judge_local_disks(struct cluster *cluster, const struct cluster_vm *v
 static int judge_movable(struct cluster *cluster, struct cluster_vm *vm, bool with_local_disks,
                          struct cluster_now now, struct problem *problem)
 {
-    if (judge_free(cluster, vm, now, problem) != 0)
+    if (cluster_judge_free(cluster, vm, now, problem) != 0)
         return -1;
     if (vm->own.phase == OWN_STOPPED)
         return wrong_state(cluster, vm, "is stopped; only a running VM can move", "start", now,
@@ -993,6 +1003,20 @@ static void drop_oldest_jobs(struct cluster *cluster, struct cluster_todo *todo)
     }
 }
 
+static void note_snapshots(const struct cluster *cluster, const struct cluster_vm *vm,
+                           struct cluster_job *job)
+{
+    size_t count = cluster_snapshot_count(cluster, vm);
+    char words[CLUSTER_REASON_SIZE];
+    if (count == 0)
+        return;
+    (void)snprintf(words, sizeof words,
+                   "its %zu snapshots stay where they lie: each is restored when %s is back on "
+                   "that host",
+                   count, vm->spec->name);
+    cluster_job_note(job, words);
+}
+
 int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
                     struct cluster_now now, struct cluster_job **ret_job, struct problem *problem,
                     struct cluster_todo *todo)
@@ -1024,6 +1048,7 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     fill_job(job, vm, target, ask, now);
     note_postcopy(job, vm->spec, target);
     cluster_forecast_job(cluster, vm, job);
+    note_snapshots(cluster, vm, job);
     *ret_job = job;
     if (ask->dry_run)
         return 0;

@@ -18,6 +18,10 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
                 struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                 struct cluster_todo *todo);
 
+/* Has no job and no other order the VM? */
+int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *vm,
+                       struct cluster_now now, struct problem *problem);
+
 /* Where a VM that runs nowhere would be started now; `not_on` may be NULL. 0, or -1. */
 int cluster_choose_host(struct cluster *cluster, const struct cluster_vm *vm,
                         const char *not_on, struct cluster_now now, struct cluster_host **ret_host,

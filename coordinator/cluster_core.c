@@ -346,7 +346,7 @@ static void finish_stop(struct cluster *cluster, struct cluster_vm *vm, struct c
     }
     own_stop(&vm->own);
     set_reason(vm, false, "");
-    vm->suspended[0] = '\0';
+    vm->suspended[0] = vm->restoring[0] = '\0';
     cluster_put_own(vm, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s stopped on %s", vm->spec->name, vm->own.owner);
 }
@@ -380,7 +380,7 @@ static void record_suspended(struct cluster_vm *vm, const char *nonce, struct cl
 
 static void record_started(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
 {
-    vm->suspended[0] = '\0'; /* it went on from there, or booted */
+    vm->suspended[0] = vm->restoring[0] = '\0'; /* it went on from there, or booted */
     own_started(&vm->own);
     cluster_ha_started(vm, now);
     set_reason(vm, false, "");
@@ -949,8 +949,9 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     bool is_final = result->definite && !(result->never_left && !order->ticket);
     if (ours && is_final) {
         set_reason(vm, false, result->fault->text);
-        if (vm->suspended[0]) { /* it rests on, and nobody else can start it */
+        if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */
             own_stop(&vm->own);
+            vm->restoring[0] = '\0'; /* the operator asks again, or starts it otherwise */
             cluster_put_own(vm, now, todo);
         } else {
             cluster_ha_end_vm(cluster, vm, false, now, todo);

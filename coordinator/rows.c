@@ -125,6 +125,7 @@ static void put_own(struct store_batch *batch, const struct cluster_vm *vm, uint
     store_batch_number(batch, vm->crashed);
     store_batch_text(batch, vm->reason);
     store_batch_text(batch, vm->suspended);
+    store_batch_text(batch, vm->restoring);
 }
 
 static int load_own(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
@@ -150,6 +151,7 @@ static int load_own(void *data, const char *key, uint64_t revision, const struct
     vm->crashed = number(cells, STORE_OWN_CRASHED) != 0;
     WORDS_COPY(vm->reason, text(cells, STORE_OWN_REASON));
     WORDS_COPY(vm->suspended, text(cells, STORE_OWN_SUSPENDED));
+    WORDS_COPY(vm->restoring, text(cells, STORE_OWN_RESTORING));
     return 0;
 }
 
@@ -404,6 +406,35 @@ static int load_fence(void *data, const char *key, uint64_t revision,
     return 0;
 }
 
+/* ---- snapshot ----------------------------------------------------------------------------------
+ */
+
+static void put_snapshot(struct store_batch *batch, const struct cluster_snapshot *snapshot,
+                         uint64_t revision)
+{
+    store_batch_put(batch, STORE_SNAPSHOT, snapshot->info->id, revision);
+    put_message(batch, &snapshot->info->base);
+}
+
+static int load_snapshot(void *data, const char *key, uint64_t revision,
+                         const struct store_cell *cells, struct fault *fault)
+{
+    const struct store_cell *cell = &cells[STORE_SNAPSHOT_INFO];
+    Godwit__SnapshotInfo *info =
+        godwit__snapshot_info__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    bool fits = info && info->id && strcmp(info->id, key) == 0 && info->vm_id && info->name &&
+                info->host;
+    struct cluster_snapshot *snapshot = fits ? cluster_add_snapshot(data, info) : NULL;
+    if (info)
+        godwit__snapshot_info__free_unpacked(info, NULL);
+    if (!fits)
+        return bad_row(fault, "snapshot", key, "description");
+    if (!snapshot)
+        return fault_set(fault, ERR_NOMEM, "no memory for snapshot %s", key);
+    snapshot->revision = revision;
+    return 0;
+}
+
 static const char *const setting_names[SETTING_COUNT] = {
     [SETTING_HA_DISARMED] = "ha.disarmed_until_unix_ms",
     [SETTING_HA_RESERVE] = "ha.reserve",
@@ -499,6 +530,12 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_FENCE:
         put_fence(batch, put->object, put->revision);
         break;
+    case PUT_SNAPSHOT:
+        put_snapshot(batch, put->object, put->revision);
+        break;
+    case PUT_DELETE_SNAPSHOT:
+        store_batch_delete(batch, STORE_SNAPSHOT, put->key, put->revision);
+        break;
     case PUT_SETTING:
         put_setting(batch, put);
         break;
@@ -591,6 +628,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_FENCE, load_fence, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_SETTING, load_setting, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_SNAPSHOT, load_snapshot, cluster, fault);
     if (r < 0)
         return r;
     if (cluster->plan_count > 1)

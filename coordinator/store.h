@@ -35,6 +35,7 @@ enum store_table {
     STORE_DISKS, /* a store of disks, by name */
     STORE_IMAGE,
     STORE_DISK_MOVE,
+    STORE_SNAPSHOT, /* by id: what its host told of it */
     STORE_TABLE_COUNT
 };
 
@@ -49,7 +50,7 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
     X(HIWATER, "hiwater INTEGER") X(PHASE, "phase TEXT") X(OWNER, "owner TEXT")                    \
         X(INCARNATION, "incarnation TEXT") X(TARGET, "target TEXT") X(MOVE, "move_id TEXT")        \
             X(WANT, "want INTEGER") X(CRASHED, "crashed INTEGER") X(REASON, "reason TEXT")           \
-                X(SUSPENDED, "suspended TEXT")
+                X(SUSPENDED, "suspended TEXT") X(RESTORING, "restoring TEXT")
 #define STORE_JOB_COLUMNS(X)                                                                       \
     X(VM, "vm_id TEXT")                                                                            \
     X(STATE, "state TEXT") X(STEP, "step TEXT") X(MOVE, "move_id TEXT") X(SOURCE, "source TEXT")   \
@@ -80,6 +81,7 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
         X(BEGINS, "begins INTEGER") X(HASH, "hash TEXT")
 
 #define STORE_IMAGE_COLUMNS(X) X(INFO, "info BLOB")
+#define STORE_SNAPSHOT_COLUMNS(X) X(INFO, "info BLOB")
 
 #define STORE_COLUMN_ENUM_HOST(id, sql) STORE_HOST_##id,
 #define STORE_COLUMN_ENUM_VM(id, sql) STORE_VM_##id,
@@ -95,6 +97,8 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
 #define STORE_COLUMN_ENUM_DISKS(id, sql) STORE_DISKS_##id,
 #define STORE_COLUMN_ENUM_IMAGE(id, sql) STORE_IMAGE_##id,
 #define STORE_COLUMN_ENUM_DISK_MOVE(id, sql) STORE_DISK_MOVE_##id,
+#define STORE_COLUMN_ENUM_SNAPSHOT(id, sql) STORE_SNAPSHOT_##id,
+enum { STORE_SNAPSHOT_COLUMNS(STORE_COLUMN_ENUM_SNAPSHOT) STORE_SNAPSHOT_COLUMN_COUNT };
 enum { STORE_HOST_COLUMNS(STORE_COLUMN_ENUM_HOST) STORE_HOST_COLUMN_COUNT };
 enum { STORE_VM_COLUMNS(STORE_COLUMN_ENUM_VM) STORE_VM_COLUMN_COUNT };
 enum { STORE_OWN_COLUMNS(STORE_COLUMN_ENUM_OWN) STORE_OWN_COLUMN_COUNT };

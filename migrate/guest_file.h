@@ -37,8 +37,5 @@ int guest_file_write(struct guest *guest, const struct guest_label *label, int f
  * name: another VM's, another nonce, consumed, another machine, damage. */
 int guest_file_read(struct guest *guest, const struct guest_label *expected, int fd,
                     struct guest_file_counts *ret_counts, struct fault *fault);
-/* Is every byte as it was written? Reads all of it and touches no guest; refuses as guest_file_read does,
- * but for the machine, which it does not know. */
-int guest_file_check(const struct guest_label *expected, int fd, struct fault *fault);
 
 #endif

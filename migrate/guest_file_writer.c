@@ -23,6 +23,7 @@
 #include "storage/guest_label.h"
 
 static_assert((int)GUEST_FILE_SHAPE_AT >= 2 * GUEST_LABEL_BYTES, "behind the label and its mark");
+static_assert((int)GUEST_SHAPE_BYTES == GUEST_SEAL_SHAPE_BYTES, "what the seal covers of the head");
 static_assert((int)GUEST_FILE_SHAPE_AT + GUEST_SHAPE_BYTES <= GUEST_FILE_HEAD_BYTES, "in the head");
 
 void guest_file_seed(struct stream *stream, const uint8_t head[static GUEST_FILE_HEAD_BYTES])

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "migrate/page_codec.h"
+#include "storage/guest_seal.h"
 
 struct fault;
 struct guest;
@@ -19,13 +20,13 @@ struct guest_label;
 struct stream;
 
 enum {
-    GUEST_FILE_HEAD_BYTES = 4096,
-    GUEST_FILE_SHAPE_AT = 1024,
-    GUEST_FILE_TAIL_BYTES = 32,
+    GUEST_FILE_HEAD_BYTES = GUEST_SEAL_HEAD_BYTES,
+    GUEST_FILE_SHAPE_AT = GUEST_SEAL_SHAPE_AT,
+    GUEST_FILE_TAIL_BYTES = GUEST_SEAL_TAIL_BYTES,
     GUEST_FILE_ROUND = 1,
 };
 
-#define GUEST_FILE_TAIL_MAGIC UINT64_C(0x3144454c41455347) /* "GSEALED1" */
+#define GUEST_FILE_TAIL_MAGIC GUEST_SEAL_MAGIC
 
 struct guest_file_writer {
     struct guest *guest;    /* borrowed */

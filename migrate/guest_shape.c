@@ -64,14 +64,6 @@ int guest_shape_encode(const struct guest *guest, uint8_t ret_shape[static GUEST
     return r;
 }
 
-int guest_shape_check(const uint8_t shape[static GUEST_SHAPE_BYTES], struct fault *fault)
-{
-    if (bytes_get_u64(shape) != SHAPE_MAGIC ||
-        bytes_get_u64(shape + SHAPE_AT_DIGEST) != XXH3_64bits(shape, SHAPE_AT_DIGEST))
-        return fault_set(fault, ERR_CORRUPT, "the head of the guest's file is damaged");
-    return 0;
-}
-
 int guest_shape_judge(const uint8_t shape[static GUEST_SHAPE_BYTES], const struct guest *guest,
                       struct fault *fault)
 {

@@ -15,8 +15,6 @@ enum { GUEST_SHAPE_BYTES = 512, GUEST_SHAPE_REGIONS_MAX = 13 };
 
 int guest_shape_encode(const struct guest *guest, uint8_t ret_shape[static GUEST_SHAPE_BYTES],
                        struct fault *fault);
-/* Is it whole? Of whom is another question. */
-int guest_shape_check(const uint8_t shape[static GUEST_SHAPE_BYTES], struct fault *fault);
 /* One shape has one encoding: what is there must be this guest's, to the byte. */
 int guest_shape_judge(const uint8_t shape[static GUEST_SHAPE_BYTES], const struct guest *guest,
                       struct fault *fault);

@@ -147,6 +147,8 @@ enum exit_code {
       "The plan was canceled; moves under way rolled back or were finished.")                      \
     X(GW_PLAN_EMPTY, 2606, "plan-empty", EXIT_CODE_REFUSED, false,                                 \
       "There is nothing that the plan could do.")                                                  \
+    X(GW_SNAPSHOT_UNKNOWN, 2607, "snapshot-unknown", EXIT_CODE_NOT_FOUND, false,                   \
+      "The VM has no snapshot of that name, and no id begins with it in one way only.")            \
     X(GW_RULE_UNKNOWN, 2611, "rule-unknown", EXIT_CODE_NOT_FOUND, false,                           \
       "The pool has no placement rule of that name.")                                              \
     X(GW_RULE_INVALID, 2612, "rule-invalid", EXIT_CODE_USAGE, false,                               \

@@ -22,6 +22,7 @@ enum {
 
     LANES_MAX = 16,
     LANE_EPOCH_MAX = 9999,      /* how often one move may connect anew */
+    SNAPSHOTS_A_HOST_MAX = 256,
     BLOCK_PAGES = 512,          /* 2 MiB: the unit that stays on one lane */
     PAGE_FRAME_PAGES_MAX = 64,  /* 256 KiB of guest memory in one frame */
     PAGE_FRAME_HEADER_BYTES = 32,

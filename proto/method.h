@@ -29,6 +29,7 @@ enum method {
     METHOD_VM_REBOOT = 165,         /* VmAction -> VmStatus; domains of libvirt, as the next */
     METHOD_VM_RESET = 166,          /* VmAction -> VmStatus */
     METHOD_VM_DISK_MOVE = 170,      /* VmDiskMove + fd -> DiskMoveStatus */
+    METHOD_VM_SNAPSHOT = 150,       /* VmSnapshot + fds -> VmSnapshotted, when all is in its files */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */
@@ -41,6 +42,7 @@ enum method {
     METHOD_AGENT_MOVE_EVENT = 203,     /* MoveEvent, event */
     METHOD_AGENT_CONSOLE_OUTPUT = 204, /* ConsoleData, event */
     METHOD_AGENT_FOUND = 210,          /* AgentFound, event */
+    METHOD_AGENT_SNAPSHOTS = 215,      /* AgentSnapshots, event */
     /* coordinator -> agent */
     METHOD_ORDER_VM_START = 220,        /* OrderVmStart -> VmStatus */
     METHOD_ORDER_VM_STOP = 221,         /* OrderVmStop -> VmStatus */
@@ -64,6 +66,11 @@ enum method {
     METHOD_ORDER_VM_RESET = 266,        /* VmAction -> VmStatus */
     METHOD_ORDER_VM_UPGRADE = 239,      /* VmUpgrade -> VmUpgraded */
     METHOD_ORDER_VM_SUSPEND = 237,      /* VmSuspend -> VmStatus */
+
+    /* snapshots */
+    METHOD_ORDER_SNAPSHOT_TAKE = 270,   /* OrderSnapshot -> SnapshotInfo */
+    METHOD_ORDER_SNAPSHOT_REMOVE = 271, /* OrderSnapshot -> Empty */
+    METHOD_ORDER_SNAPSHOT_CHECK = 272,  /* OrderSnapshot -> SnapshotInfo, every byte of its memory read */
 
     METHOD_ORDER_PROBE = 240,  /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,  /* OrderEvict -> EvictReply */
@@ -139,6 +146,7 @@ enum method {
     METHOD_IMAGE_READ = 486,     /* ImageReadRequest -> ImageData */
     METHOD_IMAGE_PROGRESS = 487, /* ImageProgress, event */
     METHOD_DISK_MOVE = 444,     /* DiskMoveRequest -> MigrateReply */
+    METHOD_SNAPSHOT = 395,      /* SnapshotRequest -> SnapshotReply */
 };
 
 #endif

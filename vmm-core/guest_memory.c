@@ -49,6 +49,7 @@ struct guest_memory {
     uint64_t bytes, id;
     uint8_t *base;
     struct bitmap written; /* atomic */
+    bool is_held; /* atomic */
 };
 
 static void guest_memory_freep(struct guest_memory **memory)
@@ -319,7 +320,7 @@ uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *a
     uint64_t unit = memory->huge_pages ? HUGE_PAGE_BYTES : PAGE_BYTES;
     uint64_t first = (offset + unit - 1) / unit * unit;
     uint64_t end = (offset + count) / unit * unit;
-    if (first >= end)
+    if (first >= end || __atomic_load_n(&memory->is_held, __ATOMIC_ACQUIRE))
         return 0;
     int r;
     do {
@@ -330,6 +331,11 @@ uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *a
         return 0;
     guest_memory_mark_host_written(memory, memory->base + first, end - first);
     return is_hole(memory, first, end) ? (end - first) >> PAGE_SHIFT : 0;
+}
+
+void guest_memory_hold(struct guest_memory *memory, bool hold)
+{
+    __atomic_store_n(&memory->is_held, hold, __ATOMIC_RELEASE);
 }
 
 int guest_memory_populated(const struct guest_memory *memory, struct bitmap *ret_populated,

@@ -73,6 +73,8 @@ void guest_memory_take_written(struct guest_memory *memory, struct bitmap *dirty
  * thread. */
 uint64_t guest_memory_discard(struct guest_memory *memory, uint64_t address, uint64_t count);
 uint64_t guest_memory_discard_host(struct guest_memory *memory, const uint8_t *at, uint64_t count);
+/* While held, none of it is given back: somebody still reads what is there. Any thread. */
+void guest_memory_hold(struct guest_memory *memory, bool hold);
 
 /* Set in `ret_populated` exactly the pages that have memory behind them (all others read as zero),
  * without touching any. Found by SEEK_DATA / SEEK_HOLE on the memfd. */

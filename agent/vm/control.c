@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "base/world.h"
+#include "migrate/guest_snapshot.h"
 #include "migrate/sample.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
@@ -233,6 +235,61 @@ static void handle_suspend_end(void *data, struct rpc *rpc, struct rpc_request *
     reply_status(peer->control->machine, request, r, &fault);
     if (r == 0 && keep)
         loop_timer_start(peer->control->quit_timer, QUIT_FLUSH_MS, 0);
+}
+
+/* ---- snapshots ---- */
+struct snapshotting {
+    struct machine *machine;
+    struct rpc_request *request;
+    uint64_t begun_ns;
+};
+
+static void on_snapshotted(void *data, const struct guest_snapshot_result *result,
+                           const struct fault *fault)
+{
+    struct snapshotting *snapshotting = data;
+    Godwit__VmSnapshotted reply = GODWIT__VM_SNAPSHOTTED__INIT;
+    struct machine_status status;
+
+    if (fault) {
+        (void)rpc_reply_fault(snapshotting->request, fault);
+    } else {
+        machine_status(snapshotting->machine, &status);
+        reply.has_pause_ns = reply.has_took_ns = reply.has_generation = true;
+        reply.has_memory_pages = reply.has_memory_bytes = reply.has_put_aside_pages = true;
+        reply.pause_ns = result->pause_ns;
+        reply.took_ns = world_now_ns() - snapshotting->begun_ns;
+        reply.memory_pages = result->file.pages;
+        reply.memory_bytes = result->file.bytes;
+        reply.put_aside_pages = result->put_aside_pages;
+        reply.generation = status.vm.generation;
+        (void)rpc_reply(snapshotting->request, &reply.base);
+    }
+    free(snapshotting);
+}
+
+static void handle_snapshot(void *data, struct rpc *rpc, struct rpc_request *request,
+                            const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    int fds[RPC_FDS_MAX];
+    (void)rpc;
+
+    if (!request)
+        return; /* nobody would hear of it */
+    size_t count = take_fds(request, fds);
+    struct snapshotting *snapshotting = calloc(1, sizeof *snapshotting);
+    int r = snapshotting ? 0 : fault_set(&fault, ERR_NOMEM, "no memory for a snapshot");
+    if (r == 0) {
+        *snapshotting = (struct snapshotting){machine_of(data), request, world_now_ns()};
+        r = machine_snapshot(machine_of(data), (const Godwit__VmSnapshot *)message, fds, count,
+                             on_snapshotted, snapshotting, &fault);
+    }
+    close_fds(fds, count);
+    if (r == 0)
+        return;
+    free(snapshotting);
+    (void)rpc_reply_fault(request, &fault);
 }
 
 static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -571,6 +628,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_MOVE_TUNE, &godwit__move_tune__descriptor, handle_tune},
     {METHOD_VM_CONSOLE_ATTACH, &godwit__console_attach__descriptor, handle_attach},
     {METHOD_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
+    {METHOD_VM_SNAPSHOT, &godwit__vm_snapshot__descriptor, handle_snapshot},
     {METHOD_VM_SUSPEND_END, &godwit__vm_suspend_end__descriptor, handle_suspend_end},
     {METHOD_VM_LEND, &godwit__vm_action__descriptor, handle_lend},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},

@@ -26,6 +26,7 @@
 #include "agent/vm/move.h"
 #include "agent/vm/notice.h"
 #include "agent/vm/rest.h"
+#include "agent/vm/snapshot.h"
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/log.h"
@@ -66,6 +67,11 @@ struct machine {
     void *rest_data;
     uint64_t rest_generation; /* that goes on from the file */
     char rest_nonce[GUEST_LABEL_WORD_SIZE];
+    bool rest_is_kept; /* it is a snapshot's: others may go on from it later */
+    struct snapshot *snapshot; /* it goes into files while it runs */
+    void (*snapshot_done)(void *data, const struct guest_snapshot_result *result,
+                          const struct fault *fault);
+    void *snapshot_data;
     struct machine_fds fds;
     struct boot_files *boot_files;
     struct backend_set backends;
@@ -416,7 +422,8 @@ static void on_reset(struct machine *machine)
 static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault)
 {
     assert(machine->vm);
-    if (machine->rest || machine->suspend_fd >= 0) { /* it did so before it was paused: its save refuses, and then it is told */
+    if (machine->rest || machine->snapshot || machine->suspend_fd >= 0) {
+        /* It is told when that is done, and its save refuses. */
         machine->has_pending = true;
         machine->pending = event;
         machine->pending_fault = *fault;
@@ -629,6 +636,7 @@ static int begin_rest(struct machine *machine, const char *nonce, uint64_t gener
         .guest = guest_port_guest(machine->port),
         .label = {.generation = generation},
         .is_load = is_load,
+        .keeps_file = is_load && machine->rest_is_kept,
         .before_consume = before_consume,
         .consumed_by = machine->rest_generation,
         .done = is_load ? restored : suspended,
@@ -652,6 +660,7 @@ static int restore(struct machine *machine, const Godwit__VmCreate *order, int *
     if (r == 0)
         r = vm_start(machine->vm, fault);
     machine->rest_generation = order->generation;
+    machine->rest_is_kept = order->is_snapshot;
     if (r == 0)
         r = begin_rest(machine, order->suspend_nonce, order->suspend_generation, true, file, fault);
     return r;
@@ -836,6 +845,9 @@ static int check_not_moving(const struct machine *machine, const char *what, str
         machine->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
         return fault_set(fault, ERR_BUSY, "%s is at rest, or on its way: it cannot %s now",
                          machine->config.name, what);
+    if (machine->snapshot)
+        return fault_set(fault, ERR_BUSY, "%s is being snapshotted: it cannot %s until that is done",
+                         machine->config.name, what);
     if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return fault_set(fault, ERR_BUSY, "%s is moving: it cannot %s until the move has ended",
                          machine->config.name, what);
@@ -928,7 +940,8 @@ int machine_counters(struct machine *machine, struct counters_message *ret_messa
     struct counters counters = machine->counters;
     /* Who asks its guest writes its memory, which nobody may behind a move's back. A device that
      * waits for a page keeps what it has counted to itself. */
-    bool may_ask = machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move;
+    bool may_ask =
+        machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move && !machine->snapshot;
     if (!may_lack_pages(machine))
         counters_add(&counters, machine->vm, may_ask);
     counters_fill(&counters, ret_message);
@@ -1039,6 +1052,95 @@ int machine_suspend_end(struct machine *machine, bool keep, struct fault *fault)
         end(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, LATCH_ENDING_QUIT, "suspended to a file");
     else
         run_on(machine);
+    return 0;
+}
+
+/* ---- into a snapshot's files, running ---- */
+static void snapshotted(void *data, const struct guest_snapshot_result *result,
+                        const struct fault *fault)
+{
+    struct machine *machine = data;
+    const struct guest_snapshot_result done = *result; /* the snapshot's own */
+    struct fault words = {0};
+
+    if (fault)
+        words = *fault;
+    machine->snapshot = snapshot_free(machine->snapshot);
+    if (!machine->paused && !vm_is_running(machine->vm) && !machine->has_pending)
+        log_error("machine", "it cannot run on vm=%s: %s", machine->config.vm_id, words.text);
+    else if (!words.code)
+        log_info("machine", "was snapshotted vm=%s pause_us=%llu pages=%llu bytes=%llu ms=%llu",
+                 machine->config.vm_id, (unsigned long long)(done.pause_ns / 1000),
+                 (unsigned long long)done.file.pages, (unsigned long long)done.file.bytes,
+                 (unsigned long long)(done.file.ns / NS_PER_MS));
+    machine->snapshot_done(machine->snapshot_data, &done, words.code ? &words : NULL);
+    take_pending(machine);
+}
+
+/* Disks in the order of their descriptors; each once, and one that is written. */
+static int check_snapshot(const struct machine *machine, const Godwit__VmSnapshot *order,
+                          size_t fd_count, struct fault *fault)
+{
+    int r = check_not_moving(machine, "be snapshotted", fault);
+    if (r < 0)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (order->with_memory && machine->spec->memory->hugepages)
+        return fault_set(fault, ERR_UNSUPPORTED,
+                         "%s has memory of the 2 MiB page pool, of which there is no snapshot: only "
+                         "of its disks",
+                         machine->config.name);
+    if (!order->snapshot_id || !*order->snapshot_id ||
+        strlen(order->snapshot_id) >= GUEST_LABEL_WORD_SIZE || order->n_disks > DISKS_MAX ||
+        fd_count != order->n_disks + order->with_memory)
+        return fault_set(fault, ERR_INVALID, "a snapshot without a fit id, or without its files");
+    for (size_t i = 0; i < order->n_disks; i++) {
+        if (order->disks[i] >= machine->spec->n_disks || (i && order->disks[i] <= order->disks[i - 1]))
+            return fault_set(fault, ERR_INVALID, "a snapshot of disk %u, which %s has not",
+                             order->disks[i], machine->config.name);
+    }
+    return 0;
+}
+
+int machine_snapshot(struct machine *machine, const Godwit__VmSnapshot *order, int *fds,
+                     size_t fd_count,
+                     void (*done)(void *data, const struct guest_snapshot_result *result,
+                                  const struct fault *fault),
+                     void *data, struct fault *fault)
+{
+    int r = check_snapshot(machine, order, fd_count, fault);
+    if (r == 0 && wants_backends(machine))
+        r = fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
+                      machine->config.name);
+    if (r == 0)
+        r = failpoint_reload(fault);
+    if (r < 0)
+        return r;
+    struct snapshot_config config = {
+        .loop = machine->config.loop,
+        .guest = guest_port_guest(machine->port),
+        .memory = vm_memory(machine->vm),
+        .label = {.generation = record_get(machine).generation},
+        .disk_count = (unsigned)order->n_disks,
+        .done = snapshotted,
+        .data = machine,
+    };
+    (void)snprintf(config.label.vm_id, sizeof config.label.vm_id, "%s", machine->config.vm_id);
+    (void)snprintf(config.label.nonce, sizeof config.label.nonce, "%s", order->snapshot_id);
+    for (size_t i = 0; i < order->n_disks; i++)
+        config.disk_fds[i] = machine->backends.disk_fds[order->disks[i]];
+    config.guest->was_running = !machine->paused;
+    config.guest->takes_counters = true; /* a process of this host reads it */
+    r = snapshot_new(&machine->snapshot, &config, order->with_memory ? fds[0] : -1,
+                     fds + order->with_memory, fault);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < fd_count; i++)
+        fds[i] = -1;
+    machine->snapshot_done = done;
+    machine->snapshot_data = data;
     return 0;
 }
 
@@ -1649,6 +1751,7 @@ struct machine *machine_free(struct machine *machine)
         return NULL;
     (void)move_free(machine->move);
     machine->rest = rest_free(machine->rest);
+    machine->snapshot = snapshot_free(machine->snapshot);
     machine->notice = notice_free(machine->notice);
     close_p(&machine->suspend_fd);
     unbuild(machine);

@@ -115,6 +115,15 @@ int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int
                     struct fault *fault);
 /* All is in the file: keep it and end, or run on. */
 int machine_suspend_end(struct machine *machine, bool keep, struct fault *fault);
+/* The guest goes into the snapshot's files while it runs; `done` comes once, later, with its result or
+ * a fault. Takes the descriptors out of `fds` (memory's first, if it is asked for) when it returns 0. */
+struct guest_snapshot_result;
+int machine_snapshot(struct machine *machine, const Godwit__VmSnapshot *order, int *fds,
+                     size_t fd_count,
+                     void (*done)(void *data, const struct guest_snapshot_result *result,
+                                  const struct fault *fault),
+                     void *data, struct fault *fault);
+
 /* After a create that goes on from a file: is it still being read? `done` comes once then. */
 bool machine_await_restored(struct machine *machine,
                             void (*done)(void *data, const struct fault *fault), void *data);

@@ -32,6 +32,8 @@ static void work(void *data)
     if (rest->result < 0 || __atomic_load_n(&rest->is_stopped, __ATOMIC_RELAXED))
         return;
     config->before_consume(config->data);
+    if (config->keeps_file)
+        return;
     rest->result = guest_label_consume(rest->fd, config->consumed_by, &rest->fault);
 }
 

@@ -25,6 +25,7 @@ struct rest_config {
      * finds that this process is about to. */
     void (*before_consume)(void *data);
     uint64_t consumed_by; /* load: the generation that goes on */
+    bool keeps_file;      /* load: it is not marked, and may be gone on from again: a snapshot's */
     /* Loop, once: `fault` NULL: it is done. The rest may be freed in it. */
     void (*done)(void *data, const struct guest_file_counts *counts, const struct fault *fault);
     void *data;

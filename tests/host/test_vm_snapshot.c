@@ -20,6 +20,7 @@
 #include "migrate/guest_snapshot.h"
 #include "migrate/region.h"
 #include "storage/guest_label.h"
+#include "storage/guest_seal.h"
 #include "test_vm_support.h"
 #include "vmm-core/guest_memory.h"
 
@@ -150,7 +151,7 @@ static void snapshot_of(unsigned vcpus, uint64_t memory_mib, const char *cmdline
         fail_msg("%s", fault.text);
     print_result(cmdline, &result);
     assert_true(result.file.pages > 0 && result.pause_ns > 0);
-    assert_int_equal(guest_file_check(&label, fd, &fault), 0);
+    assert_int_equal(guest_seal_check(&label, fd, &fault), 0);
     expect_whole(fd, vcpus, memory_mib);
 
     ask_ok(test, "writers off", "gw ok"); /* the original went on, and is whole */
@@ -196,7 +197,7 @@ static void a_snapshot_that_is_stopped_or_has_no_room_leaves_the_guest_running(v
     int fd = new_file();
 
     assert_int_equal(take(test, fd, &stopped, &result, &fault), ERR_CANCELED);
-    assert_true(guest_file_check(&label, fd, &fault) < 0);
+    assert_true(guest_seal_check(&label, fd, &fault) < 0);
     (void)close(fd);
 
     fd = memfd_create("small", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -1,0 +1,55 @@
+/* The snapshots that lie on this host: taken, checked, removed, told to the coordinator.
+ *
+ * Flow:   orders -> [snapshots] -> snapshot_folder, godwit-vm;  [snapshots] -> agent_link
+ * Thread: the loop's; files on workers.
+ *
+ *   begin     folder and empty files                                worker
+ *   VM_SNAPSHOT (or, of a VM that is stopped, clones of its disks)  its process, worker
+ *   commit    the folder gets its name                              worker
+ *   AGENT_SNAPSHOTS, then the answer: who hears the answer knows of it
+ *
+ * What fails in between is dropped, and a guest that runs goes on. The folders are the truth: the pool's
+ * record follows what is told, all of it, at every welcome and change.
+ */
+#ifndef GODWIT_AGENT_SNAPSHOTS_H
+#define GODWIT_AGENT_SNAPSHOTS_H
+
+#include "proto/snapshot.pb-c.h"
+
+struct fault;
+struct loop;
+struct rpc_request;
+struct snapshots;
+struct vm_entry;
+struct vm_table;
+
+struct snapshots_config {
+    struct loop *loop;
+    struct vm_table *table; /* borrowed, as the next, must outlive the snapshots */
+    const char *host;
+    const char *state_dir; /* they lie in its folder "snapshots" */
+    void (*tell)(void *data, const Godwit__AgentSnapshots *all);
+    void *data;
+};
+
+/* Reads the folders and deletes what was not finished. */
+int snapshots_new(struct snapshots **ret_snapshots, const struct snapshots_config *config,
+                  struct fault *fault);
+void snapshots_stop(struct snapshots *snapshots); /* workers are done: before the table is freed */
+struct snapshots *snapshots_free(struct snapshots *snapshots);
+
+const char *snapshots_root(const struct snapshots *snapshots);
+/* Borrowed until the loop's next turn; NULL: no such one here. */
+const Godwit__SnapshotInfo *snapshots_find(const struct snapshots *snapshots, const char *id);
+void snapshots_tell(struct snapshots *snapshots);
+
+/* `entry`: the VM's that runs here; NULL: it is stopped. The request is answered later when it returns 0. */
+int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
+                   struct vm_entry *entry, struct rpc_request *request, struct fault *fault);
+/* Absent is as good: answered at once. */
+int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
+                     struct rpc_request *request, struct fault *fault);
+int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
+                    struct rpc_request *request, struct fault *fault);
+
+#endif
