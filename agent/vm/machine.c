@@ -1087,6 +1087,10 @@ static int check_snapshot(const struct machine *machine, const Godwit__VmSnapsho
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (machine->disk_move && !disk_move_is_over(machine->disk_move))
+        return fault_set(fault, ERR_BUSY, "a disk of %s is moving to another store: it cannot be "
+                                          "snapshotted until that has ended",
+                         machine->config.name);
     if (order->with_memory && machine->spec->memory->hugepages)
         return fault_set(fault, ERR_UNSUPPORTED,
                          "%s has memory of the 2 MiB page pool, of which there is no snapshot: only "
