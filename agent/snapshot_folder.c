@@ -81,17 +81,26 @@ static int make_clone_file(const Godwit__SnapshotDisk *disk, int *ret_fd, struct
     return 0;
 }
 
-static void delete_clone(const Godwit__SnapshotDisk *disk)
+/* False: it may be there still, so who knows of it has to stay. */
+static bool delete_clone(const Godwit__SnapshotDisk *disk)
 {
     AUTO_FD int parent_fd = -1;
     const char *name;
     struct fault fault = {0};
 
-    if (open_parent(disk->folder, disk->clone, &parent_fd, &name, &fault) < 0)
+    if (open_parent(disk->folder, disk->clone, &parent_fd, &name, &fault) < 0) {
         log_warn("snapshot_folder", "a clone is left: %s", fault.text);
-    else if (unlinkat(parent_fd, name, 0) < 0 && errno != ENOENT)
+        return false;
+    }
+    if (unlinkat(parent_fd, name, 0) == 0)
+        return true;
+    if (errno != ENOENT) {
         log_warn("snapshot_folder", "a clone is left: %s/%s: %s", disk->folder, disk->clone,
                  strerror(errno));
+        return false;
+    }
+    const char *slash = strrchr(disk->file, '/'); /* its clone lies beside it */
+    return faccessat(parent_fd, slash ? slash + 1 : disk->file, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 static int sync_clones(const Godwit__SnapshotInfo *info, struct fault *fault)
@@ -169,20 +178,34 @@ static void delete_folder(const char *folder)
         log_warn("snapshot_folder", "%s is left: %s", folder, strerror(errno));
 }
 
-void snapshot_folder_drop(const char *root, const char *id)
+/* `is_store_here`: a clone that is not found was not made. False: its store may be mounted only later; then
+ * the folder, which names it, stays for the next agent. */
+static void drop(const char *root, const char *id, bool is_store_here)
 {
-    char folder[PATH_SIZE];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     Godwit__SnapshotInfo *info = NULL;
     struct fault fault = {0};
+    bool is_gone = true;
 
     if (path_join(folder, sizeof folder, &fault, "%s/%s%s", root, id, temporary) < 0)
         return;
     if (read_manifest(folder, &info, &fault) == 0) {
         for (size_t i = 0; i < info->n_disks; i++)
-            delete_clone(info->disks[i]);
+            is_gone = delete_clone(info->disks[i]) && is_gone;
         godwit__snapshot_info__free_unpacked(info, NULL);
     }
-    delete_folder(folder);
+    if (is_gone || is_store_here) {
+        delete_folder(folder);
+        return;
+    }
+    log_warn("snapshot_folder", "%s stays until its disks are here again", folder);
+    if (path_join(path, sizeof path, &fault, "%s/memory", folder) == 0)
+        (void)unlink(path); /* only the names of its clones are needed */
+}
+
+void snapshot_folder_drop(const char *root, const char *id)
+{
+    drop(root, id, true);
 }
 
 void snapshot_folder_tidy(const char *root)
@@ -196,7 +219,7 @@ void snapshot_folder_tidy(const char *root)
             continue;
         (void)snprintf(id, sizeof id, "%.*s", (int)(count - end), item->d_name);
         log_warn("snapshot_folder", "a snapshot that was not finished is deleted id=%s", id);
-        snapshot_folder_drop(root, id);
+        drop(root, id, false);
     }
     if (folder)
         (void)closedir(folder); /* only read */
@@ -574,6 +597,6 @@ int snapshot_folder_remove(const char *root, const Godwit__SnapshotInfo *info, s
         return fault_set_errno(fault, ERR_IO, errno, "renaming %s", from);
     r = sync_folder(root, fault);
     if (r == 0)
-        snapshot_folder_drop(root, info->id);
+        drop(root, info->id, false);
     return r;
 }

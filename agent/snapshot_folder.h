@@ -31,7 +31,8 @@ struct snapshot_files {
     unsigned disk_count;
 };
 
-/* Deletes what a snapshot that did not become one has left, and what file_write left. The agent's start. */
+/* Deletes what a snapshot that did not become one has left, and what file_write left; not who names a clone whose
+ * disk is not to be seen, for its store may be mounted later. The agent's start. */
 void snapshot_folder_tidy(const char *root);
 /* Gives the message. */
 int snapshot_folder_load(const char *root, const char *id, Godwit__SnapshotInfo **ret_info,
