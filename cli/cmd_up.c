@@ -168,7 +168,8 @@ static int act(struct up *up, const struct up_step *step, Godwit__VmVerb verb, c
     Godwit__VmActionRequest request = GODWIT__VM_ACTION_REQUEST__INIT;
     bool starts = verb == GODWIT__VM_VERB__VM_VERB_START;
 
-    request.vm = (char *)(uintptr_t)step->name; /* only read */
+    /* What was looked at and told, or nothing: a name that is gone meanwhile may begin another's. */
+    request.vm = (char *)(uintptr_t)(step->vm_id ? step->vm_id : step->name); /* only read */
     request.has_verb = true;
     request.verb = verb;
     request.has_and_stop = request.and_stop = !starts;

@@ -172,6 +172,7 @@ static struct up_step step_of(const Godwit__VmSpec *declared, size_t number,
 {
     struct up_step step = {.declared = number, .name = declared->name};
 
+    step.vm_id = vm && vm->id && vm->id[0] ? vm->id : NULL;
     (void)snprintf(step.state, sizeof step.state, "%s", vm && vm->state ? vm->state : "");
     if (vm && vm->spec)
         up_core_diff(declared, vm->spec, step.diff);

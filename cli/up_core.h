@@ -27,6 +27,7 @@ enum { UP_WORD_SIZE = 64, UP_DIFF_SIZE = 2048 };
 struct up_step {
     size_t declared; /* its number in the file */
     const char *name; /* the declaration's */
+    const char *vm_id; /* the present VM's, borrowed as its name is; NULL: none is there */
     enum up_action action;
     char state[UP_WORD_SIZE]; /* as the pool told it; "" absent */
     /* "cpu.vcpus: 2 in the file, 1 in the pool" a line, each ended; "": as declared */

@@ -185,13 +185,16 @@ static void takes_away_what_is_there_the_last_first_and_nothing_else(void **stat
     const Godwit__VmInfo *present[] = {&vms[0], &vms[1], &vms[2], &vms[3]};
     struct up_step steps[3];
     vms[3].unadopted = true; /* libvirt's, and not the pool's */
+    vms[0].id = (char *)(uintptr_t) "id-of-web-1"; /* only read */
 
     up_core_plan_destroy((const Godwit__VmSpec *const *)file.specs, 3, present, 4, steps);
 
     assert_string_equal(steps[0].name, "web-3");
     assert_int_equal(steps[0].action, UP_REMOVE);
     assert_int_equal(steps[1].action, UP_ABSENT);
+    assert_null(steps[1].vm_id);
     assert_string_equal(steps[2].name, "web-1");
+    assert_string_equal(steps[2].vm_id, "id-of-web-1"); /* never by a name that may be a prefix */
     assert_int_equal(steps[2].action, UP_REMOVE);
     up_file_deinit(&file);
 }
