@@ -172,6 +172,22 @@ static Godwit__DiskSpec *disk_copy(const Godwit__DiskSpec *disk)
     return godwit__disk_spec__unpack(NULL, count, bytes);
 }
 
+static const struct cloning *find(const struct image_clones *clones, const char *vm_id,
+                                  const char *disk)
+{
+    const struct cloning *cloning = clones->first;
+
+    while (cloning && (strcmp(cloning->vm_id, vm_id) != 0 ||
+                       (disk && strcmp(cloning->disk->name, disk) != 0)))
+        cloning = cloning->next;
+    return cloning;
+}
+
+bool image_clone_is_busy(const struct image_clones *clones, const char *vm_id)
+{
+    return find(clones, vm_id, NULL) != NULL;
+}
+
 static int cloning_new(struct image_clones *clones, const Godwit__OrderImageClone *order,
                        struct cloning **ret_cloning, struct fault *fault)
 {
@@ -205,6 +221,9 @@ void image_clone_begin(struct image_clones *clones, const Godwit__OrderImageClon
     struct fault fault = {0};
 
     int r = judge(order, &fault);
+    if (r == 0 && find(clones, order->vm_id, order->disk->name))
+        r = fault_set(&fault, ERR_BUSY, "disk %s of this VM is just being made",
+                      order->disk->name);
     if (r == 0)
         r = cloning_new(clones, order, &cloning, &fault);
     if (r == 0) {

@@ -10,6 +10,8 @@
 #ifndef GODWIT_AGENT_IMAGE_CLONE_H
 #define GODWIT_AGENT_IMAGE_CLONE_H
 
+#include <stdbool.h>
+
 #include "proto/image.pb-c.h"
 
 struct fault;
@@ -24,8 +26,10 @@ struct rpc_request;
 int image_clones_new(struct image_clones **ret_clones, struct images *images, struct fault *fault);
 void image_clones_stop(struct image_clones *clones); /* copies end soon */
 struct image_clones *image_clones_free(struct image_clones *clones);
-/* Answers with ImageCloned. */
+/* Answers with ImageCloned; ERR_BUSY while this very disk is being made. */
 void image_clone_begin(struct image_clones *clones, const Godwit__OrderImageClone *order,
                        struct rpc_request *request);
+/* A disk of this VM is being made: it is no time to remove what was made for it. */
+bool image_clone_is_busy(const struct image_clones *clones, const char *vm_id);
 
 #endif

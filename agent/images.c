@@ -205,6 +205,11 @@ void images_clone(struct images *images, const Godwit__OrderImageClone *order,
     image_clone_begin(images->clones, order, request);
 }
 
+bool images_are_cloned_for(const struct images *images, const char *vm_id)
+{
+    return images && image_clone_is_busy(images->clones, vm_id);
+}
+
 /* ---- one that does not stay, one that is read ---- */
 struct reading { /* and removing */
     struct images *images;

@@ -47,6 +47,7 @@ void images_fetch(struct images *images, const Godwit__OrderImageFetch *order,
                   struct rpc_request *request);
 void images_clone(struct images *images, const Godwit__OrderImageClone *order,
                   struct rpc_request *request);
+bool images_are_cloned_for(const struct images *images, const char *vm_id); /* just now */
 void images_remove(struct images *images, const Godwit__OrderImageRemove *order,
                    struct rpc_request *request);
 /* Also of other hosts. */

@@ -801,6 +801,11 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
     struct fault fault = {0};
     (void)rpc;
 
+    if (order->vm_id && order->remove && images_are_cloned_for(orders->images, order->vm_id)) {
+        (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just being made from an image");
+        reply_fault(request, &fault);
+        return;
+    }
     if (!entry && order->vm_id && order->remove) { /* gone already: as wanted */
         if (order->spec && order->spec->n_disks > 0)
             store_question_remove(&orders->questions, order, request);

@@ -145,7 +145,7 @@ struct filling { /* what a new disk holds: `bytes` of nothing, or what `fill` gi
     void *data;
 };
 
-static int make_draft(int made_fd, const char *draft, const struct filling *filling,
+static int make_draft(int made_fd, const char *draft, const struct filling *filling, int *ret_fd,
                       struct fault *fault)
 {
     (void)unlinkat(made_fd, draft, 0); /* of a crash: it has no second name */
@@ -158,9 +158,21 @@ static int make_draft(int made_fd, const char *draft, const struct filling *fill
                             (unsigned long long)filling->bytes);
     if (r == 0 && fsync(fd) < 0)
         r = fault_set_errno(fault, err_from_errno(errno), errno, "making a disk");
-    if (r < 0)
+    if (r < 0) {
         (void)unlinkat(made_fd, draft, 0); /* nobody used it */
-    return r;
+        return r;
+    }
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+/* The file that was filled, whatever has its draft's name by now, gets the disk's name. -1: errno. */
+static int link_draft(int fd, int parent_fd, const char *base)
+{
+    char self[40];
+
+    (void)snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, self, parent_fd, base, AT_SYMLINK_FOLLOW);
 }
 
 /* Somebody's, or ours of an earlier start: an empty disk is used as it is, a filled one must be ours. */
@@ -177,6 +189,7 @@ static int make_disk(int share_fd, const char *vm_id, const char *name, const ch
 {
     AUTO_FD int made_fd = -1;
     AUTO_FD int parent_fd = -1;
+    AUTO_FD int fd = -1;
     char draft[SHARE_PATH_SIZE];
     const char *base;
 
@@ -194,10 +207,10 @@ static int make_disk(int share_fd, const char *vm_id, const char *name, const ch
                    : fault_set_errno(fault, ERR_IO, errno, "making disk %s", name);
     if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
         return judge_found(parent_fd, base, made_fd, name, filling, fault);
-    r = make_draft(made_fd, draft, filling, fault);
+    r = make_draft(made_fd, draft, filling, &fd, fault);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
-    if (linkat(made_fd, draft, parent_fd, base, 0) < 0) {
+    if (link_draft(fd, parent_fd, base) < 0) {
         int error = errno;
         (void)unlinkat(made_fd, draft, 0); /* nobody used it */
         if (error == EEXIST) /* somebody was faster: theirs */

@@ -298,6 +298,34 @@ static void a_filled_disk_is_made_once_and_never_taken_from_somebody_else(void *
     assert_int_equal(share_forget_vm(folder->fd, "vm1", fault), 0);
 }
 
+static int fill_beside_another(void *data, int fd, struct fault *fault)
+{
+    const struct folder *folder = data; /* where another makes the same disk */
+    (void)fault;
+
+    assert_int_equal(write(fd, "whole", 5), 5);
+    AUTO_FD int made_fd =
+        openat(folder->fd, ".godwit/vm1/made", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_int_equal(unlinkat(made_fd, "root.new", 0), 0);
+    AUTO_FD int other = openat(made_fd, "root.new", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    assert_int_equal(write(other, "ha", 2), 2); /* the other is half done */
+    return 0;
+}
+
+static void a_draft_that_another_took_the_place_of_becomes_no_disk(void **state)
+{
+    struct folder *folder = *state;
+    bool made;
+
+    assert_true(share_make_filled(folder->fd, "vm1", "root", "root.raw", fill_beside_another,
+                                  folder, &made, &folder->fault) < 0);
+
+    assert_false(made);
+    assert_false(is_there(folder, "root.raw"));
+    (void)unlinkat(folder->fd, ".godwit/vm1/made/root.new", 0);
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +349,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(forgets_a_vm_with_its_stamp, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_filled_disk_is_made_once_and_never_taken_from_somebody_else, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_draft_that_another_took_the_place_of_becomes_no_disk,
+                                        set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
