@@ -265,6 +265,9 @@ int image_draft_add(struct image_draft *draft, uint64_t offset, const void *byte
 {
     if (draft->fd < 0)
         return fault_set(fault, ERR_STATE, "image %.12s is not being taken", draft->digest);
+    if (zeros > SPARSE_ZEROS_MAX)
+        return fault_set(fault, ERR_INVALID, "image %.12s: %llu zeros at once, %d are possible",
+                         draft->digest, (unsigned long long)zeros, SPARSE_ZEROS_MAX);
     if (offset != draft->offset || (count == 0) == (zeros == 0) || count > draft->size - offset ||
         zeros > draft->size - offset)
         return fault_set(fault, ERR_INVALID,

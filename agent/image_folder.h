@@ -50,7 +50,8 @@ struct image_draft {
 
 int image_draft_open(struct image_draft *draft, int folder_fd, const char *digest, uint64_t size,
                      struct fault *fault);
-/* The next bytes, or zeros: `offset` is where they belong, which must be the draft's. */
+/* The next bytes, or zeros (up to SPARSE_ZEROS_MAX): `offset` is where they belong, which must be the
+ * draft's. Nothing is changed by what is refused with ERR_INVALID. */
 int image_draft_add(struct image_draft *draft, uint64_t offset, const void *bytes, size_t count,
                     uint64_t zeros, struct fault *fault);
 /* All is there: durable, read-only, under its name. ERR_CORRUPT: it is something else. */

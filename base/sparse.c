@@ -37,7 +37,8 @@ int sparse_read(int fd, uint64_t offset, uint64_t size, void *buffer, size_t roo
                          (long long)end, (unsigned long long)size);
     uint64_t data = hole_end(fd, offset, size);
     if (data > offset) {
-        ret_piece->zeros = data - offset;
+        uint64_t zeros = data - offset;
+        ret_piece->zeros = zeros < SPARSE_ZEROS_MAX ? zeros : SPARSE_ZEROS_MAX;
         ret_piece->count = 0;
         return 0;
     }

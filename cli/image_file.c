@@ -87,6 +87,9 @@ static int judge_size(int fd, uint64_t *ret_size, struct fault *fault)
         return fault_set(fault, ERR_INVALID,
                          "its %lld bytes are no disk: %d and more in whole sectors of 512",
                          (long long)info.st_size, IMAGE_BYTES_MIN);
+    if ((uint64_t)info.st_size > DISK_BYTES_MAX)
+        return fault_set(fault, ERR_LIMIT, "its %lld bytes are more than the %llu that a disk may have",
+                         (long long)info.st_size, (unsigned long long)DISK_BYTES_MAX);
     *ret_size = (uint64_t)info.st_size;
     return 0;
 }

@@ -13,8 +13,10 @@
 #include <unistd.h>
 
 #include "agent/image_folder.h"
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
+#include "base/sparse.h"
 
 enum { BYTES = 8192 };
 
@@ -121,6 +123,20 @@ static void refuses_parts_out_of_place(void **state)
     image_draft_drop(&draft);
 }
 
+static void refuses_more_zeros_at_once_than_a_worker_may_be_kept_with(void **state)
+{
+    struct place *place = *state;
+    struct image_draft draft;
+    struct fault *fault = &place->fault;
+    assert_int_equal(image_draft_open(&draft, place->fd, place->digest, GIB(1), fault), 0);
+
+    assert_int_equal(image_draft_add(&draft, 0, NULL, 0, SPARSE_ZEROS_MAX + 512ULL, fault),
+                     ERR_INVALID);
+
+    assert_int_equal(draft.offset, 0);
+    image_draft_drop(&draft);
+}
+
 static void refuses_names_and_sizes_that_cannot_be(void **state)
 {
     struct place *place = *state;
@@ -196,6 +212,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_what_is_something_else_and_leaves_nothing, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(refuses_parts_out_of_place, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            refuses_more_zeros_at_once_than_a_worker_may_be_kept_with, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_names_and_sizes_that_cannot_be, set_up, tear_down),
         cmocka_unit_test_setup_teardown(finds_damage_though_it_was_right_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_link_is_no_image, set_up, tear_down),

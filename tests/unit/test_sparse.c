@@ -64,11 +64,27 @@ static void a_file_that_has_become_shorter_is_no_hole(void **state)
     assert_int_equal(sparse_read(fd, 0, 12288, buffer, sizeof buffer, &piece, &fault), ERR_CORRUPT);
 }
 
+static void a_hole_of_any_length_comes_in_pieces_that_end(void **state)
+{
+    (void)state;
+    AUTO_FD int fd = new_file();
+    uint8_t buffer[4096];
+    struct sparse_piece piece;
+    struct fault fault = {0};
+    assert_int_equal(ftruncate(fd, (off_t)GIB(1)), 0);
+
+    assert_int_equal(sparse_read(fd, 0, GIB(1), buffer, sizeof buffer, &piece, &fault), 0);
+    assert_true(piece.zeros > 0 && piece.zeros <= SPARSE_ZEROS_MAX);
+    assert_int_equal(sparse_read(fd, GIB(1) - 4096, GIB(1), buffer, sizeof buffer, &piece, &fault), 0);
+    assert_int_equal(piece.zeros, 4096);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gives_holes_and_zeros_as_runs_and_the_rest_as_bytes),
         cmocka_unit_test(a_file_that_has_become_shorter_is_no_hole),
+        cmocka_unit_test(a_hole_of_any_length_comes_in_pieces_that_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
