@@ -60,7 +60,8 @@ struct world {
     enum pipe_fault only_fault;
     uint64_t fault_bytes_max;
     unsigned mangle_every; /* the replica's thread, with the three after it */
-    unsigned mangles_left, mangled;
+    _Atomic unsigned mangles_left; /* which the test watches */
+    unsigned mangled;
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
