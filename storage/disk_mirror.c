@@ -689,11 +689,14 @@ static void *mirror_main(void *data)
             mirror->state <= DISK_MIRROR_PROMISED; /* the rest are ends */
         if (!is_alive)
             break;
-        if (mirror->waiting)
+        bool is_copying =
+            mirror->state == DISK_MIRROR_COPYING || mirror->state == DISK_MIRROR_CLOSING;
+        bool is_asked = mirror->waiting != NULL;
+        if (is_asked)
             serve_one(mirror);
-        else if (mirror->state == DISK_MIRROR_COPYING || mirror->state == DISK_MIRROR_CLOSING)
-            copy_some(mirror);
-        else
+        if (is_copying && mirror->state < DISK_MIRROR_EQUAL)
+            copy_some(mirror); /* in turns: a guest that never stops writing does not hold it up */
+        else if (!is_asked)
             (void)pthread_cond_wait(&mirror->changed, &mirror->lock);
     }
     release_all(mirror);
