@@ -152,7 +152,7 @@ static void write_held(struct fetch *fetch)
 {
     struct fault fault = {0};
 
-    if (fetch->is_working || part_is_empty(&fetch->held))
+    if (fetch->is_working || fetch->is_over || part_is_empty(&fetch->held))
         return;
     fetch->now = fetch->held;
     fetch->held = (struct part){0};
@@ -188,6 +188,8 @@ static void on_part(void *data, const ProtobufCMessage *reply, const struct faul
     struct fault why = {0};
 
     fetch->is_asking = false;
+    if (fetch->is_over)
+        return; /* a worker may still have the draft: nothing goes on before it is done */
     if (fault || judge(fetch, came, &why) < 0) {
         source_over(fetch, fault ? fault : &why);
         return;
@@ -339,15 +341,27 @@ static int fetch_new(struct image_fetches *fetches, const Godwit__OrderImageFetc
     return 0;
 }
 
+static struct fetch *find(const struct image_fetches *fetches, const char *digest)
+{
+    struct fetch *fetch = fetches->first;
+
+    while (fetch && strcmp(fetch->digest, digest) != 0)
+        fetch = fetch->next;
+    return fetch;
+}
+
+bool image_fetch_is_busy(const struct image_fetches *fetches, const char *digest)
+{
+    return find(fetches, digest) != NULL;
+}
+
 void image_fetch_begin(struct image_fetches *fetches, const Godwit__OrderImageFetch *order,
                        struct rpc_request *request)
 {
-    struct fetch *fetch = fetches->first;
+    struct fetch *fetch = order->digest ? find(fetches, order->digest) : NULL;
     struct fault fault = {0};
     int r = 0;
 
-    while (fetch && (!order->digest || strcmp(fetch->digest, order->digest) != 0))
-        fetch = fetch->next;
     bool is_new = !fetch;
     if (is_new)
         r = fetch_new(fetches, order, &fetch, &fault);
@@ -380,6 +394,8 @@ void image_fetches_stop(struct image_fetches *fetches)
 {
     for (struct fetch *fetch = fetches ? fetches->first : NULL; fetch; fetch = fetch->next) {
         fetch->is_over = true;
+        if (!fetch->fault.code)
+            (void)fault_set(&fetch->fault, ERR_CANCELED, "the agent stops");
         fetch->source_count = fetch->at + 1; /* the last one */
         fetch->rpc = rpc_close(fetch->rpc);
     }

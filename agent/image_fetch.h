@@ -10,6 +10,8 @@
 #ifndef GODWIT_AGENT_IMAGE_FETCH_H
 #define GODWIT_AGENT_IMAGE_FETCH_H
 
+#include <stdbool.h>
+
 #include "proto/image.pb-c.h"
 
 struct fault;
@@ -27,5 +29,6 @@ struct image_fetches *image_fetches_free(struct image_fetches *fetches);
 /* The image is not here. Answers when it is, with ImageState. */
 void image_fetch_begin(struct image_fetches *fetches, const Godwit__OrderImageFetch *order,
                        struct rpc_request *request);
+bool image_fetch_is_busy(const struct image_fetches *fetches, const char *digest);
 
 #endif

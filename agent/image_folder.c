@@ -287,6 +287,14 @@ int image_draft_add(struct image_draft *draft, uint64_t offset, const void *byte
     return 0;
 }
 
+static bool is_at(int fd, int folder_fd, const char *name)
+{
+    struct stat ours, there;
+
+    return fstat(fd, &ours) == 0 && fstatat(folder_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+           ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+}
+
 int image_draft_publish(struct image_draft *draft, struct fault *fault)
 {
     char found[DIGEST_TEXT_SIZE], name[DRAFT_NAME_SIZE];
@@ -302,6 +310,9 @@ int image_draft_publish(struct image_draft *draft, struct fault *fault)
                          "what came has the SHA-256 %.12s..., announced was %.12s...", found,
                          draft->digest);
     draft_name(draft->digest, name);
+    if (!is_at(draft->fd, draft->folder_fd, name))
+        return fault_set(fault, ERR_BUSY, "image %.12s: another took the place of what came",
+                         draft->digest);
     if (fchmod(draft->fd, 0400) < 0 || fsync(draft->fd) < 0 ||
         renameat(draft->folder_fd, name, draft->folder_fd, draft->digest) < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "publishing image %.12s",

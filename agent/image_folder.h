@@ -54,7 +54,8 @@ int image_draft_open(struct image_draft *draft, int folder_fd, const char *diges
  * draft's. Nothing is changed by what is refused with ERR_INVALID. */
 int image_draft_add(struct image_draft *draft, uint64_t offset, const void *bytes, size_t count,
                     uint64_t zeros, struct fault *fault);
-/* All is there: durable, read-only, under its name. ERR_CORRUPT: it is something else. */
+/* All is there: durable, read-only, under its name. ERR_CORRUPT: it is something else;
+ * ERR_BUSY: another draft has its name by now. */
 int image_draft_publish(struct image_draft *draft, struct fault *fault);
 /* Closes it; deletes the file unless it was published. A zeroed draft is fine. */
 void image_draft_drop(struct image_draft *draft);

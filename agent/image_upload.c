@@ -175,6 +175,13 @@ static void worked(void *data)
     upload->now = NULL;
     if (upload->is_dead && !fault.code && part->kind != PART_END)
         (void)fault_set(&fault, ERR_CANCELED, "image %.12s was given up", upload->digest);
+    bool is_misplaced = part->kind == PART_BYTES && part->offset != upload->draft.offset;
+    if (fault.code == ERR_INVALID && is_misplaced && !upload->is_dead) {
+        upload->fault = (struct fault){0}; /* that part only: the draft is as it was */
+        part_refuse(part, &fault);
+        run_next(upload);
+        return;
+    }
     if (fault.code) {
         part_refuse(part, &fault);
         give_up(upload, &fault);

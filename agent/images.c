@@ -166,7 +166,15 @@ void images_unwatch(struct images *images, struct images_watch *watch)
 void images_begin(struct images *images, const Godwit__OrderImageBegin *order,
                   struct rpc_request *request)
 {
-    image_upload_begin(images->uploads, order, request);
+    const char *digest = order->digest ? order->digest : "";
+    struct fault fault = {0};
+
+    if (images_has(images, digest) || !image_fetch_is_busy(images->fetches, digest)) {
+        image_upload_begin(images->uploads, order, request);
+        return;
+    }
+    (void)fault_set(&fault, ERR_BUSY, "image %.12s is just coming from another host", digest);
+    (void)rpc_reply_fault(request, &fault);
 }
 
 void images_chunk(struct images *images, const Godwit__ImageChunk *order,

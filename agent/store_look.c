@@ -8,12 +8,17 @@
 #include "base/id.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
 #include "storage/share.h"
 #include "storage/share_space.h"
 
+enum { HANGS_MS = 15000 }; /* longer than any look takes that ends */
+
 struct look {
+    struct look *next;
+    uint64_t began_ns;
     struct store_questions *questions;
     struct rpc_request *request;
     Godwit__OrderStoreLook *order; /* owned copy */
@@ -92,6 +97,11 @@ static void look_done(void *data)
     struct look *look = data;
     Godwit__StoreSeen seen = GODWIT__STORE_SEEN__INIT;
 
+    struct look **at = &look->questions->looks;
+
+    while (*at != look)
+        at = &(*at)->next;
+    *at = look->next;
     look->questions->workers--;
     if (look->fault.code) {
         (void)rpc_reply_fault(look->request, &look->fault);
@@ -130,6 +140,19 @@ static int judge(const Godwit__OrderStoreLook *order, struct fault *fault)
     return 0;
 }
 
+/* One worker at most is lost to a file system that does not answer. */
+static int judge_hanging(const struct store_questions *questions, const char *path,
+                         struct fault *fault)
+{
+    uint64_t now_ns = world_now_ns();
+
+    for (const struct look *look = questions->looks; look; look = look->next) {
+        if (strcmp(look->order->path, path) == 0 && now_ns - look->began_ns > HANGS_MS * NS_PER_MS)
+            return fault_set(fault, ERR_BUSY, "a look at %.120s still hangs", path);
+    }
+    return 0;
+}
+
 static Godwit__OrderStoreLook *copy_of(const Godwit__OrderStoreLook *order)
 {
     size_t count = godwit__order_store_look__get_packed_size(order);
@@ -150,6 +173,8 @@ void store_look(struct store_questions *questions, const Godwit__OrderStoreLook 
     if (!request)
         return; /* a question that nobody waits for */
     int r = judge(order, &fault);
+    if (r == 0)
+        r = judge_hanging(questions, order->path, &fault);
     if (r == 0 && !(look = calloc(1, sizeof *look)))
         r = fault_set(&fault, ERR_NOMEM, "no memory to look at a store");
     if (r == 0) {
@@ -167,6 +192,9 @@ void store_look(struct store_questions *questions, const Godwit__OrderStoreLook 
             (void)fault_set(&fault, r, "no worker to look at a store");
     }
     if (r == 0) {
+        look->began_ns = world_now_ns();
+        look->next = questions->looks;
+        questions->looks = look;
         questions->workers++;
         return;
     }

@@ -12,6 +12,7 @@
 #include "proto/agent.pb-c.h"
 
 struct host_facts;
+struct look;
 struct loop;
 struct rpc_request;
 
@@ -19,6 +20,7 @@ struct store_questions { /* of one agent, and how many are on workers */
     struct loop *loop;
     struct host_facts *facts;
     unsigned workers;
+    struct look *looks; /* store_look's, on workers */
 };
 
 /* What stands beside the VM's disks. Answer: Stamp. */

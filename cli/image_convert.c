@@ -52,8 +52,11 @@ static void allow_path(int rules, const char *path, uint64_t access)
 static bool close_files_off(const struct converting *converting)
 {
     enum { FILES = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_EXECUTE };
-    const struct landlock_ruleset_attr all = {.handled_access_fs =
-                                                  (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1};
+    enum { TRUNCATE = 1 << 14, TRUNCATE_ABI = 3 };
+    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    const uint64_t cut = abi >= TRUNCATE_ABI ? TRUNCATE : 0;
+    const struct landlock_ruleset_attr all = {
+        .handled_access_fs = ((LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1) | cut};
     AUTO_FD int rules = (int)syscall(SYS_landlock_create_ruleset, &all, sizeof all, 0);
 
     if (rules < 0)
@@ -65,7 +68,8 @@ static bool close_files_off(const struct converting *converting)
     allow_path(rules, "/dev/null",
                   LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE);
     allow(rules, converting->in, LANDLOCK_ACCESS_FS_READ_FILE);
-    allow(rules, converting->out, LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE);
+    allow(rules, converting->out,
+          LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | cut);
     return syscall(SYS_landlock_restrict_self, rules, 0) == 0;
 }
 

@@ -80,6 +80,13 @@ void transfer_bar_update(struct transfer_bar *bar, const char *what, uint64_t do
     (void)fflush(bar->out);
 }
 
+/* Another host's words: none of them moves the cursor. */
+static void clean(char *text)
+{
+    for (char *at = text; *at; at++)
+        *at = (unsigned char)*at < ' ' || *at == 0x7f ? ' ' : *at;
+}
+
 static void on_event(void *data, uint16_t method, const ProtobufCMessage *message)
 {
     const Godwit__ImageProgress *event = (const Godwit__ImageProgress *)message;
@@ -89,6 +96,7 @@ static void on_event(void *data, uint16_t method, const ProtobufCMessage *messag
         return;
     (void)snprintf(what, sizeof what, "%.140s: %.40s", event->what ? event->what : "",
                    event->phase ? event->phase : "");
+    clean(what);
     transfer_bar_update(data, what, event->done, event->total, world_now_ms());
 }
 

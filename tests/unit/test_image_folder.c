@@ -137,6 +137,22 @@ static void refuses_more_zeros_at_once_than_a_worker_may_be_kept_with(void **sta
     image_draft_drop(&draft);
 }
 
+static void publishes_nothing_that_took_its_place(void **state)
+{
+    struct place *place = *state;
+    struct image_draft draft, other;
+    struct fault *fault = &place->fault;
+    assert_int_equal(image_draft_open(&draft, place->fd, place->digest, BYTES, fault), 0);
+    assert_int_equal(image_draft_add(&draft, 0, place->content, BYTES, 0, fault), 0);
+    assert_int_equal(image_draft_open(&other, place->fd, place->digest, BYTES, fault), 0);
+
+    assert_int_equal(image_draft_publish(&draft, fault), ERR_BUSY);
+
+    assert_int_equal(count_images(place), 0);
+    image_draft_drop(&draft);
+    image_draft_drop(&other);
+}
+
 static void refuses_names_and_sizes_that_cannot_be(void **state)
 {
     struct place *place = *state;
@@ -214,6 +230,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refuses_parts_out_of_place, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             refuses_more_zeros_at_once_than_a_worker_may_be_kept_with, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(publishes_nothing_that_took_its_place, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_names_and_sizes_that_cannot_be, set_up, tear_down),
         cmocka_unit_test_setup_teardown(finds_damage_though_it_was_right_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_link_is_no_image, set_up, tear_down),
