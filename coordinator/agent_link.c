@@ -35,9 +35,9 @@ enum {
 };
 
 struct agent_call {
-    struct agent_call *next, **link; /* of its peer; link NULL: it is in no list */
+    struct agent_call *next, **link; /* of its peer, or of `failed_calls` */
     struct coordinator *coordinator;
-    agent_link_done_fn *done;
+    agent_link_done_fn *done; /* NULL: forgotten; only what was posted frees it */
     void *data;
     struct fault fault;
     enum agent_link_fate fate;
@@ -67,12 +67,24 @@ static void finish_failed(void *data)
 {
     struct agent_call *call = data;
     unlink_call(call);
-    call->done(call->data, NULL, &call->fault, call->fate);
+    if (call->done)
+        call->done(call->data, NULL, &call->fault, call->fate);
     free(call);
+}
+
+static void link_call(struct agent_call **list, struct agent_call *call)
+{
+    call->link = list;
+    call->next = *list;
+    if (call->next)
+        call->next->link = &call->next;
+    *list = call;
 }
 
 static void post_failed(struct agent_call *call)
 {
+    if (!call->link)
+        link_call(&call->coordinator->failed_calls, call);
     int r = loop_post(call->coordinator->loop, finish_failed, call);
     assert(r == 0); /* only without memory for a few words */
 }
@@ -111,11 +123,7 @@ void agent_link_call(struct coordinator *coordinator, const char *host, uint16_t
         post_failed(call);
         return;
     }
-    call->link = &peer->calls;
-    call->next = peer->calls;
-    if (call->next)
-        call->next->link = &call->next;
-    peer->calls = call;
+    link_call(&peer->calls, call);
 }
 
 void agent_link_gone(struct peer *peer)
@@ -125,7 +133,9 @@ void agent_link_gone(struct peer *peer)
         bool is_posted = call->fault.code != 0;
         unlink_call(call);
         call->fate = AGENT_LINK_UNKNOWN;
-        if (!is_posted) {
+        if (is_posted) {
+            link_call(&call->coordinator->failed_calls, call);
+        } else {
             fault_set(&call->fault, ERR_CLOSED, "the connection to %s ended", peer->host);
             post_failed(call);
         }
@@ -136,8 +146,20 @@ void agent_link_forget(struct peer *peer)
 {
     while (peer->calls) {
         struct agent_call *call = peer->calls;
+        bool is_posted = call->fault.code != 0;
         unlink_call(call);
-        free(call);
+        call->done = NULL;
+        if (!is_posted)
+            free(call);
+    }
+}
+
+void agent_link_forget_failed(struct coordinator *coordinator)
+{
+    while (coordinator->failed_calls) {
+        struct agent_call *call = coordinator->failed_calls;
+        unlink_call(call);
+        call->done = NULL;
     }
 }
 

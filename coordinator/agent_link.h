@@ -31,8 +31,10 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
 void agent_link_gone(struct peer *peer);
 /* A silent agent's connection is given up, so that it makes a new one. */
 void agent_link_tick(struct coordinator *coordinator);
-/* The process ends: calls under way are forgotten. */
+/* The process ends, or leads no more: calls under way are forgotten. */
 void agent_link_forget(struct peer *peer);
+/* ... and those that failed already and were to be told by the loop's next turn. */
+void agent_link_forget_failed(struct coordinator *coordinator);
 
 /* Handlers, see api.c. `request` is NULL for events. */
 void agent_link_hello(struct peer *peer, struct rpc_request *request, const void *message);

@@ -531,6 +531,14 @@ static void forget_peers(struct coordinator *coordinator)
     }
 }
 
+/* Before anything that they would be told to is freed. */
+static void forget_calls(struct coordinator *coordinator)
+{
+    for (struct peer *peer = coordinator->peers; peer; peer = peer->next)
+        agent_link_forget(peer);
+    agent_link_forget_failed(coordinator);
+}
+
 static void refuse_waiting(struct coordinator *coordinator)
 {
     struct fault fault = {0};
@@ -554,6 +562,7 @@ static void deactivate(struct coordinator *coordinator)
     while (coordinator->commits > 0 || coordinator->fencings > 0)
         /* what was decided becomes durable, and is answered */
         loop_turn(coordinator->loop, true);
+    forget_calls(coordinator);
     refuse_waiting(coordinator);
     forget_peers(coordinator);
     adopt_all_free(coordinator);

@@ -50,6 +50,7 @@ struct coordinator {
     char *ca_certificate, *ca_key;
     char pin[PKI_PIN_SIZE];
     struct peer *peers;
+    struct agent_call *failed_calls; /* agent_link: of no peer, told by the loop's next turn */
     struct ticket *tickets;           /* operators that wait for an order */
     struct token *tokens;             /* enrol */
     struct job_key *job_keys;         /* job */
