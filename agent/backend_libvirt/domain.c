@@ -413,7 +413,8 @@ static void carry_out(struct domain *domain, unsigned bits)
         (void)domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_DISCARD, NULL, discarded));
     if ((bits & DOMAIN_TODO_OVER) && !domain->is_over) {
         domain->is_over = true;
-        if (domain->was_created)
+        /* That it stopped or crashed is told by its end, when it may be started again. */
+        if (domain->was_created && core->ending == DOMAIN_ENDED_GONE)
             domain_tell_state(domain);
         if (domain->quit)
             domain_tell_reply(domain, TAKE(domain->quit));
