@@ -245,7 +245,9 @@ static int act(struct context *context, const char *vm, Godwit__VmVerb verb, con
     return EXIT_CODE_DONE;
 }
 
-static int is_stopped(struct context *context, const char *vm, bool *ret_stopped)
+enum rest { RUNS, RESTS, RESTS_IN_FILE };
+
+static int ask_rest(struct context *context, const char *vm, enum rest *ret_rest)
 {
     Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
     Godwit__VmList *list = NULL;
@@ -259,7 +261,9 @@ static int is_stopped(struct context *context, const char *vm, bool *ret_stopped
     if (r < 0)
         return error_print_fault(context, &fault);
     const char *state = list->n_vms == 1 && list->vms[0]->state ? list->vms[0]->state : "";
-    *ret_stopped = strcmp(state, "stopped") == 0 || strcmp(state, "crashed") == 0;
+    *ret_rest = strcmp(state, "stopped") == 0 || strcmp(state, "crashed") == 0 ? RESTS
+                : strcmp(state, "suspended") == 0                             ? RESTS_IN_FILE
+                                                                              : RUNS;
     godwit__vm_list__free_unpacked(list, NULL);
     return EXIT_CODE_DONE;
 }
@@ -285,7 +289,7 @@ int cmd_snapshot_restore(struct context *context)
     const char *keep = command_text(context->line, "keep");
     Godwit__SnapshotReply *checked = NULL;
     Godwit__ActionReply *stopped = NULL, *restored = NULL;
-    bool rests = false;
+    enum rest rest = RUNS;
 
     int exit_code = ask(context, vm, name, GODWIT__SNAPSHOT_VERB__SNAPSHOT_CHECK, &checked);
     if (exit_code == EXIT_CODE_DONE)
@@ -293,8 +297,8 @@ int cmd_snapshot_restore(struct context *context)
     if (exit_code == EXIT_CODE_DONE && keep)
         exit_code = take(context, vm, keep);
     if (exit_code == EXIT_CODE_DONE)
-        exit_code = is_stopped(context, vm, &rests);
-    if (exit_code == EXIT_CODE_DONE && !rests)
+        exit_code = ask_rest(context, vm, &rest);
+    if (exit_code == EXIT_CODE_DONE && rest != RESTS)
         exit_code = act(context, vm, GODWIT__VM_VERB__VM_VERB_STOP, NULL, &stopped);
     if (exit_code == EXIT_CODE_DONE)
         exit_code = act(context, vm, GODWIT__VM_VERB__VM_VERB_RESTORE, name, &restored);
@@ -338,10 +342,31 @@ int cmd_snapshot_rm(struct context *context)
     return exit_code;
 }
 
-int cmd_snapshot_rm_all(struct context *context, const char *vm)
+static int make_stopped(struct context *context, const char *vm, bool and_stop)
+{
+    Godwit__ActionReply *stopped = NULL;
+    struct fault fault = {0};
+    enum rest rest = RUNS;
+    int exit_code = ask_rest(context, vm, &rest);
+    if (exit_code != EXIT_CODE_DONE || rest != RUNS)
+        return exit_code;
+    if (!and_stop) {
+        (void)fault_set(&fault, ERR_STATE, "%s is not stopped; it and its snapshots stay", vm);
+        fault_hint(&fault, "godwit vm rm %s --stop --with-snapshots", vm);
+        return error_print_fault(context, &fault);
+    }
+    exit_code = act(context, vm, GODWIT__VM_VERB__VM_VERB_STOP, NULL, &stopped);
+    if (stopped)
+        godwit__action_reply__free_unpacked(stopped, NULL);
+    return exit_code;
+}
+
+int cmd_snapshot_rm_all(struct context *context, const char *vm, bool and_stop)
 {
     Godwit__SnapshotReply *reply = NULL;
-    int exit_code = ask(context, vm, NULL, GODWIT__SNAPSHOT_VERB__SNAPSHOT_LIST, &reply);
+    int exit_code = make_stopped(context, vm, and_stop);
+    if (exit_code == EXIT_CODE_DONE)
+        exit_code = ask(context, vm, NULL, GODWIT__SNAPSHOT_VERB__SNAPSHOT_LIST, &reply);
     for (size_t i = 0; exit_code == EXIT_CODE_DONE && i < reply->n_snapshots; i++)
         exit_code = remove_one(context, vm, reply->snapshots[i]->name);
     if (reply)

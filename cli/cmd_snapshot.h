@@ -6,6 +6,8 @@
 #ifndef GODWIT_CLI_CMD_SNAPSHOT_H
 #define GODWIT_CLI_CMD_SNAPSHOT_H
 
+#include <stdbool.h>
+
 struct context;
 
 int cmd_snapshot_create(struct context *context);
@@ -14,7 +16,8 @@ int cmd_snapshot_show(struct context *context);
 int cmd_snapshot_check(struct context *context);
 int cmd_snapshot_restore(struct context *context);
 int cmd_snapshot_rm(struct context *context);
-/* Of `vm rm --with-snapshots`: all of this VM's. An exit code. */
-int cmd_snapshot_rm_all(struct context *context, const char *vm);
+/* Of `vm rm --with-snapshots`: all of this VM's, once it is stopped, so that none goes for a VM that
+ * stays; `and_stop` stops it first. An exit code. */
+int cmd_snapshot_rm_all(struct context *context, const char *vm, bool and_stop);
 
 #endif

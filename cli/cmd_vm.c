@@ -711,13 +711,14 @@ int cmd_vm_rm(struct context *context)
         fault_hint(&fault, "godwit vm rm -y %s", context->line->operands[0]);
         return error_print_fault(context, &fault);
     }
+    bool and_stop = command_flag(context->line, "stop");
     for (size_t i = 0;
          command_flag(context->line, "with-snapshots") && i < context->line->operand_count; i++) {
-        int exit_code = cmd_snapshot_rm_all(context, context->line->operands[i]);
+        int exit_code = cmd_snapshot_rm_all(context, context->line->operands[i], and_stop);
         if (exit_code != EXIT_CODE_DONE)
             return exit_code;
     }
-    return act(context, GODWIT__VM_VERB__VM_VERB_RM, command_flag(context->line, "stop"));
+    return act(context, GODWIT__VM_VERB__VM_VERB_RM, and_stop);
 }
 
 /* ---- logs ---- */

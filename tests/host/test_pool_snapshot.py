@@ -169,6 +169,9 @@ def disks_alone_are_kept_running_and_stopped(pool):
         goes_on(pool)  # it answers, so it has booted
     refused = pool.godwit("vm", "rm", "writer", "--stop", "-y", check=False)
     expect(refused.returncode == 5 and "2 snapshots" in refused.stderr, refused.stderr)
+    refused = pool.godwit("vm", "rm", "writer", "--with-snapshots", "-y", check=False)
+    expect(refused.returncode == 5 and "is not stopped; it and its snapshots stay" in refused.stderr, refused.stderr)
+    expect(len(pool.json("vm", "snapshot", "ls", "writer")) == 2, "a snapshot went for a VM that stays")
     pool.godwit("vm", "rm", "writer", "--stop", "--with-snapshots", "-y")
     nothing_is_left(pool)
 
