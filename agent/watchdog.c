@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/watchdog.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -20,26 +21,32 @@ struct watchdog {
     struct watchdog_core core;
     const char *device; /* borrowed */
     int fd;             /* -1: asleep, or it could not be opened */
+    bool is_unopened;   /* told, for this time */
     struct loop_timer *timer;
 };
 
-/* Also of a file, or a pipe of a test, which know no time of their own. */
-static void wake(struct watchdog *watchdog)
+/* Also of a file, or a pipe of a test, which know no time of their own. False: not opened. */
+static bool wake(struct watchdog *watchdog)
 {
     int timeout_s = WATCHDOG_TIMEOUT_S;
 
     watchdog->fd = open(watchdog->device, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (watchdog->fd < 0) {
-        log_error("watchdog",
-                  "cannot be opened: a VM that a kill does not end runs on device=%s errno=%d",
-                  watchdog->device, errno);
-        return;
+        if (!watchdog->is_unopened)
+            log_error("watchdog",
+                      "cannot be opened, tried again each second: until then a VM that a kill does "
+                      "not end runs on device=%s errno=%d",
+                      watchdog->device, errno);
+        watchdog->is_unopened = true;
+        return false;
     }
+    watchdog->is_unopened = false;
     if (ioctl(watchdog->fd, WDIOC_SETTIMEOUT, &timeout_s) == 0)
         log_info("watchdog", "awake device=%s timeout_s=%d", watchdog->device, timeout_s);
     else
         log_info("watchdog", "awake, with its own timeout device=%s", watchdog->device);
     loop_timer_start(watchdog->timer, TICK_MS, TICK_MS);
+    return true;
 }
 
 static void say(struct watchdog *watchdog, char word)
@@ -64,8 +71,10 @@ static void feed(struct watchdog *watchdog, enum watchdog_event_type type)
     const struct watchdog_event event = {.now_ns = world_now_ns(), .type = type};
     unsigned todo = watchdog_core_step(&watchdog->core, &event);
 
-    if (todo & WATCHDOG_TODO_WAKE)
-        wake(watchdog);
+    if (todo & WATCHDOG_TODO_WAKE && !wake(watchdog)) {
+        feed(watchdog, WATCHDOG_EVENT_UNOPENED);
+        return;
+    }
     if (todo & WATCHDOG_TODO_PAT)
         say(watchdog, 'p');
     if (todo & WATCHDOG_TODO_LET_GO)

@@ -7,11 +7,18 @@
 
 static unsigned on_isolate(struct watchdog_core *core, uint64_t now_ns)
 {
-    if (core->phase != WATCHDOG_ASLEEP)
+    if (core->phase != WATCHDOG_ASLEEP || now_ns < core->retry_ns)
         return 0; /* more to end gives nobody more time */
     core->phase = WATCHDOG_AWAKE;
     core->since_ns = core->patted_ns = now_ns;
     return WATCHDOG_TODO_WAKE | WATCHDOG_TODO_PAT;
+}
+
+static unsigned on_unopened(struct watchdog_core *core, uint64_t now_ns)
+{
+    core->phase = WATCHDOG_ASLEEP;
+    core->retry_ns = now_ns + WATCHDOG_RETRY_MS * NS_PER_MS;
+    return 0;
 }
 
 static unsigned on_isolated(struct watchdog_core *core)
@@ -45,6 +52,8 @@ unsigned watchdog_core_step(struct watchdog_core *core, const struct watchdog_ev
         return on_isolated(core);
     case WATCHDOG_EVENT_TICK:
         return on_tick(core, event->now_ns);
+    case WATCHDOG_EVENT_UNOPENED:
+        return on_unopened(core, event->now_ns);
     case WATCHDOG_EVENT_COUNT:
         break;
     }

@@ -10,6 +10,7 @@
  * before that reset put it to sleep again.
  *
  *   asleep --isolate--> awake --WATCHDOG_KILL_MS--> let go --(the host resets)
+ *      ^-----unopened-----+
  *      ^------isolated----+------isolated-------------+
  */
 #ifndef GODWIT_AGENT_WATCHDOG_CORE_H
@@ -20,6 +21,7 @@
 enum {
     WATCHDOG_KILL_MS = 10000, /* for kills to be confirmed */
     WATCHDOG_PAT_MS = 2000,
+    WATCHDOG_RETRY_MS = 1000, /* until a device that could not be opened is tried again */
     WATCHDOG_TIMEOUT_S = 10, /* asked of the device: from the last pat to the reset */
 };
 
@@ -27,6 +29,7 @@ enum watchdog_event_type {
     WATCHDOG_EVENT_ISOLATE,  /* VMs of this host must end */
     WATCHDOG_EVENT_ISOLATED, /* all of them have, provably */
     WATCHDOG_EVENT_TICK,
+    WATCHDOG_EVENT_UNOPENED, /* WAKE did not come about: the device is another's, say */
     WATCHDOG_EVENT_COUNT
 };
 
@@ -48,6 +51,7 @@ enum watchdog_phase { WATCHDOG_ASLEEP, WATCHDOG_AWAKE, WATCHDOG_GONE };
 struct watchdog_core { /* zeroed: asleep */
     enum watchdog_phase phase;
     uint64_t since_ns, patted_ns;
+    uint64_t retry_ns; /* no WAKE before */
 };
 
 /* Returns WATCHDOG_TODO_* bits. Any event may come at any time. */

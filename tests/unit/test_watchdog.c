@@ -77,6 +77,19 @@ static void more_to_end_gives_no_more_time(void **state)
     assert_int_equal(step(&core, WATCHDOG_EVENT_ISOLATE), 0);
 }
 
+static void one_that_could_not_be_opened_is_tried_again(void **state)
+{
+    (void)state;
+    struct watchdog_core core = {0};
+    now_ns = NS_PER_S;
+    (void)step(&core, WATCHDOG_EVENT_ISOLATE);
+    assert_int_equal(step(&core, WATCHDOG_EVENT_UNOPENED), 0);
+    assert_int_equal(step(&core, WATCHDOG_EVENT_ISOLATE), 0);
+    now_ns += WATCHDOG_RETRY_MS * NS_PER_MS;
+    assert_int_equal(step(&core, WATCHDOG_EVENT_ISOLATE), WATCHDOG_TODO_WAKE | WATCHDOG_TODO_PAT);
+    assert_int_equal(core.since_ns, now_ns);
+}
+
 static void vms_that_end_put_it_to_sleep_even_when_it_was_let_go(void **state)
 {
     (void)state;
@@ -168,6 +181,7 @@ int main(void)
         cmocka_unit_test(it_sleeps_while_nobody_must_end),
         cmocka_unit_test(it_is_patted_while_kills_have_their_time_and_then_no_more),
         cmocka_unit_test(more_to_end_gives_no_more_time),
+        cmocka_unit_test(one_that_could_not_be_opened_is_tried_again),
         cmocka_unit_test(vms_that_end_put_it_to_sleep_even_when_it_was_let_go),
         cmocka_unit_test(its_device_hears_pats_and_the_word_before_the_close),
         cmocka_unit_test(a_device_that_cannot_be_had_is_told_at_the_start_and_harms_nothing_later),
