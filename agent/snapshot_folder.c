@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "proto/vm_spec.h"
+#include "storage/clone.h"
 #include "storage/guest_label.h"
 #include "storage/guest_seal.h"
 #include "storage/share.h"
@@ -394,14 +395,11 @@ void snapshot_files_close(struct snapshot_files *files)
 
 static int clone_file(int to_fd, int from_fd, const char *what, struct fault *fault)
 {
-    int r;
+    int r = clone_share(from_fd, to_fd);
 
-    do
-        r = ioctl(to_fd, FICLONE, from_fd);
-    while (r < 0 && errno == EINTR);
-    if (r < 0 || fsync(to_fd) < 0)
-        return fault_set_errno(fault, err_from_errno(errno), errno, "cloning %s", what);
-    return 0;
+    if (r == 0 && fsync(to_fd) < 0)
+        r = -errno;
+    return r < 0 ? fault_set_errno(fault, err_from_errno(-r), -r, "cloning %s", what) : 0;
 }
 
 int snapshot_folder_clone(const struct snapshot_files *files, struct fault *fault)

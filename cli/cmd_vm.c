@@ -340,25 +340,12 @@ static int apply_image(Godwit__VmSpec *spec, const struct command_line *line, st
         return fault_set(fault, ERR_INVALID, "--disk-size and --store belong to --image");
     if (!image)
         return 0;
-    Godwit__DiskSpec **disks = calloc(spec->n_disks + 1, sizeof *disks);
-    Godwit__DiskSpec *disk = calloc(1, sizeof *disk);
-    if (!disks || !disk) {
-        free(disks);
-        free(disk);
+    Godwit__DiskSpec *disk = vm_spec_put_root(spec);
+    if (!disk)
         return fault_set(fault, ERR_NOMEM, "no memory for the VM's description");
-    }
-    godwit__disk_spec__init(disk);
-    disks[0] = disk;
-    for (size_t i = 0; i < spec->n_disks; i++)
-        disks[i + 1] = spec->disks[i];
-    free(spec->disks);
-    spec->disks = disks;
-    spec->n_disks++;
     disk->has_size = command_given(line, "disk-size");
     disk->size = command_number(line, "disk-size");
-    int r = set_text(&disk->name, "root", fault);
-    if (r == 0)
-        r = set_text(&disk->image, image, fault);
+    int r = set_text(&disk->image, image, fault);
     if (r == 0 && command_text(line, "store"))
         r = set_text(&disk->store, command_text(line, "store"), fault);
     bool is_path = disk->store && strchr(disk->store, '/'); /* else a store's name */

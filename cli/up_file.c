@@ -60,22 +60,9 @@ static int apply_image(Godwit__VmSpec *spec, const char *image, struct fault *fa
     if (spec->n_disks > 0 && is_given(spec->disks[0]->image))
         return fault_set(fault, ERR_INVALID,
                          "image: its first disk names an image already; one of the two would fit");
-    Godwit__DiskSpec **disks = calloc(spec->n_disks + 1, sizeof *disks);
-    Godwit__DiskSpec *disk = calloc(1, sizeof *disk);
-    if (!disks || !disk) {
-        free(disks);
-        free(disk);
-        return fault_set(fault, ERR_NOMEM, "no memory for the VMs of the file");
-    }
-    godwit__disk_spec__init(disk);
-    disks[0] = disk;
-    for (size_t i = 0; i < spec->n_disks; i++)
-        disks[i + 1] = spec->disks[i];
-    free(spec->disks);
-    spec->disks = disks;
-    spec->n_disks++;
-    int r = set_text(&disk->name, "root", fault);
-    return r < 0 ? r : set_text(&disk->image, image, fault);
+    Godwit__DiskSpec *disk = vm_spec_put_root(spec);
+    return disk ? set_text(&disk->image, image, fault)
+                : fault_set(fault, ERR_NOMEM, "no memory for the VMs of the file");
 }
 
 /* What can be only one VM's. */

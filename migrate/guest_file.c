@@ -207,21 +207,6 @@ static void reader_deinit(struct reader *reader)
     free(reader->machine);
 }
 
-static int judge_label(const struct guest_label *label, uint64_t consumed_by,
-                       const struct guest_label *expected, struct fault *fault)
-{
-    if (strcmp(label->vm_id, expected->vm_id) != 0)
-        return fault_set(fault, ERR_REFUSED, "the guest's file is of VM %s, not of %s",
-                         label->vm_id, expected->vm_id);
-    if (strcmp(label->nonce, expected->nonce) != 0 || label->generation != expected->generation)
-        return fault_set(fault, ERR_REFUSED,
-                         "the guest's file is another one than was asked for: it is stale");
-    if (consumed_by)
-        return fault_set(fault, ERR_REFUSED, "the guest's file was consumed by generation %llu",
-                         (unsigned long long)consumed_by);
-    return 0;
-}
-
 int guest_file_read(struct guest *guest, const struct guest_label *expected, int fd,
                     struct guest_file_counts *ret_counts, struct fault *fault)
 {
@@ -232,7 +217,7 @@ int guest_file_read(struct guest *guest, const struct guest_label *expected, int
 
     int r = guest_label_read(fd, &label, &consumed_by, fault);
     if (r == 0)
-        r = judge_label(&label, consumed_by, expected, fault);
+        r = guest_label_judge(&label, consumed_by, expected, fault);
     if (r == 0 && pread(fd, head, GUEST_FILE_HEAD_BYTES, 0) != GUEST_FILE_HEAD_BYTES)
         r = fault_set(fault, ERR_CORRUPT, "the guest's file ends in its head");
     if (r == 0)

@@ -1,6 +1,7 @@
 #include "proto/vm_spec.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
@@ -365,6 +366,29 @@ bool vm_spec_has_clones(const Godwit__VmSpec *spec)
             return true;
     }
     return false;
+}
+
+Godwit__DiskSpec *vm_spec_put_root(Godwit__VmSpec *spec)
+{
+    Godwit__DiskSpec **disks = calloc(spec->n_disks + 1, sizeof *disks);
+    Godwit__DiskSpec *disk = calloc(1, sizeof *disk);
+    char *name = strdup("root");
+
+    if (!disks || !disk || !name) {
+        free(disks);
+        free(disk);
+        free(name);
+        return NULL;
+    }
+    godwit__disk_spec__init(disk);
+    disk->name = name;
+    disks[0] = disk;
+    for (size_t i = 0; i < spec->n_disks; i++)
+        disks[i + 1] = spec->disks[i];
+    free(spec->disks);
+    spec->disks = disks;
+    spec->n_disks++;
+    return disk;
 }
 
 bool vm_spec_digest_is_valid(const char *text)

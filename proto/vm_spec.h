@@ -38,6 +38,8 @@ bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec);
 /* Is it made from an image? Its place is then filled in by the coordinator where it is not given. */
 bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk);
 bool vm_spec_has_clones(const Godwit__VmSpec *spec);
+/* A disk named root, before all others and otherwise as by default; the spec's own. NULL: no memory. */
+Godwit__DiskSpec *vm_spec_put_root(Godwit__VmSpec *spec);
 /* 64 lower-case hex digits: also fit for a file's name. NULL is none. */
 bool vm_spec_digest_is_valid(const char *text);
 /* How long a pause waits for a guest that is told of it; 0: it is not told, or has no vsock. */

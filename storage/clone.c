@@ -34,10 +34,20 @@ static int copy(struct clone *clone, int to, struct fault *fault)
     return r;
 }
 
+int clone_share(int from, int to)
+{
+    int r;
+
+    do
+        r = ioctl(to, FICLONE, from);
+    while (r < 0 && errno == EINTR);
+    return r < 0 ? -errno : 0;
+}
+
 int clone_fill(struct clone *clone, int to, struct fault *fault)
 {
     assert(clone->bytes >= clone->from_bytes);
-    clone->is_reflink = ioctl(to, FICLONE, clone->from) == 0;
+    clone->is_reflink = clone_share(clone->from, to) == 0;
     clone->copied_bytes = 0;
     if (!clone->is_reflink) { /* another file system, or one that knows no reflink */
         int r = copy(clone, to, fault);

@@ -1,7 +1,7 @@
 /* The content of one file in another: shared by reflink where the file system can, else copied with
  * its holes kept.
  *
- * Flow:   agent -> [clone] -> the store
+ * Flow:   agent, agent/vm -> [clone] -> the store
  * Thread: any; blocking, for a worker.
  */
 #ifndef GODWIT_STORAGE_CLONE_H
@@ -24,6 +24,8 @@ struct clone {
     uint64_t copied_bytes;
 };
 
+/* By reflink only: `to` is what `from` is, blocks shared. 0 or -errno. */
+int clone_share(int from, int to);
 /* Into `to`, an empty file open for writing. On failure it holds some part. */
 int clone_fill(struct clone *clone, int to, struct fault *fault);
 

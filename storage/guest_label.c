@@ -82,6 +82,21 @@ int guest_label_read(int fd, struct guest_label *ret_label, uint64_t *ret_consum
     return 0;
 }
 
+int guest_label_judge(const struct guest_label *label, uint64_t consumed_by,
+                      const struct guest_label *expected, struct fault *fault)
+{
+    if (strcmp(label->vm_id, expected->vm_id) != 0)
+        return fault_set(fault, ERR_REFUSED, "the guest's file is of VM %s, not of %s",
+                         label->vm_id, expected->vm_id);
+    if (strcmp(label->nonce, expected->nonce) != 0 || label->generation != expected->generation)
+        return fault_set(fault, ERR_REFUSED,
+                         "the guest's file is another one than was asked for: it is stale");
+    if (consumed_by)
+        return fault_set(fault, ERR_REFUSED, "the guest's file was consumed by generation %llu",
+                         (unsigned long long)consumed_by);
+    return 0;
+}
+
 int guest_label_consume(int fd, uint64_t generation, struct fault *fault)
 {
     uint8_t mark[MARK_BYTES];

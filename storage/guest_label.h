@@ -34,6 +34,9 @@ int guest_label_decode(const uint8_t bytes[static GUEST_LABEL_BYTES], struct gue
  * nobody. */
 int guest_label_read(int fd, struct guest_label *ret_label, uint64_t *ret_consumed_by,
                      struct fault *fault);
+/* Refuses by name another VM's, another nonce or generation, and a consumed one. */
+int guest_label_judge(const struct guest_label *label, uint64_t consumed_by,
+                      const struct guest_label *expected, struct fault *fault);
 /* When this returns 0 nobody takes it for fresh any more, whatever power does. */
 int guest_label_consume(int fd, uint64_t generation, struct fault *fault);
 

@@ -16,21 +16,6 @@
 
 enum { STEP_BYTES = 1 << 20, DIGEST_BYTES = 8 };
 
-static int judge_label(const struct guest_label *label, uint64_t consumed_by,
-                       const struct guest_label *expected, struct fault *fault)
-{
-    if (strcmp(label->vm_id, expected->vm_id) != 0)
-        return fault_set(fault, ERR_REFUSED, "the guest's file is of VM %s, not of %s",
-                         label->vm_id, expected->vm_id);
-    if (strcmp(label->nonce, expected->nonce) != 0 || label->generation != expected->generation)
-        return fault_set(fault, ERR_REFUSED,
-                         "the guest's file is another one than was asked for: it is stale");
-    if (consumed_by)
-        return fault_set(fault, ERR_REFUSED, "the guest's file was consumed by generation %llu",
-                         (unsigned long long)consumed_by);
-    return 0;
-}
-
 static int read_at(int fd, void *ret_bytes, size_t count, uint64_t offset, struct fault *fault)
 {
     uint8_t *to = ret_bytes;
@@ -98,7 +83,7 @@ int guest_seal_check(const struct guest_label *expected, int fd, struct fault *f
 
     int r = guest_label_read(fd, &label, &consumed_by, fault);
     if (r == 0)
-        r = judge_label(&label, consumed_by, expected, fault);
+        r = guest_label_judge(&label, consumed_by, expected, fault);
     if (r < 0)
         return r;
     if (fstat(fd, &status) < 0)

@@ -1,17 +1,16 @@
-/* A disk is captured by FICLONE: the clone shares the disk's blocks until one of them is written. What the
+/* A disk is captured by reflink: the clone shares the disk's blocks until one of them is written. What the
  * kernel still holds of the disk it writes out first, so that is done before the pause; in the pause
  * there is what came since. */
 #include "agent/vm/snapshot.h"
 
 #include <errno.h>
-#include <linux/fs.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "storage/clone.h"
 #include "vmm-core/guest_memory.h"
 
 struct snapshot {
@@ -42,12 +41,9 @@ static int capture_disks(void *data, struct fault *fault)
     const struct snapshot *snapshot = data;
 
     for (unsigned i = 0; i < snapshot->config.disk_count; i++) {
-        int r;
-        do
-            r = ioctl(snapshot->clone_fds[i], FICLONE, snapshot->config.disk_fds[i]);
-        while (r < 0 && errno == EINTR);
+        int r = clone_share(snapshot->config.disk_fds[i], snapshot->clone_fds[i]);
         if (r < 0)
-            return fault_set_errno(fault, err_from_errno(errno), errno,
+            return fault_set_errno(fault, err_from_errno(-r), -r,
                                    "cloning disk %u by its file system", i);
     }
     return 0;
