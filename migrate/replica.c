@@ -371,7 +371,7 @@ static void *replica_run(void *data)
         }
         (void)pthread_mutex_lock(&replica->lock);
         bool is_over = replica->stopping, cannot = r < 0 && r != ERR_TIMEOUT;
-        replica->status.is_broken |= cannot && !is_over;
+        replica->status.is_deaf |= cannot && !is_over; /* what is held stays good */
         (void)pthread_mutex_unlock(&replica->lock);
         if (is_over)
             return NULL;
@@ -409,14 +409,13 @@ static int find_held(struct replica *replica, struct fault *fault)
         r = read_disk(replica, i, fault);
     if (r < 0 || held.held.id.seq == 0)
         return r;
+    if (held.held.id.generation > replica->core.generation_min)
+        replica->core.generation_min = held.held.id.generation; /* whatever else is believed */
     if (replica_stage_sum(replica->stage) != held.disks_sum)
         return replica_journal_void(replica->journal, fault);
     if (held.has_ram || replica->config.region_count)
         return 0; /* its RAM is gone: the disks are kept until there is a whole one again */
     replica->core.held = held.held;
-    replica->core.generation_min = held.held.id.generation > replica->core.generation_min
-                                       ? held.held.id.generation
-                                       : replica->core.generation_min;
     replica->status.held = held.held.id;
     replica->status.sum = held.held.sum;
     replica->status.held_ns = world_now_ns();
@@ -515,7 +514,7 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
                  struct fault *fault)
 {
     (void)pthread_mutex_lock(&replica->lock);
-    bool again = replica->core.phase == REPLICA_TAKEN;
+    bool again = replica->status.is_taken; /* not: a take whose disks could not be written, which may be tried again */
     int r = replica->status.is_broken
                 ? fault_set(fault, ERR_STATE, "this replica is broken: its disks are not certain")
                 : replica_core_take(&replica->core, generation, fault);

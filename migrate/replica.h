@@ -56,7 +56,9 @@ struct replica_status {
     uint64_t held_ns;               /* when it was held, by ours */
     uint64_t sum;                   /* of the image that is held */
     uint64_t checkpoints, bytes_in; /* since the replica began */
-    bool is_linked, is_taken, is_broken;
+    bool is_linked, is_taken;
+    bool is_broken; /* its disks are not certain: nothing is taken, nor given */
+    bool is_deaf;   /* no link is accepted any more; what is held can be taken */
     uint64_t arriving_pages;
 };
 

@@ -68,6 +68,11 @@ uint64_t replica_pace_next_ns(const struct replica_pace *pace)
     return pace->last_cut_ns + (period_ns > least_ns ? period_ns : least_ns);
 }
 
+uint64_t replica_pace_again_ns(const struct replica_pace *pace, uint64_t stood_ns)
+{
+    return stood_ns * 1000 / pace->loss_permille - stood_ns;
+}
+
 uint64_t replica_pace_rpo_ns(const struct replica_pace *pace, uint64_t now_ns)
 {
     uint64_t since_ns = pace->held_cut_ns ? pace->held_cut_ns : pace->begun_ns;

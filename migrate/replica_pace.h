@@ -48,6 +48,9 @@ bool replica_pace_tick(struct replica_pace *pace, uint64_t now_ns);
 
 /* When the next one is to be cut; not later than now: at once. None is under way. */
 uint64_t replica_pace_next_ns(const struct replica_pace *pace);
+/* After a cut that came to nothing and for which the guest stood still so long: how long it runs before
+ * the next, so that these pauses, too, take no more of its time than any. */
+uint64_t replica_pace_again_ns(const struct replica_pace *pace, uint64_t stood_ns);
 /* What the loss of the source would cost now: never less than it would. */
 uint64_t replica_pace_rpo_ns(const struct replica_pace *pace, uint64_t now_ns);
 

@@ -234,7 +234,8 @@ static int ship(struct replicator *replicator, struct fault *fault)
             note_trouble(replicator, fault);
             replicator_give_up_finish(replicator);
             replicator_tell(replicator);
-            rest(replicator, RETRY_MS_MIN);
+            uint64_t ms = replica_pace_again_ns(&replicator->pace, replicator->stood_ns) / NS_PER_MS;
+            rest(replicator, ms > RETRY_MS_MIN ? ms : RETRY_MS_MIN);
         } else if (replicator->guest_is_held) {
             return 0;
         }

@@ -261,7 +261,7 @@ static int copy_aside(struct replicator *replicator, struct fault *fault)
             to += PAGE_BYTES;
         }
     }
-    return 0;
+    return collect(replicator, fault); /* a disk that failed under the copying says so here */
 }
 
 static int stand_and_copy(struct replicator *replicator, struct fault *fault)
@@ -300,6 +300,7 @@ static int cut(struct replicator *replicator, bool is_last, struct fault *fault)
     uint64_t pause_ns = world_now_ns() - begun_ns;
     (void)pthread_mutex_lock(&replicator->lock);
     replicator->status.pause_all_ns += pause_ns;
+    replicator->stood_ns = pause_ns;
     if (r == 0) {
         replica_pace_cut(&replicator->pace, begun_ns, pause_ns);
         replicator->status.pause_ns = pause_ns;

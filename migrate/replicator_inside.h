@@ -67,6 +67,7 @@ struct replicator {
     size_t state_bytes;
     bool is_whole;      /* the checkpoint under way names every page that is not zero */
     bool guest_is_held; /* by a last checkpoint */
+    uint64_t stood_ns;  /* the guest, for the last cut, whatever came of it */
     bool in_cut;        /* where it failed, if it did */
     bool guest_failed;  /* what another link would not make better */
 

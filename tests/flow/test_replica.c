@@ -52,6 +52,7 @@ struct world {
     struct fake_guest *target;
     int disk_fd, journal_fd;
     uint64_t disk_bytes;
+    uint64_t generation; /* of the source */
     bool disks_only, by_tls;
     struct replicator *replicator;
     struct replica *replica;
@@ -615,7 +616,7 @@ static void start_source(struct world *world, const struct setting *setting)
         .disks = &disk,
         .disk_count = world->disk_fd < 0 ? 0 : 1,
         .who = "vm-1",
-        .generation = 5,
+        .generation = world->generation,
         .rpo_ns = setting->rpo_ms * NS_PER_MS,
         .loss_permille = 900,
         .copy_bytes_max = setting->copy_bytes_max,
@@ -646,6 +647,7 @@ static struct world *world_new(const struct setting *setting)
     pthread_mutex_init(&world->lock, NULL);
     pthread_cond_init(&world->changed, NULL);
     world->random = 0x9E3779B97F4A7C15u;
+    world->generation = 5;
     world->disks_only = setting->disks_only;
     world->mangle_every = setting->mangle_every;
     world->mangles_left = setting->mangle_every ? 60 : 0;
@@ -981,6 +983,38 @@ static void an_older_generation_is_refused_and_so_is_another_guest(void **state)
     world_free(world);
 }
 
+static void await_refusal(struct world *world, const char *words)
+{
+    pthread_mutex_lock(&world->lock);
+    while (world->status.trouble.code != ERR_REFUSED && world->status.checkpoints == 0)
+        pthread_cond_wait(&world->changed, &world->lock);
+    assert_int_equal(world->status.checkpoints, 0);
+    assert_non_null(strstr(world->status.trouble.text, words));
+    pthread_mutex_unlock(&world->lock);
+}
+
+/* Its RAM went with its process, not the word of whose checkpoint its disks are. */
+static void a_replica_that_begins_anew_takes_no_older_source_than_before(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 1, .rpo_ms = 20, .has_disk = true};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+    world->replicator = replicator_free(world->replicator);
+    world->replica = replica_free(world->replica);
+    world->status = (struct replicator_status){0};
+    world->replica_holds = false;
+
+    world->generation = 4;
+    start_replica(world);
+    start_source(world, &setting);
+
+    await_refusal(world, "is over");
+    world_free(world);
+}
+
 static void a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing(void **state)
 {
     (void)state;
@@ -1108,6 +1142,7 @@ int main(void)
         cmocka_unit_test(a_replica_process_that_died_gets_everything_anew),
         cmocka_unit_test(disks_outlive_their_replica_process_and_catch_up_by_delta),
         cmocka_unit_test(an_older_generation_is_refused_and_so_is_another_guest),
+        cmocka_unit_test(a_replica_that_begins_anew_takes_no_older_source_than_before),
         cmocka_unit_test(a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing),
         cmocka_unit_test(a_last_checkpoint_that_cannot_arrive_lets_the_guest_run_on),
         cmocka_unit_test(a_guest_that_writes_more_than_can_be_copied_runs_on_and_says_so),

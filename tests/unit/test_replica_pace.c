@@ -125,6 +125,15 @@ static void the_guest_never_stands_still_for_more_than_its_share(void **state)
     }
 }
 
+static void a_cut_that_came_to_nothing_costs_no_more_of_the_guest_s_time(void **state)
+{
+    (void)state;
+    struct replica_pace pace;
+    replica_pace_init(&pace, 1000 * MS, 0, NS_PER_S);
+    assert_int_equal(replica_pace_again_ns(&pace, 1500 * MS), 13500 * MS); /* a tenth of 15 s */
+    assert_int_equal(replica_pace_again_ns(&pace, 0), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -133,6 +142,7 @@ int main(void)
         cmocka_unit_test(the_alarm_comes_by_time_alone_once_and_goes_with_a_checkpoint),
         cmocka_unit_test(nothing_held_yet_counts_from_the_beginning),
         cmocka_unit_test(the_guest_never_stands_still_for_more_than_its_share),
+        cmocka_unit_test(a_cut_that_came_to_nothing_costs_no_more_of_the_guest_s_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
