@@ -31,7 +31,7 @@ struct cloning {
     struct images_watch watch;
     /* the worker's */
     struct clone clone;
-    bool made;
+    bool made, is_aside;
     uint64_t ns;
     struct fault fault;
 };
@@ -81,6 +81,10 @@ static int make(struct cloning *cloning, struct fault *fault)
 
     int r = image_folder_verify(folder_fd, disk->image_digest, &cloning->proof,
                                 &cloning->watch.done, &cloning->clones->canceled, fault);
+    if (r == ERR_CORRUPT) { /* so that the next time it is fetched from another host */
+        struct fault ignored = {0};
+        cloning->is_aside = image_folder_set_aside(folder_fd, disk->image_digest, &ignored) == 0;
+    }
     if (r == 0)
         r = image_folder_file(folder_fd, disk->image_digest, &image_fd,
                               &cloning->clone.from_bytes, fault);
@@ -125,6 +129,8 @@ static void worked(void *data)
     images_work_done(images);
     if (cloning->proof.digest[0])
         images_set_proof(images, &cloning->proof);
+    if (cloning->is_aside)
+        images_forget(images, disk->image_digest);
     if (cloning->fault.code) {
         (void)rpc_reply_fault(cloning->request, &cloning->fault);
         cloning_free(cloning);

@@ -21,6 +21,7 @@
 enum { DRAFT_NAME_SIZE = DIGEST_TEXT_SIZE + 8 };
 
 static const char draft_prefix[] = ".draft-";
+static const char aside_prefix[] = ".damaged-";
 
 static int judge_digest(const char *digest, struct fault *fault)
 {
@@ -203,11 +204,28 @@ int image_folder_verify(int folder_fd, const char *digest, struct image_proof *p
         r = take_proof(fd, digest, &after, fault);
     if (r < 0)
         return fault_wrap(fault, r, "verifying image %.12s", digest);
-    if (strcmp(found, digest) != 0 || !proof_is_equal(&before, &after))
+    if (strcmp(found, digest) == 0 && !proof_is_equal(&before, &after))
+        return fault_set(fault, ERR_BUSY, "image %.12s was touched while it was read", digest);
+    if (strcmp(found, digest) != 0)
         return fault_set(fault, ERR_CORRUPT,
                          "image %.12s is damaged: its content has the SHA-256 %.12s...", digest,
                          found);
     *proof = before;
+    return 0;
+}
+
+int image_folder_set_aside(int folder_fd, const char *digest, struct fault *fault)
+{
+    char name[sizeof aside_prefix + DIGEST_TEXT_SIZE];
+
+    int r = judge_digest(digest, fault);
+    if (r < 0)
+        return r;
+    (void)snprintf(name, sizeof name, "%s%s", aside_prefix, digest);
+    if (renameat(folder_fd, digest, folder_fd, name) < 0 && errno != ENOENT)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "putting image %.12s aside",
+                               digest);
+    (void)fsync(folder_fd); /* after a crash it may be there again, and is found damaged again */
     return 0;
 }
 

@@ -33,10 +33,13 @@ void image_folder_list_free(char **digests, size_t count);
 int image_folder_file(int folder_fd, const char *digest, int *ret_fd, uint64_t *ret_size,
                       struct fault *fault);
 /* Read it and compare, unless `proof` says that this was done and the file is as it was then.
- * ERR_CORRUPT: it does not hold what its name says. `done`: bytes so far, for who watches; the
+ * ERR_CORRUPT: it does not hold what its name says; ERR_BUSY: somebody
+ * touched it meanwhile. `done`: bytes so far, for who watches; the
  * answer is ERR_CANCELED when `canceled` becomes true. */
 int image_folder_verify(int folder_fd, const char *digest, struct image_proof *proof,
                         atomic_ullong *done, const atomic_bool *canceled, struct fault *fault);
+/* One that was found damaged is an image no more: its file is .damaged-DIGEST, for who wants to look. */
+int image_folder_set_aside(int folder_fd, const char *digest, struct fault *fault);
 int image_folder_remove(int folder_fd, const char *digest, struct fault *fault); /* absent: 0 */
 
 /* ---- one that is coming ---- */

@@ -260,7 +260,7 @@ static void remove_work(void *data)
     (void)image_folder_remove(reading->images->folder_fd, reading->digest, &reading->fault);
 }
 
-static void forget(struct images *images, const char *digest)
+void images_forget(struct images *images, const char *digest)
 {
     struct image_proof *proof = images_proof(images, digest);
 
@@ -271,7 +271,7 @@ static void forget(struct images *images, const char *digest)
             continue;
         free(images->digests[i]);
         images->digests[i] = images->digests[--images->count];
-        log_info("images", "removed image=%.12s", digest);
+        log_info("images", "not here any more image=%.12s", digest);
         images_tell(images);
         return;
     }
@@ -286,7 +286,7 @@ static void remove_done(void *data)
     if (reading->fault.code) {
         (void)rpc_reply_fault(reading->request, &reading->fault);
     } else {
-        forget(reading->images, reading->digest);
+        images_forget(reading->images, reading->digest);
         (void)rpc_reply(reading->request, &state.base);
     }
     reading_free(reading);

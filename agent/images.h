@@ -74,6 +74,7 @@ int images_work(struct images *images, void (*work)(void *data), void (*done)(vo
                 void *data);
 void images_work_done(struct images *images); /* the first that every `done` calls */
 struct image_proof *images_proof(struct images *images, const char *digest);
+void images_forget(struct images *images, const char *digest); /* removed, or put aside: told */
 void images_set_proof(struct images *images, const struct image_proof *proof);
 
 #endif

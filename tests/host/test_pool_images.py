@@ -181,13 +181,20 @@ def a_damaged_image_is_neither_used_nor_spread(pool):
         byte = file.read(1)
         file.seek(3 * MIB)
         file.write(bytes([byte[0] ^ 1]))
-    refused = create(pool, "web", "bad", "node1", check=False)
-    expect(refused.returncode == 1 and "damaged" in refused.stderr, refused.stderr)
-    expect(not pool.ls("vm") and not files("node1"), "something was made of it")
     refused = pool.godwit("image", "copy", "bad", "--to", "node2", check=False)
     expect(refused.returncode == 1 and "SHA-256" in refused.stderr, refused.stderr)
     expect(digest not in images_on(pool, "node2") and not drafts(pool, "node2"), "it was published, or a part is left")
+    refused = create(pool, "web", "bad", "node1", check=False)
+    expect(refused.returncode == 1 and "damaged" in refused.stderr, refused.stderr)
+    expect(not pool.ls("vm") and not files("node1"), "something was made of it")
+    aside = folder(pool, "node1") / f".damaged-{digest}"
+    expect(aside.exists() and digest not in images_on(pool, "node1"), "it is an image still")
     pool.godwit("image", "rm", "bad")
+    need_image(pool, "bad")  # whole again, under the same digest
+    create(pool, "web", "bad", "node1")
+    pool.godwit("vm", "rm", "-y", "--stop", "web")
+    pool.godwit("image", "rm", "bad")
+    aside.unlink()
 
 
 def full_disks_are_told_and_nothing_is_left(pool):

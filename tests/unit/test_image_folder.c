@@ -194,6 +194,17 @@ static void finds_damage_though_it_was_right_before(void **state)
     assert_int_equal(image_folder_verify(place->fd, place->digest, &proof, NULL, NULL, &place->fault),
                      ERR_CORRUPT);
     assert_int_equal(proof.digest[0], 0);
+
+    assert_int_equal(image_folder_set_aside(place->fd, place->digest, &place->fault), 0);
+    assert_int_equal(image_folder_verify(place->fd, place->digest, &proof, NULL, NULL, &place->fault),
+                     ERR_NOT_FOUND);
+    assert_int_equal(image_folder_set_aside(place->fd, "../x", &place->fault), ERR_INVALID);
+    take(place); /* whole again, from elsewhere */
+    assert_int_equal(image_folder_verify(place->fd, place->digest, &proof, NULL, NULL, &place->fault),
+                     0);
+    char aside[16 + DIGEST_TEXT_SIZE];
+    (void)snprintf(aside, sizeof aside, ".damaged-%s", place->digest);
+    assert_int_equal(unlinkat(place->fd, aside, 0), 0);
 }
 
 static void a_link_is_no_image(void **state)
