@@ -233,11 +233,15 @@ def begin(pool, name):
 def an_agent_killed_in_the_middle_leaves_a_whole_one_or_nothing(pool):
     need_writer(pool)
     host = pool.hosts[0]
-    for name in ("one", "two", "three"):
+    caught = 0
+    for number in range(1, 11):
+        name = f"s{number}"
         started = begin(pool, name)
         host.kill_agent()
         started.communicate(timeout=60)
-        if name == "three" and any(p.endswith(".tmp") for p in state_files(pool)):
+        half = any(p.endswith(".tmp") for p in state_files(pool))
+        caught += half
+        if half and caught == 2:
             host.start_agent()  # before its store is mounted: who knows of the clone stays
             pool.wait_hosts_up()
             left = [p.split("/")[-1] for p in state_files(pool) if ".tmp/" in p]
@@ -252,6 +256,10 @@ def an_agent_killed_in_the_middle_leaves_a_whole_one_or_nothing(pool):
             pool.godwit("vm", "snapshot", "check", "writer", name)
             pool.godwit("vm", "snapshot", "rm", "-y", "writer", name)
         is_whole(pool)
+        if caught >= 3:
+            break
+    print(f"        {caught} of {number} killed in the middle", flush=True)
+    expect(caught >= 2, "no kill came in the middle of a snapshot: nothing was tried")
     pools.wait_for("the guest to be free for the next", 60, lambda: pool.godwit(
         "vm", "snapshot", "create", "writer", "after", check=False).returncode == 0)
     pool.godwit("vm", "snapshot", "restore", "-y", "writer", "after")
@@ -265,6 +273,7 @@ def a_guest_killed_in_the_middle_leaves_nothing(pool):
     started = begin(pool, "gone")
     subprocess.run(["kill", "-9", str(pool.vm("writer")["pid"])], check=False)
     started.communicate(timeout=60)
+    print(f"        the snapshot ended with exit {started.returncode}", flush=True)
     listed = [s["name"] for s in snapshots(pool, "writer")]
     expect((started.returncode == 0) == ("gone" in listed), f"exit {started.returncode}, but {listed}")
     if "gone" in listed:
