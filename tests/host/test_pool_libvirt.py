@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 
-from pool_case import expect, pools, run
+from pool_case import LeftOut, expect, pools, run
 
 import faults  # noqa: E402  (scripts/lib, found by pool_case)
 import virt_pool  # noqa: E402
 
 FULL = "--full" in sys.argv
 LOAD = "writers=1 rate=20 ws=16 fill=random fillmb=32"
+OWN_LOAD = 3  # of the machine: two guests that write, and what moves them
 
 
 def host_of(pool, name):
@@ -352,7 +353,19 @@ def a_console_that_libvirt_cannot_give_is_refused_with_its_reason(pool):
            f"exit {refused.returncode}: {refused.stdout}{refused.stderr}")
 
 
-def a_mixed_host_is_evacuated_and_balanced_whole(pool):
+def await_unevenness(pool):
+    """Both hosts share this machine: what else it does counts at both, and may leave the empty one without room.
+    Loads are averages of half a minute."""
+    try:
+        pools.wait_for("steps that make the pool even", 120,
+                       lambda: pool.json("balance", "--goal", "even", "--dry-run").get("steps"), 2)
+    except pools.PoolError as error:
+        if os.getloadavg()[0] > OWN_LOAD:
+            raise LeftOut("this machine is too busy for either host to have room") from error
+        raise
+
+
+def a_mixed_host_is_evacuated_whole(pool):
     need_domain(pool)
     source = host_of(pool, "dom")
     target = other(pool, source)
@@ -364,8 +377,20 @@ def a_mixed_host_is_evacuated_and_balanced_whole(pool):
     pool.godwit("host", "uncordon", source.name)
     pool.verify("native")
     pool.verify_domain(target, "dom")
-    dry = pool.json("balance", "--goal", "even", "--dry-run")
-    expect(dry["steps"], f"two guests on one host of two are even? {dry['verdict']}")
+
+
+def a_mixed_pool_is_balanced_and_a_rule_over_both_kinds_repaired(pool):
+    need_domain(pool)
+    if not any(vm["name"] == "native" for vm in pool.ls("vm")):
+        pool.create_guest("native", LOAD, memory="128MiB", host=host_of(pool, "dom").name)
+    try:
+        balance_and_repair(pool)
+    finally:
+        pool.godwit("vm", "rm", "native", "--stop", "-y", check=False)
+
+
+def balance_and_repair(pool):
+    await_unevenness(pool)
     pool.godwit("balance", "--goal", "even", "--progress", "none", timeout=300)
     places = {name: wait_vm(pool, name, "running")["host"] for name in ("dom", "native")}
     expect(sorted(places.values()) == [h.name for h in pool.hosts], str(places))
@@ -376,7 +401,6 @@ def a_mixed_host_is_evacuated_and_balanced_whole(pool):
     pool.godwit("rule", "rm", "near")
     pool.verify("native")
     pool.verify_domain(host_of(pool, "dom"), "dom")
-    pool.godwit("vm", "rm", "native", "--stop", "-y")
 
 
 def letting_go_leaves_the_definition(pool):
@@ -415,7 +439,8 @@ run([
     a_reset_boots_the_guest_anew_where_it_is,
     its_console_is_relayed_and_follows_it,
     a_console_that_libvirt_cannot_give_is_refused_with_its_reason,
-    a_mixed_host_is_evacuated_and_balanced_whole,
+    a_mixed_host_is_evacuated_whole,
+    a_mixed_pool_is_balanced_and_a_rule_over_both_kinds_repaired,
     *(LONG if FULL else []),
     a_killed_qemu_is_told_as_a_crash,
     letting_go_leaves_the_definition,
