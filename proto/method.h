@@ -90,6 +90,15 @@ enum method {
     METHOD_AGENT_IMAGE_PROGRESS = 289, /* AgentImageProgress, event */
 
     METHOD_ORDER_DISK_MOVE = 291,  /* OrderDiskMove -> DiskMoveStatus */
+    /* disaster recovery */
+    METHOD_ORDER_REPLICA_IN = 520,     /* OrderReplicaIn -> ReplicaStatus */
+    METHOD_ORDER_PROTECT = 521,        /* OrderProtect -> ProtectStatus */
+    METHOD_ORDER_PROTECT_FINISH = 522, /* OrderProtectFinish -> ProtectStatus */
+    METHOD_ORDER_PROTECT_END = 523,    /* OrderProtectEnd -> Empty */
+    METHOD_ORDER_REPLICA_TAKE = 524,   /* OrderReplicaTake -> VmStatus */
+    METHOD_ORDER_REPLICA_DROP = 525,   /* OrderReplicaDrop -> Empty */
+    METHOD_AGENT_REPLICAS = 526,       /* AgentReplicas, event */
+    METHOD_AGENT_PROTECT = 527,        /* ProtectStatus, event */
     /* agent -> agent */
     METHOD_PEER_IMAGE_READ = 258, /* ImageReadRequest -> ImageData */
     METHOD_PEER_ALIVE = 250, /* PeerAlive -> PeerAliveReply */
