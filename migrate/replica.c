@@ -11,10 +11,12 @@
 #include "migrate/replica.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -25,6 +27,7 @@
 #include "migrate/replica_core.h"
 #include "migrate/replica_journal.h"
 #include "migrate/replica_stage.h"
+#include "migrate/watch.h"
 #include "net/stream.h"
 
 enum { ACCEPT_MS = 1000, DISKS_OF_REPLICA_MAX = DISKS_MAX + 1 };
@@ -42,13 +45,17 @@ struct replica {
     /* the replica's thread */
     struct replica_stage *stage;
     struct replica_journal *journal; /* NULL: no disks */
+    struct watch *watch;             /* of the link */
+    uint64_t silent_ms_max;
     uint8_t *next_state;
     size_t next_state_bytes;
     bool in_checkpoint;
+    uint8_t *block; /* a block of a disk, then a HAVE's body; allocated when it is asked for */
 
     pthread_mutex_t lock; /* guards all below */
     struct replica_core core;
     struct stream *link; /* to interrupt; NULL: none */
+    unsigned unlinks;    /* how often somebody wanted it gone */
     uint8_t *state;
     size_t state_bytes;
     struct replica_status status;
@@ -62,7 +69,7 @@ int replica_shape(const char *who, const struct region *regions, unsigned region
     FILE *text = fmemopen(ret_shape, REPLICA_SHAPE_MAX, "w");
     if (!text)
         return fault_set(fault, ERR_NOMEM, "no memory for a replica's shape");
-    (void)fprintf(text, "%s;", who); /* a text that is too long shows in fclose */
+    (void)fprintf(text, "version 2: %s;", who); /* a text that is too long shows in fclose */
     for (unsigned i = 0; i < region_count; i++)
         (void)fprintf(text, " ram %u of %llu pages;", regions[i].id,
                       (unsigned long long)regions[i].pages);
@@ -76,6 +83,11 @@ int replica_shape(const char *who, const struct region *regions, unsigned region
 }
 
 /* ---- one segment ---- */
+static void arm(struct replica *replica, uint64_t ms)
+{
+    watch_arm(replica->watch, world_now_ns() + ms * NS_PER_MS);
+}
+
 static int send_segment(struct replica *replica, struct stream *link, enum replica_frame_type type,
                         uint64_t seq, const void *body, size_t count, struct fault *fault)
 {
@@ -120,14 +132,19 @@ static int read_body(struct stream *link, const struct replica_frame *frame, uin
     return 0;
 }
 
+/* Is there anything to lose? */
+static bool holds(const struct replica *replica)
+{
+    return replica->core.held.id.seq != 0 ||
+           (replica->journal && replica_journal_held(replica->journal)->held.id.seq != 0);
+}
+
 static int begin_checkpoint(struct replica *replica, const struct replica_id *id,
                             struct fault *fault)
 {
     if (replica->in_checkpoint)
         return 0;
-    bool holds = replica->core.held.id.seq != 0 ||
-                 (replica->journal && replica_journal_held(replica->journal)->held.id.seq != 0);
-    int r = replica_stage_begin(replica->stage, id, holds, fault);
+    int r = replica_stage_begin(replica->stage, id, holds(replica), fault);
     replica->in_checkpoint = r == 0;
     return r;
 }
@@ -169,6 +186,7 @@ static void keep(struct replica *replica, const struct replica_id *id,
     replica->status.held_ns = world_now_ns();
     replica->status.sum = sum;
     replica->status.checkpoints++;
+    replica->status.bytes_kept += replica_stage_kept_pages(replica->stage) * PAGE_BYTES;
 }
 
 static int judge_commit(struct replica *replica, const struct replica_frame *frame,
@@ -242,6 +260,7 @@ static int on_commit(struct replica *replica, struct stream *link,
         r = replica_commit_get(body, &said, fault);
     if (r < 0)
         return r;
+    watch_disarm(replica->watch); /* from here on it is our own disks that take their time */
     (void)pthread_mutex_lock(&replica->lock);
     r = commit(replica, frame, &said, &is_broken, fault);
     if (is_broken)
@@ -271,7 +290,7 @@ static int on_hello(struct replica *replica, struct stream *link, const struct r
                     struct fault *fault)
 {
     AUTO_FREE uint8_t *body = NULL;
-    uint8_t welcome[REPLICA_WELCOME_BYTES];
+    uint8_t bytes[REPLICA_WELCOME_BYTES];
 
     int r = read_body(link, frame, &body, fault);
     if (r < 0)
@@ -280,8 +299,118 @@ static int on_hello(struct replica *replica, struct stream *link, const struct r
         strcmp((const char *)body, replica->shape) != 0)
         return fault_set(fault, ERR_REFUSED, "a replica of '%.180s', not of '%.180s'",
                          replica->shape, (const char *)body);
-    replica_held_put(&replica->core.held, welcome);
-    return send_segment(replica, link, REPLICA_FRAME_WELCOME, 0, welcome, sizeof welcome, fault);
+    const struct replica_welcome welcome = {.held = replica->core.held,
+                                            .tells_blocks = replica->journal != NULL};
+    replica_welcome_put(&welcome, bytes);
+    return send_segment(replica, link, REPLICA_FRAME_WELCOME, 0, bytes, sizeof bytes, fault);
+}
+
+/* ---- what the disks are ---- */
+enum {
+    BLOCK_BYTES = REPLICA_BLOCK_PAGES * PAGE_BYTES,
+    HAVE_ROOM = (REPLICA_HAVE_HEAD_BYTES + REPLICA_HAVE_BLOCKS_MAX * REPLICA_BLOCK_DIGEST_BYTES + 63) /
+                64 * 64,
+};
+
+static int send_have(struct replica *replica, struct stream *link,
+                     const struct replica_blocks *blocks, struct fault *fault)
+{
+    uint8_t *body = replica->block + BLOCK_BYTES;
+
+    replica_have_put(blocks, body);
+    arm(replica, replica->silent_ms_max);
+    int r = send_segment(
+        replica, link, REPLICA_FRAME_HAVE, 0, body,
+        REPLICA_HAVE_HEAD_BYTES + (size_t)blocks->count * REPLICA_BLOCK_DIGEST_BYTES, fault);
+    watch_disarm(replica->watch);
+    return r;
+}
+
+/* Where the file has holes nothing is: the next block of it that has something. */
+static uint64_t skip_hole(int fd, uint64_t block)
+{
+    off_t data = lseek(fd, (off_t)(block * BLOCK_BYTES), SEEK_DATA);
+
+    if (data < 0)
+        return errno == ENXIO ? UINT64_MAX
+                              : block; /* a hole to the end; or no holes are known here */
+    return (uint64_t)data / BLOCK_BYTES;
+}
+
+static int read_block(struct replica *replica, unsigned disk, uint64_t block, size_t count,
+                      struct fault *fault)
+{
+    int error = replica_journal_file_io.read(replica->fds, 1 + disk, replica->block, count,
+                                             block * BLOCK_BYTES);
+    if (error)
+        return fault_set_errno(fault, ERR_IO, error, "reading disk %u of a replica", disk);
+    memset(replica->block + count, 0, BLOCK_BYTES - count);
+    return 0;
+}
+
+static int tell_disk(struct replica *replica, struct stream *link, unsigned disk,
+                     struct fault *fault)
+{
+    uint64_t bytes = replica->disk_bytes[disk], all = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    struct replica_blocks blocks = {.region = replica->disks[disk].region_id};
+    uint8_t *digests = replica->block + BLOCK_BYTES + REPLICA_HAVE_HEAD_BYTES;
+    int r = 0;
+
+    for (uint64_t block = 0; r == 0 && (block = skip_hole(replica->fds[1 + disk], block)) < all;
+         block++) {
+        uint64_t at = block * BLOCK_BYTES, left = bytes - at;
+        size_t count = left < BLOCK_BYTES ? (size_t)left : BLOCK_BYTES;
+        unsigned pages = (unsigned)((count + PAGE_BYTES - 1) / PAGE_BYTES);
+        if (blocks.count &&
+            (blocks.first + blocks.count != block || blocks.count == REPLICA_HAVE_BLOCKS_MAX)) {
+            r = send_have(replica, link, &blocks, fault);
+            blocks.count = 0;
+        }
+        if (r == 0)
+            r = read_block(replica, disk, block, count, fault);
+        if (r < 0)
+            break;
+        if (!blocks.count)
+            blocks.first = block;
+        uint8_t *digest = digests + (size_t)blocks.count++ * REPLICA_BLOCK_DIGEST_BYTES;
+        if (replica_stage_see(replica->stage, disk, block * REPLICA_BLOCK_PAGES, pages,
+                              replica->block, holds(replica)))
+            replica_block_digest(replica->block, (size_t)pages * PAGE_BYTES, digest);
+        else
+            memset(digest, 0, REPLICA_BLOCK_DIGEST_BYTES);
+    }
+    return r == 0 && blocks.count ? send_have(replica, link, &blocks, fault) : r;
+}
+
+static int on_ask(struct replica *replica, struct stream *link, struct fault *fault)
+{
+    const struct replica_blocks end = {0};
+
+    if (!replica->journal)
+        return fault_set(fault, ERR_CORRUPT, "a question after disks, where there are none");
+    if (!replica->block) /* aligned as pages of a region are */
+        replica->block = aligned_alloc(64, BLOCK_BYTES + HAVE_ROOM);
+    if (!replica->block)
+        return fault_set(fault, ERR_NOMEM, "no memory to tell what is on disks");
+    int r = 0;
+    watch_disarm(replica->watch); /* reading takes as long as it does */
+    for (unsigned i = 0; r == 0 && i < replica->config.disk_count; i++)
+        r = tell_disk(replica, link, i, fault);
+    return r < 0 ? r : send_have(replica, link, &end, fault);
+}
+
+static int on_kept(struct replica *replica, struct stream *link, const struct replica_frame *frame,
+                   struct fault *fault)
+{
+    AUTO_FREE uint8_t *body = NULL;
+    struct replica_blocks blocks;
+
+    int r = begin_checkpoint(replica, &frame->id, fault);
+    if (r == 0)
+        r = read_body(link, frame, &body, fault);
+    if (r == 0)
+        r = replica_kept_get(body, &blocks, fault);
+    return r < 0 ? r : replica_stage_keep(replica->stage, &blocks, fault);
 }
 
 static int on_refuse(struct stream *link, const struct replica_frame *frame, struct fault *fault)
@@ -291,12 +420,23 @@ static int on_refuse(struct stream *link, const struct replica_frame *frame, str
     return r < 0 ? r : fault_set(fault, ERR_CLOSED, "the source went away: %.200s", (char *)body);
 }
 
+/* Between two checkpoints there is no hurry. */
+static int read_head(struct replica *replica, struct stream *link,
+                     uint8_t ret_head[static REPLICA_FRAME_HEAD_BYTES], struct fault *fault)
+{
+    if (replica->in_checkpoint)
+        arm(replica, REPLICA_SLOW_TIMES * replica->silent_ms_max);
+    int r = stream_read(link, ret_head, 1, fault);
+    arm(replica, replica->silent_ms_max);
+    return r < 0 ? r : stream_read(link, ret_head + 1, REPLICA_FRAME_HEAD_BYTES - 1, fault);
+}
+
 static int take_segment(struct replica *replica, struct stream *link, struct fault *fault)
 {
     uint8_t head[REPLICA_FRAME_HEAD_BYTES];
     struct replica_frame frame;
 
-    int r = stream_read(link, head, sizeof head, fault);
+    int r = read_head(replica, link, head, fault);
     if (r == 0)
         r = replica_frame_get(head, true, &frame, fault);
     if (r == 0)
@@ -318,11 +458,26 @@ static int take_segment(struct replica *replica, struct stream *link, struct fau
         return on_commit(replica, link, &frame, fault);
     case REPLICA_FRAME_REFUSE:
         return on_refuse(link, &frame, fault);
+    case REPLICA_FRAME_ASK:
+        return on_ask(replica, link, fault);
+    case REPLICA_FRAME_KEPT:
+        return on_kept(replica, link, &frame, fault);
     case REPLICA_FRAME_WELCOME:
     case REPLICA_FRAME_HELD:
+    case REPLICA_FRAME_HAVE:
         break;
     }
     return fault_set(fault, ERR_CORRUPT, "a segment that only a replica sends");
+}
+
+static void watch_expired(void *data)
+{
+    struct replica *replica = data;
+
+    (void)pthread_mutex_lock(&replica->lock);
+    if (replica->link)
+        stream_interrupt(replica->link);
+    (void)pthread_mutex_unlock(&replica->lock);
 }
 
 /* Who sent what we do not take is told why: it may be an operator's mistake. */
@@ -336,17 +491,22 @@ static void tell_refusal(struct replica *replica, struct stream *link, const str
     (void)send_segment(replica, link, REPLICA_FRAME_REFUSE, 0, why->text, count, &ignored);
 }
 
-static void serve(struct replica *replica, struct stream *link)
+/* `unlinks`: as it was before the link was accepted. */
+static void serve(struct replica *replica, struct stream *link, unsigned unlinks)
 {
     struct fault fault = {0};
     int r = 0;
 
     (void)pthread_mutex_lock(&replica->lock);
     replica->link = link;
-    bool goes_on = !replica->stopping;
+    bool goes_on = !replica->stopping && replica->unlinks == unlinks;
     (void)pthread_mutex_unlock(&replica->lock);
-    while (goes_on && r == 0)
+    if (goes_on)
+        r = watch_new(&replica->watch, watch_expired, replica, &fault);
+    while (goes_on && r == 0) {
         r = take_segment(replica, link, &fault);
+        watch_disarm(replica->watch);
+    }
     tell_refusal(replica, link, &fault);
     (void)pthread_mutex_lock(&replica->lock);
     replica->link = NULL;
@@ -354,6 +514,7 @@ static void serve(struct replica *replica, struct stream *link)
     replica->status.is_linked = false;
     replica->in_checkpoint = false;
     (void)pthread_mutex_unlock(&replica->lock);
+    replica->watch = watch_free(replica->watch);
 }
 
 static void *replica_run(void *data)
@@ -364,9 +525,12 @@ static void *replica_run(void *data)
     for (;;) {
         struct stream *link = NULL;
         struct fault fault = {0};
+        (void)pthread_mutex_lock(&replica->lock);
+        unsigned unlinks = replica->unlinks;
+        (void)pthread_mutex_unlock(&replica->lock);
         int r = replica->config.accept_link(replica->config.data, ACCEPT_MS, &link, &fault);
         if (r == 0) {
-            serve(replica, link);
+            serve(replica, link, unlinks);
             (void)stream_free(link);
         }
         (void)pthread_mutex_lock(&replica->lock);
@@ -389,6 +553,12 @@ static int read_disk(struct replica *replica, unsigned index, struct fault *faul
     uint64_t bytes = replica->disk_bytes[index];
 
     for (uint64_t at = 0; at < bytes; at += PAGE_BYTES) {
+        if (at % BLOCK_BYTES == 0) { /* holes are zero, which is what is known of every page */
+            uint64_t block = skip_hole(replica->fds[1 + index], at / BLOCK_BYTES);
+            if (block >= (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES)
+                break;
+            at = block * BLOCK_BYTES;
+        }
         size_t count = bytes - at < PAGE_BYTES ? (size_t)(bytes - at) : PAGE_BYTES;
         memset(page, 0, sizeof page);
         int error = replica_journal_file_io.read(replica->fds, 1 + index, page, count, at);
@@ -407,10 +577,10 @@ static int find_held(struct replica *replica, struct fault *fault)
 
     for (unsigned i = 0; r == 0 && i < replica->config.disk_count; i++)
         r = read_disk(replica, i, fault);
-    if (r < 0 || held.held.id.seq == 0)
-        return r;
     if (held.held.id.generation > replica->core.generation_min)
         replica->core.generation_min = held.held.id.generation; /* whatever else is believed */
+    if (r < 0 || held.held.id.seq == 0)
+        return r;
     if (replica_stage_sum(replica->stage) != held.disks_sum)
         return replica_journal_void(replica->journal, fault);
     if (held.has_ram || replica->config.region_count)
@@ -446,6 +616,7 @@ int replica_new(struct replica **ret_replica, const struct replica_config *confi
     if (!replica)
         return fault_set(fault, ERR_NOMEM, "no memory for a replica");
     replica->config = *config;
+    replica->silent_ms_max = config->silent_ms_max ? config->silent_ms_max : REPLICA_SILENT_MS_MAX;
     (void)pthread_mutex_init(&replica->lock, NULL);
     replica_core_init(&replica->core, config->generation_min, config->region_count != 0);
 
@@ -505,6 +676,7 @@ struct replica *replica_free(struct replica *replica)
     (void)replica_journal_free(replica->journal);
     free(replica->state);
     free(replica->next_state);
+    free(replica->block);
     (void)pthread_mutex_destroy(&replica->lock);
     free(replica);
     return NULL;
@@ -514,10 +686,17 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
                  struct fault *fault)
 {
     (void)pthread_mutex_lock(&replica->lock);
-    bool again = replica->status.is_taken; /* not: a take whose disks could not be written, which may be tried again */
-    int r = replica->status.is_broken
-                ? fault_set(fault, ERR_STATE, "this replica is broken: its disks are not certain")
-                : replica_core_take(&replica->core, generation, fault);
+    bool again =
+        replica->status
+            .is_taken; /* not: a take whose disks could not be written, which may be tried again */
+    int r = 0;
+    if (replica->status.is_broken && replica->core.held.id.seq) {
+        r = replica_journal_mend(replica->journal, fault);
+        if (r < 0)
+            (void)fault_wrap(fault, r, "this replica is broken: its disks are not certain");
+    }
+    if (r == 0)
+        r = replica_core_take(&replica->core, generation, fault);
     if (r == 0 && again)
         r = fault_set(fault, ERR_STATE, "it was taken before");
     if (r == 0 && replica->journal)
@@ -535,6 +714,15 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
     if (r == 0)
         stop(replica);
     return r;
+}
+
+void replica_unlink(struct replica *replica)
+{
+    (void)pthread_mutex_lock(&replica->lock);
+    replica->unlinks++;
+    if (replica->link)
+        stream_interrupt(replica->link);
+    (void)pthread_mutex_unlock(&replica->lock);
 }
 
 void replica_status(struct replica *replica, struct replica_status *ret_status)

@@ -22,6 +22,11 @@ struct region;
 struct replica;
 struct stream;
 
+/* A source that says nothing for so long is given up: inside a segment, and between two of a checkpoint
+ * (where a limit of bandwidth may hold it back). Between checkpoints it may be silent for ever: a host that
+ * is gone shows by TCP, and replica_unlink ends any link. */
+enum { REPLICA_SILENT_MS_MAX = 30000, REPLICA_SLOW_TIMES = 10 };
+
 struct replica_disk {
     unsigned region_id; /* as the source numbers it */
     uint64_t bytes;
@@ -36,6 +41,7 @@ struct replica_config {
     unsigned disk_count;
     int journal_fd;          /* borrowed; with disks */
     uint64_t generation_min; /* older sources are refused */
+    uint64_t silent_ms_max;  /* inside a segment; 0: REPLICA_SILENT_MS_MAX */
 
     /* Wait for the next link (its handshake is done): ERR_TIMEOUT is asked again, any other failure
      * ends the replica. */
@@ -56,8 +62,10 @@ struct replica_status {
     uint64_t held_ns;               /* when it was held, by ours */
     uint64_t sum;                   /* of the image that is held */
     uint64_t checkpoints, bytes_in; /* since the replica began */
+    uint64_t bytes_kept;            /* of disks that were here and equal: not sent */
     bool is_linked, is_taken;
-    bool is_broken; /* its disks are not certain: nothing is taken, nor given */
+    bool is_broken; /* its disks are not certain: nothing more comes in, and who takes it has to mend
+                       them first */
     bool is_deaf;   /* no link is accepted any more; what is held can be taken */
     uint64_t arriving_pages;
 };
@@ -79,10 +87,12 @@ struct replica *replica_free(struct replica *replica);
 
 /* End the replication and give what is held, as `generation`, which is newer than any source's.
  * From then on memory and disks are the caller's, once it has freed the replica. ERR_STATE: nothing
- * whole is held, or it was taken before. Blocks while a checkpoint is being applied. */
+ * whole is held, or it was taken before; ERR_IO: its disks cannot be made certain. Blocks while a checkpoint is being applied. */
 int replica_take(struct replica *replica, uint64_t generation, struct replica_taken *ret_taken,
                  struct fault *fault);
 void replica_status(struct replica *replica, struct replica_status *ret_status);
+/* Any thread: end the link that there is; the next one is accepted. */
+void replica_unlink(struct replica *replica);
 
 /* The text that both ends must agree on; at most REPLICA_SHAPE_MAX bytes with its zero. Also the
  * source's. */

@@ -95,6 +95,7 @@ static int on_hello(struct replica_core *core, const struct replica_frame *frame
     core->generation = frame->id.generation;
     core->session = frame->id.session;
     core->next = (struct replica_id){0};
+    core->has_asked = false;
     return 0;
 }
 
@@ -128,6 +129,15 @@ static int judge_turn(struct replica_core *core, const struct replica_frame *fra
     return 0;
 }
 
+/* Once, and while nothing is arriving: digests are of disks that nobody changes. */
+static int on_ask(struct replica_core *core, struct fault *fault)
+{
+    if (core->has_asked || core->next.seq || core->phase != REPLICA_LINKED)
+        return fault_set(fault, ERR_CORRUPT, "a question after disks out of its turn");
+    core->has_asked = true;
+    return 0;
+}
+
 int replica_core_judge(struct replica_core *core, const struct replica_frame *frame,
                        struct fault *fault)
 {
@@ -146,6 +156,8 @@ int replica_core_judge(struct replica_core *core, const struct replica_frame *fr
         return fault_set(fault, ERR_CORRUPT, "a segment of another session on this link");
     if (frame->type == REPLICA_FRAME_REFUSE)
         return 0;
+    if (frame->type == REPLICA_FRAME_ASK)
+        return on_ask(core, fault);
     int r = judge_turn(core, frame, fault);
     if (r < 0)
         return r;

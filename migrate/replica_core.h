@@ -69,6 +69,7 @@ struct replica_core {
     struct replica_id next;       /* what is arriving; seq 0: nothing has yet */
     uint64_t generation, session; /* of the link */
     uint64_t generation_min;      /* older ones are refused */
+    bool has_asked; /* what the disks are, on this link */
     bool has_state; /* a machine's state belongs to every checkpoint (not: disks only) */
 };
 

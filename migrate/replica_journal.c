@@ -42,6 +42,8 @@ struct replica_journal {
     bool in_log, is_committed;
     struct replica_id next;
     uint64_t log_end, entries, chain;
+    uint64_t log_most;  /* where a log has to end */
+    uint64_t file_most; /* how long the file may have become */
 };
 
 static uint64_t digest(const void *bytes, size_t count)
@@ -313,6 +315,11 @@ int replica_journal_new(struct replica_journal **ret_journal, const struct repli
     journal->owner = owner;
     journal->disk_bytes = disk_bytes;
     journal->disks = disks;
+    journal->file_most = UINT64_MAX; /* until it was cut once */
+    journal->log_most = LOG_AT + REPLICA_JOURNAL_KEPT_BYTES;
+    for (unsigned i = 0; i < disks; i++)
+        journal->log_most +=
+            2 * ((disk_bytes[i] + PAGE_BYTES - 1) / PAGE_BYTES) * (ENTRY_BYTES + PAGE_BYTES);
 
     struct replica_journal_held held = {0};
     bool is_whole = false;
@@ -349,7 +356,8 @@ uint64_t replica_journal_bytes(const struct replica_journal *journal)
 
 int replica_journal_void(struct replica_journal *journal, struct fault *fault)
 {
-    const struct replica_journal_held none = {0};
+    const struct replica_journal_held none = {
+        .held.id.generation = journal->held.held.id.generation}; /* older sources stay out */
 
     assert(!journal->is_committed);
     journal->in_log = false;
@@ -360,12 +368,21 @@ int replica_journal_void(struct replica_journal *journal, struct fault *fault)
 }
 
 /* ---- the next checkpoint ---- */
+/* Nothing in its log is needed. A cut that fails costs space. */
+static void cut_down(struct replica_journal *journal)
+{
+    if (journal->file_most > REPLICA_JOURNAL_KEPT_BYTES && journal->io->cut &&
+        journal->io->cut(journal->owner, 0, LOG_AT) == 0)
+        journal->file_most = LOG_AT;
+}
+
 int replica_journal_begin(struct replica_journal *journal, const struct replica_id *id,
                           struct fault *fault)
 {
     uint8_t bytes[LOG_BYTES];
 
     assert(id->seq && !journal->is_committed);
+    cut_down(journal);
     journal->next = *id;
     journal->entries = 0;
     journal->in_log = journal->held.held.id.seq != 0;
@@ -396,6 +413,12 @@ int replica_journal_add(struct replica_journal *journal, unsigned disk, uint64_t
     }
     uint64_t next = link_chain(journal->chain, entry, ENTRY_BYTES);
     size_t count = ENTRY_BYTES + (bytes ? PAGE_BYTES : 0);
+    if (journal->log_end + count > journal->log_most)
+        return fault_set(
+            fault, ERR_LIMIT,
+            "one checkpoint writes its disks more than twice over: no room in the journal");
+    if (journal->log_end + count > journal->file_most)
+        journal->file_most = journal->log_end + count;
     int r = write_at(journal, 0, entry, count, journal->log_end, fault);
     if (r < 0)
         return r;
@@ -457,6 +480,25 @@ int replica_journal_apply(struct replica_journal *journal, struct fault *fault)
         return r;
     journal->held = held;
     journal->is_committed = journal->in_log = false;
+    cut_down(journal);
+    return 0;
+}
+
+int replica_journal_mend(struct replica_journal *journal, struct fault *fault)
+{
+    static const uint8_t nothing[LOG_BYTES];
+
+    if (journal->is_committed)
+        return replica_journal_apply(journal, fault);
+    if (!journal->in_log)
+        return fault_set(fault, ERR_STATE, "no whole checkpoint is on these disks");
+    int r = write_at(journal, 0, nothing, sizeof nothing, LOG_AT, fault);
+    if (r == 0)
+        r = sync_file(journal, 0, fault);
+    if (r < 0)
+        return r;
+    journal->in_log = false;
+    journal->next = (struct replica_id){0};
     return 0;
 }
 
@@ -507,5 +549,11 @@ static int file_sync(void *owner, unsigned file)
     return fdatasync(fds[file]) < 0 ? errno : 0;
 }
 
+static int file_cut(void *owner, unsigned file, uint64_t bytes)
+{
+    const int *fds = owner;
+    return ftruncate(fds[file], (off_t)bytes) < 0 ? errno : 0;
+}
+
 const struct replica_journal_io replica_journal_file_io = {
-    .read = file_read, .write = file_write, .sync = file_sync};
+    .read = file_read, .write = file_write, .sync = file_sync, .cut = file_cut};

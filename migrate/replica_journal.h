@@ -34,7 +34,12 @@ struct replica_journal_io {
     int (*read)(void *owner, unsigned file, void *ret_bytes, size_t count, uint64_t offset);
     int (*write)(void *owner, unsigned file, const void *bytes, size_t count, uint64_t offset);
     int (*sync)(void *owner, unsigned file);
+    /* Make a file no longer than this; NULL: it stays as long as it ever was. */
+    int (*cut)(void *owner, unsigned file, uint64_t bytes);
 };
+
+/* A journal file that has become longer is cut down when what was in it is on the disks, or nothing. */
+enum { REPLICA_JOURNAL_KEPT_BYTES = 64 << 20 };
 
 /* What is in the journal's head. */
 struct replica_journal_held {
@@ -50,16 +55,17 @@ int replica_journal_new(struct replica_journal **ret_journal, const struct repli
                         struct fault *fault);
 struct replica_journal *replica_journal_free(struct replica_journal *journal);
 
-/* held.id.seq 0: nothing. */
+/* held.id.seq 0: nothing; its generation still is the newest that was held. */
 const struct replica_journal_held *replica_journal_held(const struct replica_journal *journal);
 uint64_t replica_journal_bytes(const struct replica_journal *journal); /* of the log now */
 
-/* Forget that anything is held: the disks are not what the head says. Durable. */
+/* Forget that anything is held, but for its generation: the disks are not what the head says. Durable. */
 int replica_journal_void(struct replica_journal *journal, struct fault *fault);
 /* A log for the next checkpoint begins; one that was not committed is forgotten. */
 int replica_journal_begin(struct replica_journal *journal, const struct replica_id *id,
                           struct fault *fault);
-/* A page of disk n, NULL: zeros. To the log, or while nothing is held to the disk. */
+/* A page of disk n, NULL: zeros. To the log, or while nothing is held to the disk. ERR_LIMIT: the log
+ * would be longer than writing every page twice makes it. */
 int replica_journal_add(struct replica_journal *journal, unsigned disk, uint64_t page,
                         const uint8_t *bytes, struct fault *fault);
 /* All is there. When it returns 0 this checkpoint is the one that is held, whatever power does. */
@@ -67,6 +73,9 @@ int replica_journal_commit(struct replica_journal *journal, const struct replica
                            struct fault *fault);
 /* Put what was committed into the disks. */
 int replica_journal_apply(struct replica_journal *journal, struct fault *fault);
+/* After a commit or an apply that failed: make it certain what the disks are. What was committed goes into
+ * them; else they stay what is held, and the log that may be whole is taken back. */
+int replica_journal_mend(struct replica_journal *journal, struct fault *fault);
 
 /* Over real files: fds[0] is the journal. Borrowed. */
 extern const struct replica_journal_io replica_journal_file_io; /* owner: const int *fds */

@@ -42,7 +42,7 @@ struct replica_stage {
     bool is_direct;
     uint64_t sum, disks_sum;           /* of the image */
     uint64_t next_sum, next_disks_sum; /* as judged */
-    uint64_t pages;
+    uint64_t pages, kept_pages;
 };
 
 /* ---- life ---- */
@@ -149,14 +149,19 @@ static unsigned part_of_disk(const struct replica_stage *stage, unsigned disk)
     return i;
 }
 
+static uint64_t hash_of(const uint8_t *bytes)
+{
+    uint8_t copy[PAGE_BYTES] __attribute__((aligned(64)));
+
+    return page_copy(copy, bytes) ? page_digest_hash(copy) : 0;
+}
+
 void replica_stage_known(struct replica_stage *stage, unsigned disk, uint64_t page,
                          const uint8_t *bytes)
 {
     unsigned i = part_of_disk(stage, disk);
-    uint8_t copy[PAGE_BYTES] __attribute__((aligned(64)));
-    uint64_t hash = page_copy(copy, bytes) ? page_digest_hash(copy) : 0;
     uint64_t change = 0;
-    page_digest_set(&stage->image_digests[i], page, hash, &change);
+    page_digest_set(&stage->image_digests[i], page, hash_of(bytes), &change);
     stage->sum += change;
     stage->disks_sum += change;
 }
@@ -195,7 +200,7 @@ int replica_stage_begin(struct replica_stage *stage, const struct replica_id *id
 {
     forget_aside(stage);
     stage->is_direct = !holds;
-    stage->pages = 0;
+    stage->pages = stage->kept_pages = 0;
     stage->to_aside.running = stage->to_image.running = 0;
     return stage->journal ? replica_journal_begin(stage->journal, id, fault) : 0;
 }
@@ -226,6 +231,15 @@ static int populate_frame(struct replica_stage *stage, unsigned i, const struct 
     return r;
 }
 
+/* What the disk holds there is not known: not zero, so that whatever is to be there is written. */
+static void forget_page(struct replica_stage *stage, unsigned i, uint64_t page)
+{
+    uint64_t ignored = 0;
+
+    if (stage->is_direct)
+        page_digest_set(&stage->image_digests[i], page, PAGE_DIGEST_UNKNOWN, &ignored);
+}
+
 /* A disk's pages were placed in memory aside: on with them, then the memory is not needed. */
 static int pass_to_journal(struct replica_stage *stage, unsigned i, const struct page_frame *frame,
                            const struct page_frame_entry *entries, struct fault *fault)
@@ -235,12 +249,15 @@ static int pass_to_journal(struct replica_stage *stage, unsigned i, const struct
     uint8_t *base = stage->aside[i].base;
     int r = 0;
 
-    for (unsigned n = 0; r == 0 && n < frame->count; n++) {
+    unsigned n = 0;
+    for (; r == 0 && n < frame->count; n++) {
         uint64_t page = frame->first_page + entries[n].page;
         r = replica_journal_add(stage->journal, stage->parts[i].disk, page,
                                 page_digest_get(digest, page) ? base + page * PAGE_BYTES : NULL,
                                 fault);
     }
+    for (n -= r < 0; r < 0 && n < frame->count; n++)
+        forget_page(stage, i, frame->first_page + entries[n].page);
     uint64_t left = stage->aside[i].pages - frame->first_page;
     (void)madvise(base + frame->first_page * PAGE_BYTES,
                   (left < BLOCK_PAGES ? left : BLOCK_PAGES) * PAGE_BYTES, MADV_DONTNEED);
@@ -294,6 +311,56 @@ int replica_stage_frame(struct replica_stage *stage, uint32_t bytes, struct stre
     if (r == 0 && frame.patch_count)
         r = fault_set(fault, ERR_CORRUPT, "a patch, where only whole pages are taken");
     return r < 0 ? r : take_frame(stage, &frame, entries, stream, fault);
+}
+
+/* ---- kept ---- */
+bool replica_stage_see(struct replica_stage *stage, unsigned disk, uint64_t first_page,
+                       unsigned pages, const uint8_t *bytes, bool holds)
+{
+    unsigned i = part_of_disk(stage, disk);
+    bool is_known = true;
+
+    for (unsigned n = 0; n < pages; n++) {
+        const uint8_t *at = bytes + (size_t)n * PAGE_BYTES;
+        if (hash_of(at) == page_digest_get(&stage->image_digests[i], first_page + n))
+            continue;
+        if (holds)
+            is_known = false;
+        else
+            replica_stage_known(stage, disk, first_page + n, at);
+    }
+    return is_known;
+}
+
+int replica_stage_keep(struct replica_stage *stage, const struct replica_blocks *blocks,
+                       struct fault *fault)
+{
+    unsigned i = 0;
+    while (i < stage->count && (stage->parts[i].ram || stage->plan.regions[i].id != blocks->region))
+        i++;
+    uint64_t all = i < stage->count ? stage->plan.regions[i].pages : 0;
+    uint64_t first = blocks->first * REPLICA_BLOCK_PAGES;
+    if (blocks->first > all / REPLICA_BLOCK_PAGES || first >= all ||
+        blocks->count > (all - first + REPLICA_BLOCK_PAGES - 1) / REPLICA_BLOCK_PAGES)
+        return fault_set(fault, ERR_CORRUPT, "blocks %llu and %u more of region %u are no disk's",
+                         (unsigned long long)blocks->first, blocks->count, blocks->region);
+    uint64_t end = first + (uint64_t)blocks->count * REPLICA_BLOCK_PAGES;
+    end = end < all ? end : all;
+    uint64_t named = bitmap_next_set(&stage->parts[i].named, first), ignored = 0;
+    if (named != BITMAP_NONE && named < end)
+        return fault_set(fault, ERR_CORRUPT, "page %llu of region %u is kept, and was sent",
+                         (unsigned long long)named, blocks->region);
+    bitmap_set_range(&stage->parts[i].named, first, end - first);
+    for (uint64_t page = first; !stage->is_direct && page < end; page++)
+        page_digest_set(&stage->aside_digests[i], page,
+                        page_digest_get(&stage->image_digests[i], page), &ignored);
+    stage->kept_pages += end - first;
+    return 0;
+}
+
+uint64_t replica_stage_kept_pages(const struct replica_stage *stage)
+{
+    return stage->kept_pages;
 }
 
 /* ---- judged and applied ---- */

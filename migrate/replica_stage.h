@@ -16,6 +16,7 @@
 
 struct fault;
 struct region;
+struct replica_blocks;
 struct replica_commit;
 struct replica_disk;
 struct replica_id;
@@ -55,5 +56,16 @@ int replica_stage_judge(struct replica_stage *stage, const struct replica_commit
 void replica_stage_apply(struct replica_stage *stage);
 
 uint64_t replica_stage_pages(const struct replica_stage *stage); /* staged of the one arriving */
+
+/* ---- blocks of disks that need not be sent ---- */
+/* What a block of a disk is, read just now: `pages` pages at `bytes`. True: it is what the image says, or,
+ * while nothing is held (`holds`), says from now on. No checkpoint is arriving. */
+bool replica_stage_see(struct replica_stage *stage, unsigned disk, uint64_t first_page, unsigned pages,
+                       const uint8_t *bytes, bool holds);
+/* The checkpoint that arrives has these blocks as they are. ERR_CORRUPT: of no disk, beyond its end, or
+ * sent already. */
+int replica_stage_keep(struct replica_stage *stage, const struct replica_blocks *blocks,
+                       struct fault *fault);
+uint64_t replica_stage_kept_pages(const struct replica_stage *stage); /* of the one arriving */
 
 #endif

@@ -30,6 +30,7 @@ static void fill_status(struct replicator *replicator, struct replicator_status 
     replicator->status.rpo_ns = replica_pace_rpo_ns(&replicator->pace, now_ns);
     replicator->status.is_missed = replicator->pace.is_missed;
     replicator->status.missed_count = replicator->pace.missed_count;
+    replicator->status.is_finishing = replicator->finish_until_ns != 0;
     *ret_status = replicator->status;
     (void)pthread_mutex_unlock(&replicator->lock);
 }
@@ -62,12 +63,13 @@ static bool is_stopping(struct replicator *replicator)
     return stopping;
 }
 
-/* Until then, or until somebody wants something; a glance at the alarm now and then. */
+/* Until then, or until somebody wants something. */
 static void await(struct replicator *replicator, uint64_t until_ns)
 {
     (void)pthread_mutex_lock(&replicator->lock);
-    uint64_t now_ns = world_now_ns();
-    while (!replicator->stopping && !replicator->finish_until_ns && now_ns < until_ns) {
+    uint64_t now_ns = world_now_ns(), goal_ns = replicator->pace.rpo_ns;
+    while (goal_ns == replicator->pace.rpo_ns && !replicator->stopping &&
+           !replicator->finish_until_ns && now_ns < until_ns) {
         struct timespec at;
         (void)clock_gettime(CLOCK_MONOTONIC, &at);
         uint64_t at_ns = (uint64_t)at.tv_sec * NS_PER_S + (uint64_t)at.tv_nsec + until_ns - now_ns;
@@ -127,7 +129,7 @@ static int greet(struct replicator *replicator, struct fault *fault)
 {
     uint8_t body[REPLICA_WELCOME_BYTES];
     struct replica_frame answer;
-    struct replica_held held;
+    struct replica_welcome welcome;
     enum replicator_owes owes = REPLICATOR_OWES_WHOLE;
 
     int r = replicator_send(replicator, REPLICA_FRAME_HELLO, 0, replicator->shape,
@@ -135,16 +137,21 @@ static int greet(struct replicator *replicator, struct fault *fault)
     if (r == 0)
         r = replicator_read(replicator, REPLICA_FRAME_WELCOME, &answer, body, sizeof body, fault);
     if (r == 0)
-        r = replica_held_get(body, &held, fault);
+        r = replica_welcome_get(body, &welcome, fault);
     if (r == 0)
-        r = replicator_core_linked(&replicator->core, &held, &owes, fault);
+        r = replicator_core_linked(&replicator->core, &welcome.held, &owes, fault);
     if (r < 0)
         return r;
     replicator->is_whole = owes == REPLICATOR_OWES_WHOLE;
     for (unsigned i = 0; owes == REPLICATOR_OWES_SENT && i < replicator->count; i++)
         bitmap_or(&replicator->parts[i].pending, &replicator->parts[i].owed);
     replicator_forget_owed(replicator);
-    return owes == REPLICATOR_OWES_WHOLE ? begin_whole(replicator, fault) : 0;
+    replicator->has_kept = false;
+    if (owes == REPLICATOR_OWES_WHOLE && welcome.tells_blocks && !replicator->asks_not)
+        r = replicator_ask_blocks(replicator, fault);
+    if (r == 0 && owes == REPLICATOR_OWES_WHOLE)
+        r = begin_whole(replicator, fault);
+    return r;
 }
 
 static void watch_expired(void *data)
@@ -173,6 +180,10 @@ static void close_link(struct replicator *replicator)
     struct stream *link = replicator->link;
 
     replicator->watch = watch_free(replicator->watch);
+    replicator_forget_blocks(replicator);
+    /* All was told, and it is not held: maybe because it had not what it said. Then it gets
+     * everything. */
+    replicator->asks_not |= replicator->has_kept && replicator->core.is_cut;
     if (replicator->core.is_linked)
         replicator_core_unlinked(&replicator->core);
     (void)pthread_mutex_lock(&replicator->lock);
@@ -202,6 +213,18 @@ static uint64_t next_cut_ns(struct replicator *replicator)
     return next_ns;
 }
 
+/* Another goal makes it another moment. */
+static void await_cut(struct replicator *replicator)
+{
+    uint64_t next_ns;
+
+    do {
+        next_ns = next_cut_ns(replicator);
+        await(replicator, next_ns);
+    } while (next_cut_ns(replicator) != next_ns && !is_stopping(replicator) &&
+             !replicator_is_finishing(replicator));
+}
+
 /* Before another attempt; who waits for a last checkpoint does not shorten it to nothing. */
 static void rest(struct replicator *replicator, uint64_t ms)
 {
@@ -224,7 +247,7 @@ static int ship(struct replicator *replicator, struct fault *fault)
 {
     while (!is_stopping(replicator)) {
         if (replicator->core.sent.seq == 0)
-            await(replicator, next_cut_ns(replicator));
+            await_cut(replicator);
         if (is_stopping(replicator))
             break;
         int r = replicator_ship_one(replicator, fault);
@@ -234,7 +257,8 @@ static int ship(struct replicator *replicator, struct fault *fault)
             note_trouble(replicator, fault);
             replicator_give_up_finish(replicator);
             replicator_tell(replicator);
-            uint64_t ms = replica_pace_again_ns(&replicator->pace, replicator->stood_ns) / NS_PER_MS;
+            uint64_t ms =
+                replica_pace_again_ns(&replicator->pace, replicator->stood_ns) / NS_PER_MS;
             rest(replicator, ms > RETRY_MS_MIN ? ms : RETRY_MS_MIN);
         } else if (replicator->guest_is_held) {
             return 0;
@@ -251,8 +275,11 @@ static int let_go(struct replicator *replicator, struct fault *fault)
 
     if (!replicator->guest_is_held)
         return 0;
+    replicator_hold(replicator);
     replicator->guest_is_held = false;
-    return guest->was_running ? guest->ops->resume(guest->owner, fault) : 0;
+    int r = guest->was_running ? guest->ops->resume(guest->owner, fault) : 0;
+    replicator_release(replicator);
+    return r;
 }
 
 static int track(struct replicator *replicator, struct fault *fault)
@@ -370,6 +397,7 @@ int replicator_new(struct replicator **ret_replicator, const struct replicator_c
     (void)pthread_cond_init(&replicator->changed, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     (void)pthread_mutex_init(&replicator->lock, NULL);
+    (void)pthread_mutex_init(&replicator->guest_lock, NULL);
 
     uint64_t session = 0, copy_bytes = config->copy_bytes_max ? config->copy_bytes_max
                                                               : REPLICATOR_COPY_BYTES_MAX;
@@ -429,14 +457,17 @@ struct replicator *replicator_free(struct replicator *replicator)
         bitmap_deinit(&replicator->parts[i].cut);
         bitmap_deinit(&replicator->parts[i].owed);
         page_digest_deinit(&replicator->parts[i].digest);
+        free(replicator->parts[i].have);
     }
     if (replicator->aside)
         (void)munmap(replicator->aside, replicator->aside_pages * PAGE_BYTES);
     (void)pacer_free(replicator->pacer);
     page_codec_deinit(&replicator->codec);
     free(replicator->state);
+    free(replicator->block);
     (void)pthread_cond_destroy(&replicator->changed);
     (void)pthread_mutex_destroy(&replicator->lock);
+    (void)pthread_mutex_destroy(&replicator->guest_lock);
     free(replicator);
     return NULL;
 }
@@ -447,4 +478,24 @@ void replicator_finish(struct replicator *replicator, uint64_t deadline_ms)
     replicator->finish_until_ns = world_now_ns() + deadline_ms * NS_PER_MS;
     (void)pthread_cond_broadcast(&replicator->changed);
     (void)pthread_mutex_unlock(&replicator->lock);
+}
+
+void replicator_tune(struct replicator *replicator, uint64_t rpo_ns, uint64_t bytes_per_s_max)
+{
+    assert(rpo_ns >= NS_PER_MS);
+    (void)pthread_mutex_lock(&replicator->lock);
+    replicator->pace.rpo_ns = replicator->status.rpo_goal_ns = rpo_ns;
+    (void)pthread_cond_broadcast(&replicator->changed);
+    (void)pthread_mutex_unlock(&replicator->lock);
+    pacer_set(replicator->pacer, bytes_per_s_max);
+}
+
+void replicator_hold(struct replicator *replicator)
+{
+    (void)pthread_mutex_lock(&replicator->guest_lock);
+}
+
+void replicator_release(struct replicator *replicator)
+{
+    (void)pthread_mutex_unlock(&replicator->guest_lock);
 }

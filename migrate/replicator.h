@@ -2,7 +2,7 @@
  *
  * Flow:   agent/vm -> [replicator] -> replica_pace, replicator_core, page_codec -> link -> replica
  * Thread: replicator_start begins its own, on which all callbacks run but interrupt_open. status,
- *         finish and abandon from any thread. new, start, free on the owner's.
+ *         tune, finish, hold and release from any thread. new, start, free on the owner's.
  *
  *      guest runs | stands still: state, dirty set copied aside | runs
  *                 '--- cut ----------------------------------'---- ship, HELD ---- next cut
@@ -64,6 +64,7 @@ struct replicator_status {
     uint64_t checkpoints, pages, bytes_out, links, missed_count;
     uint64_t owed_pages; /* that the replica lacks, as far as the last look at the log tells */
     bool is_linked, is_missed;
+    bool is_finishing; /* a last checkpoint was asked for, and its time has not passed in vain */
     struct fault trouble; /* why there is no link, or no checkpoint; code 0: none */
 };
 
@@ -77,5 +78,12 @@ struct replicator *replicator_free(struct replicator *replicator);
  * within deadline_ms the guest goes on, and so does the replication: told as trouble. */
 void replicator_finish(struct replicator *replicator, uint64_t deadline_ms);
 void replicator_status(struct replicator *replicator, struct replicator_status *ret_status);
+/* Another goal, another limit (0: none) from the next checkpoint on. */
+void replicator_tune(struct replicator *replicator, uint64_t rpo_ns, uint64_t bytes_per_s_max);
+
+/* Who wants to stop the guest or let it run, or change was_running, does so between these two: no
+ * cut is made then. Waits for one that is under way. */
+void replicator_hold(struct replicator *replicator);
+void replicator_release(struct replicator *replicator);
 
 #endif

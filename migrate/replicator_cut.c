@@ -54,7 +54,20 @@ int replicator_send(struct replicator *replicator, enum replica_frame_type type,
     return r;
 }
 
-/* A segment of the replica that must be of this type; its body is at most `size` bytes. */
+static int read_long(struct replicator *replicator, const struct replica_frame *frame,
+                     struct replica_frame *ret_frame, uint8_t *ret_body, struct fault *fault)
+{
+    int r = stream_read(replicator->link, ret_body, frame->body_bytes, fault);
+    watch_disarm(replicator->watch);
+    if (r == 0)
+        r = replica_frame_judge(frame, ret_body, fault);
+    if (r == 0)
+        *ret_frame = *frame;
+    return r;
+}
+
+/* A segment of the replica that must be of this type, with a body of `size` bytes (HAVE: at most).
+ */
 int replicator_read(struct replicator *replicator, enum replica_frame_type type,
                     struct replica_frame *ret_frame, uint8_t *ret_body, size_t size,
                     struct fault *fault)
@@ -67,6 +80,12 @@ int replicator_read(struct replicator *replicator, enum replica_frame_type type,
     int r = stream_read(replicator->link, head, sizeof head, fault);
     if (r == 0)
         r = replica_frame_get(head, false, &frame, fault);
+    if (r == 0 && frame.type != type && frame.type != REPLICA_FRAME_REFUSE)
+        r = fault_set(fault, ERR_CORRUPT, "the replica's answer is out of its turn");
+    if (r == 0 && frame.body_bytes > (frame.type == type ? size : REPLICA_TEXT_MAX))
+        r = fault_set(fault, ERR_CORRUPT, "the replica's answer is too long");
+    if (r == 0 && frame.type == type && type == REPLICA_FRAME_HAVE)
+        return read_long(replicator, &frame, ret_frame, ret_body, fault);
     if (r == 0 && frame.body_bytes)
         r = stream_read(replicator->link, body, frame.body_bytes, fault);
     watch_disarm(replicator->watch);
@@ -199,7 +218,10 @@ static int send_round(struct replicator *replicator, struct fault *fault)
             if (r < 0)
                 break;
             move_block(part, &batch);
-            r = send_block(replicator, part, &batch, NULL, fault);
+            if (part->have)
+                r = replicator_keep_blocks(replicator, part, &batch, fault);
+            if (r == 0)
+                r = send_block(replicator, part, &batch, NULL, fault);
         }
     }
     return r;
@@ -219,8 +241,10 @@ static int send_rounds(struct replicator *replicator, struct fault *fault)
         replicator->status.owed_pages = pages;
         (void)pthread_mutex_unlock(&replicator->lock);
         bool shrinks = pages < before - before / 8;
-        if (pages * PAGE_BYTES <= REPLICATOR_COPY_BYTES_EASY ||
-            (!shrinks && pages <= replicator->aside_pages))
+        bool compares =
+            round == 0 && replicator_knows_blocks(replicator); /* while the guest runs */
+        if (!compares && (pages * PAGE_BYTES <= REPLICATOR_COPY_BYTES_EASY ||
+                          (!shrinks && pages <= replicator->aside_pages)))
             return 0;
         before = pages;
         r = send_round(replicator, fault);
@@ -284,18 +308,20 @@ static int cut(struct replicator *replicator, bool is_last, struct fault *fault)
 {
     struct guest *guest = replicator->config.guest;
 
+    replicator_hold(replicator);
     uint64_t begun_ns = world_now_ns();
     guest->ops->pause(guest->owner);
     int r = stand_and_copy(replicator, fault);
     replicator->guest_is_held = is_last && r == 0;
-    if (!replicator->guest_is_held && guest->was_running) {
-        struct fault broken = {0};
-        int resumed = guest->ops->resume(guest->owner, &broken);
-        if (resumed < 0) {
-            replicator->guest_failed = true;
-            *fault = broken;
-            return fault_wrap(fault, resumed, "letting the guest run on");
-        }
+    struct fault broken = {0};
+    int resumed = !replicator->guest_is_held && guest->was_running
+                      ? guest->ops->resume(guest->owner, &broken)
+                      : 0;
+    replicator_release(replicator);
+    if (resumed < 0) {
+        replicator->guest_failed = true;
+        *fault = broken;
+        return fault_wrap(fault, resumed, "letting the guest run on");
     }
     uint64_t pause_ns = world_now_ns() - begun_ns;
     (void)pthread_mutex_lock(&replicator->lock);
@@ -363,7 +389,8 @@ void replicator_forget_owed(struct replicator *replicator)
 static void on_held(struct replicator *replicator)
 {
     replicator_forget_owed(replicator);
-    replicator->is_whole = false;
+    replicator_forget_blocks(replicator);
+    replicator->is_whole = replicator->has_kept = false;
     if (replicator->aside_pages * PAGE_BYTES > REPLICATOR_COPY_BYTES_EASY)
         (void)madvise(replicator->aside + REPLICATOR_COPY_BYTES_EASY,
                       replicator->aside_pages * PAGE_BYTES - REPLICATOR_COPY_BYTES_EASY,

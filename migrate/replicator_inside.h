@@ -30,6 +30,7 @@
 #include "proto/replica_frame.h"
 
 struct pacer;
+struct page_batch;
 struct region;
 struct stream;
 struct watch;
@@ -43,6 +44,8 @@ struct replicator_part {
     struct region *region; /* borrowed */
     struct bitmap pending, cut, owed;
     struct page_digest digest; /* of what was sent last of each page */
+    uint8_t *have; /* owned: digests of the blocks that the replica has of this disk, a source that owes
+                      all asked for; zero: not known, or looked at. NULL: nothing is known */
     bool is_tracked;
 };
 
@@ -66,10 +69,15 @@ struct replicator {
     uint8_t *state;
     size_t state_bytes;
     bool is_whole;      /* the checkpoint under way names every page that is not zero */
+    bool has_kept;      /* so the replica said that it had some of it */
+    bool asks_not;      /* what it said did not come true */
+    uint8_t *block;     /* owned: a copy of one */
     bool guest_is_held; /* by a last checkpoint */
     uint64_t stood_ns;  /* the guest, for the last cut, whatever came of it */
     bool in_cut;        /* where it failed, if it did */
     bool guest_failed;  /* what another link would not make better */
+
+    pthread_mutex_t guest_lock; /* held while a cut stops the guest and lets it go; before `lock` */
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -95,5 +103,15 @@ int replicator_read(struct replicator *replicator, enum replica_frame_type type,
 /* One checkpoint, from its first page to HELD. */
 int replicator_ship_one(struct replicator *replicator, struct fault *fault);
 void replicator_forget_owed(struct replicator *replicator);
+
+/* ---- replicator_blocks.c ---- */
+/* Of a whole checkpoint that begins: what has the replica of the disks? Without memory to ask nothing is
+ * asked. */
+int replicator_ask_blocks(struct replicator *replicator, struct fault *fault);
+/* Take those pages of the batch out of it whose blocks the replica has as they are now, and tell it so. */
+int replicator_keep_blocks(struct replicator *replicator, struct replicator_part *part,
+                           struct page_batch *batch, struct fault *fault);
+bool replicator_knows_blocks(const struct replicator *replicator); /* there is something to compare */
+void replicator_forget_blocks(struct replicator *replicator);
 
 #endif

@@ -28,6 +28,11 @@ static const struct rule rules[] = {
     [REPLICA_FRAME_COMMIT] = {"commit", true, true, REPLICA_COMMIT_BYTES, REPLICA_COMMIT_BYTES},
     [REPLICA_FRAME_HELD] = {"held", false, true, 0, 0},
     [REPLICA_FRAME_REFUSE] = {"refuse", true, false, 1, REPLICA_TEXT_MAX},
+    [REPLICA_FRAME_ASK] = {"ask", true, false, 0, 0},
+    [REPLICA_FRAME_HAVE] = {"have", false, false, REPLICA_HAVE_HEAD_BYTES,
+                            REPLICA_HAVE_HEAD_BYTES +
+                                REPLICA_HAVE_BLOCKS_MAX *REPLICA_BLOCK_DIGEST_BYTES},
+    [REPLICA_FRAME_KEPT] = {"kept", true, true, REPLICA_KEPT_BYTES, REPLICA_KEPT_BYTES},
 };
 
 uint64_t replica_frame_digest(const void *bytes, size_t count)
@@ -43,7 +48,7 @@ uint32_t replica_frame_check(const void *bytes, size_t count)
 void replica_frame_put(const struct replica_frame *frame,
                        uint8_t ret_bytes[static REPLICA_FRAME_HEAD_BYTES])
 {
-    assert(frame->type >= REPLICA_FRAME_HELLO && frame->type <= REPLICA_FRAME_REFUSE);
+    assert(frame->type >= REPLICA_FRAME_HELLO && frame->type <= REPLICA_FRAME_KEPT);
     memset(ret_bytes, 0, REPLICA_FRAME_HEAD_BYTES);
     bytes_put_u32(ret_bytes, MAGIC);
     bytes_put_u16(ret_bytes + 4, (uint16_t)frame->type);
@@ -62,7 +67,7 @@ int replica_frame_get(const uint8_t bytes[static REPLICA_FRAME_HEAD_BYTES], bool
         bytes_get_u64(bytes + CHECK_AT) != replica_frame_digest(bytes, CHECK_AT))
         return fault_set(fault, ERR_CORRUPT, "what arrived is no segment of a replication");
     unsigned type = bytes_get_u16(bytes + 4);
-    if (type < REPLICA_FRAME_HELLO || type > REPLICA_FRAME_REFUSE || bytes_get_u16(bytes + 6))
+    if (type < REPLICA_FRAME_HELLO || type > REPLICA_FRAME_KEPT || bytes_get_u16(bytes + 6))
         return fault_set(fault, ERR_CORRUPT, "a replication segment of unknown type %u", type);
     const struct rule *rule = &rules[type];
     if (type != REPLICA_FRAME_REFUSE && rule->from_source != from_source)
@@ -93,18 +98,20 @@ int replica_frame_judge(const struct replica_frame *frame, const uint8_t *body, 
     return 0;
 }
 
-void replica_held_put(const struct replica_held *held,
-                      uint8_t ret_bytes[static REPLICA_WELCOME_BYTES])
+void replica_welcome_put(const struct replica_welcome *welcome,
+                         uint8_t ret_bytes[static REPLICA_WELCOME_BYTES])
 {
-    bytes_put_u64(ret_bytes, held->id.generation);
-    bytes_put_u64(ret_bytes + 8, held->id.session);
-    bytes_put_u64(ret_bytes + 16, held->id.seq);
-    bytes_put_u64(ret_bytes + 24, held->sum);
+    bytes_put_u64(ret_bytes, welcome->held.id.generation);
+    bytes_put_u64(ret_bytes + 8, welcome->held.id.session);
+    bytes_put_u64(ret_bytes + 16, welcome->held.id.seq);
+    bytes_put_u64(ret_bytes + 24, welcome->held.sum);
+    bytes_put_u64(ret_bytes + 32, welcome->tells_blocks ? 1 : 0);
 }
 
-int replica_held_get(const uint8_t bytes[static REPLICA_WELCOME_BYTES],
-                     struct replica_held *ret_held, struct fault *fault)
+int replica_welcome_get(const uint8_t bytes[static REPLICA_WELCOME_BYTES],
+                        struct replica_welcome *ret_welcome, struct fault *fault)
 {
+    uint64_t flags = bytes_get_u64(bytes + 32);
     const struct replica_held held = {
         .id = {.generation = bytes_get_u64(bytes),
                .session = bytes_get_u64(bytes + 8),
@@ -113,8 +120,62 @@ int replica_held_get(const uint8_t bytes[static REPLICA_WELCOME_BYTES],
     };
     if (held.id.seq == 0 && (held.id.generation || held.id.session || held.sum))
         return fault_set(fault, ERR_CORRUPT, "a replica that holds a checkpoint without a number");
-    *ret_held = held;
+    if (flags > 1)
+        return fault_set(fault, ERR_UNSUPPORTED, "a replica that greets with flags %#llx",
+                         (unsigned long long)flags);
+    *ret_welcome = (struct replica_welcome){.held = held, .tells_blocks = flags == 1};
     return 0;
+}
+
+void replica_have_put(const struct replica_blocks *blocks,
+                      uint8_t ret_bytes[static REPLICA_HAVE_HEAD_BYTES])
+{
+    bytes_put_u32(ret_bytes, blocks->region);
+    bytes_put_u32(ret_bytes + 4, blocks->count);
+    bytes_put_u64(ret_bytes + 8, blocks->first);
+}
+
+int replica_have_get(const uint8_t bytes[static REPLICA_HAVE_HEAD_BYTES], size_t count,
+                     struct replica_blocks *ret_blocks, struct fault *fault)
+{
+    const struct replica_blocks blocks = {.region = bytes_get_u32(bytes),
+                                          .count = bytes_get_u32(bytes + 4),
+                                          .first = bytes_get_u64(bytes + 8)};
+    if (blocks.count > REPLICA_HAVE_BLOCKS_MAX ||
+        count != REPLICA_HAVE_HEAD_BYTES + (size_t)blocks.count * REPLICA_BLOCK_DIGEST_BYTES)
+        return fault_set(fault, ERR_CORRUPT, "digests of %u blocks in %zu bytes", blocks.count,
+                         count);
+    *ret_blocks = blocks;
+    return 0;
+}
+
+void replica_kept_put(const struct replica_blocks *blocks,
+                      uint8_t ret_bytes[static REPLICA_KEPT_BYTES])
+{
+    memset(ret_bytes, 0, REPLICA_KEPT_BYTES);
+    replica_have_put(blocks, ret_bytes);
+}
+
+int replica_kept_get(const uint8_t bytes[static REPLICA_KEPT_BYTES],
+                     struct replica_blocks *ret_blocks, struct fault *fault)
+{
+    const struct replica_blocks blocks = {.region = bytes_get_u32(bytes),
+                                          .count = bytes_get_u32(bytes + 4),
+                                          .first = bytes_get_u64(bytes + 8)};
+    if (blocks.count == 0 || bytes_get_u64(bytes + REPLICA_HAVE_HEAD_BYTES))
+        return fault_set(fault, ERR_CORRUPT, "%u blocks that are kept", blocks.count);
+    *ret_blocks = blocks;
+    return 0;
+}
+
+void replica_block_digest(const uint8_t *bytes, size_t count,
+                          uint8_t ret_digest[static REPLICA_BLOCK_DIGEST_BYTES])
+{
+    XXH128_canonical_t canonical;
+
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, count));
+    static_assert(sizeof canonical.digest == REPLICA_BLOCK_DIGEST_BYTES, "its own form");
+    memcpy(ret_digest, canonical.digest, REPLICA_BLOCK_DIGEST_BYTES);
 }
 
 void replica_commit_put(const struct replica_commit *commit,

@@ -60,9 +60,16 @@ struct world {
     unsigned faults_left; /* so many links get one */
     enum pipe_fault only_fault;
     uint64_t fault_bytes_max;
-    unsigned mangle_every; /* the replica's thread, with the three after it */
+    unsigned mangle_every;         /* the replica's thread, with the three after it */
     _Atomic unsigned mangles_left; /* which the test watches */
     unsigned mangled;
+    uint64_t silent_ms_max;
+    /* What the replica tells of this block of its disk is what the source has there: a lie. Or, of
+     * all blocks, something else. */
+    int64_t lies_of;
+    bool garbles;
+    uint8_t lie[REPLICA_BLOCK_DIGEST_BYTES];
+    unsigned lied;
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
@@ -329,12 +336,59 @@ struct watched {
     /* segments that pass, whole, when they are to be mangled */
     uint8_t *bytes, *kept;
     size_t at, count, kept_count;
+    struct replica_frame told; /* a head that is held back */
 };
+
+/* The body of a HAVE, whose head was held back: changed, and sound again as a segment. */
+static int write_lie(struct watched *watched, const void *bytes, size_t count, struct fault *fault)
+{
+    struct world *world = watched->world;
+    uint8_t *body = malloc(count);
+    struct replica_frame frame = watched->told;
+    struct replica_blocks blocks = {0};
+
+    if (!body)
+        abort();
+    memcpy(body, bytes, count);
+    (void)replica_have_get(body, count, &blocks, fault);
+    uint8_t *digests = body + REPLICA_HAVE_HEAD_BYTES;
+    for (uint32_t i = 0; i < blocks.count; i++) {
+        if (world->garbles)
+            digests[i * REPLICA_BLOCK_DIGEST_BYTES + draw(world) % 16] ^= 1 << draw(world) % 8;
+        else if ((int64_t)(blocks.first + i) == world->lies_of)
+            memcpy(digests + i * REPLICA_BLOCK_DIGEST_BYTES, world->lie, sizeof world->lie);
+        else
+            continue;
+        world->lied++;
+    }
+    uint8_t head[REPLICA_FRAME_HEAD_BYTES];
+    frame.body_check = replica_frame_check(body, count);
+    replica_frame_put(&frame, head);
+    int r = stream_write(watched->inner, head, sizeof head, fault);
+    if (r == 0)
+        r = stream_write(watched->inner, body, count, fault);
+    free(body);
+    watched->told = (struct replica_frame){0};
+    return r;
+}
 
 static int watched_write(struct stream *stream, const void *bytes, size_t count,
                          struct fault *fault)
 {
-    return stream_write(((struct watched *)stream)->inner, bytes, count, fault);
+    struct watched *watched = (struct watched *)stream;
+    const struct world *world = watched->world;
+
+    if (world->lies_of < 0 && !world->garbles)
+        return stream_write(watched->inner, bytes, count, fault);
+    if (watched->told.body_bytes)
+        return write_lie(watched, bytes, count, fault);
+    struct replica_frame frame;
+    if (count == REPLICA_FRAME_HEAD_BYTES && replica_frame_get(bytes, false, &frame, fault) == 0 &&
+        frame.type == REPLICA_FRAME_HAVE) {
+        watched->told = frame; /* with its body */
+        return 0;
+    }
+    return stream_write(watched->inner, bytes, count, fault);
 }
 
 static int watched_flush(struct stream *stream, struct fault *fault)
@@ -380,7 +434,8 @@ static int mangle(struct watched *watched, struct fault *fault)
     int r = 0;
 
     /* A COMMIT that never comes is waited for: what is behind it is the next checkpoint's. */
-    bool is_awaited = watched->bytes[4] == REPLICA_FRAME_COMMIT;
+    bool is_awaited =
+        watched->bytes[4] == REPLICA_FRAME_COMMIT || watched->bytes[4] == REPLICA_FRAME_ASK;
     world->mangled++;
     switch (is_awaited ? 1 + 2 * (draw(world) % 2) : draw(world) % 5) {
     case 0: /* dropped */
@@ -594,6 +649,7 @@ static void start_replica(struct world *world)
         .disks = &disk,
         .disk_count = world->disk_fd < 0 ? 0 : 1,
         .journal_fd = world->journal_fd,
+        .silent_ms_max = world->silent_ms_max,
         .accept_link = accept_link,
         .interrupt_accept = interrupt_accept,
         .on_held = on_held,
@@ -653,6 +709,7 @@ static struct world *world_new(const struct setting *setting)
     world->mangles_left = setting->mangle_every ? 60 : 0;
     world->by_tls = setting->by_tls;
     world->disk_fd = world->journal_fd = -1;
+    world->lies_of = -1;
     if (setting->has_disk) {
         world->disk_fd = memfd_create("disk", MFD_CLOEXEC);
         world->journal_fd = memfd_create("journal", MFD_CLOEXEC);
@@ -1015,6 +1072,202 @@ static void a_replica_that_begins_anew_takes_no_older_source_than_before(void **
     world_free(world);
 }
 
+/* Nor after its disks were found to be something else, and it began anew once more. */
+static void a_voided_replica_takes_no_older_source_than_before(void **state)
+{
+    (void)state;
+    const struct setting setting = {
+        .writes_per_ms = 1, .rpo_ms = 20, .has_disk = true, .disks_only = true};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+    world->replicator = replicator_free(world->replicator);
+    world->replica = replica_free(world->replica);
+    world->status = (struct replicator_status){0};
+    world->replica_holds = false;
+    uint8_t byte;
+    assert_int_equal(pread(world->disk_fd, &byte, 1, 5000), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(world->disk_fd, &byte, 1, 5000), 1);
+
+    start_replica(world); /* voids it */
+    world->replica = replica_free(world->replica);
+    world->generation = 4;
+    start_replica(world);
+    start_source(world, &setting);
+
+    await_refusal(world, "is over");
+    world_free(world);
+}
+
+/* ---- a peer that falls silent ---- */
+static void a_peer_that_falls_silent_in_a_segment_does_not_hold_the_link(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 1, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    struct stream *mine = NULL, *far = NULL;
+    const struct pipe_stream_config config = {0};
+    uint8_t head[REPLICA_FRAME_HEAD_BYTES], welcome[REPLICA_WELCOME_BYTES];
+    char shape[REPLICA_SHAPE_MAX];
+    struct fault fault = {0};
+    world->silent_ms_max = 200;
+    start_replica(world);
+    pipe_stream_new(&mine, &far, &config);
+    pthread_mutex_lock(&world->lock);
+    world->waiting = far;
+    pthread_cond_broadcast(&world->changed);
+    pthread_mutex_unlock(&world->lock);
+    assert_int_equal(replica_shape("vm-1", region_of(world->target), 1, NULL, 0, shape, &fault), 0);
+    struct replica_frame frame = {.type = REPLICA_FRAME_HELLO,
+                                  .id = {.generation = 5, .session = 9},
+                                  .body_bytes = (uint32_t)strlen(shape),
+                                  .body_check = replica_frame_check(shape, strlen(shape))};
+    replica_frame_put(&frame, head);
+    assert_int_equal(stream_write(mine, head, sizeof head, &fault), 0);
+    assert_int_equal(stream_write(mine, shape, strlen(shape), &fault), 0);
+    assert_int_equal(stream_flush(mine, &fault), 0);
+    assert_int_equal(stream_read(mine, head, sizeof head, &fault), 0);
+    assert_int_equal(stream_read(mine, welcome, sizeof welcome, &fault), 0);
+
+    frame = (struct replica_frame){
+        .type = REPLICA_FRAME_STATE, .id = {5, 9, 1}, .body_bytes = 1000, .body_check = 1};
+    replica_frame_put(&frame, head);
+    assert_int_equal(stream_write(mine, head, sizeof head, &fault), 0);
+    assert_int_equal(stream_flush(mine, &fault), 0); /* and not a byte of its body */
+
+    start_source(world, &setting);
+    await_checkpoints(world, 1);
+    world->replicator = replicator_free(world->replicator);
+    take_and_check(world);
+    (void)stream_free(mine);
+    world_free(world);
+}
+
+/* ---- disks that lie there already ---- */
+static const uint8_t *block_at(struct world *world, uint64_t block)
+{
+    return region_of(world->source.disk)->base + block * REPLICA_BLOCK_PAGES * PAGE_BYTES;
+}
+
+/* What an earlier life of the guest left there: its disk, but for some blocks. */
+static void put_old_disk(struct world *world)
+{
+    uint8_t *map =
+        mmap(NULL, DISK_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, world->disk_fd, 0);
+    assert_true(map != MAP_FAILED);
+    memcpy(map, region_of(world->source.disk)->base, DISK_PAGES * PAGE_BYTES);
+    for (unsigned i = 4; i < 20; i += 5)
+        memset(map + (size_t)i * REPLICA_BLOCK_PAGES * PAGE_BYTES + 77, 0xEE, 3 * PAGE_BYTES);
+    (void)munmap(map, DISK_PAGES * PAGE_BYTES);
+}
+
+static uint64_t bytes_kept(struct world *world, uint64_t *ret_bytes_in)
+{
+    struct replica_status status;
+    replica_status(world->replica, &status);
+    *ret_bytes_in = status.bytes_in;
+    return status.bytes_kept;
+}
+
+static void only_blocks_that_differ_travel_to_a_disk_that_lies_there(void **state)
+{
+    (void)state;
+    for (unsigned disks_only = 0; disks_only < 2; disks_only++) {
+        const struct setting setting = {.writes_per_ms = 5,
+                                        .rpo_ms = 20,
+                                        .has_disk = true,
+                                        .disks_only = disks_only,
+                                        .writer_pages = 16};
+        struct world *world = world_new(&setting);
+        uint64_t bytes_in = 0;
+        put_old_disk(world);
+        start_replica(world);
+        start_source(world, &setting);
+        await_checkpoints(world, 1);
+
+        uint64_t kept = bytes_kept(world, &bytes_in);
+        print_message("kept %llu of %d bytes, %llu came\n", (unsigned long long)kept,
+                      DISK_PAGES * PAGE_BYTES, (unsigned long long)bytes_in);
+        assert_true(kept >= DISK_PAGES / 4 * PAGE_BYTES);
+        await_checkpoints(world, 4);
+        assert_int_equal(world->links, 1);
+        world->replicator = replicator_free(world->replicator);
+        take_and_check(world);
+        world_free(world);
+    }
+}
+
+/* Its memory went with its process: that comes anew, its disk does not. */
+static void a_replica_process_that_died_is_not_sent_its_disks_again(void **state)
+{
+    (void)state;
+    const struct setting setting = {
+        .writes_per_ms = 5, .rpo_ms = 20, .has_disk = true, .writer_pages = 16};
+    struct world *world = world_new(&setting);
+    uint64_t ignored;
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 3);
+
+    world->replica = replica_free(world->replica);
+    const struct fake_guest_config empty = {.pages = PAGES};
+    world->target = fake_guest_free(world->target);
+    world->target = fake_guest_new(&empty);
+    world->replica_holds = false;
+    uint64_t checkpoints = checkpoints_held(world);
+    start_replica(world);
+    await_checkpoints(world, checkpoints + 3);
+
+    assert_true(bytes_kept(world, &ignored) >= DISK_PAGES / 4 * PAGE_BYTES);
+    world->replicator = replicator_free(world->replicator);
+    take_and_check(world);
+    world_free(world);
+}
+
+/* A block that has something at the source, and something else at the replica. */
+static uint64_t differing_block(struct world *world)
+{
+    static const uint8_t zero[REPLICA_BLOCK_PAGES * PAGE_BYTES];
+    uint64_t block = 4;
+    while (memcmp(block_at(world, block), zero, sizeof zero) == 0)
+        block += 5;
+    assert_true(block < 20);
+    return block;
+}
+
+static void a_replica_that_lies_about_its_disks_costs_bytes_and_never_the_image(void **state)
+{
+    (void)state;
+    for (unsigned garbles = 0; garbles < 2; garbles++) {
+        const struct setting setting = {.writes_per_ms = 5,
+                                        .rpo_ms = 20,
+                                        .has_disk = true,
+                                        .disks_only = true,
+                                        .writer_pages = 16};
+        struct world *world = world_new(&setting);
+        put_old_disk(world);
+        uint64_t block = differing_block(world), ignored;
+        world->garbles = garbles;
+        if (!garbles) {
+            world->lies_of = (int64_t)block;
+            replica_block_digest(block_at(world, block), REPLICA_BLOCK_PAGES * PAGE_BYTES,
+                                 world->lie);
+        }
+        start_replica(world);
+        start_source(world, &setting);
+
+        await_checkpoints(world, 3);
+        assert_true(world->lied > 0);
+        assert_int_equal(world->links, garbles ? 1 : 2); /* then everything is sent */
+        assert_int_equal(bytes_kept(world, &ignored), 0);
+        world->replicator = replicator_free(world->replicator);
+        take_and_check(world);
+        world_free(world);
+    }
+}
+
 static void a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing(void **state)
 {
     (void)state;
@@ -1143,6 +1396,11 @@ int main(void)
         cmocka_unit_test(disks_outlive_their_replica_process_and_catch_up_by_delta),
         cmocka_unit_test(an_older_generation_is_refused_and_so_is_another_guest),
         cmocka_unit_test(a_replica_that_begins_anew_takes_no_older_source_than_before),
+        cmocka_unit_test(a_voided_replica_takes_no_older_source_than_before),
+        cmocka_unit_test(a_peer_that_falls_silent_in_a_segment_does_not_hold_the_link),
+        cmocka_unit_test(only_blocks_that_differ_travel_to_a_disk_that_lies_there),
+        cmocka_unit_test(a_replica_process_that_died_is_not_sent_its_disks_again),
+        cmocka_unit_test(a_replica_that_lies_about_its_disks_costs_bytes_and_never_the_image),
         cmocka_unit_test(a_last_checkpoint_leaves_the_guest_standing_and_loses_nothing),
         cmocka_unit_test(a_last_checkpoint_that_cannot_arrive_lets_the_guest_run_on),
         cmocka_unit_test(a_guest_that_writes_more_than_can_be_copied_runs_on_and_says_so),

@@ -105,10 +105,10 @@ static void commits_and_what_is_held_come_back_as_they_were(void **state)
 {
     (void)state;
     const struct replica_commit said = {1, 2, 3, 4, 5, true};
-    const struct replica_held held = {{1, 2, 3}, 4};
+    const struct replica_welcome welcome = {.held = {{1, 2, 3}, 4}, .tells_blocks = true};
     struct replica_commit commit_got;
-    struct replica_held held_got;
-    uint8_t commit_bytes[REPLICA_COMMIT_BYTES], held_bytes[REPLICA_WELCOME_BYTES];
+    struct replica_welcome got;
+    uint8_t commit_bytes[REPLICA_COMMIT_BYTES], bytes[REPLICA_WELCOME_BYTES];
     struct fault fault = {0};
 
     replica_commit_put(&said, commit_bytes);
@@ -117,11 +117,39 @@ static void commits_and_what_is_held_come_back_as_they_were(void **state)
                 commit_got.state == 4 && commit_got.wall_ms == 5 && commit_got.is_whole);
     commit_bytes[40] = 2;
     assert_int_equal(replica_commit_get(commit_bytes, &commit_got, &fault), ERR_UNSUPPORTED);
-    replica_held_put(&held, held_bytes);
-    assert_int_equal(replica_held_get(held_bytes, &held_got, &fault), 0);
-    assert_true(replica_id_equal(&held.id, &held_got.id) && held_got.sum == 4);
-    memset(held_bytes + 16, 0, 8); /* a checkpoint without a number */
-    assert_int_equal(replica_held_get(held_bytes, &held_got, &fault), ERR_CORRUPT);
+    replica_welcome_put(&welcome, bytes);
+    assert_int_equal(replica_welcome_get(bytes, &got, &fault), 0);
+    assert_true(replica_id_equal(&welcome.held.id, &got.held.id) && got.held.sum == 4 &&
+                got.tells_blocks);
+    bytes[32] = 2;
+    assert_int_equal(replica_welcome_get(bytes, &got, &fault), ERR_UNSUPPORTED);
+    bytes[32] = 0;
+    memset(bytes + 16, 0, 8); /* a checkpoint without a number */
+    assert_int_equal(replica_welcome_get(bytes, &got, &fault), ERR_CORRUPT);
+}
+
+static void blocks_come_back_as_they_were_and_fit_their_segment(void **state)
+{
+    (void)state;
+    const struct replica_blocks blocks = {.region = 7, .count = 3, .first = UINT64_C(1) << 40};
+    struct replica_blocks got;
+    uint8_t have[REPLICA_HAVE_HEAD_BYTES], kept[REPLICA_KEPT_BYTES];
+    struct fault fault = {0};
+
+    replica_have_put(&blocks, have);
+    assert_int_equal(
+        replica_have_get(have, sizeof have + 3 * REPLICA_BLOCK_DIGEST_BYTES, &got, &fault), 0);
+    assert_true(got.region == 7 && got.count == 3 && got.first == blocks.first);
+    assert_int_equal(
+        replica_have_get(have, sizeof have + 2 * REPLICA_BLOCK_DIGEST_BYTES, &got, &fault),
+        ERR_CORRUPT);
+    replica_kept_put(&blocks, kept);
+    assert_int_equal(replica_kept_get(kept, &got, &fault), 0);
+    assert_true(got.region == 7 && got.count == 3 && got.first == blocks.first);
+    kept[20] = 1;
+    assert_int_equal(replica_kept_get(kept, &got, &fault), ERR_CORRUPT);
+    memset(kept, 0, sizeof kept); /* none */
+    assert_int_equal(replica_kept_get(kept, &got, &fault), ERR_CORRUPT);
 }
 
 int main(void)
@@ -132,6 +160,7 @@ int main(void)
         cmocka_unit_test(lengths_numbers_and_directions_are_judged_by_type),
         cmocka_unit_test(a_body_must_be_its_heads),
         cmocka_unit_test(commits_and_what_is_held_come_back_as_they_were),
+        cmocka_unit_test(blocks_come_back_as_they_were_and_fit_their_segment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

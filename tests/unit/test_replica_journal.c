@@ -291,6 +291,101 @@ static void a_voided_journal_holds_nothing_and_a_log_of_before_fits_nowhere(void
     free_medium(medium);
 }
 
+/* Whoever takes what is held after that finds the disks to be it, whatever of the log arrived. */
+static void
+after_a_commit_that_failed_the_disks_can_be_made_certain_to_be_what_is_held(void **state)
+{
+    (void)state;
+    for (unsigned n = 1; n < 8; n++) {
+        struct medium *medium = calloc(1, sizeof *medium);
+        struct fault fault = {0};
+        uint64_t told = 0;
+        int r;
+        assert_non_null(medium);
+        srand(n);
+        medium->steps_left = UINT32_MAX;
+        assert_true(run(medium, 1, 3) == 3);
+        struct replica_journal *journal = open_journal(medium, &r);
+        medium->fail_sync = n;
+        r = checkpoint(journal, 4, true, &told);
+        medium->fail_sync = 0;
+        uint64_t held = told ? 4 : 3;
+
+        if (r < 0)
+            assert_int_equal(replica_journal_mend(journal, &fault), 0);
+        (void)replica_journal_free(journal);
+        assert_true(disks_are(medium, held));
+        power_on(medium);
+        journal = open_journal(medium, &r);
+        assert_int_equal(r, 0);
+        assert_true(replica_journal_held(journal)->held.id.seq == held);
+        assert_true(disks_are(medium, held));
+        (void)replica_journal_free(journal);
+        free_medium(medium);
+    }
+}
+
+/* ---- how long it becomes ---- */
+static int no_read(void *owner, unsigned file, void *ret_bytes, size_t count, uint64_t offset)
+{
+    (void)owner;
+    (void)file;
+    (void)offset;
+    memset(ret_bytes, 0, count);
+    return 0;
+}
+
+static int note_end(void *owner, unsigned file, const void *bytes, size_t count, uint64_t offset)
+{
+    uint64_t *end = owner;
+    (void)bytes;
+    if (file == 0 && offset + count > *end)
+        *end = offset + count;
+    return 0;
+}
+
+static int no_sync(void *owner, unsigned file)
+{
+    (void)owner;
+    (void)file;
+    return 0;
+}
+
+static int note_cut(void *owner, unsigned file, uint64_t bytes)
+{
+    uint64_t *end = owner;
+    assert_int_equal(file, 0);
+    *end = bytes;
+    return 0;
+}
+
+static void a_journal_has_a_bound_and_is_cut_down_again(void **state)
+{
+    (void)state;
+    static const struct replica_journal_io io = {
+        .read = no_read, .write = note_end, .sync = no_sync, .cut = note_cut};
+    const uint64_t bytes = PAGES * PAGE_BYTES, most = REPLICA_JOURNAL_KEPT_BYTES + 4 * bytes;
+    const struct replica_journal_held held = {.held = {.id = {3, 4, 1}}};
+    const struct replica_id next = {3, 4, 2}, after = {3, 4, 3};
+    uint8_t page[PAGE_BYTES] = {1};
+    struct replica_journal *journal = NULL;
+    struct fault fault = {0};
+    uint64_t end = 0;
+    assert_int_equal(replica_journal_new(&journal, &io, &end, &bytes, 1, &fault), 0);
+    assert_int_equal(replica_journal_begin(journal, &held.held.id, &fault), 0);
+    assert_int_equal(replica_journal_commit(journal, &held, &fault), 0);
+
+    assert_int_equal(replica_journal_begin(journal, &next, &fault), 0);
+    int r = 0;
+    for (uint64_t n = 0; r == 0 && n < most / PAGE_BYTES; n++)
+        r = replica_journal_add(journal, 0, n % PAGES, page, &fault);
+    assert_int_equal(r, ERR_LIMIT);
+    assert_true(end > REPLICA_JOURNAL_KEPT_BYTES && end <= most);
+    assert_int_equal(replica_journal_begin(journal, &after, &fault), 0);
+    assert_true(end < PAGE_BYTES * 4);
+    (void)replica_journal_free(journal);
+}
+
 static void a_journal_of_other_disks_is_refused(void **state)
 {
     (void)state;
@@ -337,6 +432,9 @@ int main(void)
         cmocka_unit_test(a_medium_that_lies_about_sync_is_found_by_this_test),
         cmocka_unit_test(a_sync_that_fails_is_told_and_nothing_is_held_that_is_not),
         cmocka_unit_test(a_voided_journal_holds_nothing_and_a_log_of_before_fits_nowhere),
+        cmocka_unit_test(
+            after_a_commit_that_failed_the_disks_can_be_made_certain_to_be_what_is_held),
+        cmocka_unit_test(a_journal_has_a_bound_and_is_cut_down_again),
         cmocka_unit_test(a_journal_of_other_disks_is_refused),
         cmocka_unit_test(any_damage_to_journal_or_log_is_an_older_checkpoint_or_none),
     };
