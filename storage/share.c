@@ -13,6 +13,7 @@
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -334,6 +335,211 @@ void share_drop_disk(int share_fd, const char *vm_id, const char *name)
     if (open_part(share_fd, vm_id, "made", false, &made_fd, NULL) == 0 &&
         path_join(landing, sizeof landing, NULL, "%s.landing", name) == 0)
         (void)unlinkat(made_fd, landing, 0); /* absent is as good */
+}
+
+/* ---- a replica's ---- */
+/* 1: there is none. */
+static int open_found_replica(int made_fd, const char *name, int *ret_fd, struct fault *fault)
+{
+    int fd = open_beneath(made_fd, name, O_RDWR | O_NOCTTY | O_NONBLOCK);
+    struct stat info;
+
+    if (fd < 0)
+        return errno == ENOENT ? 1 : refuse_open(name, fault);
+    if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode)) {
+        (void)close(fd);
+        return fault_set(fault, ERR_INVALID, "%s is no plain file", name);
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+static int make_replica(int made_fd, const char *name, int *ret_fd, struct fault *fault)
+{
+    int fd = openat(made_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "making %s", name);
+    *ret_fd = fd;
+    return 0;
+}
+
+/* The VM's own disk loses its name: while it is half a replica nobody may start from it. */
+static int lend_disk(int made_fd, const char *lent, int parent_fd, const char *base, int *ret_fd,
+                     struct fault *fault)
+{
+    AUTO_FD int fd = -1;
+
+    int r = open_found_replica(parent_fd, base, &fd, fault);
+    if (r != 0)
+        return r < 0 ? r : fault_set(fault, ERR_NOT_FOUND, "%s is gone", base);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return fault_set(fault, ERR_REFUSED, "%s is in use by somebody else", base);
+    if (renameat2(parent_fd, base, made_fd, lent, RENAME_NOREPLACE) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "taking %s for a replica", base);
+    (void)fsync(parent_fd);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+static int find_replica(int made_fd, const char *name, int parent_fd, const char *base, bool lend,
+                        int *ret_fd, enum share_replica *ret_how, struct fault *fault)
+{
+    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+
+    int r = path_join(made, sizeof made, fault, "%s.replica", name);
+    if (r == 0)
+        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+    if (r < 0)
+        return r;
+    *ret_how = SHARE_REPLICA_FOUND;
+    r = open_found_replica(made_fd, lent, ret_fd, fault);
+    if (r == 1)
+        r = open_found_replica(made_fd, made, ret_fd, fault);
+    if (r != 1)
+        return r;
+    if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) != 0) {
+        *ret_how = SHARE_REPLICA_MADE;
+        return make_replica(made_fd, made, ret_fd, fault);
+    }
+    if (!lend)
+        return fault_set(fault, ERR_EXISTS, "%s is there already; nothing is written over", base);
+    *ret_how = SHARE_REPLICA_LENT;
+    return lend_disk(made_fd, lent, parent_fd, base, ret_fd, fault);
+}
+
+int share_open_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       uint64_t bytes, bool lend, int *ret_fd, enum share_replica *ret_how,
+                       struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    AUTO_FD int fd = -1;
+    struct stat info;
+    const char *base;
+
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", true, &made_fd, fault);
+    if (r == 0)
+        r = find_replica(made_fd, name, parent_fd, base, lend, &fd, ret_how, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return fault_set(fault, ERR_REFUSED, "disk %s: %s is in use by somebody else", name, file);
+    if (fstat(fd, &info) < 0 || ((uint64_t)info.st_size != bytes && ftruncate(fd, (off_t)bytes) < 0) ||
+        fsync(made_fd) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno,
+                               "making room for disk %s of %llu bytes", name,
+                               (unsigned long long)bytes);
+    *ret_fd = TAKE_FD(fd);
+    return 0;
+}
+
+int share_open_replica_journal(int share_fd, const char *vm_id, const char *name, bool anew,
+                               int *ret_fd, struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    char journal[SHARE_PATH_SIZE];
+
+    int r = open_part(share_fd, vm_id, "made", true, &made_fd, fault);
+    if (r == 0)
+        r = path_join(journal, sizeof journal, fault, "%s.replica-journal", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "the journal of a replica");
+    if (anew)
+        (void)unlinkat(made_fd, journal, 0); /* absent is as good */
+    int fd = openat(made_fd, journal, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || fsync(made_fd) < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "the journal of a replica");
+    *ret_fd = fd;
+    return 0;
+}
+
+static int give_name(int made_fd, const char *replica, int parent_fd, const char *base,
+                     struct fault *fault)
+{
+    if (linkat(made_fd, replica, parent_fd, base, 0) < 0 &&
+        !(errno == EEXIST && is_same_file(parent_fd, base, made_fd, replica)))
+        return fault_set_errno(fault, err_from_errno(errno), errno, "naming a replica's disk %s",
+                               base);
+    return 0;
+}
+
+int share_keep_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+    const char *base;
+
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
+    if (r == 0)
+        r = path_join(made, sizeof made, fault, "%s.replica", name);
+    if (r == 0)
+        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (faccessat(made_fd, lent, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        r = give_name(made_fd, lent, parent_fd, base, fault);
+        if (r == 0 && (fsync(parent_fd) < 0 || unlinkat(made_fd, lent, 0) < 0)) /* it is as it was */
+            r = fault_set_errno(fault, ERR_IO, errno, "naming a replica's disk %s", base);
+    } else if (faccessat(made_fd, made, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        r = give_name(made_fd, made, parent_fd, base, fault);
+        if (r == 0 && renameat(made_fd, made, made_fd, name) < 0)
+            r = fault_set_errno(fault, ERR_IO, errno, "naming a replica's disk %s", base);
+    } else if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) < 0) {
+        r = fault_set(fault, ERR_NOT_FOUND, "%s and its replica are gone", base);
+    }
+    if (r == 0 && (fsync(made_fd) < 0 || fsync(parent_fd) < 0))
+        r = fault_set_errno(fault, ERR_IO, errno, "naming a replica's disk %s", base);
+    return r < 0 ? fault_wrap(fault, r, "disk %s", name) : 0;
+}
+
+int share_drop_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       const char *word, struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE], aside[SHARE_PATH_SIZE];
+    const char *base;
+
+    int r = open_part(share_fd, vm_id, "made", false, &made_fd, NULL);
+    if (r == ERR_NOT_FOUND)
+        return 0;
+    if (r == 0)
+        r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = path_join(made, sizeof made, fault, "%s.replica", name);
+    if (r == 0)
+        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+    if (r == 0)
+        r = path_join(aside, sizeof aside, fault, "%s.replica-%s", base, word);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    if (unlinkat(made_fd, made, 0) < 0 && errno != ENOENT)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "removing the replica of disk %s",
+                               name);
+    if (renameat2(made_fd, lent, parent_fd, aside, RENAME_NOREPLACE) < 0 && errno != ENOENT)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "disk %s: putting it aside as %s",
+                               name, aside);
+    if (!is_same_file(parent_fd, base, made_fd, name))
+        (void)unlinkat(made_fd, name, 0); /* the second name of what was put aside, or alone */
+    (void)fsync(parent_fd);
+    (void)fsync(made_fd);
+    return 0;
+}
+
+void share_drop_replica_journal(int share_fd, const char *vm_id, const char *name)
+{
+    AUTO_FD int made_fd = -1;
+    char journal[SHARE_PATH_SIZE];
+
+    if (open_part(share_fd, vm_id, "made", false, &made_fd, NULL) == 0 &&
+        path_join(journal, sizeof journal, NULL, "%s.replica-journal", name) == 0)
+        (void)unlinkat(made_fd, journal, 0); /* absent is as good */
 }
 
 bool share_is_made(int share_fd, const char *vm_id, const char *name, const char *file)

@@ -8,6 +8,9 @@
  *   STORE/.godwit/<vm>/stamp/           who may write them (stamp.h)
  *   STORE/.godwit/<vm>/made/<disk>      a second name of each disk that was made for this VM
  *   STORE/.godwit/<vm>/made/<disk>.landing   a disk that a move brings, until the VM runs here
+ *   STORE/.godwit/<vm>/made/<disk>.replica   a disk of a replica, made for it
+ *   STORE/.godwit/<vm>/made/<disk>.replica-lent   one that lay here as the VM's, until the replica is over
+ *   STORE/.godwit/<vm>/made/<disk>.replica-journal   beside the first of them
  *   STORE/.godwit/seen-<word>           for a moment: does the other host see it?
  *
  * Whoever writes the store is hostile too: no link is followed and nothing is opened outside
@@ -57,6 +60,31 @@ void share_drop_disk(int share_fd, const char *vm_id, const char *name);
  * `file`.moved-`generation`, so that it is neither used nor lost. */
 int share_leave_disk(int share_fd, const char *vm_id, const char *name, const char *file,
                      uint64_t generation, struct fault *fault);
+/* ---- a replica's ---- */
+enum share_replica {
+    SHARE_REPLICA_MADE, /* a new, empty file */
+    SHARE_REPLICA_FOUND, /* an earlier replica's of this VM */
+    SHARE_REPLICA_LENT, /* the VM's own, which lay here: it has lost its name until the replica is over */
+};
+/* The disk of a replica, to be written: `bytes` long and locked against everybody else (flock), so that
+ * nobody writes a file that somebody else uses. One that lies under its own name is taken only when
+ * `lend`; else ERR_EXISTS. ERR_REFUSED: somebody else has it. */
+int share_open_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       uint64_t bytes, bool lend, int *ret_fd, enum share_replica *ret_how,
+                       struct fault *fault);
+/* `anew`: an earlier one is forgotten. */
+int share_open_replica_journal(int share_fd, const char *vm_id, const char *name, bool anew,
+                               int *ret_fd, struct fault *fault);
+/* The replica is the VM's disk from now on: it gets its own name. Again is as good; ERR_NOT_FOUND:
+ * there is neither. ERR_EXISTS: somebody took the name meanwhile. */
+int share_keep_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       struct fault *fault);
+/* The replica is over: what was made for it is deleted; what was lent gets the name
+ * `file`.replica-`word`, because it may be neither what it was nor whole. */
+int share_drop_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                       const char *word, struct fault *fault);
+void share_drop_replica_journal(int share_fd, const char *vm_id, const char *name);
+
 /* Is `file` the one that was made for this disk, or came for it? By its second name. */
 bool share_is_made(int share_fd, const char *vm_id, const char *name, const char *file);
 /* Forget the VM: its stamp and its empty folders. */

@@ -326,6 +326,99 @@ static void a_draft_that_another_took_the_place_of_becomes_no_disk(void **state)
     assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
 }
 
+/* ---- a replica's ---- */
+static int open_replica(struct folder *folder, bool lend, int *ret_fd, enum share_replica *ret_how)
+{
+    return share_open_replica(folder->fd, "vm1", "root", "root.raw", MIB(4), lend, ret_fd, ret_how,
+                              &folder->fault);
+}
+
+static int drop_replica(struct folder *folder)
+{
+    share_drop_replica_journal(folder->fd, "vm1", "root");
+    int r = share_drop_replica(folder->fd, "vm1", "root", "root.raw", "p1", &folder->fault);
+    assert_int_equal(share_forget_vm(folder->fd, "vm1", &folder->fault), 0);
+    return r;
+}
+
+static void a_replica_has_no_name_and_one_writer_until_it_is_kept(void **state)
+{
+    struct folder *folder = *state;
+    enum share_replica how;
+    struct stat info;
+    int fd = -1, other_fd = -1, journal_fd = -1;
+
+    assert_int_equal(open_replica(folder, false, &fd, &how), 0);
+    assert_int_equal(how, SHARE_REPLICA_MADE);
+    assert_int_equal(fstat(fd, &info), 0);
+    assert_int_equal(info.st_size, MIB(4));
+    assert_false(is_there(folder, "root.raw"));
+    assert_int_equal(open_replica(folder, false, &other_fd, &how), ERR_REFUSED);
+    close_p(&fd);
+    assert_int_equal(open_replica(folder, false, &fd, &how), 0);
+    assert_int_equal(how, SHARE_REPLICA_FOUND);
+    close_p(&fd);
+    assert_int_equal(
+        share_open_replica_journal(folder->fd, "vm1", "root", true, &journal_fd, &folder->fault), 0);
+    close_p(&journal_fd);
+
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(share_keep_replica(folder->fd, "vm1", "root", "root.raw", &folder->fault), 0);
+    assert_true(share_is_made(folder->fd, "vm1", "root", "root.raw"));
+    assert_int_equal(drop_replica(folder), 0); /* it is no replica any more */
+    assert_true(is_there(folder, "root.raw"));
+    assert_true(remove_it(folder));
+}
+
+static void a_disk_that_is_lent_to_a_replica_is_neither_used_nor_lost(void **state)
+{
+    struct folder *folder = *state;
+    enum share_replica how;
+    bool removed;
+    int fd = -1;
+    write_file(folder, "root.raw", "given");
+
+    assert_int_equal(open_replica(folder, false, &fd, &how), ERR_EXISTS);
+    folder->fault = (struct fault){0};
+    assert_int_equal(open_replica(folder, true, &fd, &how), 0);
+    assert_int_equal(how, SHARE_REPLICA_LENT);
+    close_p(&fd);
+    assert_false(is_there(folder, "root.raw"));
+    assert_int_equal(drop_replica(folder), 0);
+    assert_true(is_there(folder, "root.raw.replica-p1"));
+    assert_int_equal(renameat(folder->fd, "root.raw.replica-p1", folder->fd, "root.raw"), 0);
+
+    /* taken: it is what it was before, an operator's or made for the VM */
+    assert_int_equal(open_replica(folder, true, &fd, &how), 0);
+    close_p(&fd);
+    assert_int_equal(share_keep_replica(folder->fd, "vm1", "root", "root.raw", &folder->fault), 0);
+    assert_false(share_is_made(folder->fd, "vm1", "root", "root.raw"));
+    assert_int_equal(share_remove_disk(folder->fd, "vm1", "root", "root.raw", &removed, &folder->fault),
+                     0);
+    assert_false(removed);
+    assert_int_equal(unlinkat(folder->fd, "root.raw", 0), 0);
+    assert_true(make(folder));
+    assert_int_equal(open_replica(folder, true, &fd, &how), 0);
+    close_p(&fd);
+    assert_int_equal(share_keep_replica(folder->fd, "vm1", "root", "root.raw", &folder->fault), 0);
+    assert_true(remove_it(folder));
+}
+
+static void a_replica_that_is_dropped_leaves_nothing(void **state)
+{
+    struct folder *folder = *state;
+    enum share_replica how;
+    int fd = -1;
+
+    assert_int_equal(drop_replica(folder), 0);
+    assert_int_equal(open_replica(folder, true, &fd, &how), 0);
+    close_p(&fd);
+    assert_int_equal(drop_replica(folder), 0);
+    assert_false(is_there(folder, ".godwit"));
+    assert_int_equal(share_keep_replica(folder->fd, "vm1", "root", "root.raw", &folder->fault),
+                     ERR_NOT_FOUND);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +434,11 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_disk_that_is_dropped_leaves_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nothing_lands_on_a_file_that_is_there, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_replica_has_no_name_and_one_writer_until_it_is_kept, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_disk_that_is_lent_to_a_replica_is_neither_used_nor_lost,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_replica_that_is_dropped_leaves_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_disk_that_left_is_deleted_when_it_was_made_and_put_aside_when_not, set_up, tear_down),
         cmocka_unit_test_setup_teardown(follows_no_link_out_of_the_store, set_up, tear_down),
