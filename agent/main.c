@@ -21,10 +21,12 @@
 #include "agent/metrics.h"
 #include "agent/orders.h"
 #include "agent/peers.h"
+#include "agent/protects.h"
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/store_beat.h"
 #include "agent/snapshots.h"
+#include "agent/standbys.h"
 #include "agent/suspend.h"
 #include "agent/upgrade.h"
 #include "agent/vm_counters.h"
@@ -64,6 +66,8 @@ struct agent {
     struct upgrades *upgrades;
     struct suspends *suspends;
     struct snapshots *snapshots;
+    struct protects *protects;
+    struct standbys *standbys;
     struct orders *orders;
     struct agent_link *link;
     struct text_server *metrics;
@@ -258,6 +262,8 @@ static void on_welcome(void *data)
     domains_tell(agent->domains);
     images_tell(agent->images);
     snapshots_tell(agent->snapshots);
+    standbys_tell(agent->standbys);
+    protects_tell(agent->protects);
 }
 
 static void tell_snapshots(void *data, const Godwit__AgentSnapshots *all)
@@ -282,6 +288,64 @@ static int set_up_snapshots(struct agent *agent, const char *name, struct fault 
     int r = snapshots_new(&agent->snapshots, &config, fault);
     if (r == 0)
         orders_set_snapshots(agent->orders, agent->snapshots);
+    return r;
+}
+
+/* ---- disaster recovery ---- */
+static void on_protect(void *data, struct vm_entry *entry, const Godwit__VmProtectEvent *event)
+{
+    struct agent *agent = data;
+
+    if (agent->protects)
+        protects_on_event(agent->protects, entry, event);
+}
+
+static void tell_protect(void *data, const Godwit__ProtectStatus *status)
+{
+    struct agent *agent = data;
+
+    if (agent->link && agent_link_is_welcome(agent->link))
+        agent_link_send(agent->link, METHOD_AGENT_PROTECT, &status->base);
+}
+
+static void tell_replicas(void *data, const Godwit__AgentReplicas *all)
+{
+    struct agent *agent = data;
+
+    if (agent->link && agent_link_is_welcome(agent->link))
+        agent_link_send(agent->link, METHOD_AGENT_REPLICAS, &all->base);
+}
+
+static void start_vm(void *data, const Godwit__OrderVmStart *order, struct rpc_request *request)
+{
+    struct agent *agent = data;
+
+    orders_start(agent->orders, order, request);
+}
+
+static int set_up_dr(struct agent *agent, struct fault *fault)
+{
+    const struct protects_config protects = {
+        .loop = agent->loop, .table = agent->table, .tell = tell_protect, .data = agent};
+    const struct standbys_config standbys = {
+        .loop = agent->loop,
+        .table = agent->table,
+        .facts = agent->facts,
+        .state_dir = arg_dir,
+        .run_dir = arg_run_dir,
+        .program = agent->vm_program,
+        .log_level = arg_log_level,
+        .failpoints_path = getenv("GODWIT_FAILPOINTS"),
+        .tell = tell_replicas,
+        .start = start_vm,
+        .data = agent,
+    };
+
+    int r = protects_new(&agent->protects, &protects, fault);
+    if (r == 0)
+        r = standbys_new(&agent->standbys, &standbys, fault);
+    if (r == 0)
+        orders_set_dr(agent->orders, agent->protects, agent->standbys);
     return r;
 }
 
@@ -479,6 +543,7 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_vm = on_vm,
         .on_move = on_move,
         .on_console = on_console,
+        .on_protect = on_protect,
         .on_ended = on_ended,
         .on_wants_backends = on_wants_backends,
         .open_domain = on_open_domain,
@@ -595,6 +660,8 @@ static int set_up(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = set_up_snapshots(agent, name, fault);
     if (r == 0)
+        r = set_up_dr(agent, fault);
+    if (r == 0)
         r = set_up_ha(agent, name, move_address, fault);
     if (r == 0)
         r = set_up_images(agent, fault);
@@ -635,6 +702,8 @@ static int set_up(struct agent *agent, struct fault *fault)
     log_info("main", "agent of host %s incarnation=%.8s coordinator=%s move_address=%s", name,
              host_facts_incarnation(agent->facts), coordinator, move_address);
     r = vm_table_load(agent->table, fault);
+    if (r == 0)
+        standbys_load(agent->standbys);
     if (r == 0 && agent->domains) {
         domains_set_link(agent->domains, agent->link);
         domains_start(agent->domains, agent->table, agent->peers);
@@ -654,6 +723,8 @@ static void tear_down(struct agent *agent)
     upgrades_stop(agent->upgrades);
     suspends_stop(agent->suspends);
     snapshots_stop(agent->snapshots);
+    protects_stop(agent->protects);
+    standbys_stop(agent->standbys);
     agent->peers = peers_free(agent->peers);
     agent->images = images_free(agent->images);
     agent->beat = store_beat_free(agent->beat);
@@ -666,6 +737,8 @@ static void tear_down(struct agent *agent)
     agent->upgrades = upgrades_free(agent->upgrades);
     agent->suspends = suspends_free(agent->suspends);
     agent->snapshots = snapshots_free(agent->snapshots);
+    agent->protects = protects_free(agent->protects);
+    agent->standbys = standbys_free(agent->standbys);
     agent->orders = orders_free(agent->orders);
     agent->journal = journal_free(agent->journal);
     agent->facts = host_facts_free(agent->facts);

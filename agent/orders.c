@@ -21,10 +21,12 @@
 #include "agent/images.h"
 #include "agent/move_sockets.h"
 #include "agent/peers.h"
+#include "agent/protects.h"
 #include "agent/quarantine.h"
 #include "agent/redial.h"
 #include "agent/snapshot_folder.h"
 #include "agent/snapshots.h"
+#include "agent/standbys.h"
 #include "agent/store_beat.h"
 #include "agent/store_look.h"
 #include "agent/store_question.h"
@@ -72,6 +74,8 @@ struct orders {
     struct suspends *suspends;
     struct images *images;
     struct snapshots *snapshots;
+    struct protects *protects;
+    struct standbys *standbys;
     struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
 };
 
@@ -220,6 +224,15 @@ static int check_incarnation(const struct orders *orders, const char *named, str
             "anew since",
             named ? named : "none", ours);
     return 0;
+}
+
+/* What a replica holds here is taken; its disks are half of something until then. */
+static int check_no_replica(const struct orders *orders, const char *vm_id, struct fault *fault)
+{
+    if (!vm_id || !orders->standbys || !standbys_hold(orders->standbys, vm_id))
+        return 0;
+    return fault_set(fault, ERR_STATE, "this host holds a replica of it: that is taken by a failover, or "
+                                       "dropped first");
 }
 
 int orders_judge_start(const struct vm_entry *entry, uint64_t hiwater, uint64_t generation,
@@ -599,15 +612,12 @@ static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, s
     return step->snapshot ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a snapshot");
 }
 
-static void handle_start(void *data, struct rpc *rpc, struct rpc_request *request,
-                         const ProtobufCMessage *message)
+void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
+                  struct rpc_request *request)
 {
-    const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)message;
-    struct orders *orders = orders_of(data);
     struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
     struct fault fault = {0};
     struct step *step = NULL;
-    (void)rpc;
 
     int r = check_incarnation(orders, order->incarnation, &fault);
     if (r < 0) {
@@ -619,7 +629,9 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
         return;
     }
     uint64_t hiwater = order->vm_id ? vm_table_hiwater(orders->table, order->vm_id) : 0;
-    r = orders_judge_start(entry, hiwater, order->generation, &fault);
+    r = check_no_replica(orders, order->vm_id, &fault);
+    if (r == 0)
+        r = orders_judge_start(entry, hiwater, order->generation, &fault);
     if (r == ORDERS_SAME) {
         reply_status(request, entry);
         return;
@@ -645,6 +657,13 @@ static void handle_start(void *data, struct rpc *rpc, struct rpc_request *reques
         r = create(step, entry, start_created, &fault);
     if (r < 0)
         start_failed(step, &fault);
+}
+
+static void handle_start(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    (void)rpc;
+    orders_start(orders_of(data), (const Godwit__OrderVmStart *)message, request);
 }
 
 /* ---- STOP ---- */
@@ -1190,6 +1209,9 @@ static int judge_move_in(struct orders *orders, const Godwit__MoveIn *order,
     if (entry && (vm_entry_is_alive(entry) || entry->starting))
         return fault_set(fault, ERR_EXISTS, "%s has a process on this host already",
                          order->spec->name);
+    r = check_no_replica(orders, order->vm_id, fault);
+    if (r < 0)
+        return r;
     if (entry && order->generation <= entry->hiwater)
         return fault_set(fault, ERR_REFUSED,
                          "a move as generation %llu is too old: this host has seen %llu of %s",
@@ -1372,6 +1394,8 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
     memcpy(vm_id, entry->id, sizeof vm_id);
 
     suspend_on_ended(orders->suspends, entry);
+    if (orders->protects)
+        protects_on_ended(orders->protects, entry);
     if (entry->stopping) {
         stop_ended(orders, entry); /* the entry may be gone now */
         entry = vm_table_find(orders->table, vm_id);
@@ -1604,6 +1628,100 @@ static void handle_snapshot_check(void *data, struct rpc *rpc, struct rpc_reques
     if (snapshots_check(orders_of(data)->snapshots, (const Godwit__OrderSnapshot *)message, request,
                         &fault) < 0)
         reply_fault(request, &fault);
+}
+
+/* ---- disaster recovery: see protects.h and standbys.h ---- */
+void orders_set_dr(struct orders *orders, struct protects *protects, struct standbys *standbys)
+{
+    orders->protects = protects;
+    orders->standbys = standbys;
+}
+
+static void handle_protect(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__OrderProtect *order = (const Godwit__OrderProtect *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0)
+        r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0)
+        r = protects_begin(orders->protects, entry, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
+}
+
+static void handle_protect_finish(void *data, struct rpc *rpc, struct rpc_request *request,
+                                  const ProtobufCMessage *message)
+{
+    const Godwit__OrderProtectFinish *order = (const Godwit__OrderProtectFinish *)message;
+    struct vm_entry *entry;
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = need_process(orders_of(data), order->vm_id, &entry, &fault);
+    if (r == 0)
+        r = protects_finish(orders_of(data)->protects, entry, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
+}
+
+/* Without a process nothing is replicated: as wanted. */
+static void handle_protect_end(void *data, struct rpc *rpc, struct rpc_request *request,
+                               const ProtobufCMessage *message)
+{
+    const Godwit__OrderProtectEnd *order = (const Godwit__OrderProtectEnd *)message;
+    struct orders *orders = orders_of(data);
+    struct vm_entry *entry = vm_table_find(orders->table, order->vm_id);
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (!entry || !vm_entry_is_alive(entry)) {
+        reply_empty(request);
+        return;
+    }
+    int r = need_process(orders, order->vm_id, &entry, &fault);
+    if (r == 0)
+        r = protects_end(orders->protects, entry, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
+}
+
+static void handle_replica_in(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__OrderReplicaIn *order = (const Godwit__OrderReplicaIn *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (check_incarnation(orders_of(data), order->incarnation, &fault) < 0)
+        reply_fault(request, &fault);
+    else
+        standbys_in(orders_of(data)->standbys, order, request);
+}
+
+static void handle_replica_take(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    const Godwit__OrderReplicaTake *order = (const Godwit__OrderReplicaTake *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (check_incarnation(orders_of(data), order->incarnation, &fault) < 0)
+        reply_fault(request, &fault);
+    else
+        standbys_take(orders_of(data)->standbys, order, request);
+}
+
+static void handle_replica_drop(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    (void)rpc;
+    standbys_drop(orders_of(data)->standbys, (const Godwit__OrderReplicaDrop *)message, request);
 }
 
 /* ---- consoles ---- */
@@ -2054,6 +2172,12 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_SNAPSHOT_TAKE, &godwit__order_snapshot__descriptor, handle_snapshot_take},
     {METHOD_ORDER_SNAPSHOT_REMOVE, &godwit__order_snapshot__descriptor, handle_snapshot_remove},
     {METHOD_ORDER_SNAPSHOT_CHECK, &godwit__order_snapshot__descriptor, handle_snapshot_check},
+    {METHOD_ORDER_REPLICA_IN, &godwit__order_replica_in__descriptor, handle_replica_in},
+    {METHOD_ORDER_PROTECT, &godwit__order_protect__descriptor, handle_protect},
+    {METHOD_ORDER_PROTECT_FINISH, &godwit__order_protect_finish__descriptor, handle_protect_finish},
+    {METHOD_ORDER_PROTECT_END, &godwit__order_protect_end__descriptor, handle_protect_end},
+    {METHOD_ORDER_REPLICA_TAKE, &godwit__order_replica_take__descriptor, handle_replica_take},
+    {METHOD_ORDER_REPLICA_DROP, &godwit__order_replica_drop__descriptor, handle_replica_drop},
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},

@@ -21,12 +21,16 @@ struct host_facts;
 struct images;
 struct loop;
 struct Godwit__AgentWelcome;
+struct Godwit__OrderVmStart;
 struct orders;
 struct peers;
+struct protects;
 struct quarantine;
 struct store_beat;
 struct rpc_method;
+struct rpc_request;
 struct snapshots;
+struct standbys;
 struct suspends;
 struct upgrades;
 struct vm_entry;
@@ -44,6 +48,10 @@ void orders_set_images(struct orders *orders, struct images *images);
 void orders_set_upgrades(struct orders *orders, struct upgrades *upgrades,
                          struct suspends *suspends);
 void orders_set_snapshots(struct orders *orders, struct snapshots *snapshots);
+void orders_set_dr(struct orders *orders, struct protects *protects, struct standbys *standbys);
+/* For standbys: as if the coordinator had ordered it. */
+void orders_start(struct orders *orders, const struct Godwit__OrderVmStart *order,
+                  struct rpc_request *request);
 /* For agent_link. */
 void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelcome *welcome,
                           void (*done)(void *data), void *data);

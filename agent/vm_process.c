@@ -152,6 +152,26 @@ static void handle_console(void *data, struct rpc *rpc, struct rpc_request *requ
     process->config.on_console(process->config.data, (const Godwit__ConsoleData *)message);
 }
 
+static void handle_protect(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    struct vm_process *process = data;
+    (void)rpc;
+    (void)request;
+    if (process->config.on_protect)
+        process->config.on_protect(process->config.data, (const Godwit__VmProtectEvent *)message);
+}
+
+static void handle_replica(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    struct vm_process *process = data;
+    (void)rpc;
+    (void)request;
+    if (process->config.on_replica)
+        process->config.on_replica(process->config.data, (const Godwit__ReplicaStatus *)message);
+}
+
 static void handle_lent(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message)
 {
@@ -189,6 +209,8 @@ static const struct rpc_method process_methods[] = {
     {METHOD_VM_STATE_EVENT, &godwit__vm_status__descriptor, handle_state},
     {METHOD_VM_MOVE_EVENT, &godwit__move_event__descriptor, handle_move},
     {METHOD_VM_CONSOLE_OUTPUT, &godwit__console_data__descriptor, handle_console},
+    {METHOD_VM_PROTECT_EVENT, &godwit__vm_protect_event__descriptor, handle_protect},
+    {METHOD_VM_REPLICA_EVENT, &godwit__replica_status__descriptor, handle_replica},
     {METHOD_VM_LENT, &godwit__vm_lent__descriptor, handle_lent},
 };
 

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "proto/vm.pb-c.h"
+#include "proto/vm_dr.pb-c.h"
 
 struct fault;
 struct loop;
@@ -34,6 +35,8 @@ struct vm_process_config {
     void (*on_state)(void *data, const Godwit__VmStatus *status);
     void (*on_move)(void *data, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, const Godwit__ConsoleData *event);
+    void (*on_protect)(void *data, const Godwit__VmProtectEvent *event); /* NULL: not listened to */
+    void (*on_replica)(void *data, const Godwit__ReplicaStatus *status); /* as this */
     void (*on_connected)(void *data); /* again, after the connection was lost */
     void (*kill)(void *data); /* of one that is spoken for by vm_process_open */
     /* It lends what it was asked for; take the descriptors, then answer the request. NULL: refused. */

@@ -524,6 +524,14 @@ static void on_console(void *data, const Godwit__ConsoleData *event)
     entry->table->config.on_console(entry->table->config.data, entry, event);
 }
 
+static void on_protect(void *data, const Godwit__VmProtectEvent *event)
+{
+    struct vm_entry *entry = data;
+
+    if (entry->table->config.on_protect)
+        entry->table->config.on_protect(entry->table->config.data, entry, event);
+}
+
 static void on_lent(void *data, const Godwit__VmLent *lent, struct rpc_request *request)
 {
     struct vm_entry *entry = data;
@@ -785,6 +793,7 @@ static int process_config(struct vm_entry *entry, const char *name, char socket_
     ret_config->on_state = on_state;
     ret_config->on_move = on_move;
     ret_config->on_console = on_console;
+    ret_config->on_protect = on_protect;
     ret_config->on_connected = on_connected;
     ret_config->on_lent = on_lent;
     ret_config->on_ended = on_process_ended;
@@ -902,7 +911,7 @@ bool vm_entry_is_alive(const struct vm_entry *entry)
     return entry->process || entry->unreachable || entry->upgrade;
 }
 
-void vm_entry_switch(struct vm_entry *entry, struct vm_process *process)
+static void give_process(struct vm_entry *entry, struct vm_process *process)
 {
     char socket_path[VM_PATH_SIZE], log_path[VM_PATH_SIZE];
     struct vm_process_config config;
@@ -916,7 +925,28 @@ void vm_entry_switch(struct vm_entry *entry, struct vm_process *process)
     entry->process = process;
     entry->quit_sent = false;
     entry->asking = false;
+}
+
+void vm_entry_switch(struct vm_entry *entry, struct vm_process *process)
+{
+    give_process(entry, process);
     vm_entry_journal(entry, "upgrade");
+    if (vm_process_rpc(process))
+        on_connected(entry);
+}
+
+void vm_entry_adopt_replica(struct vm_entry *entry, struct vm_process *process,
+                            const Godwit__VmStatus *status, const char *how)
+{
+    assert(!vm_entry_is_alive(entry));
+    if (!process) {
+        vm_entry_ended(entry, how);
+        return;
+    }
+    give_process(entry, process);
+    if (status)
+        vm_entry_update(entry, status);
+    vm_entry_journal(entry, "take");
     if (vm_process_rpc(process))
         on_connected(entry);
 }

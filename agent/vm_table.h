@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "proto/vm.pb-c.h"
+#include "proto/vm_dr.pb-c.h"
 
 struct fault;
 struct journal;
@@ -91,6 +92,7 @@ struct vm_table_config {
     void (*on_vm)(void *data, struct vm_entry *entry); /* its status changed */
     void (*on_move)(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);
+    void (*on_protect)(void *data, struct vm_entry *entry, const Godwit__VmProtectEvent *event);
     void (*on_ended)(void *data, struct vm_entry *entry); /* its process has; status is new */
     void (*on_wants_backends)(void *data, struct vm_entry *entry); /* said at every such status */
     /* A domain of libvirt instead of a process: see domains. `inherit`: it ran before this agent. */
@@ -164,6 +166,11 @@ int vm_entry_process_config(struct vm_entry *entry, const char *socket_name,
                             struct vm_process_config *ret_config, struct fault *fault);
 /* The process at control.sock is this one from now on; the one before is the caller's. */
 void vm_entry_switch(struct vm_entry *entry, struct vm_process *process);
+/* A process that held a replica is the VM's from now on, as `status` says; its files in RUN lie in the
+ * entry's folder already. `status` NULL: it is asked. `process` NULL: it has ended since, and the latch
+ * file says as what. */
+void vm_entry_adopt_replica(struct vm_entry *entry, struct vm_process *process,
+                            const Godwit__VmStatus *status, const char *how);
 /* Its process has ended, and no upgrade has it: what the latch file says becomes of it. */
 void vm_entry_ended(struct vm_entry *entry, const char *how);
 void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */

@@ -30,6 +30,17 @@ enum method {
     METHOD_VM_RESET = 166,          /* VmAction -> VmStatus */
     METHOD_VM_DISK_MOVE = 170,      /* VmDiskMove + fd -> DiskMoveStatus */
     METHOD_VM_SNAPSHOT = 150,       /* VmSnapshot + fds -> VmSnapshotted, when all is in its files */
+    /* a guest that is replicated, and the replica of one */
+    METHOD_VM_PROTECT = 180,        /* OrderProtect -> ProtectStatus */
+    METHOD_VM_PROTECT_FINISH = 181, /* OrderProtectFinish -> ProtectStatus, when it is over */
+    METHOD_VM_PROTECT_END = 182,    /* OrderProtectEnd -> Empty */
+    METHOD_VM_PROTECT_LINK = 183,   /* VmProtectLink + fd -> Empty */
+    METHOD_VM_REPLICA_IN = 184,     /* OrderReplicaIn + fds: a listening socket, then of a new replica its
+                                       journal and its disks -> ReplicaStatus */
+    METHOD_VM_REPLICA_TAKE = 185,   /* OrderReplicaTake + fd of the console log -> VmStatus */
+    METHOD_VM_REPLICA_STATUS = 186, /* Empty -> ReplicaStatus */
+    METHOD_VM_PROTECT_EVENT = 187,  /* VmProtectEvent, event to every connection, as the next */
+    METHOD_VM_REPLICA_EVENT = 188,  /* ReplicaStatus, event */
     /* godwit-vm -> agent, events to every connection */
     METHOD_VM_STATE_EVENT = 120,    /* VmStatus, event */
     METHOD_VM_MOVE_EVENT = 121,     /* MoveEvent, event */

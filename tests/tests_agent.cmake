@@ -31,6 +31,12 @@ target_compile_definitions(test_host_godwit_vm PRIVATE
   GODWIT_VM="$<TARGET_FILE:godwit-vm>" GODWIT_AGENT="$<TARGET_FILE:godwit-agent>")
 add_dependencies(test_host_godwit_vm agent_guest godwit-vm godwit-agent)
 set_tests_properties(host/godwit_vm PROPERTIES RUN_SERIAL ON)
+godwit_test(host agent_replica ROOMS agent TIMEOUT 240)
+target_compile_definitions(test_host_agent_replica PRIVATE
+  GUEST_ELF="${agent_guest_dir}/guest.elf"
+  GODWIT_VM="$<TARGET_FILE:godwit-vm>" GODWIT_AGENT="$<TARGET_FILE:godwit-agent>")
+add_dependencies(test_host_agent_replica agent_guest godwit-vm godwit-agent)
+set_tests_properties(host/agent_replica PROPERTIES RUN_SERIAL ON)
 godwit_test(unit domain_core ROOMS backend_libvirt)
 godwit_test(unit domain_needs ROOMS backend_libvirt)
 godwit_test(unit virt_view ROOMS backend_libvirt)

@@ -74,6 +74,16 @@ static void on_move(void *data, const Godwit__MoveEvent *event)
     send_all(data, METHOD_VM_MOVE_EVENT, &event->base);
 }
 
+static void on_protect(void *data, const Godwit__VmProtectEvent *event)
+{
+    send_all(data, METHOD_VM_PROTECT_EVENT, &event->base);
+}
+
+static void on_replica(void *data, const Godwit__ReplicaStatus *status)
+{
+    send_all(data, METHOD_VM_REPLICA_EVENT, &status->base);
+}
+
 static void on_console(void *data, const uint8_t *bytes, size_t count)
 {
     struct control *control = data;
@@ -292,6 +302,147 @@ static void handle_snapshot(void *data, struct rpc *rpc, struct rpc_request *req
     (void)rpc_reply_fault(request, &fault);
 }
 
+/* ---- a guest that is replicated, and a replica ---- */
+static void wipe(const ProtobufCBinaryData *secret)
+{
+    if (secret->len)
+        explicit_bzero(secret->data, secret->len); /* unpacked for us: our memory */
+}
+
+static void reply_protect(struct machine *machine, struct rpc_request *request, int r,
+                          const struct fault *fault)
+{
+    Godwit__ProtectStatus status;
+
+    if (!request)
+        return;
+    if (r < 0) {
+        (void)rpc_reply_fault(request, fault);
+        return;
+    }
+    machine_protect_status(machine, &status);
+    (void)rpc_reply(request, &status.base);
+}
+
+static void handle_protect(void *data, struct rpc *rpc, struct rpc_request *request,
+                           const ProtobufCMessage *message)
+{
+    const Godwit__OrderProtect *order = (const Godwit__OrderProtect *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = machine_protect(machine_of(data), order, &fault);
+    wipe(&order->psk);
+    reply_protect(machine_of(data), request, r, &fault);
+}
+
+static void finished(void *data, const struct fault *fault)
+{
+    struct resting *resting = data;
+
+    reply_protect(resting->machine, resting->request, fault ? fault->code : 0, fault);
+    free(resting);
+}
+
+static void handle_protect_finish(void *data, struct rpc *rpc, struct rpc_request *request,
+                                  const ProtobufCMessage *message)
+{
+    struct machine *machine = machine_of(data);
+    struct resting *resting = calloc(1, sizeof *resting);
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = resting ? 0 : fault_set(&fault, ERR_NOMEM, "no memory for a last checkpoint");
+    if (r == 0) {
+        *resting = (struct resting){machine, request};
+        r = machine_protect_finish(machine, (const Godwit__OrderProtectFinish *)message, finished,
+                                   resting, &fault);
+    }
+    if (r == 0)
+        return;
+    free(resting);
+    reply_protect(machine, request, r, &fault);
+}
+
+static void handle_protect_end(void *data, struct rpc *rpc, struct rpc_request *request,
+                               const ProtobufCMessage *message)
+{
+    (void)rpc;
+    machine_protect_end(machine_of(data),
+                        ((const Godwit__OrderProtectEnd *)message)->protection_id);
+    reply_empty(request, 0, NULL);
+}
+
+static void handle_protect_link(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    AUTO_FD int fd = take_fd(request, 0);
+    (void)rpc;
+
+    if (machine_protect_socket(machine_of(data), (const Godwit__VmProtectLink *)message, fd))
+        (void)TAKE_FD(fd);
+    reply_empty(request, 0, NULL); /* too late, or of another protection: closed */
+}
+
+static void reply_replica(struct machine *machine, struct rpc_request *request, int r,
+                          const struct fault *fault)
+{
+    Godwit__ReplicaStatus status;
+
+    if (!request)
+        return;
+    if (r < 0) {
+        (void)rpc_reply_fault(request, fault);
+        return;
+    }
+    machine_replica_status(machine, &status);
+    (void)rpc_reply(request, &status.base);
+}
+
+static void handle_replica_in(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    const Godwit__OrderReplicaIn *order = (const Godwit__OrderReplicaIn *)message;
+    struct fault fault = {0};
+    int fds[RPC_FDS_MAX];
+    size_t count = take_fds(request, fds);
+    (void)rpc;
+
+    int r = machine_replica_in(machine_of(data), order, fds, count, &fault);
+    close_fds(fds, count);
+    wipe(&order->psk);
+    reply_replica(machine_of(data), request, r, &fault);
+}
+
+static void handle_replica_take(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    struct machine *machine = machine_of(data);
+    struct resting *resting = calloc(1, sizeof *resting);
+    struct fault fault = {0};
+    AUTO_FD int fd = take_fd(request, 0);
+    (void)rpc;
+
+    int r = resting ? 0 : fault_set(&fault, ERR_NOMEM, "no memory to take a replica");
+    if (r == 0) {
+        *resting = (struct resting){machine, request};
+        r = machine_replica_take(machine, (const Godwit__OrderReplicaTake *)message, &fd, rested,
+                                 resting, &fault);
+    }
+    if (r == 0)
+        return;
+    free(resting);
+    reply_status(machine, request, r, &fault);
+}
+
+static void handle_replica_status(void *data, struct rpc *rpc, struct rpc_request *request,
+                                  const ProtobufCMessage *message)
+{
+    (void)rpc;
+    (void)message;
+    reply_replica(machine_of(data), request, 0, NULL);
+}
+
 static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -460,12 +611,6 @@ static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request
         loop_timer_start(control->quit_timer, QUIT_FLUSH_MS, 0); /* the reply goes out first */
 }
 
-static void wipe(const ProtobufCBinaryData *secret)
-{
-    if (secret->len)
-        explicit_bzero(secret->data, secret->len); /* unpacked for us: our memory */
-}
-
 static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *request,
                             const ProtobufCMessage *message)
 {
@@ -630,6 +775,13 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
     {METHOD_VM_SNAPSHOT, &godwit__vm_snapshot__descriptor, handle_snapshot},
     {METHOD_VM_SUSPEND_END, &godwit__vm_suspend_end__descriptor, handle_suspend_end},
+    {METHOD_VM_PROTECT, &godwit__order_protect__descriptor, handle_protect},
+    {METHOD_VM_PROTECT_FINISH, &godwit__order_protect_finish__descriptor, handle_protect_finish},
+    {METHOD_VM_PROTECT_END, &godwit__order_protect_end__descriptor, handle_protect_end},
+    {METHOD_VM_PROTECT_LINK, &godwit__vm_protect_link__descriptor, handle_protect_link},
+    {METHOD_VM_REPLICA_IN, &godwit__order_replica_in__descriptor, handle_replica_in},
+    {METHOD_VM_REPLICA_TAKE, &godwit__order_replica_take__descriptor, handle_replica_take},
+    {METHOD_VM_REPLICA_STATUS, &godwit__empty__descriptor, handle_replica_status},
     {METHOD_VM_LEND, &godwit__vm_action__descriptor, handle_lend},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},
 };
@@ -693,6 +845,8 @@ int control_new(struct control **ret_control, struct loop *loop, int listen_fd, 
         .on_state = on_state,
         .on_move = on_move,
         .on_console = on_console,
+        .on_protect = on_protect,
+        .on_replica = on_replica,
         .on_over = on_over,
         .data = control,
     };

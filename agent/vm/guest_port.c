@@ -27,7 +27,7 @@ enum {
     PORT_MAGIC = 0x50475747, /* "GWGP" */
     PORT_VERSION = 1,
     PORT_HEADER_BYTES = 16,
-    FIXED_REGIONS = 2,      /* RAM, and what the guest was booted from; behind them disks */
+    FIXED_REGIONS = GUEST_PORT_DISKS_AT,
     PORT_FLAG_PAUSED = 1,   /* by an operator */
     PORT_FLAG_CMDLINE = 2,  /* the command line that its own disk gave it follows the header */
     PORT_FLAG_COUNTERS = 4, /* then what its devices have counted */

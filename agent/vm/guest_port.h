@@ -19,6 +19,8 @@
 
 #include "proto/vm_spec.pb-c.h"
 
+enum { GUEST_PORT_DISKS_AT = 2 }; /* regions: RAM, what the guest was booted from, then disks */
+
 struct boot_files;
 struct counters;
 struct fault;

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,8 +26,10 @@
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
 #include "agent/vm/notice.h"
+#include "agent/vm/protect.h"
 #include "agent/vm/rest.h"
 #include "agent/vm/snapshot.h"
+#include "agent/vm/standby.h"
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/log.h"
@@ -36,6 +39,7 @@
 #include "base/thread.h"
 #include "migrate/guest.h"
 #include "migrate/region.h"
+#include "migrate/replica.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 #include "vmm-core/cpu_model.h"
@@ -48,6 +52,7 @@ enum {
     DISK_TOLD_MS = 1000,
     GONE_LINGER_MS = 10000,
     HOST_NAME_SIZE = 65,
+    WHO_SIZE = 200,
     REST_MS = 300, /* before the memory of a guest that moved away is freed */
 };
 
@@ -72,6 +77,13 @@ struct machine {
     void (*snapshot_done)(void *data, const struct guest_snapshot_result *result,
                           const struct fault *fault);
     void *snapshot_data;
+    struct protect *protect; /* it is replicated to another host */
+    struct standby *standby; /* it is a replica, or was */
+    struct replica_taken taken; /* that this VM is to go on from, until it does */
+    uint64_t take_generation;
+    int take_console; /* owned */
+    void (*take_done)(void *data, const struct fault *fault);
+    void *take_data;
     struct machine_fds fds;
     struct boot_files *boot_files;
     struct backend_set backends;
@@ -105,6 +117,7 @@ static void suspended(void *data, const struct guest_file_counts *counts,
 static bool wants_backends(struct machine *machine);
 
 static void run_on(struct machine *machine);
+static void end_protect(struct machine *machine, const char *why);
 
 static bool state_has_machine(Godwit__VmState state)
 {
@@ -187,6 +200,7 @@ static void rest_timer_fired(void *data)
 static void end(struct machine *machine, Godwit__VmState state, enum latch_ending ending,
                 const char *reason)
 {
+    end_protect(machine, reason[0] ? reason : "the VM ended");
     machine->move = move_free(machine->move);
     if (machine->port)
         guest_port_drop_disks(machine->port);
@@ -422,6 +436,7 @@ static void on_reset(struct machine *machine)
 static void on_guest_event(struct machine *machine, enum vm_event event, const struct fault *fault)
 {
     assert(machine->vm);
+    end_protect(machine, "the guest reset or ended itself");
     if (machine->rest || machine->snapshot || machine->suspend_fd >= 0) {
         /* It is told when that is done, and its save refuses. */
         machine->has_pending = true;
@@ -754,6 +769,10 @@ static int begin_disk_move(struct machine *machine, const Godwit__VmDiskMove *or
     if (machine->move || machine->rest || machine->in_postcopy || wants_backends(machine))
         return fault_set(fault, ERR_BUSY, "%s is on its way: its disks stay where they are",
                          machine->config.name);
+    if (machine->protect)
+        return fault_set(fault, ERR_BUSY, "%s is replicated to another host: its disks stay where they "
+                                          "are until that protection ends",
+                         machine->config.name);
     if (order->generation != record_get(machine).generation)
         return fault_set(fault, ERR_STATE, "%s runs as generation %llu, %llu was meant",
                          machine->config.name,
@@ -851,7 +870,26 @@ static int check_not_moving(const struct machine *machine, const char *what, str
     if (machine->move || machine->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return fault_set(fault, ERR_BUSY, "%s is moving: it cannot %s until the move has ended",
                          machine->config.name, what);
+    if (machine->protect && protect_is_finishing(machine->protect))
+        return fault_set(fault, ERR_BUSY,
+                         "%s hands its last checkpoint to another host: it cannot %s now",
+                         machine->config.name, what);
     return 0;
+}
+
+/* Between these no checkpoint is cut. */
+static void hold_protect(struct machine *machine)
+{
+    if (machine->protect)
+        protect_hold(machine->protect);
+}
+
+static void release_protect(struct machine *machine)
+{
+    if (!machine->protect)
+        return;
+    guest_port_guest(machine->port)->was_running = !machine->paused;
+    protect_release(machine->protect);
 }
 
 /* What needs its disks to be where they are. */
@@ -872,8 +910,10 @@ int machine_pause(struct machine *machine, struct fault *fault)
         return 0;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING)
         return fault_set(fault, ERR_STATE, "%s does not run", machine->config.name);
+    hold_protect(machine);
     guest_port_pause(machine->port);
     machine->paused = true;
+    release_protect(machine);
     set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "%s", "");
     return 0;
 }
@@ -887,10 +927,12 @@ int machine_resume(struct machine *machine, struct fault *fault)
         return 0;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s is not paused", machine->config.name);
+    hold_protect(machine);
     r = guest_port_resume(machine->port, fault);
+    machine->paused = r < 0;
+    release_protect(machine);
     if (r < 0)
         return r;
-    machine->paused = false;
     set_state(machine, GODWIT__VM_STATE__VM_STATE_RUNNING, "%s", "");
     return 0;
 }
@@ -941,7 +983,8 @@ int machine_counters(struct machine *machine, struct counters_message *ret_messa
     /* Who asks its guest writes its memory, which nobody may behind a move's back. A device that
      * waits for a page keeps what it has counted to itself. */
     bool may_ask =
-        machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move && !machine->snapshot;
+        machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING && !machine->move &&
+        !machine->snapshot && !machine->protect;
     if (!may_lack_pages(machine))
         counters_add(&counters, machine->vm, may_ask);
     counters_fill(&counters, ret_message);
@@ -954,6 +997,7 @@ int machine_counters(struct machine *machine, struct counters_message *ret_messa
 
 int machine_quit(struct machine *machine, struct fault *fault)
 {
+    end_protect(machine, "the VM is stopped");
     int r = check_not_moving(machine, "be stopped", fault);
     if (r < 0)
         return r;
@@ -1005,6 +1049,7 @@ static void suspend_now(struct machine *machine)
     struct fault fault = {0};
     AUTO_FD int file = TAKE_FD(machine->suspend_fd);
 
+    end_protect(machine, "the VM is suspended");
     guest_port_guest(machine->port)->was_running = !machine->paused;
     guest_port_guest(machine->port)->takes_counters = true; /* a process of this host reads it */
     guest_port_pause(machine->port);
@@ -1087,6 +1132,10 @@ static int check_snapshot(const struct machine *machine, const Godwit__VmSnapsho
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (machine->protect)
+        return fault_set(fault, ERR_BUSY, "%s is replicated to another host: it cannot be snapshotted "
+                                          "until that protection ends",
+                         machine->config.name);
     if (machine->disk_move && !disk_move_is_over(machine->disk_move))
         return fault_set(fault, ERR_BUSY, "a disk of %s is moving to another store: it cannot be "
                                           "snapshotted until that has ended",
@@ -1414,6 +1463,7 @@ int machine_move_out(struct machine *machine, const Godwit__MoveOut *order, cons
     if (r < 0)
         return r;
 
+    end_protect(machine, "the VM moves");
     if (order->goals && order->goals->with_local_disks) {
         r = add_disks(machine, NULL, 0, fault);
         if (r < 0)
@@ -1453,7 +1503,7 @@ int machine_move_in(struct machine *machine, const Godwit__MoveIn *order, int li
                        &again, fault);
     if (r < 0 || again)
         return r;
-    if (machine->state != GODWIT__VM_STATE__VM_STATE_INCOMING)
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_INCOMING || machine->standby)
         return fault_set(fault, ERR_STATE, "%s: this process does not wait for a move",
                          machine->config.name);
     r = failpoint_reload(fault);
@@ -1652,6 +1702,424 @@ int machine_lend(struct machine *machine, struct machine_lent *ret_lent, struct 
     return 0;
 }
 
+/* ---- replicated to another host ---- */
+/* What is on disks that other hosts write too is no replica's to hold. */
+static bool is_replicated(const Godwit__DiskSpec *disk)
+{
+    return !disk->read_only && !vm_spec_disk_is_shared(disk);
+}
+
+static void who_of(const struct machine *machine, bool disks_only, char ret_who[static WHO_SIZE])
+{
+    const Godwit__VmSpec *spec = machine->spec;
+
+    (void)snprintf(ret_who, WHO_SIZE, disks_only ? "%.63s disks" : "%.63s godwit-1 %.63s %u",
+                   machine->config.vm_id, disks_only ? "" : spec->cpu->baseline,
+                   disks_only ? 0 : spec->cpu->vcpus);
+}
+
+/* A replica locks the files that it writes (see the agent), its source those that it reads: a folder
+ * that both hosts have, without being known as shared, shows before a byte is written. */
+static int lock_disks(struct machine *machine, int operation, struct fault *fault)
+{
+    for (unsigned i = 0; i < machine->spec->n_disks; i++) {
+        int fd = machine->backends.disk_fds[i];
+        if (!is_replicated(machine->spec->disks[i]) || fd < 0)
+            continue;
+        if (flock(fd, operation | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+            return fault_set(fault, ERR_REFUSED,
+                             "disk %s of %s is the very file that somebody else writes: its replica "
+                             "cannot lie in the same folder",
+                             machine->spec->disks[i]->name, machine->config.name);
+    }
+    return 0; /* a file system without locks tells nothing */
+}
+
+static void tell_protect_ended(struct machine *machine, const char *why)
+{
+    Godwit__VmProtectEvent event = GODWIT__VM_PROTECT_EVENT__INIT;
+    Godwit__ProtectStatus status;
+
+    protect_status(machine->protect, &status);
+    status.has_ended = true;
+    status.ended = true;
+    status.is_linked = false;
+    status.trouble = (char *)(uintptr_t)why; /* protobuf-c knows no const */
+    event.status = &status;
+    machine->config.on_protect(machine->config.data, &event);
+}
+
+/* The guest stands or runs as it did; after a last checkpoint it stands. */
+static void end_protect(struct machine *machine, const char *why)
+{
+    struct fault fault = {0};
+
+    if (!machine->protect)
+        return;
+    log_info("machine", "is not replicated any more vm=%s: %s", machine->config.vm_id, why);
+    (void)fault_set(&fault, ERR_CANCELED, "the replication ended: %.300s", why);
+    protect_abandon_finish(machine->protect, &fault);
+    tell_protect_ended(machine, why);
+    machine->protect = protect_free(machine->protect);
+    (void)lock_disks(machine, LOCK_UN, &fault); /* nothing to be told */
+    guest_port_drop_disks(machine->port);
+}
+
+static void on_protect_event(void *data, const Godwit__VmProtectEvent *event)
+{
+    struct machine *machine = data;
+
+    machine->config.on_protect(machine->config.data, event);
+}
+
+static void on_protect_ended(void *data, const struct fault *fault)
+{
+    struct machine *machine = data;
+
+    if (fault) {
+        char why[FAULT_TEXT_MAX];
+        (void)snprintf(why, sizeof why, "%s", fault->text);
+        end_protect(machine, why);
+        return;
+    }
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "%s",
+              "its last checkpoint is held by another host");
+}
+
+static int check_protect(struct machine *machine, const Godwit__OrderProtect *order,
+                         struct fault *fault)
+{
+    if (!order->vm_id || strcmp(order->vm_id, machine->config.vm_id) != 0)
+        return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
+    int r = check_not_moving(machine, "be replicated", fault);
+    if (r == 0)
+        r = check_disks_stay(machine, "be replicated", fault);
+    if (r < 0)
+        return r;
+    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
+        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
+        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    if (wants_backends(machine))
+        return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
+                         machine->config.name);
+    if (order->generation != record_get(machine).generation)
+        return fault_set(fault, ERR_STATE, "%s runs as generation %llu, %llu was meant",
+                         machine->config.name,
+                         (unsigned long long)record_get(machine).generation,
+                         (unsigned long long)order->generation);
+    for (unsigned i = 0; i < machine->spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = machine->spec->disks[i];
+        if (!disk->read_only && vm_spec_disk_is_shared(disk))
+            return fault_set(fault, ERR_UNSUPPORTED,
+                             "disk %s of %s lies in a store that hosts share: only disks of one host "
+                             "alone are replicated",
+                             disk->name, machine->config.name);
+    }
+    return 0;
+}
+
+static int begin_protect(struct machine *machine, const Godwit__OrderProtect *order,
+                         struct fault *fault)
+{
+    struct replica_disk disks[DISKS_MAX];
+    struct guest *guest = guest_port_guest(machine->port);
+    unsigned disk_count = 0;
+    char who[WHO_SIZE];
+
+    for (unsigned i = 0; i < machine->spec->n_disks; i++) {
+        if (is_replicated(machine->spec->disks[i]))
+            disks[disk_count++] =
+                (struct replica_disk){.region_id = GUEST_PORT_DISKS_AT + i,
+                                      .bytes = machine->backends.disk_bytes[i],
+                                      .fd = -1};
+    }
+    if (disk_count == 0 && order->disks_only)
+        return fault_set(fault, ERR_INVALID, "%s has no disk that could be replicated",
+                         machine->config.name);
+    int r = lock_disks(machine, LOCK_SH, fault);
+    if (r == 0)
+        r = add_disks(machine, NULL, 0, fault);
+    if (r < 0)
+        return r;
+    who_of(machine, order->disks_only, who);
+    const struct protect_config config = {
+        .loop = machine->config.loop,
+        .guest = guest,
+        .ram_count = order->disks_only ? 0 : GUEST_PORT_DISKS_AT,
+        .disks = disks,
+        .disk_count = disk_count,
+        .who = who,
+        .vm_id = machine->config.vm_id,
+        .on_event = on_protect_event,
+        .on_ended = on_protect_ended,
+        .data = machine,
+    };
+    guest->was_running = !machine->paused;
+    guest->takes_counters = true; /* whoever holds a replica is as new as this */
+    return protect_new(&machine->protect, &config, order, fault);
+}
+
+int machine_protect(struct machine *machine, const Godwit__OrderProtect *order, struct fault *fault)
+{
+    if (machine->protect && protect_is(machine->protect, order))
+        return protect_tune(machine->protect, order, fault);
+    int r = check_protect(machine, order, fault);
+    if (r < 0)
+        return r;
+    end_protect(machine, "another protection takes its place");
+    r = begin_protect(machine, order, fault);
+    if (r < 0) {
+        struct fault ignored = {0};
+        (void)lock_disks(machine, LOCK_UN, &ignored);
+        guest_port_drop_disks(machine->port);
+        return fault_wrap(fault, r, "replicating %s", machine->config.name);
+    }
+    log_info("machine", "is replicated vm=%s protection=%s to=%s goal_ms=%llu%s",
+             machine->config.vm_id, order->protection_id, order->address,
+             (unsigned long long)order->rpo_ms, order->disks_only ? " (disks only)" : "");
+    return 0;
+}
+
+int machine_protect_finish(struct machine *machine, const Godwit__OrderProtectFinish *order,
+                           void (*done)(void *data, const struct fault *fault), void *data,
+                           struct fault *fault)
+{
+    if (!machine->protect || !protect_has_id(machine->protect, order->protection_id))
+        return fault_set(fault, ERR_STATE, "%s is not replicated by this protection",
+                         machine->config.name);
+    return protect_finish(machine->protect, order->deadline_ms, done, data, fault);
+}
+
+void machine_protect_end(struct machine *machine, const char *protection_id)
+{
+    if (!machine->protect || !protect_has_id(machine->protect, protection_id))
+        return;
+    end_protect(machine, "the protection was ended");
+    /* After a last checkpoint, or one that was just held, it stands still. */
+    struct fault fault = {0};
+    if (!machine->paused && !machine->has_pending &&
+        guest_port_resume(machine->port, &fault) < 0)
+        log_error("machine", "it cannot run on vm=%s: %s", machine->config.vm_id, fault.text);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+}
+
+bool machine_protect_socket(struct machine *machine, const Godwit__VmProtectLink *link, int fd)
+{
+    struct fault fault = {0};
+
+    if (!machine->protect || !protect_has_id(machine->protect, link->protection_id))
+        return false;
+    if (link->fault)
+        (void)fault_set(&fault, err_from_number(link->fault->number), "%.300s",
+                        link->fault->text ? link->fault->text : "no socket");
+    return protect_take_socket(machine->protect, link->link, fd, link->fault ? &fault : NULL);
+}
+
+void machine_protect_status(struct machine *machine, Godwit__ProtectStatus *ret_status)
+{
+    if (machine->protect) {
+        protect_status(machine->protect, ret_status);
+        return;
+    }
+    godwit__protect_status__init(ret_status);
+    ret_status->vm_id = (char *)(uintptr_t)machine->config.vm_id; /* protobuf-c knows no const */
+}
+
+/* ---- the replica of one ---- */
+static void on_standby_event(void *data, const Godwit__ReplicaStatus *status)
+{
+    struct machine *machine = data;
+
+    machine->config.on_replica(machine->config.data, status);
+}
+
+static int check_replica(struct machine *machine, const Godwit__OrderReplicaIn *order,
+                         struct fault *fault)
+{
+    if (!order->vm_id || strcmp(order->vm_id, machine->config.vm_id) != 0)
+        return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
+    if (machine->move || machine->in_place ||
+        machine->state != (order->disks_only ? GODWIT__VM_STATE__VM_STATE_NONE
+                                             : GODWIT__VM_STATE__VM_STATE_INCOMING))
+        return fault_set(fault, ERR_STATE, "%s: this process does not wait for a replica",
+                         machine->config.name);
+    if (!order->spec || vm_spec_judge(order->spec, fault) < 0 ||
+        order->n_disk_bytes != vm_spec_disk_count(order->spec))
+        return fault_set(fault, ERR_INVALID, "a replica without a fit spec, or the sizes of its disks");
+    return 0;
+}
+
+/* Descriptors: the socket, then with disks the journal and each disk, in the spec's order. */
+static int fill_standby(const struct machine *machine, const Godwit__OrderReplicaIn *order,
+                        const int *fds, size_t fd_count, struct standby_config *config,
+                        struct fault *fault)
+{
+    const Godwit__VmSpec *spec = order->spec;
+
+    config->listen_fd = fd_count > 0 ? fds[0] : -1;
+    config->journal_fd = fd_count > 1 ? fds[1] : -1;
+    for (unsigned i = 0; i < spec->n_disks; i++) {
+        if (!is_replicated(spec->disks[i]))
+            continue;
+        unsigned n = config->disk_count++;
+        config->disks[n] = (struct standby_disk){
+            .region_id = GUEST_PORT_DISKS_AT + i,
+            .bytes = order->disk_bytes[i],
+            .fd = fd_count > 2 + (size_t)n ? fds[2 + n] : -1,
+        };
+    }
+    size_t wanted = 1 + (config->disk_count ? 1 + config->disk_count : 0);
+    if (fd_count != wanted || (!config->disk_count && order->disks_only))
+        return fault_set(fault, ERR_INVALID, "%s: a replica of %u disks with %zu descriptors",
+                         machine->config.name, config->disk_count, fd_count);
+    return 0;
+}
+
+int machine_replica_in(struct machine *machine, const Godwit__OrderReplicaIn *order, int *fds,
+                       size_t fd_count, struct fault *fault)
+{
+    char who[WHO_SIZE];
+
+    if (machine->standby && standby_has_id(machine->standby, order->protection_id)) {
+        int r = fd_count == 1 ? standby_listen(machine->standby, &order->psk, fds[0], fault)
+                              : fault_set(fault, ERR_INVALID, "a replica is listened for by one socket");
+        if (r == 0)
+            fds[0] = -1;
+        return r;
+    }
+    if (machine->standby)
+        return fault_set(fault, ERR_EXISTS, "%s: this process holds another replica",
+                         machine->config.name);
+    int r = check_replica(machine, order, fault);
+    if (r < 0)
+        return r;
+    if (!machine->spec && !(machine->spec = spec_copy(order->spec)))
+        return fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    struct standby_config config = {
+        .loop = machine->config.loop,
+        .vm_id = machine->config.vm_id,
+        .who = who,
+        .on_event = on_standby_event,
+        .data = machine,
+    };
+    who_of(machine, order->disks_only, who);
+    if (!order->disks_only) {
+        struct guest *guest = guest_port_guest(machine->port);
+        config.regions = guest->regions;
+        config.region_count = GUEST_PORT_DISKS_AT;
+    }
+    r = fill_standby(machine, order, fds, fd_count, &config, fault);
+    if (r == 0)
+        r = standby_new(&machine->standby, &config, order, fault);
+    if (r < 0)
+        return fault_wrap(fault, r, "holding a replica of %s", machine->config.name);
+    for (size_t i = 0; i < fd_count; i++)
+        fds[i] = -1;
+    loop_timer_stop(machine->over_timer);
+    return 0;
+}
+
+static void answer_take(struct machine *machine, const struct fault *fault)
+{
+    void (*done)(void *data, const struct fault *fault) = machine->take_done;
+
+    close_p(&machine->take_console);
+    machine->take_done = NULL;
+    if (done)
+        done(machine->take_data, fault);
+}
+
+/* What was taken is kept until the guest runs from it: a failure here may be tried again. */
+static int go_on(struct machine *machine, struct fault *fault)
+{
+    struct guest *guest = guest_port_guest(machine->port);
+
+    record_set_generation(machine, machine->take_generation); /* written before it runs */
+    int r = guest->ops->load(guest->owner, machine->taken.state, machine->taken.state_bytes,
+                             machine->taken.stood_ns, fault);
+    if (r == 0) {
+        console_set_log(machine->console, TAKE_FD(machine->take_console));
+        r = guest->ops->resume(guest->owner, fault);
+    }
+    if (r < 0) {
+        record_set_generation(machine, 0);
+        return fault_wrap(fault, r, "going on from the replica of %s", machine->config.name);
+    }
+    free(machine->taken.state);
+    machine->taken.state = NULL;
+    take_cmdline(machine);
+    (void)guest_port_take_counters(machine->port, &machine->counters);
+    machine->paused = guest_port_stays_paused(machine->port);
+    set_state(machine,
+              machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                              : GODWIT__VM_STATE__VM_STATE_RUNNING,
+              "%s", "");
+    log_info("machine", "goes on from its replica vm=%s checkpoint=%llu stood_ms=%llu",
+             machine->config.vm_id, (unsigned long long)machine->taken.id.seq,
+             (unsigned long long)(machine->taken.stood_ns / NS_PER_MS));
+    tell_resumed(machine);
+    return 0;
+}
+
+static void taken(void *data, const struct replica_taken *replica, const struct fault *fault)
+{
+    struct machine *machine = data;
+    struct fault words = {0};
+
+    if (!replica) {
+        answer_take(machine, fault);
+        return;
+    }
+    machine->taken = *replica;
+    if (replica->state && go_on(machine, &words) < 0) {
+        answer_take(machine, &words);
+        return;
+    }
+    answer_take(machine, NULL);
+}
+
+int machine_replica_take(struct machine *machine, const Godwit__OrderReplicaTake *order,
+                         int *console_fd, void (*done)(void *data, const struct fault *fault),
+                         void *data, struct fault *fault)
+{
+    if (!machine->standby || !standby_has_id(machine->standby, order->protection_id))
+        return fault_set(fault, ERR_STATE, "%s: this process holds no such replica",
+                         machine->config.name);
+    if (machine->take_done)
+        return fault_set(fault, ERR_BUSY, "%s is being taken", machine->config.name);
+    if (!order->generation || (machine->vm && *console_fd < 0))
+        return fault_set(fault, ERR_INVALID, "a replica is taken as a generation, with a console's log");
+    machine->take_done = done;
+    machine->take_data = data;
+    machine->take_generation = order->generation;
+    if (machine->taken.state) { /* an earlier one did not come to run */
+        machine->take_console = TAKE_FD(*console_fd);
+        struct fault words = {0};
+        answer_take(machine, go_on(machine, &words) < 0 ? &words : NULL);
+        return 0;
+    }
+    int r = standby_take(machine->standby, order->generation, taken, machine, fault);
+    if (r < 0) {
+        machine->take_done = NULL;
+        return r;
+    }
+    machine->take_console = TAKE_FD(*console_fd);
+    return 0;
+}
+
+void machine_replica_status(struct machine *machine, Godwit__ReplicaStatus *ret_status)
+{
+    if (machine->standby) {
+        standby_status(machine->standby, ret_status);
+        return;
+    }
+    godwit__replica_status__init(ret_status);
+    ret_status->vm_id = (char *)(uintptr_t)machine->config.vm_id; /* protobuf-c knows no const */
+}
+
 /* ---- status, console ---- */
 void machine_status(struct machine *machine, struct machine_status *ret_status)
 {
@@ -1722,7 +2190,7 @@ int machine_new(struct machine **ret_machine, const struct machine_config *confi
         return fault_set(fault, ERR_NOMEM, "no memory for a machine");
 
     machine->config = *config;
-    machine->suspend_fd = -1;
+    machine->suspend_fd = machine->take_console = -1;
     machine->fds = (struct machine_fds){-1, -1, -1, -1, -1, -1, -1, NULL, 0};
     pthread_mutex_init(&machine->latch_mutex, NULL);
     const struct console_config console = {
@@ -1753,6 +2221,10 @@ struct machine *machine_free(struct machine *machine)
 {
     if (!machine)
         return NULL;
+    machine->protect = protect_free(machine->protect);
+    machine->standby = standby_free(machine->standby);
+    free(machine->taken.state);
+    close_p(&machine->take_console);
     (void)move_free(machine->move);
     machine->rest = rest_free(machine->rest);
     machine->snapshot = snapshot_free(machine->snapshot);

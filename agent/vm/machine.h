@@ -7,6 +7,9 @@
  *     |                 |  \--power off, crash--> STOPPED, CRASHED
  *     `--incoming--> INCOMING --move in--> RUNNING | PAUSED, or GONE when rolled back
  *
+ * An INCOMING one (or, of disks alone, a process without a VM) may hold a replica instead, and become
+ * the VM when that is taken; a VM that runs may be replicated itself, until it moves, rests or ends.
+ *
  * From a source's GAVE until the move's end the state is HELD; only the move itself or a verdict
  * leaves it. A VM that ended has given its memory back; its process stays until it is told to quit,
  * or for a few seconds: whoever comes later reads the ending in the latch file.
@@ -23,6 +26,7 @@
 #include "agent/vm/sampler.h"
 #include "proto/limits.h"
 #include "proto/vm.pb-c.h"
+#include "proto/vm_dr.pb-c.h"
 
 struct fault;
 struct loop;
@@ -34,6 +38,8 @@ struct machine_config {
     void (*on_state)(void *data);
     void (*on_move)(void *data, const Godwit__MoveEvent *event);
     void (*on_console)(void *data, const uint8_t *bytes, size_t count);
+    void (*on_protect)(void *data, const Godwit__VmProtectEvent *event);
+    void (*on_replica)(void *data, const Godwit__ReplicaStatus *status);
     void (*on_over)(void *data); /* nobody told it to quit, but there is nothing left to do */
     void *data;
 };
@@ -123,6 +129,30 @@ int machine_snapshot(struct machine *machine, const Godwit__VmSnapshot *order, i
                      void (*done)(void *data, const struct guest_snapshot_result *result,
                                   const struct fault *fault),
                      void *data, struct fault *fault);
+
+/* Replicate this guest to another host from now on; the same protection again has what the order says
+ * now. See protect.h for the next three. */
+int machine_protect(struct machine *machine, const Godwit__OrderProtect *order,
+                    struct fault *fault);
+int machine_protect_finish(struct machine *machine, const Godwit__OrderProtectFinish *order,
+                           void (*done)(void *data, const struct fault *fault), void *data,
+                           struct fault *fault);
+/* The guest runs on unprotected, also after its last checkpoint. Another protection's: nothing to do. */
+void machine_protect_end(struct machine *machine, const char *protection_id);
+bool machine_protect_socket(struct machine *machine, const Godwit__VmProtectLink *link, int fd);
+/* Of no protection: all empty but the VM's id. Borrowed, as machine_status. */
+void machine_protect_status(struct machine *machine, Godwit__ProtectStatus *ret_status);
+
+/* Hold a replica. Takes descriptors out of `fds` (they become -1) when it returns 0: a listening
+ * socket; of a new one its journal and disks. */
+int machine_replica_in(struct machine *machine, const Godwit__OrderReplicaIn *order, int *fds,
+                       size_t fd_count, struct fault *fault);
+/* Go on from what is held; of disks alone: it is on them. `done` comes once, later. Takes *console_fd
+ * (it becomes -1) when it returns 0. */
+int machine_replica_take(struct machine *machine, const Godwit__OrderReplicaTake *order,
+                         int *console_fd, void (*done)(void *data, const struct fault *fault),
+                         void *data, struct fault *fault);
+void machine_replica_status(struct machine *machine, Godwit__ReplicaStatus *ret_status);
 
 /* After a create that goes on from a file: is it still being read? `done` comes once then. */
 bool machine_await_restored(struct machine *machine,
