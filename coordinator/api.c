@@ -356,7 +356,7 @@ static void on_vm_list(struct peer *peer, struct rpc_request *request, const voi
     (void)rpc_reply(request, &reply.base);
 }
 
-/* A request that waits until the stores it is about have been looked at: is there room? */
+/* A request that waits until stores have been looked at. */
 struct looking {
     struct coordinator *coordinator;
     struct rpc_request *request;
@@ -373,10 +373,10 @@ static void on_looked(void *data)
     free(looking);
 }
 
-static void look_first(struct coordinator *coordinator, struct rpc_request *request,
-                       const ProtobufCMessage *message,
-                       void (*go_on)(struct coordinator *coordinator, struct rpc_request *request,
-                                     const void *message))
+void api_look_first(struct coordinator *coordinator, struct rpc_request *request,
+                    const ProtobufCMessage *message,
+                    void (*go_on)(struct coordinator *coordinator, struct rpc_request *request,
+                                  const void *message))
 {
     struct looking *looking = calloc(1, sizeof *looking);
     assert(looking); /* control memory is small; without it there is no deciding */
@@ -415,14 +415,14 @@ static void on_vm_create(struct peer *peer, struct rpc_request *request, const v
 {
     const Godwit__VmCreateRequest *wanted = message;
     if (wanted->spec && pool_store_is_named(wanted->spec))
-        look_first(peer->coordinator, request, message, create_vm);
+        api_look_first(peer->coordinator, request, message, create_vm);
     else
         create_vm(peer->coordinator, request, message);
 }
 
-static void on_vm_action(struct peer *peer, struct rpc_request *request, const void *message)
+static void act_on_vm(struct coordinator *coordinator, struct rpc_request *request,
+                      const void *message)
 {
-    struct coordinator *coordinator = peer->coordinator;
     const Godwit__VmActionRequest *wanted = message;
     struct cluster_todo todo = {0};
     struct problem problem;
@@ -441,6 +441,21 @@ static void on_vm_action(struct peer *peer, struct rpc_request *request, const v
     else
         coordinator_await(coordinator, ticket, request);
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+}
+
+static void on_vm_action(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__VmActionRequest *wanted = message;
+    struct problem problem;
+    const struct cluster_vm *vm =
+        wanted->verb == GODWIT__VM_VERB__VM_VERB_START
+            ? cluster_find_vm(&coordinator->cluster, wanted->vm ? wanted->vm : "", &problem)
+            : NULL;
+    if (vm && pool_store_is_named(vm->spec))
+        api_look_first(coordinator, request, message, act_on_vm);
+    else
+        act_on_vm(coordinator, request, message);
 }
 
 struct adopting { /* while its host reads the definition */
@@ -717,15 +732,19 @@ static void migrate(struct coordinator *coordinator, struct rpc_request *request
 static void on_migrate(struct peer *peer, struct rpc_request *request, const void *message)
 {
     const Godwit__MigrateRequest *wanted = message;
-    if (wanted->goals && wanted->goals->with_local_disks)
-        look_first(peer->coordinator, request, message, migrate);
+    const struct cluster *cluster = &peer->coordinator->cluster;
+    struct problem problem;
+    const struct cluster_vm *vm = cluster_find_vm(cluster, wanted->vm ? wanted->vm : "", &problem);
+    bool come_along = wanted->goals && wanted->goals->with_local_disks;
+    if (come_along || (vm && pool_store_is_named(vm->spec)))
+        api_look_first(peer->coordinator, request, message, migrate);
     else
         migrate(peer->coordinator, request, message);
 }
 
 static void on_disk_move(struct peer *peer, struct rpc_request *request, const void *message)
 {
-    look_first(peer->coordinator, request, message, disk_move_run_begin);
+    api_look_first(peer->coordinator, request, message, disk_move_run_begin);
 }
 
 static void on_job_list(struct peer *peer, struct rpc_request *request, const void *message)

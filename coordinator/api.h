@@ -23,4 +23,11 @@ void api_reply_action(struct coordinator *coordinator, struct rpc_request *reque
 void api_fill_host(struct coordinator *coordinator, const struct cluster_host *host,
                    Godwit__HostInfo *ret_info);
 
+/* `go_on` with a copy of the message once all stores have been looked at: is there room, are they well?
+ * The connection that the request came on may be gone by then. */
+void api_look_first(struct coordinator *coordinator, struct rpc_request *request,
+                    const ProtobufCMessage *message,
+                    void (*go_on)(struct coordinator *coordinator, struct rpc_request *request,
+                                  const void *message));
+
 #endif

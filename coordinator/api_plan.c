@@ -237,16 +237,17 @@ void api_plan_rule_remove(struct peer *peer, struct rpc_request *request, const 
 /* ---- plans ------------------------------------------------------------------------------------
  */
 
-void api_plan_make(struct peer *peer, struct rpc_request *request, const void *message)
+static void make_plan(struct coordinator *coordinator, struct rpc_request *request,
+                      const void *message)
 {
-    struct coordinator *coordinator = peer->coordinator;
+    const struct rpc *rpc = rpc_request_rpc(request);
     struct cluster_todo todo = {0};
     struct cluster_plan *plan = NULL;
     struct problem problem;
     char id[ID_SHORT_SIZE];
     cluster_draw_short(&coordinator->cluster, 'P', id);
     const struct plan_ask ask = {
-        .request = message, .id = id, .by = rpc_peer(peer->rpc)->name, .parent = ""};
+        .request = message, .id = id, .by = rpc ? rpc_peer(rpc)->name : "", .parent = ""};
     if (plan_make(&coordinator->cluster, &ask, coordinator_now(), &plan, &problem, &todo) != 0) {
         reply_plan(coordinator, request, NULL, &problem);
         cluster_todo_deinit(&todo);
@@ -256,6 +257,11 @@ void api_plan_make(struct peer *peer, struct rpc_request *request, const void *m
              plan->info->state, plan->info->n_steps, ask.by);
     coordinator_apply(coordinator, &todo, NULL, on_plan_stored,
                       wait_as(coordinator, request, plan->id));
+}
+
+void api_plan_make(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    api_look_first(peer->coordinator, request, message, make_plan);
 }
 
 void api_plan_act(struct peer *peer, struct rpc_request *request, const void *message)
@@ -360,7 +366,13 @@ void api_plan_balance(struct peer *peer, struct rpc_request *request, const void
     coordinator_apply(coordinator, &todo, NULL, on_balance_stored, waiting);
 }
 
+static void tell_why(struct coordinator *coordinator, struct rpc_request *request,
+                     const void *message)
+{
+    why_reply(&coordinator->cluster, request, message, coordinator_now());
+}
+
 void api_plan_why(struct peer *peer, struct rpc_request *request, const void *message)
 {
-    why_reply(&peer->coordinator->cluster, request, message, coordinator_now());
+    api_look_first(peer->coordinator, request, message, tell_why);
 }

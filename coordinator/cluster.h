@@ -147,7 +147,8 @@ struct cluster_store_place { /* a store on one host, as it was last looked at */
     uint64_t reserved_bytes; /* by the disks that lie there */
     uint64_t growth_bytes;   /* what they may still take */
     uint32_t disks;
-    uint64_t seen_ns; /* 0: not in this coordinator's life */
+    uint64_t seen_ns;  /* space; 0: not in this coordinator's life */
+    uint64_t state_ns; /* as above */
 };
 
 struct cluster_store {

@@ -219,7 +219,7 @@ static int choose_host(struct cluster *cluster, const struct planner_ask *given,
     struct cluster_layout view = {0};
     struct problem other = {0};
     struct planner_ask ask = *given;
-    const struct planner_stores stores = pool_store_planner(cluster);
+    const struct planner_stores stores = pool_store_planner(cluster, now.ns);
     if (!hosts)
         return problem_set(problem, GW_INTERNAL, "no memory to choose a host");
     if (cluster_layout_new(&view, cluster, now, LAYOUT_STALL, true, problem ? problem : &other) !=

@@ -101,7 +101,8 @@ static bool has_stores_of(const Godwit__VmSpec *spec, const Godwit__VmSpec *othe
         const char *name = other->disks[i]->pool_store;
         has = !name;
         for (size_t n = 0; !has && n < spec->n_disks; n++)
-            has = same_text(spec->disks[n]->pool_store, name);
+            has = same_text(spec->disks[n]->pool_store, name) &&
+                  spec->disks[n]->read_only == other->disks[i]->read_only;
     }
     return has;
 }
@@ -132,7 +133,7 @@ static enum gw_code say_bar(void *data, uint32_t v, uint32_t h, char *ret_text, 
 {
     const struct cluster_layout *view = data;
     const struct cluster_vm *vm = view->cluster->vms[v];
-    const struct planner_stores stores = pool_store_planner(view->cluster);
+    const struct planner_stores stores = pool_store_planner(view->cluster, view->now_ns);
     enum gw_code code =
         judge_bar(&view->hosts[h], &stores, vm, vendor_of(view->cluster, vm), ret_text, size);
     return code == GW_NONE ? GW_NO_HOST_FITS : code;
@@ -143,7 +144,7 @@ static uint8_t *find_bars(struct cluster_layout *view, const struct cluster_vm *
     const struct cluster *cluster = view->cluster;
     const char *vendor = vendor_of(cluster, vm);
     char text[CLUSTER_REASON_SIZE];
-    const struct planner_stores stores = pool_store_planner(cluster);
+    const struct planner_stores stores = pool_store_planner(cluster, view->now_ns);
     if (vm->spec->n_nics == 0 && !vendor && !pool_store_is_named(vm->spec))
         return NULL;
     for (size_t i = 0; i < view->bar_count; i++) {
@@ -230,6 +231,7 @@ static int fill(struct cluster_layout *view, struct cluster *cluster, struct clu
 {
     struct planner_host *seen = cluster_planner_hosts(cluster, now.ns);
     view->cluster = cluster;
+    view->now_ns = now.ns;
     view->hosts = seen;
     view->bars = calloc(CLUSTER_BARS_MAX, sizeof *view->bars);
     view->fixed = calloc(cluster->vm_count + 1, sizeof *view->fixed);

@@ -15,7 +15,7 @@
 
 struct cluster_bars {   /* hosts that lack what VMs of one kind need beside CPU and memory */
     const char *vendor; /* of CPU; NULL: any */
-    const struct cluster_vm *like; /* the first VM of this kind: same nics, same vendor */
+    const struct cluster_vm *like; /* the first VM of this kind: same nics, stores, vendor */
     uint8_t *bits;                 /* owned, by host */
 };
 
@@ -27,6 +27,7 @@ struct cluster_layout {
     struct planner_host *hosts; /* owned */
     struct cluster_bars *bars;  /* owned */
     size_t bar_count;
+    uint64_t now_ns;            /* when it was made */
     char (*fixed)[CLUSTER_REASON_SIZE]; /* by VM: why it cannot be moved now */
 };
 

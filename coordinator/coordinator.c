@@ -31,6 +31,7 @@
 #include "coordinator/reboot.h"
 #include "coordinator/rows.h"
 #include "coordinator/store.h"
+#include "coordinator/store_look.h"
 #include "coordinator/watch.h"
 
 enum { TICK_MS = 100, CAMPAIGN_MS = 500 };
@@ -191,6 +192,7 @@ static void on_tick(void *data)
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
     cluster_todo_deinit(&todo);
     disk_move_run_tick(coordinator);
+    store_look_tick(coordinator);
     watch_tick(coordinator);
     plan_watch_tick(coordinator);
 }
@@ -573,6 +575,8 @@ static void deactivate(struct coordinator *coordinator)
     coordinator->store = store_close(coordinator->store);
     cluster_deinit(&coordinator->cluster);
     coordinator->last_session = coordinator->last_event = 0;
+    coordinator->looks_at_stores = false; /* its answers do not come any more */
+    coordinator->looked_at_stores_ns = 0;
 }
 
 bool coordinator_stood_down(struct coordinator *coordinator)

@@ -67,6 +67,8 @@ struct coordinator {
     struct audit *audit;
     unsigned commits;      /* on their way to the disk */
     unsigned fencings;     /* fence agents that run */
+    bool looks_at_stores;  /* store_look_tick's, as is the next */
+    uint64_t looked_at_stores_ns;
     const char *fence_dir; /* where they lie; borrowed */
     bool is_failed;
 

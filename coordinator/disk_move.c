@@ -150,7 +150,7 @@ static int judge_store(const struct cluster_vm *vm, unsigned disk,
     if (is_given(old->store) && strcmp(old->store, store->store->path) == 0)
         return problem_set(problem, GW_VM_STATE, "disk %s of %s lies in store %s already",
                            old->name, vm->spec->name, name);
-    if (place->seen_ns && strcmp(place->state, "ok") != 0)
+    if ((place->seen_ns || place->state_ns) && strcmp(place->state, "ok") != 0)
         return problem_set(problem, GW_STORE_UNSEEN, "store %s on %s: %.200s", name, place->host,
                            place->reason);
     if (place->seen_ns && vm->disk_bytes[disk] > pool_store_room(place))

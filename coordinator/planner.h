@@ -34,6 +34,7 @@ struct planner_stores {
     enum gw_code (*judge)(const void *data, const char *host, const struct planner_ask *ask,
                           char *ret_reason, size_t reason_size);
     const void *data;
+    uint64_t now_ns; /* what was seen long before does not count */
 };
 
 struct planner_ask {

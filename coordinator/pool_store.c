@@ -355,6 +355,39 @@ static uint64_t needed_bytes(const struct planner_ask *ask, size_t disk)
 
 #define MIB_OF(bytes) ((unsigned long long)((bytes) >> 20))
 
+/* That nobody answered is the host's matter, not the store's. */
+static bool was_seen_unwell(const struct cluster_store_place *place, uint64_t now_ns)
+{
+    bool is_known = place->state_ns && now_ns - place->state_ns < POOL_STORE_FRESH_MS * NS_PER_MS;
+    return is_known && strcmp(place->state, "ok") != 0 && strcmp(place->state, "unknown") != 0;
+}
+
+/* A store that cannot be written will do for disks that are only read. */
+static bool is_written_there(const Godwit__VmSpec *spec, const char *store)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        const char *name = spec->disks[i]->pool_store;
+        if (is_given(name) && strcmp(name, store) == 0 && !spec->disks[i]->read_only)
+            return true;
+    }
+    return false;
+}
+
+static enum gw_code judge_state(const struct cluster_store *store,
+                                const struct cluster_store_place *place,
+                                const struct planner_ask *ask, char *ret_reason,
+                                size_t reason_size)
+{
+    bool is_enough = strcmp(place->state, "read-only") == 0 &&
+                     !is_written_there(ask->spec, store->store->name);
+    if (is_enough || !was_seen_unwell(place, ask->stores->now_ns))
+        return GW_NONE;
+    (void)snprintf(ret_reason, reason_size, "store %s on %s was last seen %s%s%.100s",
+                   store->store->name, place->host, place->state, place->reason[0] ? ": " : "",
+                   place->reason);
+    return GW_STORE_UNSEEN;
+}
+
 static enum gw_code judge_host(const void *data, const char *host, const struct planner_ask *ask,
                                char *ret_reason, size_t reason_size)
 {
@@ -371,6 +404,9 @@ static enum gw_code judge_host(const void *data, const char *host, const struct 
                            name, spec->disks[i]->name);
             return GW_STORE_UNSEEN;
         }
+        enum gw_code code = judge_state(store, place, ask, ret_reason, reason_size);
+        if (code != GW_NONE)
+            return code;
         uint64_t need = 0;
         for (size_t n = 0; n < spec->n_disks; n++) {
             const char *other = spec->disks[n]->pool_store;
@@ -388,9 +424,9 @@ static enum gw_code judge_host(const void *data, const char *host, const struct 
     return GW_NONE;
 }
 
-struct planner_stores pool_store_planner(const struct cluster *cluster)
+struct planner_stores pool_store_planner(const struct cluster *cluster, uint64_t now_ns)
 {
-    return (struct planner_stores){.judge = judge_host, .data = cluster};
+    return (struct planner_stores){.judge = judge_host, .data = cluster, .now_ns = now_ns};
 }
 
 /* ---- told -------------------------------------------------------------------------------------

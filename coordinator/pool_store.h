@@ -13,8 +13,8 @@
 #include "coordinator/cluster.h"
 #include "coordinator/planner.h"
 
-/* How long what was seen of a place is good for refusing a disk. */
-enum { POOL_STORE_FRESH_MS = 60000 };
+/* How long a state that was seen of a place is good for refusing it; looked at again well before. */
+enum { POOL_STORE_FRESH_MS = 60000, POOL_STORE_LOOK_EVERY_MS = 20000 };
 
 /* Name, path and hosts make sense by themselves. -1: `problem` says what does not. */
 int pool_store_judge(const Godwit__PoolStore *store, struct problem *problem);
@@ -49,8 +49,9 @@ const char *pool_store_home(const struct cluster_vm *vm);
 uint64_t pool_store_disk_bytes(const struct cluster_vm *vm, size_t disk);
 uint64_t pool_store_room(const struct cluster_store_place *place);
 
-/* For planner_ask: borrows the cluster. */
-struct planner_stores pool_store_planner(const struct cluster *cluster);
+/* For planner_ask: borrows the cluster. A host whose store is not well by what was last seen of it, and
+ * seen lately, falls out; so does one without room. */
+struct planner_stores pool_store_planner(const struct cluster *cluster, uint64_t now_ns);
 
 /* As it is told to operators. `ret_message` borrows from the cluster until the next step. */
 struct pool_store_message {

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/id.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/words.h"
@@ -31,6 +32,7 @@ static void place_is(struct cluster_store_place *place, const char *state, const
     va_start(words, format);
     (void)vsnprintf(place->reason, sizeof place->reason, format, words);
     va_end(words);
+    place->state_ns = coordinator_now().ns;
 }
 
 static bool is_well(const struct cluster_store_place *place)
@@ -49,16 +51,21 @@ static void take_fault(struct cluster_store_place *place, const struct fault *fa
              is_told ? "%.200s" : "the agent does not answer: %.200s", fault->text);
 }
 
+static void take_state(struct cluster_store_place *place, const Godwit__StoreSeen *seen)
+{
+    if (seen->read_only)
+        place_is(place, "read-only", "the file system is mounted read only");
+    else
+        place_is(place, "ok", "%s", "");
+}
+
 static void take_space(struct cluster_store_place *place, const Godwit__StoreSeen *seen)
 {
     place->total_bytes = seen->total_bytes;
     place->free_bytes = seen->free_bytes;
     place->seen_ns = coordinator_now().ns;
     WORDS_COPY(place->file_system, seen->file_system ? seen->file_system : "");
-    if (seen->read_only)
-        place_is(place, "read-only", "the file system is mounted read only");
-    else
-        place_is(place, "ok", "%s", "");
+    take_state(place, seen);
 }
 
 /* ---- look -------------------------------------------------------------------------------------
@@ -66,6 +73,7 @@ static void take_space(struct cluster_store_place *place, const Godwit__StoreSee
 
 struct look { /* of all that is asked together */
     struct coordinator *coordinator;
+    bool is_brief; /* only whether they are well */
     unsigned waits;
     store_look_done_fn *done;
     void *data;
@@ -140,6 +148,10 @@ static void take_seen(struct cluster_store *store, const struct ask *ask,
     struct cluster_store_place *place = pool_store_place(store, ask->host);
     if (!place)
         return;
+    if (ask->look->is_brief) {
+        take_state(place, seen);
+        return;
+    }
     take_space(place, seen);
     if (!ask->files)
         return;
@@ -187,8 +199,9 @@ static void look_at(struct look *look, const struct cluster_store *store)
         WORDS_COPY(ask->store, store->store->name);
         WORDS_COPY(ask->host, store->store->hosts[i]);
         bool is_last = i + 1 == store->store->n_hosts;
-        bool measures = !store->store->shared ||
-                        (!is_measured && (is_last || agent_link_find(coordinator, ask->host)));
+        bool measures = !look->is_brief &&
+                        (!store->store->shared ||
+                         (!is_measured && (is_last || agent_link_find(coordinator, ask->host))));
         if (measures)
             find_files(ask, &coordinator->cluster, store);
         is_measured = is_measured || measures;
@@ -219,6 +232,29 @@ bool store_look(struct coordinator *coordinator, const struct cluster_store *onl
     }
     assert(look->waits > 0); /* a store has a host at least, and no answer came yet */
     return true;
+}
+
+static void brief_is_over(void *data)
+{
+    struct coordinator *coordinator = data;
+    coordinator->looks_at_stores = false;
+}
+
+void store_look_tick(struct coordinator *coordinator)
+{
+    const struct cluster *cluster = &coordinator->cluster;
+    uint64_t now_ns = coordinator_now().ns;
+    if (cluster->store_count == 0 || coordinator->looks_at_stores ||
+        now_ns - coordinator->looked_at_stores_ns < POOL_STORE_LOOK_EVERY_MS * NS_PER_MS)
+        return;
+    struct look *look = calloc(1, sizeof *look);
+    assert(look); /* control memory is small */
+    *look = (struct look){
+        .coordinator = coordinator, .is_brief = true, .done = brief_is_over, .data = coordinator};
+    coordinator->looks_at_stores = true;
+    coordinator->looked_at_stores_ns = now_ns;
+    for (size_t i = 0; i < cluster->store_count; i++)
+        look_at(look, cluster->stores[i]);
 }
 
 /* ---- check ------------------------------------------------------------------------------------

@@ -153,6 +153,32 @@ def a_host_that_is_away_is_told_and_the_rest_answers(pool):
         p for p in store(pool, "nfs")["places"] if p["host"] == "node2")["state"] == "ok")
 
 
+def a_host_that_lost_its_store_is_named_and_not_chosen(pool):
+    need(pool, "nfs", local=False)
+    here = pool.vm("web")["host"]
+    away = "node1" if here == "node2" else "node2"
+    inside = next(h for h in pool.hosts if h.name == away).enter_mounts()
+    empty = pathlib.Path(DISKS.name) / "empty"
+    empty.mkdir()
+    subprocess.run([*inside, "mount", "--bind", empty, DISKS.name], check=True)
+    try:
+        whynot = pool.json("why-not", "web", away)
+        expect(f"store nfs on {away} was last seen missing" in whynot["verdict"], f"{whynot}")
+        expect(whynot["hosts"][0]["code"] == "GW-2703", f"{whynot}")
+        refused = pool.godwit("migrate", "web", "--to", away, check=False)
+        expect(refused.returncode == 5 and "GW-2703" in refused.stderr, f"{refused.returncode}: {refused.stderr}")
+        plan = pool.godwit("host", "evacuate", here, "--dry-run", check=False)
+        expect("store nfs" in plan.stdout + plan.stderr, f"{plan.stdout}{plan.stderr}")
+        pool.godwit("vm", "stop", "web", "--force")
+        refused = create(pool, "web-2", "{name: root, store: nfs, file: web-2.raw, size: 16MiB}", host=away, check=False)
+        expect(refused.returncode == 5 and "was last seen missing" in refused.stderr, refused.stderr)
+    finally:
+        subprocess.run([*inside, "umount", DISKS.name], check=True)
+    pool.godwit("vm", "start", "web")
+    pool.godwit("migrate", "web", "--to", away)
+    expect_host(pool, "web", away)
+
+
 def goes_when_its_last_disk_has_gone(pool):
     pool.godwit("vm", "rm", "web", "--stop", "-y")
     pool.godwit("store", "rm", "nfs", "fast")
@@ -173,5 +199,6 @@ run([
     outlives_its_coordinator,
     a_check_names_each_host_that_does_not_see_it,
     a_host_that_is_away_is_told_and_the_rest_answers,
+    a_host_that_lost_its_store_is_named_and_not_chosen,
     goes_when_its_last_disk_has_gone,
 ])

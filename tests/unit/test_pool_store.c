@@ -12,6 +12,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_layout.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/words.h"
 
@@ -94,6 +95,16 @@ static void seen(const char *name, const char *host, uint64_t free_bytes, uint64
     place->free_bytes = free_bytes;
     place->growth_bytes = growth_bytes;
     place->seen_ns = now_ns;
+}
+
+static void seen_as(const char *name, const char *host, const char *state)
+{
+    struct cluster_store_place *place =
+        pool_store_place(pool_store_find(&cluster, name, NULL), host);
+    assert_non_null(place);
+    WORDS_COPY(place->state, state);
+    WORDS_COPY(place->reason, "there is no folder /srv");
+    place->state_ns = now_ns;
 }
 
 static int create(const char *name, const char *store, uint64_t size, const char *host)
@@ -196,6 +207,87 @@ static void a_disk_that_would_not_fit_is_refused_by_what_is_promised_already(voi
     assert_string_equal(cluster.vms[0]->own.owner, "node1");
 }
 
+static void a_host_whose_store_was_last_seen_unwell_is_not_chosen(void **state)
+{
+    (void)state;
+    static const char *const unwell[] = {"missing", "other", "read-only", "failed"};
+    assert_int_equal(add("nfs", "/srv/nfs", true, "node1", "node2"), 0);
+    for (size_t i = 0; i < sizeof unwell / sizeof unwell[0]; i++) {
+        seen_as("nfs", "node1", unwell[i]);
+        assert_int_equal(create("web", "nfs", GIB(1), "node1"), -1);
+        assert_int_equal(problem.code, GW_STORE_UNSEEN);
+        assert_non_null(strstr(problem.text, "web cannot run on node1: store nfs on node1 was last "
+                                             "seen "));
+        assert_non_null(strstr(problem.text, unwell[i]));
+        assert_non_null(strstr(problem.text, ": there is no folder /srv"));
+    }
+    seen_as("nfs", "node1", "missing");
+
+    assert_int_equal(create("web", "nfs", GIB(1), ""), 0);
+
+    assert_string_equal(cluster.vms[0]->own.owner, "node2");
+}
+
+static void what_was_seen_long_before_or_by_nobody_refuses_no_host(void **state)
+{
+    (void)state;
+    assert_int_equal(add("nfs", "/srv/nfs", true, "node1", NULL), 0);
+    seen_as("nfs", "node1", "unknown");
+    assert_int_equal(create("web", "nfs", GIB(1), ""), 0);
+    seen_as("nfs", "node1", "missing");
+    assert_int_equal(create("late", "nfs", GIB(1), ""), -1);
+    now_ns += (POOL_STORE_FRESH_MS + 1000) * NS_PER_MS;
+    for (size_t i = 0; i < cluster.host_count; i++)
+        cluster.hosts[i]->seen_ns = now_ns; /* they still beat */
+
+    assert_int_equal(create("late", "nfs", GIB(1), ""), 0);
+}
+
+static void a_disk_that_is_only_read_may_lie_where_nothing_can_be_written(void **state)
+{
+    (void)state;
+    struct planner_host host = {"node1", true, cluster.hosts[0]->facts, GIB(4), 0};
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT, *disks[] = {&disk};
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    assert_int_equal(add("nfs", "/srv/nfs", true, "node1", NULL), 0);
+    seen_as("nfs", "node1", "read-only");
+    disk.name = (char *)(uintptr_t) "tools";
+    disk.pool_store = (char *)(uintptr_t) "nfs";
+    spec.disks = disks;
+    spec.n_disks = 1;
+    const struct planner_stores stores = pool_store_planner(&cluster, now_ns);
+    const struct planner_ask ask = {
+        .vm_name = "web", .baseline = "", .spec = &spec, .stores = &stores};
+    assert_int_equal(planner_judge(&host, &ask, NULL, 0), GW_STORE_UNSEEN);
+
+    disk.read_only = true;
+
+    assert_int_equal(planner_judge(&host, &ask, NULL, 0), GW_NONE);
+}
+
+static void a_layout_bars_the_host_and_names_the_store(void **state)
+{
+    (void)state;
+    struct cluster_layout view = {0};
+    char words[LAYOUT_WORDS_SIZE];
+    assert_int_equal(add("nfs", "/srv/nfs", true, "node1", "node2"), 0);
+    assert_int_equal(create("web", "nfs", GIB(1), "node1"), 0);
+    seen_as("nfs", "node2", "missing");
+    struct cluster_now now = later();
+
+    assert_int_equal(cluster_layout_new(&view, &cluster, now, LAYOUT_STALL, true, &problem), 0);
+
+    assert_int_equal(layout_obstacle_words(view.layout, 0, 1, words, sizeof words),
+                     GW_STORE_UNSEEN);
+    assert_string_equal(words,
+                        "store nfs on node2 was last seen missing: there is no folder /srv");
+    cluster_layout_deinit(&view);
+    pool_store_place(cluster.stores[0], "node2")->state_ns = 0;
+    assert_int_equal(cluster_layout_new(&view, &cluster, now, LAYOUT_STALL, true, &problem), 0);
+    assert_int_not_equal(layout_judge(view.layout, 0, 1, NULL), LAYOUT_BARRED);
+    cluster_layout_deinit(&view);
+}
+
 static void a_store_with_a_vms_disk_is_not_forgotten(void **state)
 {
     (void)state;
@@ -249,6 +341,10 @@ int main(void)
         TEST(a_disk_by_a_stores_name_has_its_path_and_is_shared_as_it_is),
         TEST(a_vm_goes_only_where_its_store_is),
         TEST(a_disk_that_would_not_fit_is_refused_by_what_is_promised_already),
+        TEST(a_host_whose_store_was_last_seen_unwell_is_not_chosen),
+        TEST(what_was_seen_long_before_or_by_nobody_refuses_no_host),
+        TEST(a_disk_that_is_only_read_may_lie_where_nothing_can_be_written),
+        TEST(a_layout_bars_the_host_and_names_the_store),
         TEST(a_store_with_a_vms_disk_is_not_forgotten),
         TEST(the_file_of_a_disk_is_found_by_name_by_folder_and_by_path),
     };
