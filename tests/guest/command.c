@@ -4,6 +4,7 @@
 #include "disk.h"
 #include "heartbeat.h"
 #include "hostile.h"
+#include "latency.h"
 #include "machine.h"
 #include "nic.h"
 #include "option.h"
@@ -456,6 +457,44 @@ static void verify_disk(void)
     record_end(&record);
 }
 
+static void report_latency(void)
+{
+    struct record record;
+    const struct latency *writes = disk_writes(), *flushes = disk_flushes();
+
+    record_begin(&record, "disklatency");
+    record_number(&record, "writes", writes->count);
+    record_number(&record, "p50_ns", clock_ns(latency_ticks(writes, 500)));
+    record_number(&record, "p99_ns", clock_ns(latency_ticks(writes, 990)));
+    record_number(&record, "p999_ns", clock_ns(latency_ticks(writes, 999)));
+    record_number(&record, "max_ns", clock_ns(writes->ticks_max));
+    record_number(&record, "flushes", flushes->count);
+    record_number(&record, "flush_p50_ns", clock_ns(latency_ticks(flushes, 500)));
+    record_number(&record, "flush_p99_ns", clock_ns(latency_ticks(flushes, 990)));
+    record_number(&record, "flush_max_ns", clock_ns(flushes->ticks_max));
+    record_end(&record);
+}
+
+/* `disk seq`, `disk random`, `disk every N`, `disk mark`: false when it is none of them. */
+static bool set_disk(const char *argument)
+{
+    static const char every[] = "every ";
+    uint64_t writes;
+    uint32_t same = 0;
+
+    while (every[same] && argument[same] == every[same])
+        same++;
+    if (!every[same] && option_number(argument + same, &writes))
+        disk_set_flush_every(writes);
+    else if (option_equal(argument, "seq") || option_equal(argument, "random"))
+        disk_set_in_order(option_equal(argument, "seq"));
+    else if (option_equal(argument, "mark"))
+        disk_mark();
+    else
+        return false;
+    return true;
+}
+
 static void on_disk(const char *argument)
 {
     uint64_t rate;
@@ -466,6 +505,8 @@ static void on_disk(const char *argument)
         report_disk();
     } else if (option_equal(argument, "verify")) {
         verify_disk();
+    } else if (option_equal(argument, "latency")) {
+        report_latency();
     } else if (option_equal(argument, "flush")) {
         answer(disk_flush() ? "ok" : "error");
     } else if (option_equal(argument, "on") || option_equal(argument, "off")) {
@@ -473,6 +514,8 @@ static void on_disk(const char *argument)
         answer("ok");
     } else if (option_number(argument, &rate)) {
         disk_set_rate(rate);
+        answer("ok");
+    } else if (set_disk(argument)) {
         answer("ok");
     } else {
         answer_error("argument", argument);

@@ -1,10 +1,11 @@
 /* A block has at most one write on its way, so what must be on the disk is always known: the last
- * acknowledged counter, or, while a write is on its way, one of two. Every FLUSH_EVERY writes a
- * flush goes out between them. */
+ * acknowledged counter, or, while a write is on its way, one of two. Every so many writes a flush goes
+ * out between them. */
 #include "disk.h"
 
 #include "clock.h"
 #include "interrupt.h"
+#include "latency.h"
 #include "machine.h"
 #include "mix.h"
 #include "option.h"
@@ -19,7 +20,6 @@ enum {
     HEADER_BYTES = 16,
     SECTORS = DISK_BLOCK_BYTES / 512,
     DEPTH = 32, /* requests at once */
-    FLUSH_EVERY = 64,
     CONFIG_CAPACITY = 0,
     VECTOR = INTERRUPT_VECTOR_FIRST,
     STEP_TAKES_MAX = 16,
@@ -37,7 +37,7 @@ struct request {
     uint8_t status;
     bool busy;
     uint32_t block;
-    uint64_t counter;
+    uint64_t counter, sent_tsc;
 } __attribute__((aligned(16)));
 
 static struct {
@@ -52,8 +52,12 @@ static struct {
     uint64_t seed, random, counter;
     uint64_t interval_ticks, next_tsc;
     uint64_t seen_interrupts;
-    uint32_t depth, busy, since_flush;
+    uint32_t depth, busy;
+    uint64_t flush_every, since_flush;
+    bool in_order;
+    uint32_t next_block; /* in order */
     struct disk_numbers numbers;
+    struct latency writes, flushes; /* since disk_mark */
     struct disk_verdict *verdict; /* while verifying */
 } disk;
 
@@ -141,6 +145,8 @@ void disk_init(const struct options *options)
     virtio_go(&disk.device);
     disk.there = true;
     disk_set_rate(options->disk_rate);
+    disk_set_flush_every(options->disk_flush);
+    disk_set_in_order(options->disk_in_order);
     disk.on = true;
     (void)virtio_rearm(&disk.ring);
 }
@@ -170,6 +176,7 @@ static void send(uint32_t index, uint32_t type, uint32_t block)
     request->status = 0xff;
     request->busy = true;
     request->block = block;
+    request->sent_tsc = machine_tsc();
     disk.busy++;
     parts[count++] = (struct virtio_part){&request->header, HEADER_BYTES, false};
     if (type != TYPE_FLUSH)
@@ -205,13 +212,17 @@ static void finish(uint32_t index)
         disk.numbers.errors++;
     switch (request->header.type) {
     case TYPE_OUT:
+        latency_add(&disk.writes, machine_tsc() - request->sent_tsc);
         disk.pending[request->block] = false;
-        if (request->status != 0)
+        if (request->status != 0) {
+            disk.acknowledged[request->block] = 0; /* it may hold anything until it is written again */
             return;
+        }
         disk.acknowledged[request->block] = request->counter;
         disk.numbers.written++;
         break;
     case TYPE_FLUSH:
+        latency_add(&disk.flushes, machine_tsc() - request->sent_tsc);
         disk.numbers.flushes += request->status == 0;
         break;
     case TYPE_IN:
@@ -253,8 +264,13 @@ static uint32_t choose_block(void)
     uint32_t block;
 
     do {
-        disk.random = mix64(disk.random);
-        block = (uint32_t)((unsigned __int128)disk.random * disk.blocks >> 64);
+        if (disk.in_order) {
+            block = disk.next_block;
+            disk.next_block = (disk.next_block + 1) % disk.blocks;
+        } else {
+            disk.random = mix64(disk.random);
+            block = (uint32_t)((unsigned __int128)disk.random * disk.blocks >> 64);
+        }
     } while (disk.pending[block]);
     return block;
 }
@@ -282,7 +298,7 @@ void disk_step(uint64_t now_tsc)
 
     if (index < 0)
         return;
-    if (disk.since_flush >= FLUSH_EVERY) {
+    if (disk.since_flush >= disk.flush_every) {
         disk.since_flush = 0;
         send((uint32_t)index, TYPE_FLUSH, 0);
     } else {
@@ -305,6 +321,32 @@ void disk_set_on(bool now_on)
 void disk_set_rate(uint64_t blocks_per_s)
 {
     disk.interval_ticks = blocks_per_s ? clock_tsc_khz() * 1000 / blocks_per_s : 0;
+}
+
+void disk_set_in_order(bool in_order)
+{
+    disk.in_order = in_order;
+}
+
+void disk_set_flush_every(uint64_t writes)
+{
+    disk.flush_every = writes ? writes : 1;
+}
+
+void disk_mark(void)
+{
+    latency_forget(&disk.writes);
+    latency_forget(&disk.flushes);
+}
+
+const struct latency *disk_writes(void)
+{
+    return &disk.writes;
+}
+
+const struct latency *disk_flushes(void)
+{
+    return &disk.flushes;
 }
 
 /* Until at most `left` requests are on their way. */

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct latency;
 struct options;
 
 enum { DISK_BLOCK_BYTES = 4096, DISK_BLOCKS_MAX = 16384, DISK_WORDS = DISK_BLOCK_BYTES / 8 };
@@ -41,6 +42,14 @@ bool disk_is_there(void);
 void disk_step(uint64_t now_tsc);
 void disk_set_on(bool now_on);
 void disk_set_rate(uint64_t blocks_per_s);
+/* One block after the other, else any. */
+void disk_set_in_order(bool in_order);
+/* A flush goes out after so many writes; at least 1. */
+void disk_set_flush_every(uint64_t writes);
+/* Forget how long requests took; and how long they did, from their offer to their end. */
+void disk_mark(void);
+const struct latency *disk_writes(void);
+const struct latency *disk_flushes(void);
 /* Ends what is on its way. False when the device does not answer in time. */
 bool disk_flush(void);
 /* Reads every block that was ever acknowledged. False as above. */

@@ -25,6 +25,7 @@ static const struct number_key number_keys[] = {
     {"lag_us", offsetof(struct options, lag_us), 1 << 30},
     {"disk", offsetof(struct options, disk_mib), 1 << 20},
     {"diskrate", offsetof(struct options, disk_rate), 1 << 30},
+    {"diskflush", offsetof(struct options, disk_flush), 1 << 30},
     {"nicrate", offsetof(struct options, nic_rate), 1 << 30},
     {"vsock", offsetof(struct options, vsock_port), UINT32_MAX - 1},
 };
@@ -122,6 +123,10 @@ static bool parse_pair(struct options *options, const char *key, const char *val
         options->idle = number != 0;
         return true;
     }
+    if (option_equal(key, "diskseq")) {
+        options->disk_in_order = number != 0;
+        return true;
+    }
     if (option_equal(key, "nic")) {
         options->nic = number != 0;
         return true;
@@ -148,6 +153,7 @@ void option_parse(struct options *ret_options, char *cmdline)
         .fpu = 1,
         .poll_us = 1000,
         .lag_us = 1000,
+        .disk_flush = 64,
     };
     for (char *word = cmdline; *word;) {
         while (*word == ' ')

@@ -19,6 +19,8 @@ struct options {
     enum page_kind fill; /* PAGE_UNTOUCHED: none */
     bool idle;
     uint64_t disk_mib, disk_rate; /* 0 MiB: no disk */
+    uint64_t disk_flush;          /* writes between two flushes */
+    bool disk_in_order;
     uint64_t nic_rate;
     uint64_t vsock_port;    /* 0: no vsock */
     uint64_t ring_features; /* VIRTIO_F_* beyond the least */
