@@ -391,6 +391,7 @@ static void on_settled(void *data)
 
     log_info("main", "ready: %zu VMs known, %zu run", vm_table_count(agent->table),
              vm_table_running(agent->table));
+    orders_on_settled(agent->orders);
     agent_link_start(agent->link);
 }
 

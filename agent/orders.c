@@ -1340,8 +1340,11 @@ static void tidy_done(void *data)
     struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
 
     step->orders->workers--;
-    if (entry)
+    if (entry) {
         entry->tidying = false;
+        entry->disks_move_id[0] = 0;
+        (void)vm_entry_keep_disks_move(entry, NULL); /* else its start looks once more */
+    }
     if (!step->orders->stopped)
         take_up_held(step->orders, step->vm_id);
     step_free(step);
@@ -1355,8 +1358,9 @@ static bool is_to_tidy(const struct vm_entry *entry)
         !status->latch->move_id || vm_entry_is_domain(entry) || !vm_spec_tying_disk(status->spec))
         return false;
     switch (status->latch->latch) {
-    case GODWIT__LATCH__LATCH_RELEASED: /* by that very order: what an agent forgot is kept */
-        return entry->out_with_disks && strcmp(entry->out_move_id, status->latch->move_id) == 0;
+    case GODWIT__LATCH__LATCH_RELEASED: /* by that very order, and by no other */
+        return entry->disks_move_id[0] &&
+               strcmp(entry->disks_move_id, status->latch->move_id) == 0;
     case GODWIT__LATCH__LATCH_ABANDONED:
         return true;
     default:
@@ -1369,6 +1373,8 @@ static bool tidy(struct orders *orders, struct vm_entry *entry)
     struct fault fault = {0};
     struct step *step = NULL;
 
+    if (entry->tidying)
+        return true;
     if (!is_to_tidy(entry))
         return false;
     int r = step_new(&step, orders, entry->id, &entry->status->base, NULL, &fault);
@@ -1404,7 +1410,24 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
         take_up_held(orders, vm_id);
 }
 
+void orders_on_settled(struct orders *orders)
+{
+    for (struct vm_entry *entry = vm_table_first(orders->table); entry; entry = entry->next)
+        (void)tidy(orders, entry); /* what ended while no agent was looking */
+}
+
 /* ---- MOVE_OUT ---- */
+static void remember_disks(struct vm_entry *entry, const Godwit__MoveOut *order)
+{
+    struct fault fault = {0};
+
+    (void)snprintf(entry->disks_move_id, sizeof entry->disks_move_id, "%s",
+                   order->goals && order->goals->with_local_disks ? order->move_id : "");
+    if (vm_entry_keep_disks_move(entry, &fault) < 0) /* it moves all the same */
+        log_warn("orders", "a disk that moves may stay here, too vm=%s: %s", entry->id,
+                 fault.text);
+}
+
 static void reply_empty(struct rpc_request *request)
 {
     Godwit__Empty empty = GODWIT__EMPTY__INIT;
@@ -1504,7 +1527,7 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
         return;
     }
     (void)snprintf(entry->out_move_id, sizeof entry->out_move_id, "%s", order->move_id);
-    entry->out_with_disks = order->goals && order->goals->with_local_disks;
+    remember_disks(entry, order);
     if (vm_entry_is_domain(entry)) {
         if (rpc_call(vm_process_rpc(entry->process), METHOD_VM_MOVE_OUT, step->order,
                      &godwit__empty__descriptor, CALL_MS_MAX, move_out_begun, step, &fault) < 0)

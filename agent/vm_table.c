@@ -145,8 +145,37 @@ static void unlink_run_files(const struct vm_entry *entry)
     }
     if (vm_entry_run_path(entry, "move", path, NULL) == 0)
         file_write_tidy(path);
+    if (!entry->tidying && vm_entry_run_path(entry, "move-disks", path, NULL) == 0)
+        (void)unlink(path); /* absent is as good */
     if (vm_entry_run_path(entry, "", path, NULL) == 0)
         (void)rmdir(path); /* keeps what is not ours */
+}
+
+int vm_entry_keep_disks_move(const struct vm_entry *entry, struct fault *fault)
+{
+    char path[VM_PATH_SIZE];
+
+    int r = vm_entry_run_path(entry, "move-disks", path, fault);
+    if (r == 0 && entry->disks_move_id[0])
+        return file_write_atomic(path, 0600, entry->disks_move_id, strlen(entry->disks_move_id),
+                                 fault);
+    if (r == 0)
+        (void)unlink(path); /* absent is as good */
+    if (r == 0 && vm_entry_run_path(entry, "", path, fault) == 0)
+        (void)rmdir(path); /* keeps what is not ours */
+    return r;
+}
+
+static void recall_disks_move(struct vm_entry *entry)
+{
+    char path[VM_PATH_SIZE];
+    AUTO_FREE char *text = NULL;
+    size_t count = 0;
+
+    if (vm_entry_run_path(entry, "move-disks", path, NULL) == 0)
+        file_write_tidy(path);
+    if (file_read(path, &text, &count, NULL) == 0 && count < sizeof entry->disks_move_id)
+        memcpy(entry->disks_move_id, text, count); /* the rest is zero */
 }
 
 /* ---- keeping it on disk ---- */
@@ -1139,6 +1168,7 @@ static void find_out(struct vm_entry *entry)
         entry->unreachable = !entry->process && state_means_process(entry->status->state);
         return;
     }
+    recall_disks_move(entry);
     if (!entry->upgrade && entry->table->config.on_find)
         entry->table->config.on_find(entry->table->config.data, entry);
     adopt(entry);

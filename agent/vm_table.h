@@ -66,7 +66,7 @@ struct vm_entry {
     bool tidying; /* its disks are put away on a worker: it left, or did not come */
     struct vm_waiters start_waiters, stop_waiters;
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
-    bool out_with_disks;          /* it takes local disks along */
+    char disks_move_id[VM_ID_SIZE]; /* of the MOVE_OUT that takes local disks along; else empty */
     bool dialling;                /* redial.c: sockets for its lost lanes are being connected */
     char in_move_id[VM_ID_SIZE];  /* of the last MOVE_IN, with its address */
     char in_address[160];
@@ -145,6 +145,8 @@ int vm_entry_state_path(const struct vm_entry *entry, const char *name,
                         char ret_path[static VM_PATH_SIZE], struct fault *fault);
 int vm_entry_run_path(const struct vm_entry *entry, const char *name,
                       char ret_path[static VM_PATH_SIZE], struct fault *fault);
+/* Its disks_move_id into RUN/move-disks, for an agent that is started anew meanwhile; "": no file. */
+int vm_entry_keep_disks_move(const struct vm_entry *entry, struct fault *fault);
 
 /* Does something run for it here, or may it? */
 bool vm_entry_is_alive(const struct vm_entry *entry);

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 
+from guest_disk import judge
 from pool_case import expect, expect_host, pools, run
 
 DISK_MIB = 16
@@ -19,7 +20,6 @@ SEED = int(os.environ.get("GODWIT_SEED", "0")) or random.randrange(1 << 32)
 CHANCE = random.Random(SEED)
 # The pool's own folder may be a tmpfs, which knows no O_DIRECT.
 DISKS = tempfile.TemporaryDirectory(prefix="godwit-disk-moves-", dir="/var/tmp")
-BLOCK, MAGIC, M64 = 4096, 0x6b636f6c62207767, (1 << 64) - 1
 
 
 def folder(name):
@@ -112,36 +112,6 @@ def await_end(pool, job):
 def await_copy(pool, job):
     pools.wait_for("something to be copied", 60,
                    lambda: int(job_of(pool, job).get("disk", {}).get("copied_bytes", 0)) > 0)
-
-
-# ---- a disk judged from outside ----
-def mix64(x):
-    """Of tests/guest/mix.h."""
-    x = (x + 0x9e3779b97f4a7c15) & M64
-    x = ((x ^ x >> 30) * 0xbf58476d1ce4e5b9) & M64
-    x = ((x ^ x >> 27) * 0x94d049bb133111eb) & M64
-    return x ^ x >> 31
-
-
-def judge(path):
-    """Counter by block of what the guest wrote; anything torn is told."""
-    found, torn = {}, []
-    with open(path, "rb") as file:
-        for block in range((DISK_MIB << 20) // BLOCK):
-            data = file.read(BLOCK)
-            words = memoryview(data).cast("Q")
-            if words[0] != MAGIC:
-                if any(data):
-                    torn.append(block)
-                continue
-            total = 0
-            for word in words[:-1]:
-                total = ((total << 7 | total >> 57) & M64) ^ word
-            if mix64(total) != words[-1] or words[1] != block:
-                torn.append(block)
-            found[block] = words[2]
-    expect(not torn, f"{path}: torn blocks {torn[:8]}")
-    return found
 
 
 # ---- cases ----
@@ -250,12 +220,12 @@ def killed_at_any_moment_the_named_file_is_the_disk(pool):
             job_of(pool, job).get("disk", {}).get("state") == state or job_of(pool, job).get("state") != "running"), 0.02)
         for pid in pool.hosts[0].vm_pids():
             os.kill(pid, signal.SIGKILL)
-        both = {p: judge(p) for p in (old, folder(target) / "writer-root.raw") if p.exists()}
+        both = {p: judge(p, DISK_MIB) for p in (old, folder(target) / "writer-root.raw") if p.exists()}
         end = await_end(pool, job)["state"]
         ended[end] = ended.get(end, 0) + 1
         disk = named(pool)
         expect((disk == old) == (end == "rolled-back"), f"{end}, but the record names {disk}")
-        mine = judge(disk)
+        mine = judge(disk, DISK_MIB)
         expect(max(mine.values()) >= written, f"the newest block of {disk} is older than {written}")
         for path, theirs in both.items():
             older = [b for b in theirs if path != disk and disk in both and mine.get(b, 0) < theirs[b]]
