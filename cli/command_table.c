@@ -6,6 +6,7 @@
 #include "cli/cmd_demo.h"
 #include "cli/cmd_dirty_rate.h"
 #include "cli/cmd_doctor.h"
+#include "cli/cmd_dr.h"
 #include "cli/cmd_explain.h"
 #include "cli/cmd_ha.h"
 #include "cli/cmd_host.h"
@@ -139,6 +140,56 @@ static const struct command_option ha_add_options[] = {
      .min = 0,
      .max = 100,
      .help = "0 to 100, the higher the sooner it is started again"},
+    {0}};
+
+static const struct command_option dr_protect_options[] = {
+    {.name = "to", .type = COMMAND_TEXT, .value = "HOST", .help = "where its replica lies"},
+    {.name = "rpo",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "how much of its time the loss of its host may cost; 5s if you do not say"},
+    {.name = "disks-only",
+     .type = COMMAND_FLAG,
+     .help = "its disks without its memory: it boots when it is taken, as after a loss of power"},
+    {.name = "bandwidth", .type = COMMAND_RATE, .value = "RATE", .help = "100MiB/s: not more"},
+    {.name = "group",
+     .type = COMMAND_TEXT,
+     .value = "NAME",
+     .help = "it is taken and brought back with the others of this group"},
+    {.name = "order",
+     .type = COMMAND_COUNT,
+     .value = "N",
+     .max = 1000,
+     .help = "within the group: lower ones first, equal ones together"},
+    {.name = "delay",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "within the group: so long after those before it run"},
+    {.name = "auto",
+     .type = COMMAND_FLAG,
+     .help = "take the replica without asking once its host is fenced"},
+    {0}};
+
+static const struct command_option dr_failover_options[] = {
+    {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it, in their order"},
+    {.name = "planned",
+     .type = COMMAND_FLAG,
+     .help = "its host lives: it is stopped there first, and nothing is lost"},
+    {.name = "confirm-down",
+     .type = COMMAND_TEXT,
+     .value = "HOST",
+     .help = "its host is down for certain, as host fence --confirm-down says it"},
+    {.name = "accept-split",
+     .type = COMMAND_FLAG,
+     .help = "nobody can tell whether its host is down: it may run twice"},
+    {.name = "yes-the-old-host-is-gone",
+     .type = COMMAND_TEXT,
+     .value = "HOST",
+     .help = "with --accept-split: the old host's name, in full"},
+    {0}};
+
+static const struct command_option dr_failback_options[] = {
+    {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it, in their order"},
     {0}};
 
 static const struct command_option ha_disarm_options[] = {
@@ -940,6 +991,51 @@ static const struct command commands[] = {
      .examples = {{"godwit ha fence-agent node1 fence_ipmilan --options ip=10.0.9.1,username=fence",
                    "by its BMC"},
                   {"godwit ha fence-agent node1", "none any more"}}},
+    {.words = "dr protect",
+     .operands = "VM",
+     .summary = "keep a replica of a running VM on another host",
+     .more = "Memory and disks are copied there for ever, checkpoint by checkpoint, while it runs; the "
+             "guest stands still for a moment at each. It needs no shared store: its disks lie where "
+             "they lie, on both hosts. Said again with the same host it changes goals and group.",
+     .options = dr_protect_options,
+     .run = cmd_dr_protect,
+     .examples = {{"godwit dr protect db-01 --to node2", "5 s of its time at most"},
+                  {"godwit dr protect db-01 --to node2 --rpo 1s --group shop --order 1",
+                   "the first one of its group"}}},
+    {.words = "dr unprotect",
+     .operands = "VM",
+     .summary = "end the replication of a VM; it runs on",
+     .more = "The replica goes, with the files that this protection made.",
+     .run = cmd_dr_unprotect,
+     .examples = {{"godwit dr unprotect db-01", "by name"}, {"godwit dr unprotect db", "by a prefix"}}},
+    {.words = "dr status",
+     .operands = "[VM]",
+     .summary = "what has a replica, where, and how old it is",
+     .lists = true,
+     .watches = true,
+     .run = cmd_dr_status,
+     .examples = {{"godwit dr status -w", "again and again"},
+                  {"godwit dr status db-01 -o json", "for a script"}}},
+    {.words = "dr failover",
+     .operands = "[VM]",
+     .summary = "run a VM from its replica",
+     .more = "Only when nothing of it runs any more: its host is fenced, or it is stopped there first "
+             "(--planned), or you say that the host is down. What the old host still has of it is "
+             "ended before anything else when it comes back. Ends with what was lost (RPO) and how "
+             "long it took (RTO), for each VM.",
+     .options = dr_failover_options,
+     .run = cmd_dr_failover,
+     .examples = {{"godwit dr failover db-01", "its host was fenced"},
+                  {"godwit dr failover --group shop --planned", "all of them, nothing lost"}}},
+    {.words = "dr failback",
+     .operands = "[VM]",
+     .summary = "bring a VM back to where it ran before its failover",
+     .more = "Its old disks are there: only what differs is copied while it runs, then it goes there as "
+             "in a planned failover, and is protected again as before.",
+     .options = dr_failback_options,
+     .run = cmd_dr_failback,
+     .examples = {{"godwit dr failback db-01", "by name"},
+                  {"godwit dr failback --group shop", "all of a group"}}},
     {.words = "host fence",
      .operands = "HOST",
      .summary = "tell that a host is down, where nothing else can prove it",

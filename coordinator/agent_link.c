@@ -20,6 +20,8 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_order.h"
 #include "coordinator/job.h"
 #include "coordinator/preflight.h"
 #include "coordinator/words.h"
@@ -183,6 +185,17 @@ static void on_order_done(void *data, const ProtobufCMessage *reply, const struc
 
     if (reply && reply->descriptor == &godwit__vm_status__descriptor)
         result.status = (const Godwit__VmStatus *)reply;
+    if (reply && reply->descriptor == &godwit__protect_status__descriptor)
+        result.protect = (const Godwit__ProtectStatus *)reply;
+    if (reply && reply->descriptor == &godwit__replica_status__descriptor)
+        result.replica = (const Godwit__ReplicaStatus *)reply;
+    if (dr_is_order(sent->order.kind))
+        dr_order_answered(coordinator, &sent->order, reply);
+    if (sent->order.kind == ORDER_REPLICA_IN && reply &&
+        (!result.replica->address || !result.replica->address[0])) {
+        fault_set(&bad, ERR_CORRUPT, "%s answered without an address", sent->order.host);
+        result.fault = &bad;
+    }
     if (reply && reply->descriptor == &godwit__vm_upgraded__descriptor)
         result.upgraded = (const Godwit__VmUpgraded *)reply;
     if (sent->order.kind == ORDER_MOVE_IN && reply) {
@@ -456,6 +469,22 @@ static void send_evict(struct sent *sent)
                HA_EVICT_MS);
 }
 
+/* What cannot be said any more never left. */
+static void send_dr(struct sent *sent)
+{
+    struct dr_order order;
+    struct fault fault = {0};
+    if (!dr_order_make(sent->coordinator, &sent->order, &order)) {
+        fault_set(&fault, ERR_CANCELED, "the protection is not what it was when this was decided");
+        on_order_done(sent, NULL, &fault, AGENT_LINK_NEVER_LEFT);
+        return;
+    }
+    struct coordinator *coordinator = sent->coordinator;
+    const struct cluster_order decided = sent->order;
+    send_order(sent, order.method, order.message, order.reply, order.timeout_ms);
+    dr_order_sent(coordinator, &decided);
+}
+
 void agent_link_order(struct coordinator *coordinator, const struct cluster_order *order)
 {
     struct cluster_vm *vm = cluster_vm(&coordinator->cluster, order->vm_id);
@@ -526,6 +555,17 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_EVICT:
         send_evict(sent);
+        break;
+    case ORDER_SPLIT_STOP:
+        send_stop(sent);
+        break;
+    case ORDER_REPLICA_IN:
+    case ORDER_PROTECT:
+    case ORDER_PROTECT_FINISH:
+    case ORDER_PROTECT_END:
+    case ORDER_REPLICA_TAKE:
+    case ORDER_REPLICA_DROP:
+        send_dr(sent);
         break;
     case ORDER_FENCE:
         assert(false); /* is carried out here, see coordinator.c */

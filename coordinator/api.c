@@ -24,6 +24,8 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/disk_move.h"
 #include "coordinator/disk_move_run.h"
+#include "coordinator/dr_api.h"
+#include "coordinator/dr_tell.h"
 #include "coordinator/enrol.h"
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
@@ -104,7 +106,7 @@ static void on_pool_status(struct peer *peer, struct rpc_request *request, const
     Godwit__PoolStatus status = GODWIT__POOL_STATUS__INIT;
     static char version[] = GODWIT_VERSION;
     char held[CLUSTER_REASON_SIZE];
-    char *warnings[CLUSTER_WARNINGS_MAX + 2];
+    char *warnings[CLUSTER_WARNINGS_MAX + 3];
 
     status.pool_id = coordinator->pool_id;
     status.name = coordinator->name;
@@ -151,6 +153,9 @@ static void on_pool_status(struct peer *peer, struct rpc_request *request, const
                        conflict_count);
         warnings[status.n_warnings++] = conflicts;
     }
+    char unprotected[CLUSTER_REASON_SIZE];
+    if (dr_warning(cluster, coordinator_now(), unprotected))
+        warnings[status.n_warnings++] = unprotected;
     status.warnings = warnings;
     (void)rpc_reply(request, &status.base);
 }
@@ -893,6 +898,9 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_BALANCE, balance_request, "operator", api_plan_balance)                               \
     X(METHOD_WHY, why_request, "operator", api_plan_why)                                           \
     X(METHOD_HA, ha_request, "operator", ha_api_request)                                           \
+    X(METHOD_DR, dr_request, "operator", dr_api_request)                                           \
+    X(METHOD_AGENT_REPLICAS, agent_replicas, "host", dr_api_on_replicas)                           \
+    X(METHOD_AGENT_PROTECT, protect_status, "host", dr_api_on_protect)                             \
     X(METHOD_EVENTS, events_request, "operator", events_request)                                   \
     X(METHOD_AUDIT, audit_request, "operator", audit_list)                                         \
     X(METHOD_DISK_MOVE, disk_move_request, "operator", on_disk_move)                               \
@@ -920,6 +928,8 @@ static bool is_event(uint16_t method)
     case METHOD_AGENT_MOVE_EVENT:
     case METHOD_AGENT_FOUND:
     case METHOD_AGENT_SNAPSHOTS:
+    case METHOD_AGENT_REPLICAS:
+    case METHOD_AGENT_PROTECT:
     case METHOD_AGENT_CONSOLE_OUTPUT:
     case METHOD_VM_CONSOLE_DATA:
     case METHOD_AGENT_IMAGES:

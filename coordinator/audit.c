@@ -13,6 +13,7 @@
 #include "coordinator/words.h"
 #include "proto/audit_line.h"
 #include "proto/method.h"
+#include "proto/dr.pb-c.h"
 #include "proto/snapshot.pb-c.h"
 
 enum { ENTRIES_KEPT = 20000, ENTRIES_A_REPLY = 1000 };
@@ -123,6 +124,24 @@ static uint64_t note(struct coordinator *coordinator, const char *who, const cha
 /* ---- requests ---------------------------------------------------------------------------------
  */
 
+static const char *dr_name(Godwit__DrVerb verb, bool accept_split)
+{
+    switch (verb) {
+    case GODWIT__DR_VERB__DR_VERB_PROTECT:
+        return "dr-protect";
+    case GODWIT__DR_VERB__DR_VERB_UNPROTECT:
+        return "dr-unprotect";
+    case GODWIT__DR_VERB__DR_VERB_FAILOVER:
+        return accept_split ? "dr-failover-split" : "dr-failover";
+    case GODWIT__DR_VERB__DR_VERB_FAILBACK:
+        return "dr-failback";
+    case GODWIT__DR_VERB__DR_VERB_STATUS:
+    case _GODWIT__DR_VERB_IS_INT_SIZE:
+    default: /* a number from the wire: refused anyway */
+        return NULL;
+    }
+}
+
 /* What changes the pool; what only looks is not noted. NULL: not noted. */
 static const char *name_of(uint16_t method, const ProtobufCMessage *message)
 {
@@ -172,6 +191,9 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
     case METHOD_HA:
         return ((const Godwit__HaRequest *)message)->verb == GODWIT__HA_VERB__HA_VERB_STATUS ? NULL
                                                                                              : "ha";
+    case METHOD_DR:
+        return dr_name(((const Godwit__DrRequest *)message)->verb,
+                       ((const Godwit__DrRequest *)message)->accept_split);
     default:
         return NULL;
     }

@@ -151,6 +151,18 @@ static void plan_free(struct cluster_plan *plan)
     free(plan);
 }
 
+static void dr_free(struct cluster_dr *dr)
+{
+    if (dr->info)
+        godwit__dr_record__free_unpacked(dr->info, NULL);
+    if (dr->out)
+        godwit__protect_status__free_unpacked(dr->out, NULL);
+    if (dr->in)
+        godwit__replica_status__free_unpacked(dr->in, NULL);
+    explicit_bzero(dr->psk, sizeof dr->psk);
+    free(dr);
+}
+
 static void snapshot_free(struct cluster_snapshot *snapshot)
 {
     if (snapshot->info)
@@ -179,6 +191,9 @@ void cluster_deinit(struct cluster *cluster)
         free(cluster->disk_moves[i]);
     }
     free(cluster->disk_moves);
+    for (size_t i = 0; i < cluster->dr_count; i++)
+        dr_free(cluster->drs[i]);
+    free(cluster->drs);
     for (size_t i = 0; i < cluster->plan_count; i++)
         plan_free(cluster->plans[i]);
     for (size_t i = 0; i < cluster->snapshot_count; i++)
@@ -276,6 +291,17 @@ struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster)
     return add((void ***)&cluster->disk_moves, &cluster->disk_move_count, sizeof *move);
 }
 
+struct cluster_dr *cluster_add_dr(struct cluster *cluster, struct cluster_vm *vm)
+{
+    struct cluster_dr *dr = add((void ***)&cluster->drs, &cluster->dr_count, sizeof *dr);
+    assert(!vm->dr);
+    if (dr) {
+        dr->vm = vm;
+        vm->dr = dr;
+    }
+    return dr;
+}
+
 struct cluster_snapshot *cluster_add_snapshot(struct cluster *cluster,
                                               const Godwit__SnapshotInfo *info)
 {
@@ -325,7 +351,7 @@ static void take_out(void **array, size_t *count, const void *object)
 
 void cluster_drop_vm(struct cluster *cluster, struct cluster_vm *vm)
 {
-    assert(!vm->job && !vm->disk_move);
+    assert(!vm->job && !vm->disk_move && !vm->dr);
     take_out((void **)cluster->vms, &cluster->vm_count, vm);
     name_map_remove(&cluster->vms_by_id, vm->id);
     vm_free(vm);
@@ -348,6 +374,13 @@ void cluster_drop_rule(struct cluster *cluster, struct cluster_rule *rule)
 void cluster_drop_disk_move(struct cluster *cluster, struct cluster_disk_move *move)
 {
     take_out((void **)cluster->disk_moves, &cluster->disk_move_count, move);
+}
+
+void cluster_drop_dr(struct cluster *cluster, struct cluster_dr *dr)
+{
+    take_out((void **)cluster->drs, &cluster->dr_count, dr);
+    dr->vm->dr = NULL;
+    dr_free(dr);
 }
 
 void cluster_drop_store(struct cluster *cluster, struct cluster_store *store)

@@ -19,6 +19,7 @@
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
 #include "proto/disk_move.pb-c.h"
+#include "proto/dr.pb-c.h"
 #include "proto/ha.pb-c.h"
 #include "proto/image.pb-c.h"
 #include "proto/limits.h"
@@ -35,6 +36,8 @@ enum {
     CLUSTER_FENCE_AGENT_SIZE = 128,
     CLUSTER_FENCE_OPTIONS_SIZE = 512,
     CLUSTER_SETTING_SIZE = 32,
+    CLUSTER_PSK_BYTES = 32,
+    CLUSTER_ADDRESS_SIZE = 128,
     GUEST_NONCE_SIZE = ID_TEXT_SIZE,
 };
 
@@ -105,6 +108,7 @@ struct cluster_vm {
     uint64_t ticket;         /* an operator's order under way; 0: none */
     struct cluster_job *job; /* active; NULL: none */
     struct cluster_disk_move *disk_move; /* as is this */
+    struct cluster_dr *dr; /* its protection by a replica; NULL: none */
 };
 
 struct cluster_job {
@@ -171,6 +175,27 @@ struct cluster_disk_move {
     unsigned refusals;         /* in a row */
 };
 
+struct cluster_dr { /* a VM's replica on another host */
+    uint64_t revision;
+    Godwit__DrRecord *info; /* owned; its texts are never NULL */
+    struct cluster_vm *vm;
+    /* of this coordinator's life only */
+    Godwit__ProtectStatus *out; /* owned; as its source told last; NULL: nothing yet */
+    Godwit__ReplicaStatus *in;  /* owned; as its target did */
+    uint64_t out_ns;
+    bool in_ready, out_ready; /* both were asked since they last came up, and said yes */
+    bool in_ended, out_ended; /* step end: the same of their ends */
+    bool is_asked;            /* an order is out */
+    bool is_stopping;         /* as is one to the host that was given up */
+    uint64_t next_ns, stop_ns, auto_ns; /* not before */
+    uint64_t lost_unix_ms; /* when its source's line broke; 0: it has not */
+    uint64_t late_ns;      /* since when it has not kept its goal; 0: it does */
+    bool is_alarm;
+    char trouble[CLUSTER_REASON_SIZE]; /* why an end was not ready; "" */
+    uint8_t psk[CLUSTER_PSK_BYTES];    /* one-time, drawn and wiped by the shell */
+    char address[CLUSTER_ADDRESS_SIZE];
+};
+
 struct cluster_snapshot {
     uint64_t revision;
     Godwit__SnapshotInfo *info; /* owned */
@@ -218,6 +243,8 @@ struct cluster {
     size_t image_count;
     struct cluster_disk_move **disk_moves; /* owned; oldest first */
     size_t disk_move_count;
+    struct cluster_dr **drs; /* owned */
+    size_t dr_count;
     struct cluster_plan **plans; /* oldest first */
     size_t plan_count;
     struct cluster_snapshot **snapshots; /* owned */
@@ -264,6 +291,8 @@ enum cluster_put_kind {
     PUT_DELETE_IMAGE,
     PUT_DISK_MOVE,
     PUT_DELETE_DISK_MOVE,
+    PUT_DR,
+    PUT_DELETE_DR,
 };
 
 struct cluster_put {
@@ -295,6 +324,14 @@ enum cluster_order_kind {
     ORDER_TUNE, /* to the source: the job's goals */
     ORDER_UPGRADE,
     ORDER_SUSPEND,
+    /* of dr; move_id: the protection's id */
+    ORDER_REPLICA_IN,
+    ORDER_PROTECT,
+    ORDER_PROTECT_FINISH,
+    ORDER_PROTECT_END,
+    ORDER_REPLICA_TAKE,
+    ORDER_REPLICA_DROP,
+    ORDER_SPLIT_STOP, /* what a host that was given up still runs of it */
 };
 
 struct cluster_order {
@@ -346,7 +383,9 @@ struct cluster_result {
     bool definite;             /* with a fault: the agent itself said so, or it never left */
     bool never_left;
     const Godwit__VmStatus *status; /* with its answer, or NULL */
-    const Godwit__VmUpgraded *upgraded; /* the same */
+    const Godwit__VmUpgraded *upgraded; /* the same, as are the next two */
+    const Godwit__ProtectStatus *protect;
+    const Godwit__ReplicaStatus *replica;
     bool confirmed;                 /* probe: it was reached; evict, fence: it is done */
     uint64_t storage_age_ms;        /* probe; UINT64_MAX: it cannot tell */
 };
@@ -376,6 +415,9 @@ void cluster_drop_image(struct cluster *cluster, struct cluster_image *image); /
 struct cluster_disk_move *cluster_add_disk_move(struct cluster *cluster);
 /* Takes it out; it is the caller's to free. */
 void cluster_drop_disk_move(struct cluster *cluster, struct cluster_disk_move *move);
+/* Without its record, which the caller fills in; the VM has none yet. */
+struct cluster_dr *cluster_add_dr(struct cluster *cluster, struct cluster_vm *vm);
+void cluster_drop_dr(struct cluster *cluster, struct cluster_dr *dr); /* frees it */
 /* With a copy of it; NULL: no memory. */
 struct cluster_snapshot *cluster_add_snapshot(struct cluster *cluster,
                                               const Godwit__SnapshotInfo *info);

@@ -14,6 +14,7 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/post_policy.h"
@@ -401,6 +402,10 @@ int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *v
                           vm->disk_move->info->id, vm->spec->name,
                           vm->disk_move->info->disk_name);
         problem_hint(problem, "godwit job watch %s", vm->disk_move->info->id);
+    } else if (dr_is_acting(vm)) {
+        (void)problem_set(problem, GW_VM_BUSY, "its %s has %s now", vm->dr->info->last_op,
+                          vm->spec->name);
+        problem_hint(problem, "godwit dr status %s", vm->spec->name);
     } else if (vm->ticket) {
         (void)problem_set(problem, GW_VM_BUSY, "another order for %s is being carried out",
                           vm->spec->name);
@@ -695,6 +700,13 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
     if (vm->own.phase != OWN_STOPPED && !and_stop)
         return wrong_state(cluster, vm, "is not stopped", "stop", now, problem);
     size_t snapshots = cluster_snapshot_count(cluster, vm);
+    if (vm->dr) {
+        (void)problem_set(problem, GW_VM_STATE, "%s has a replica on %s", vm->spec->name,
+                          vm->dr->info->target);
+        add_place(cluster, vm, now, problem);
+        problem_hint(problem, "godwit dr unprotect %s", vm->spec->name);
+        return -1;
+    }
     if (snapshots > 0) {
         (void)problem_set(problem, GW_VM_STATE, "%s has %zu snapshots, which nobody could use then",
                           vm->spec->name, snapshots);
@@ -922,6 +934,19 @@ static int choose_target(struct cluster *cluster, struct cluster_vm *vm,
     return -1;
 }
 
+/* Its replica is there: what would arrive are the files that it writes. */
+static int judge_replica(const struct cluster_vm *vm, const struct cluster_host *target,
+                         struct problem *problem)
+{
+    const struct cluster_dr *dr = vm->dr;
+    if (!dr || dr_step_is(dr, "away") || strcmp(dr->info->target, target->name) != 0)
+        return 0;
+    (void)problem_set(problem, GW_DR_STATE, "%s has the replica of %s", target->name,
+                      vm->spec->name);
+    problem_hint(problem, "godwit dr failover %s --planned", vm->spec->name);
+    return -1;
+}
+
 /* What the order does not say comes from the VM's own description. */
 static Godwit__MoveGoals *complete_goals(const Godwit__MoveGoals *given, const Godwit__VmSpec *spec)
 {
@@ -1029,7 +1054,8 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
     if (judge_goals(ask->goals, problem) != 0 ||
         judge_movable(cluster, vm, with_local_disks, now, problem) != 0 ||
         judge_postcopy(ask->goals, vm->spec, problem) != 0 ||
-        choose_target(cluster, vm, ask, now, &target, problem) != 0) {
+        choose_target(cluster, vm, ask, now, &target, problem) != 0 ||
+        judge_replica(vm, target, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;
     }

@@ -17,6 +17,8 @@
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_tell.h"
 #include "coordinator/plan_core.h"
 #include "coordinator/planner.h"
 #include "coordinator/words.h"
@@ -538,7 +540,8 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
     } else if (vm->own.phase == OWN_STARTING && rebooted) {
         record_ended(cluster, vm, vm->ha_starts || fenced, reason, now,
                      todo); /* a boot voids the grant that was sent */
-    } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket) {
+    } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket &&
+               !dr_takes(vm)) {
         /* The grant may still be on its way (R7): say it again, it is idempotent. */
         (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
     }
@@ -700,6 +703,7 @@ static void link_changed(struct cluster *cluster, struct cluster_host *host, boo
                          struct cluster_now now, struct cluster_todo *todo)
 {
     host->link_up = up;
+    dr_link_changed(cluster, host, up, now);
     for (size_t i = 0; i < cluster->job_count; i++) {
         struct cluster_job *job = cluster->jobs[i];
         bool at_target = is_same(job->core.target_host, host->name);
@@ -1198,8 +1202,11 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
         answer(NULL, order->ticket, NULL, todo);
         return;
     }
+    if (dr_is_order(order->kind))
+        dr_order_done(cluster, order, result, now, todo);
     switch (order->kind) {
     case ORDER_START:
+    case ORDER_REPLICA_TAKE:
         start_done(cluster, vm, order, result, now, todo);
         break;
     case ORDER_STOP:
@@ -1239,6 +1246,13 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_TUNE:
         tune_done(cluster, order, result);
         break;
+    case ORDER_REPLICA_IN:
+    case ORDER_PROTECT:
+    case ORDER_PROTECT_FINISH:
+    case ORDER_PROTECT_END:
+    case ORDER_REPLICA_DROP:
+    case ORDER_SPLIT_STOP:
+        break; /* dr's */
     }
 }
 
@@ -1248,7 +1262,7 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
 {
     for (size_t i = 0; i < cluster->vm_count; i++) {
         struct cluster_vm *vm = cluster->vms[i];
-        if (vm->own.phase != OWN_STARTING || vm->ticket ||
+        if (vm->own.phase != OWN_STARTING || vm->ticket || dr_takes(vm) ||
             now.ns - vm->start_ns < START_AGAIN_MS * NS_PER_MS)
             continue;
         const struct cluster_host *host = cluster_host(cluster, vm->own.owner);
@@ -1265,6 +1279,8 @@ void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluste
     cluster_found_tick(cluster, now, todo);
     end_restored(cluster, todo);
     cluster_ha_tick(cluster, now, todo);
+    dr_tick(cluster, now, todo);
+    dr_tell_alarms(cluster, now, todo);
     for (size_t i = 0; i < cluster->job_count; i++) {
         struct cluster_job *job = cluster->jobs[i];
         struct job_event event = {.now_ns = now.ns, .type = JOB_EVENT_TICK};

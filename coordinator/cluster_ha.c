@@ -12,6 +12,7 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
 #include "coordinator/fence_options.h"
 #include "coordinator/planner.h"
 #include "coordinator/rows.h"
@@ -311,7 +312,8 @@ static void lose_all_of(struct cluster *cluster, struct cluster_host *host, unsi
 
 static bool is_ready(const struct cluster_vm *vm, struct cluster_now now)
 {
-    return own_is_lost(&vm->own) && !vm->job && !vm->ticket && now.ns >= vm->ha_next_ns;
+    return own_is_lost(&vm->own) && !vm->job && !vm->ticket && now.ns >= vm->ha_next_ns &&
+           !dr_is_acting(vm);
 }
 
 /* Groups: as long as one of a higher priority is about to start, lower ones wait. */
@@ -338,6 +340,14 @@ static void start_again(struct cluster *cluster, struct cluster_vm *vm, struct c
     int r = host ? 0 : cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
     if (r != 0 && not_on)
         r = cluster_choose_host(cluster, vm, NULL, now, &host, &problem);
+    if (r == 0 && !dr_lets_start(vm, host->name)) {
+        const struct cluster_start_ask there = {.only_on = vm->dr->info->source};
+        r = cluster_choose_start(cluster, vm, &there, now, &host, &problem);
+        if (r != 0)
+            (void)problem_set(&problem, GW_DR_STATE,
+                              "its replica on %s is taken by: godwit dr failover %s",
+                              vm->dr->info->target, vm->spec->name);
+    }
     if (r != 0) { /* no try: it waits for room */
         vm->ha_next_ns = now.ns + NS_PER_S;
         if (!is_same(vm->reason, problem.text)) {

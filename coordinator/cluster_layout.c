@@ -1,6 +1,7 @@
 #include "coordinator/cluster_layout.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,6 +82,13 @@ static const char *vendor_of(const struct cluster *cluster, const struct cluster
     return host && host->facts ? host->facts->cpu_vendor : NULL;
 }
 
+/* Where its replica is: there it cannot be beside it. NULL: it has none. */
+static const char *replica_of(const struct cluster_vm *vm)
+{
+    bool has_none = !vm->dr || strcmp(vm->dr->info->step, "away") == 0;
+    return has_none ? NULL : vm->dr->info->target;
+}
+
 static bool same_text(const char *a, const char *b)
 {
     return a == b || (a && b && strcmp(a, b) == 0);
@@ -124,6 +132,10 @@ static enum gw_code judge_bar(const struct planner_host *host,
         .cpu_vendor = vendor,
         .spec = vm->spec,
         .stores = stores};
+    if (replica_of(vm) && strcmp(replica_of(vm), host->name) == 0) {
+        (void)snprintf(ret_text, size, "%s has the replica of %s", host->name, vm->spec->name);
+        return GW_DR_STATE;
+    }
     with_room.memory_free_bytes = UINT64_MAX;
     with_room.memory_promised_bytes = 0;
     return planner_judge(&with_room, &ask, ret_text, size);
@@ -145,10 +157,11 @@ static uint8_t *find_bars(struct cluster_layout *view, const struct cluster_vm *
     const char *vendor = vendor_of(cluster, vm);
     char text[CLUSTER_REASON_SIZE];
     const struct planner_stores stores = pool_store_planner(cluster, view->now_ns);
-    if (vm->spec->n_nics == 0 && !vendor && !pool_store_is_named(vm->spec))
+    if (vm->spec->n_nics == 0 && !vendor && !pool_store_is_named(vm->spec) && !replica_of(vm))
         return NULL;
     for (size_t i = 0; i < view->bar_count; i++) {
         if (same_text(view->bars[i].vendor, vendor) &&
+            same_text(replica_of(view->bars[i].like), replica_of(vm)) &&
             same_nics(view->bars[i].like->spec, vm->spec) &&
             same_stores(view->bars[i].like->spec, vm->spec))
             return view->bars[i].bits;

@@ -101,6 +101,14 @@ static void add_promises(const struct cluster *cluster, struct planner_host *hos
         if (host)
             hosts[host->index].memory_promised_bytes += vm->spec->memory->size;
     }
+    for (size_t i = 0; i < cluster->dr_count; i++) { /* a replica is to become a guest there */
+        const struct cluster_dr *dr = cluster->drs[i];
+        const struct cluster_host *host = cluster_host(cluster, dr->info->target);
+        bool is_taken = strcmp(dr->info->step, "away") == 0 || strcmp(dr->info->step, "take") == 0;
+        bool has_memory = dr->info->has_held && !dr->info->disks_only; /* it is no longer free */
+        if (host && !is_taken && !has_memory)
+            hosts[host->index].memory_promised_bytes += dr->vm->spec->memory->size;
+    }
 }
 
 struct planner_host *cluster_planner_hosts(const struct cluster *cluster, uint64_t now_ns)

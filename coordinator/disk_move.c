@@ -94,6 +94,13 @@ static int judge_vm(const struct cluster *cluster, const struct cluster_vm *vm,
     if (vm_spec_is_libvirt(vm->spec))
         return problem_set(problem, GW_VM_STATE,
                            "%s is a libvirt domain; virsh blockcopy moves its disks", name);
+    if (vm->dr) {
+        (void)problem_set(problem, GW_VM_STATE,
+                          "%s has a replica on %s, whose disks lie as they lie here", name,
+                          vm->dr->info->target);
+        problem_hint(problem, "godwit dr unprotect %s", name);
+        return -1;
+    }
     if (vm->own.phase != OWN_RUN || vm->want != WANT_RUNNING ||
         vm->state == GODWIT__VM_STATE__VM_STATE_HELD || vm->in_postcopy)
         return problem_set(problem, GW_VM_STATE,

@@ -8,6 +8,7 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/coordinator.h"
+#include "coordinator/dr_tell.h"
 
 static void head(FILE *out, const char *name, const char *kind, const char *help)
 {
@@ -102,6 +103,27 @@ static void write_ha(struct cluster *cluster, struct cluster_now now, FILE *out)
                   admission_holds(cluster, now, lacks, sizeof lacks));
 }
 
+static void write_dr(const struct cluster *cluster, struct cluster_now now, FILE *out)
+{
+    char reason[CLUSTER_REASON_SIZE];
+    uint64_t rpo_ms;
+    head(out, "godwit_dr_rpo_seconds", "gauge",
+         "What the loss of a protected VM's host would cost now; absent: nothing is held.");
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        if (dr_rpo_now(cluster, cluster->drs[i], now, &rpo_ms))
+            (void)fprintf(out, "godwit_dr_rpo_seconds{vm=\"%s\"} %.3f\n", cluster->drs[i]->info->vm,
+                          (double)rpo_ms / 1e3);
+    }
+    head(out, "godwit_dr_rpo_goal_seconds", "gauge", "The goal of a protected VM.");
+    for (size_t i = 0; i < cluster->dr_count; i++)
+        (void)fprintf(out, "godwit_dr_rpo_goal_seconds{vm=\"%s\"} %.3f\n",
+                      cluster->drs[i]->info->vm, (double)cluster->drs[i]->info->rpo_ms / 1e3);
+    head(out, "godwit_dr_protected", "gauge", "1 while a protected VM keeps its goal.");
+    for (size_t i = 0; i < cluster->dr_count; i++)
+        (void)fprintf(out, "godwit_dr_protected{vm=\"%s\"} %d\n", cluster->drs[i]->info->vm,
+                      strcmp(dr_state(cluster, cluster->drs[i], now, reason), "protected") == 0);
+}
+
 void metrics_write(struct coordinator *coordinator, FILE *out)
 {
     struct cluster_now now = coordinator_now();
@@ -125,4 +147,5 @@ void metrics_write(struct coordinator *coordinator, FILE *out)
     write_hosts(&view, out);
     write_vms(&view, out);
     write_ha(&coordinator->cluster, now, out);
+    write_dr(&coordinator->cluster, now, out);
 }

@@ -138,6 +138,13 @@ void own_restart(struct own *own, const char *host, const char *incarnation)
     set_phase(own, OWN_STARTING);
 }
 
+void own_return(struct own *own, const char *host)
+{
+    assert(own->phase == OWN_STOPPED || own_is_lost(own));
+    WORDS_COPY(own->owner, host);
+    own->incarnation[0] = '\0';
+}
+
 void own_adopt(struct own *own)
 {
     assert(own->phase == OWN_STOPPED && own->gen == own->hiwater && own->gen > 0);

@@ -62,6 +62,8 @@ void own_lose(struct own *own);
 bool own_is_lost(const struct own *own); /* and waits to be started anew */
 /* A lost one starts on `host`, at a new generation. */
 void own_restart(struct own *own, const char *host, const char *incarnation);
+/* It was to start, did not, and runs nowhere: `host` is where it ran last. */
+void own_return(struct own *own, const char *host);
 /* A stopped VM is found running with the newest generation: the record was too pessimistic. */
 void own_adopt(struct own *own);
 /* Found running as `gen`, by a pool whose own memory is older than that (R5, R10). */

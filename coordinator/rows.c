@@ -11,6 +11,7 @@
 #include "base/own.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/disk_move.h"
+#include "coordinator/dr.h"
 #include "coordinator/plan.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/post_policy.h"
@@ -322,6 +323,23 @@ static int load_disk_move(void *data, const char *key, uint64_t revision,
     return bad_row(fault, "disk_move", key, "description");
 }
 
+static int load_dr(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
+                   struct fault *fault)
+{
+    const struct store_cell *cell = &cells[STORE_DR_INFO];
+    Godwit__DrRecord *info =
+        godwit__dr_record__unpack(NULL, cell->count, (const uint8_t *)cell->bytes);
+    bool ok = info && info->vm_id && strcmp(info->vm_id, key) == 0;
+    struct cluster_dr *dr = ok ? dr_load(data, info) : NULL;
+    if (dr) {
+        dr->revision = revision;
+        return 0;
+    }
+    if (info)
+        godwit__dr_record__free_unpacked(info, NULL);
+    return bad_row(fault, "dr", key, "description");
+}
+
 static void put_plan(struct store_batch *batch, const struct cluster_plan *plan, uint64_t revision)
 {
     store_batch_put(batch, STORE_PLAN, plan->id, revision);
@@ -566,6 +584,15 @@ void rows_put(struct store_batch *batch, const struct cluster *cluster,
     case PUT_DELETE_DISK_MOVE:
         store_batch_delete(batch, STORE_DISK_MOVE, put->key, put->revision);
         break;
+    case PUT_DR: {
+        const struct cluster_dr *dr = put->object;
+        store_batch_put(batch, STORE_DR, dr->info->vm_id, put->revision);
+        put_message(batch, &dr->info->base);
+        break;
+    }
+    case PUT_DELETE_DR:
+        store_batch_delete(batch, STORE_DR, put->key, put->revision);
+        break;
     case PUT_DELETE_STORE:
         store_batch_delete(batch, STORE_DISKS, put->name, put->revision);
         break;
@@ -620,6 +647,8 @@ int rows_load(struct store *store, struct cluster *cluster, uint64_t *ret_last_e
         r = store_load(store, STORE_DISKS, load_store, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_DISK_MOVE, load_disk_move, cluster, fault);
+    if (r == 0)
+        r = store_load(store, STORE_DR, load_dr, cluster, fault);
     if (r == 0)
         r = store_load(store, STORE_PLAN, load_plan, cluster, fault);
     if (r == 0)

@@ -175,7 +175,17 @@ enum exit_code {
       "A VM's description names the image, or it is just on its way to a host; disks that were "   \
       "made from it do not need it.")                                                              \
     X(GW_IMAGE_FAILED, 2783, "image-failed", EXIT_CODE_FAILED, true,                               \
-      "A host could not take, give or use the image; nothing of it was published there.")
+      "A host could not take, give or use the image; nothing of it was published there.")          \
+    X(GW_DR_UNPROTECTED, 2801, "dr-unprotected", EXIT_CODE_NOT_FOUND, false,                       \
+      "The VM has no replica on another host, or no VM is in a group of that name: godwit dr "     \
+      "protect makes one.")                                                                        \
+    X(GW_DR_STATE, 2802, "dr-state", EXIT_CODE_REFUSED, false,                                     \
+      "The VM's protection is not in a state in which this can be done; nothing was changed.")     \
+    X(GW_DR_NOT_FENCED, 2803, "dr-not-fenced", EXIT_CODE_REFUSED, false,                           \
+      "The VM may still run on its old host, which is neither fenced nor confirmed to be down; "   \
+      "its replica was not taken.")                                                                \
+    X(GW_DR_FAILED, 2804, "dr-failed", EXIT_CODE_FAILED, true,                                     \
+      "The replica was not taken over; where the VM is now is told with it.")
 
 enum gw_code {
     GW_NONE = 0,

@@ -167,6 +167,7 @@ enum method {
     METHOD_IMAGE_PROGRESS = 487, /* ImageProgress, event */
     METHOD_DISK_MOVE = 444,     /* DiskMoveRequest -> MigrateReply */
     METHOD_SNAPSHOT = 395,      /* SnapshotRequest -> SnapshotReply */
+    METHOD_DR = 540,            /* DrRequest -> DrReply */
 };
 
 #endif

@@ -11,6 +11,9 @@
  * Some VMs have a shared disk, and with it the stamp L: a start takes it from what was read before,
  * a target after TOOK, a source that resumes anew. Whoever writes holds it, always.
  *
+ * Some VMs have a replica on another host (without the engine: it holds what it holds). Failovers, planned and not, and
+ * failbacks are judged by the same rules: a replica that is taken is one more way for a VM to begin to run.
+ *
  * In two of three runs hosts die, are cut off, are fenced (by power, over a shared store, by an
  * operator's word) and come back; what HA protects must run again, once.
  *
@@ -42,6 +45,8 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_ask.h"
 #include "coordinator/plan_make.h"
 #include "coordinator/preflight.h"
 #include "coordinator/rows.h"
@@ -89,6 +94,8 @@ struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool parked_told;
     /* on the lane, towards this process */
     bool got_ready, got_transfer, got_started, got_abandoned;
+    bool finished; /* its last checkpoint is held, it stands still */
+    char out_id[ID_TEXT_SIZE]; /* the protection that it replicates for; "" */
     struct l expected; /* of a move in */
     bool disks_wait;   /* it runs, and its requests wait until L is taken */
 };
@@ -117,6 +124,8 @@ enum mutation {
     MUTATION_TAKE_UNSTAMPED,     /* a target writes without having taken L */
     MUTATION_RESUME_UNSTAMPED,   /* a source writes as a new generation, L is of the old one */
     MUTATION_STEP_FORGETS,       /* a plan's step does not keep where it failed */
+    MUTATION_TAKE_FORGOTTEN,     /* a take that was refused begins when it is said again */
+    MUTATION_REPLICA_RUNS,       /* a replica runs on from the last checkpoint by itself */
     MUTATION_COUNT
 };
 static const char *const mutation_names[MUTATION_COUNT] = {
@@ -143,9 +152,16 @@ static const char *const mutation_names[MUTATION_COUNT] = {
     "take_unstamped",
     "resume_unstamped",
     "step_forgets",
+    "take_forgotten",
+    "replica_runs",
 };
 static enum mutation mutation;
 static bool is_child; /* a mutation's process: a breach ends it */
+
+struct replica {
+    bool exists, holds;
+    char id[ID_TEXT_SIZE];
+};
 
 struct host {
     bool connected;
@@ -155,6 +171,7 @@ struct host {
     bool is_forgetful;          /* its agent came up without knowing its VMs */
     unsigned boot;
     struct process processes[VMS];
+    struct replica replicas[VMS];
 };
 
 enum total {
@@ -171,6 +188,9 @@ enum total {
     TOTAL_PLAN_AGAIN,
     TOTAL_STAMPS,
     TOTAL_STAMPS_REFUSED,
+    TOTAL_TAKES,
+    TOTAL_TAKES_REFUSED,
+    TOTAL_FINISHES,
     TOTAL_COUNT
 };
 
@@ -186,6 +206,7 @@ struct call { /* an order on its way, or its answer */
     Godwit__Latch latch;
     char move_id[ID_TEXT_SIZE];
     bool has_status;
+    bool finished; /* of dr's */
     bool confirmed; /* of HA's orders */
     uint64_t storage_age_ms;
     struct l expected; /* of a start and a move in */
@@ -225,7 +246,8 @@ static struct sim {
     size_t over_count;
     uint64_t plans_done, plans_partly, plan_moves, plan_again;
     uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
-    bool has_ha, has_store;
+    bool has_ha, has_store, has_dr;
+    uint64_t takes, takes_refused, finishes;
     uint64_t hash; /* of all that happened */
     uint64_t faults, host_deaths, isolations, fences, evictions, restarts, quarantines;
     uint64_t stamps, stamps_refused;
@@ -424,6 +446,8 @@ static bool may_take(const struct cluster_host *host, const struct cluster_vm *v
         rule_host_is_cordoned(host) || !ha_core_may_run(&host->ha) ||
         strcmp(vm->own.owner, host->name) == 0)
         return false;
+    if (vm->dr && !dr_step_is(vm->dr, "away") && strcmp(vm->dr->info->target, host->name) == 0)
+        return false; /* its replica is there */
     for (size_t v = 0; sim.cluster.rule_count > 0 && v < sim.cluster.vm_count; v++) {
         const struct cluster_vm *other = sim.cluster.vms[v];
         if (other != vm && other->own.phase != OWN_STOPPED &&
@@ -492,7 +516,8 @@ static void end_process(struct process *process)
 {
     process->exists = false;
     process->state = GODWIT__VM_STATE__VM_STATE_GONE;
-    process->paused_by_move = false;
+    process->paused_by_move = process->finished = false;
+    process->out_id[0] = '\0';
 }
 
 /* ---- what agents tell -------------------------------------------------------------------------
@@ -562,6 +587,47 @@ static void tell_vm(int h, int v)
     apply(&todo);
 }
 
+static void tell_replicas(int h)
+{
+    Godwit__ReplicaStatus statuses[VMS], *list[VMS];
+    Godwit__AgentReplicas told = GODWIT__AGENT_REPLICAS__INIT;
+    struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
+    struct cluster_todo todo = {0};
+    for (int v = 0; v < VMS; v++) {
+        const struct replica *replica = &sim.hosts[h].replicas[v];
+        Godwit__ReplicaStatus *status = &statuses[told.n_replicas];
+        if (!replica->exists)
+            continue;
+        godwit__replica_status__init(status);
+        status->vm_id = sim.vm_ids[v];
+        status->protection_id = (char *)(uintptr_t)replica->id;
+        status->state = (char *)(uintptr_t)(replica->holds ? "holding" : "waiting");
+        list[told.n_replicas++] = status;
+    }
+    told.replicas = list;
+    dr_replicas_told(&sim.cluster, host, &told, now(), &todo);
+    apply(&todo);
+}
+
+static void tell_protect(int h, int v)
+{
+    Godwit__ProtectStatus status = GODWIT__PROTECT_STATUS__INIT;
+    Godwit__CheckpointId held = GODWIT__CHECKPOINT_ID__INIT;
+    const struct process *process = &sim.hosts[h].processes[v];
+    struct cluster_todo todo = {0};
+    status.vm_id = sim.vm_ids[v];
+    status.protection_id = (char *)(uintptr_t)process->out_id;
+    status.has_generation = status.has_is_linked = true;
+    status.generation = process->generation;
+    status.is_linked = true;
+    status.has_finished = status.finished = process->finished;
+    held.has_seq = true;
+    held.seq = 1;
+    status.held = &held;
+    dr_protect_told(&sim.cluster, cluster_host(&sim.cluster, host_names[h]), &status, now(), &todo);
+    apply(&todo);
+}
+
 /* It ends what was superseded, then takes a new life; it says hello again later. */
 static void be_quarantined(int h, Godwit__VmStatus *const *list, size_t count)
 {
@@ -622,6 +688,7 @@ static void say_hello(int h)
     sim.hosts[h].is_forgetful = false;
     cluster_hello(&sim.cluster, cluster_host(&sim.cluster, host_names[h]), &hello, now(), &todo);
     apply(&todo);
+    tell_replicas(h);
 }
 
 /* ---- agents carry out -------------------------------------------------------------------------
@@ -733,6 +800,7 @@ static int agent_move_out(struct process *process, const struct call *call)
     process->latch = GODWIT__LATCH__LATCH_OUT;
     process->latch_generation = call->order.generation;
     process->lane_cut = process->parked_told = false;
+    process->out_id[0] = '\0'; /* its pages are the move's now */
     process->got_ready = process->got_started = process->got_abandoned = false;
     (void)snprintf(process->move_id, sizeof process->move_id, "%s", call->order.move_id);
     return 0;
@@ -806,8 +874,110 @@ static int agent_verdict(struct process *process, const struct cluster_order *or
     return ERR_INVALID;
 }
 
+/* ---- both ends of a replica ---- */
+static struct replica *replica_of(int v, const char *id)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        struct replica *replica = &sim.hosts[h].replicas[v];
+        if (id[0] && replica->exists && strcmp(replica->id, id) == 0 && !is_isolated(h) && !is_dead(h))
+            return replica;
+    }
+    return NULL;
+}
+
+static int agent_replica_in(struct replica *replica, const struct process *process,
+                            const struct call *call)
+{
+    if (process->exists)
+        return ERR_STATE;
+    if (fault_happens(50))
+        return ERR_NOMEM;
+    if (!replica->exists || strcmp(replica->id, call->order.move_id) != 0)
+        *replica = (struct replica){.exists = true};
+    (void)snprintf(replica->id, sizeof replica->id, "%s", call->order.move_id);
+    return 0;
+}
+
+static int agent_protect(struct process *process, const struct call *call)
+{
+    if (!runs(process) || process->generation != call->order.generation ||
+        process->latch == GODWIT__LATCH__LATCH_OUT)
+        return ERR_STATE;
+    (void)snprintf(process->out_id, sizeof process->out_id, "%s", call->order.move_id);
+    return 0;
+}
+
+static int agent_finish(int v, struct process *process, const struct call *call)
+{
+    struct replica *replica = replica_of(v, call->order.move_id);
+    if (!process->exists || strcmp(process->out_id, call->order.move_id) != 0)
+        return ERR_NOT_FOUND;
+    if (process->finished)
+        return 0;
+    if (!replica || fault_happens(200))
+        return ERR_TIMEOUT; /* the guest runs on */
+    replica->holds = process->finished = true;
+    sim.finishes++;
+    if (mutation == MUTATION_REPLICA_RUNS) {
+        struct process *taken = NULL;
+        for (int h = 0; h < HOSTS; h++)
+            taken = replica == &sim.hosts[h].replicas[v] ? &sim.hosts[h].processes[v] : taken;
+        taken->exists = true;
+        taken->generation = process->generation + 1;
+        taken->state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+    }
+    return 0;
+}
+
+static int agent_take(struct process *process, struct replica *replica, const struct call *call)
+{
+    char incarnation[ID_TEXT_SIZE];
+    uint64_t generation = call->order.generation, seen = process->seen;
+    incarnation_of(host_index(call->order.host), incarnation);
+    if (process->exists && process->generation == generation)
+        return 0;
+    if (strcmp(incarnation, call->incarnation) != 0)
+        return ERR_DENIED;
+    bool is_refused = process->exists || generation <= seen || !replica->exists ||
+                      !replica->holds || strcmp(replica->id, call->order.move_id) != 0 ||
+                      fault_happens(200);
+    if (is_refused) {
+        bool keeps = mutation != MUTATION_TAKE_FORGOTTEN && generation > seen;
+        process->seen = keeps ? generation : seen;
+        sim.takes_refused++;
+        return ERR_REFUSED;
+    }
+    *process = (struct process){.exists = true,
+                                .seen = generation,
+                                .generation = generation,
+                                .state = GODWIT__VM_STATE__VM_STATE_RUNNING};
+    replica->exists = replica->holds = false;
+    sim.takes++;
+    return 0;
+}
+
+/* Its link carries a checkpoint; a break of it costs nothing that is held. */
+static void step_replica(void)
+{
+    int h = (int)draw(HOSTS), v = (int)draw(VMS);
+    struct process *process = &sim.hosts[h].processes[v];
+    if (!process->out_id[0] || !process->exists || is_dead(h) || is_isolated(h))
+        return;
+    struct replica *replica = replica_of(v, process->out_id);
+    if (replica && !process->finished)
+        replica->holds = true;
+    if (replica && sim.hosts[h].connected)
+        tell_protect(h, v);
+    if (fault_happens(10) && replica)
+        *replica = (struct replica){0}; /* its process dies */
+    int t = (int)draw(HOSTS);
+    if (sim.hosts[t].connected && !is_isolated(t) && !is_dead(t))
+        tell_replicas(t);
+}
+
 static void power_off(int h)
 {
+    memset(sim.hosts[h].replicas, 0, sizeof sim.hosts[h].replicas);
     for (int v = 0; v < VMS; v++) {
         end_process(&sim.hosts[h].processes[v]);
         sim.hosts[h].processes[v].latch = GODWIT__LATCH__LATCH_NONE;
@@ -879,10 +1049,30 @@ static void agent_handle(struct call *call)
         err = agent_start(process, call);
         break;
     case ORDER_STOP:
+    case ORDER_SPLIT_STOP:
         if (process->exists)
             end_process(process);
         else
             err = ERR_NOT_FOUND;
+        break;
+    case ORDER_REPLICA_IN:
+        err = agent_replica_in(&sim.hosts[h].replicas[v], process, call);
+        break;
+    case ORDER_PROTECT:
+        err = agent_protect(process, call);
+        break;
+    case ORDER_PROTECT_FINISH:
+        err = agent_finish(v, process, call);
+        break;
+    case ORDER_PROTECT_END:
+        process->finished = false;
+        process->out_id[0] = '\0';
+        break;
+    case ORDER_REPLICA_TAKE:
+        err = agent_take(process, &sim.hosts[h].replicas[v], call);
+        break;
+    case ORDER_REPLICA_DROP:
+        sim.hosts[h].replicas[v] = (struct replica){0};
         break;
     case ORDER_MOVE_IN:
         err = agent_move_in(process, call);
@@ -922,7 +1112,9 @@ static void agent_handle(struct call *call)
     call->err = err;
     call->answered = true;
     call->has_status =
-        !err && call->order.kind != ORDER_MOVE_IN && call->order.kind != ORDER_MOVE_OUT;
+        !err && call->order.kind != ORDER_MOVE_IN && call->order.kind != ORDER_MOVE_OUT &&
+        (!dr_is_order(call->order.kind) || call->order.kind == ORDER_REPLICA_TAKE);
+    call->finished = process->finished;
     call->state = process->exists ? process->state : GODWIT__VM_STATE__VM_STATE_GONE;
     call->generation = process->generation;
     call->latch = process->latch;
@@ -978,7 +1170,7 @@ static void send_order(const struct cluster_order *order)
         if (sim.hosts[host_index(order->about)].connected)
             disconnect(host_index(order->about));
     }
-    if (order->kind == ORDER_START)
+    if (order->kind == ORDER_START || order->kind == ORDER_REPLICA_TAKE)
         check_start(order);
     for (size_t i = 0; i < CALLS_MAX; i++) {
         struct call *call = &sim.calls[i];
@@ -993,7 +1185,8 @@ static void send_order(const struct cluster_order *order)
         call->is_unsent = order->host[0] && !sim.hosts[host_index(order->host)].connected;
         if (!call->is_unsent && !expect_l(call, vm))
             call->is_unsent = true;
-        if (!call->is_unsent && percent(order->kind == ORDER_START ? 40 : 10) && !sim.heals)
+        bool begins = order->kind == ORDER_START || order->kind == ORDER_REPLICA_TAKE;
+        if (!call->is_unsent && percent(begins ? 40 : 10) && !sim.heals)
             sim.strays[draw(STRAYS_MAX)] = *call;
         return;
     }
@@ -1142,6 +1335,7 @@ static void finish_call(struct call *call, int err, bool definite)
     struct cluster_order order = call->order;
     struct fault fault = {0};
     struct told told;
+    Godwit__ProtectStatus protect = GODWIT__PROTECT_STATUS__INIT;
     struct cluster_result result = {.definite = definite,
                                     .never_left = call->is_unsent,
                                     .confirmed = call->confirmed,
@@ -1165,6 +1359,9 @@ static void finish_call(struct call *call, int err, bool definite)
         }
         result.status = &told.status;
     }
+    protect.has_finished = protect.finished = call->finished;
+    if (!err && (order.kind == ORDER_PROTECT || order.kind == ORDER_PROTECT_FINISH))
+        result.protect = &protect;
     struct cluster_todo todo = {0};
     call->is_used = false;
     cluster_order_done(&sim.cluster, &order, &result, now(), &todo);
@@ -1492,8 +1689,48 @@ static void change_rule(void)
     apply(&todo);
 }
 
+/* What makes sense now, mostly. */
+static Godwit__DrVerb dr_verb_of(const struct cluster_vm *vm)
+{
+    if (!vm->dr || percent(5))
+        return GODWIT__DR_VERB__DR_VERB_PROTECT;
+    if (percent(10))
+        return GODWIT__DR_VERB__DR_VERB_UNPROTECT;
+    return dr_step_is(vm->dr, "away") || percent(10) ? GODWIT__DR_VERB__DR_VERB_FAILBACK
+                                                     : GODWIT__DR_VERB__DR_VERB_FAILOVER;
+}
+
+static void ask_of_dr(void)
+{
+    Godwit__DrRequest request = GODWIT__DR_REQUEST__INIT;
+    struct cluster_todo todo = {0};
+    struct problem problem;
+    char vm[16];
+    int v = (int)draw(VMS);
+    if (sim.has_disk[v])
+        v = 1 - v;
+    if (sim.has_disk[v])
+        return; /* its disk is shared */
+    request.has_verb = true;
+    request.verb = dr_verb_of(cluster_vm(&sim.cluster, sim.vm_ids[v]));
+    (void)snprintf(vm, sizeof vm, "vm%d", v);
+    request.vm = vm;
+    request.to = (char *)(uintptr_t)host_names[draw(HOSTS)];
+    request.has_auto_take = request.auto_take = percent(30);
+    request.has_planned = request.planned =
+        request.verb == GODWIT__DR_VERB__DR_VERB_FAILOVER && percent(50);
+    if (dr_ask(&sim.cluster, &request, now(), &problem, &todo) == 0)
+        TRACE("dr verb %d of %s to %s%s", (int)request.verb, vm, request.to,
+              request.planned ? ", planned" : "");
+    apply(&todo);
+}
+
 static void step_operator(void)
 {
+    if (sim.has_dr && percent(60)) {
+        ask_of_dr();
+        return;
+    }
     if (sim.plans && percent(60)) {
         uint64_t what = draw(10);
         if (what < 6)
@@ -1584,6 +1821,8 @@ static void step(void)
             step_call(&sim.calls[i]);
     }
     step_move();
+    if (sim.has_dr)
+        step_replica();
     check_world();
     if (!sim.heals) {
         step_fault();
@@ -1620,8 +1859,10 @@ static void begin(uint64_t seed)
     cluster_seed(&sim.cluster, seed, seed + 1);
     sim.has_ha = percent(66) || mutation != MUTATION_NONE;
     sim.has_store = percent(60);
+    bool is_of_dr = mutation == MUTATION_TAKE_FORGOTTEN || mutation == MUTATION_REPLICA_RUNS;
     for (int v = 0; v < VMS; v++)
-        sim.has_disk[v] = percent(60) || mutation != MUTATION_NONE;
+        sim.has_disk[v] = percent(60) || (mutation != MUTATION_NONE && !is_of_dr);
+    sim.has_dr = percent(50) || is_of_dr;
     sim.hash = UINT64_C(0xCBF29CE484222325);
     sim.fault_percent = (unsigned)draw(200);
     sim.death_per_mille = (unsigned)draw(60);
@@ -1681,8 +1922,13 @@ static bool is_settled(void)
             return false;
     }
     for (int v = 0; v < VMS; v++) {
-        enum own_phase phase = cluster_vm(&sim.cluster, sim.vm_ids[v])->own.phase;
-        if (phase != OWN_RUN && phase != OWN_STOPPED)
+        const struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
+        bool is_at_rest = !vm->dr || (!vm->dr->info->op[0] && !dr_is_acting(vm) &&
+                                      !dr_step_is(vm->dr, "end"));
+        bool is_on_its_way_back = vm->dr && vm->own.phase == OWN_STOPPED &&
+                                  dr_step_is(vm->dr, "protect"); /* nobody starts it */
+        if ((vm->own.phase != OWN_RUN && vm->own.phase != OWN_STOPPED) ||
+            !(is_at_rest || is_on_its_way_back))
             return false;
     }
     return true;
@@ -1714,6 +1960,12 @@ static void heal(void)
 
 static void check_settled(void)
 {
+    for (int v = 0; v < VMS; v++) {
+        const struct cluster_dr *dr = cluster_vm(&sim.cluster, sim.vm_ids[v])->dr;
+        if (dr)
+            TRACE("dr of vm%d: step %s op '%s' from %s to %s", v, dr->info->step, dr->info->op,
+                  dr->info->source, dr->info->target);
+    }
     CHECK(is_settled(), "not settled after healing: vm0 %s job %s, vm1 %s job %s",
           own_phase_name(cluster_vm(&sim.cluster, sim.vm_ids[0])->own.phase),
           cluster_vm(&sim.cluster, sim.vm_ids[0])->job
@@ -1729,7 +1981,7 @@ static void check_settled(void)
             const struct process *process = &sim.hosts[h].processes[v];
             bool is_owner = vm->own.phase == OWN_RUN && host_index(vm->own.owner) == h;
             if (is_owner)
-                CHECK(runs(process) && process->generation == vm->own.gen,
+                CHECK(runs(process) && process->generation == vm->own.gen && !process->finished,
                       "vm %d: RUN(%s, %llu), but its process %s as %llu", v, vm->own.owner,
                       (unsigned long long)vm->own.gen, runs(process) ? "runs" : "does not run",
                       (unsigned long long)process->generation);
@@ -1776,6 +2028,9 @@ static void end_run(uint64_t totals[static TOTAL_COUNT])
     totals[TOTAL_QUARANTINES] += sim.quarantines;
     totals[TOTAL_STAMPS] += sim.stamps;
     totals[TOTAL_STAMPS_REFUSED] += sim.stamps_refused;
+    totals[TOTAL_TAKES] += sim.takes;
+    totals[TOTAL_TAKES_REFUSED] += sim.takes_refused;
+    totals[TOTAL_FINISHES] += sim.finishes;
     for (size_t i = 0; i < sim.commit_count; i++) {
         cluster_todo_deinit(&sim.commits[i].todo);
         (void)store_batch_free(sim.commits[i].batch);
@@ -1822,7 +2077,8 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         "new generation; %llu fenced by power, %llu evicted, %llu started again, "
         "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans, "
         "%llu of them to where they had failed; "
-        "%llu stamps taken, %llu not given; 0 violations\n",
+        "%llu stamps taken, %llu not given; %llu last checkpoints, %llu replicas taken, %llu takes "
+        "refused; 0 violations\n",
         (unsigned long long)count, (unsigned long long)replayed,
         (unsigned long long)totals[TOTAL_FAULTS], (unsigned long long)totals[3],
         (unsigned long long)totals[TOTAL_HOST_DEATHS], (unsigned long long)totals[TOTAL_ISOLATIONS],
@@ -1832,13 +2088,17 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         (unsigned long long)totals[TOTAL_PLANS_DONE],
         (unsigned long long)totals[TOTAL_PLANS_PARTLY],
         (unsigned long long)totals[TOTAL_PLAN_MOVES], (unsigned long long)totals[TOTAL_PLAN_AGAIN],
-        (unsigned long long)totals[TOTAL_STAMPS], (unsigned long long)totals[TOTAL_STAMPS_REFUSED]);
+        (unsigned long long)totals[TOTAL_STAMPS], (unsigned long long)totals[TOTAL_STAMPS_REFUSED],
+        (unsigned long long)totals[TOTAL_FINISHES], (unsigned long long)totals[TOTAL_TAKES],
+        (unsigned long long)totals[TOTAL_TAKES_REFUSED]);
     if (one || count < 100)
         return;
     assert_true(totals[0] > count / 2 && totals[1] > count / 2 && totals[2] > count / 200 &&
                 totals[3] > count / 2);
     assert_true(totals[TOTAL_FENCES] > count / 20 && totals[TOTAL_EVICTIONS] > count / 50 &&
                 totals[TOTAL_RESTARTS] > count / 20 && totals[TOTAL_QUARANTINES] > count / 100);
+    assert_true(totals[TOTAL_TAKES] > count / 20 && totals[TOTAL_TAKES_REFUSED] > count / 200 &&
+                totals[TOTAL_FINISHES] > count / 50);
     assert_true(totals[TOTAL_PLANS_DONE] > count / 2 && totals[TOTAL_PLANS_PARTLY] > count / 4 &&
                 totals[TOTAL_PLAN_MOVES] > count / 4);
 }

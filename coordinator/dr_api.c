@@ -1,0 +1,107 @@
+#include "coordinator/dr_api.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/own.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_ask.h"
+#include "coordinator/dr_tell.h"
+#include "coordinator/words.h"
+
+struct waiting { /* between a decision and its durability */
+    struct coordinator *coordinator;
+    struct rpc_request *request;
+    char vm_id[ID_TEXT_SIZE]; /* "": all, or of the group */
+    char group[OWN_HOST_SIZE];
+};
+
+static int by_group_and_order(const void *a, const void *b)
+{
+    const Godwit__DrInfo *x = *(Godwit__DrInfo *const *)a, *y = *(Godwit__DrInfo *const *)b;
+    int r = strcmp(x->group, y->group);
+    if (r == 0)
+        r = x->order < y->order ? -1 : x->order > y->order;
+    return r ? r : strcmp(x->vm, y->vm);
+}
+
+static void reply_status(void *data)
+{
+    struct waiting *waiting = data;
+    const struct cluster *cluster = &waiting->coordinator->cluster;
+    struct cluster_now now = coordinator_now();
+    AUTO_FREE struct dr_message *messages = calloc(cluster->dr_count + 1, sizeof *messages);
+    AUTO_FREE Godwit__DrInfo **list = calloc(cluster->dr_count + 1, sizeof *list);
+    Godwit__DrReply reply = GODWIT__DR_REPLY__INIT;
+    assert(messages && list); /* control memory is small; without it there is no telling */
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const struct cluster_dr *dr = cluster->drs[i];
+        if ((waiting->vm_id[0] && strcmp(dr->info->vm_id, waiting->vm_id) != 0) ||
+            (waiting->group[0] && strcmp(dr->info->group, waiting->group) != 0))
+            continue;
+        dr_tell(cluster, dr, now, &messages[reply.n_vms]);
+        list[reply.n_vms] = &messages[reply.n_vms].info;
+        reply.n_vms++;
+    }
+    qsort(list, reply.n_vms, sizeof *list, by_group_and_order);
+    reply.vms = list;
+    (void)rpc_reply(waiting->request, &reply.base);
+    free(waiting);
+}
+
+static void reply_problem(struct rpc_request *request, struct problem *problem)
+{
+    Godwit__DrReply reply = GODWIT__DR_REPLY__INIT;
+    Godwit__OperatorError error;
+    char *details[PROBLEM_DETAILS_MAX];
+    problem_to_message(problem, &error, details);
+    reply.error = &error;
+    (void)rpc_reply(request, &reply.base);
+}
+
+void dr_api_request(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct coordinator *coordinator = peer->coordinator;
+    const Godwit__DrRequest *wanted = message;
+    struct cluster_todo todo = {0};
+    struct problem problem = {0};
+    if (dr_ask(&coordinator->cluster, wanted, coordinator_now(), &problem, &todo) != 0) {
+        reply_problem(request, &problem);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+        return;
+    }
+    if (wanted->verb != GODWIT__DR_VERB__DR_VERB_STATUS)
+        log_info("dr_api", "verb=%d vm=%s group=%s by=%s", (int)wanted->verb,
+                 wanted->vm ? wanted->vm : "", wanted->group ? wanted->group : "",
+                 rpc_peer(peer->rpc)->name);
+    struct waiting *waiting = calloc(1, sizeof *waiting);
+    assert(waiting);
+    waiting->coordinator = coordinator;
+    waiting->request = request;
+    const struct cluster_vm *vm = wanted->vm && wanted->vm[0]
+                                      ? cluster_find_vm(&coordinator->cluster, wanted->vm, &problem)
+                                      : NULL;
+    WORDS_COPY(waiting->vm_id, vm ? vm->id : "");
+    WORDS_COPY(waiting->group, !vm && wanted->group ? wanted->group : "");
+    coordinator_apply(coordinator, &todo, NULL, reply_status, waiting);
+}
+
+void dr_api_on_replicas(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct cluster *cluster = &peer->coordinator->cluster;
+    struct cluster_todo todo = {0};
+    (void)request;
+    dr_replicas_told(cluster, cluster_host(cluster, peer->host), message, coordinator_now(), &todo);
+    coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+}
+
+void dr_api_on_protect(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    struct cluster *cluster = &peer->coordinator->cluster;
+    struct cluster_todo todo = {0};
+    (void)request;
+    dr_protect_told(cluster, cluster_host(cluster, peer->host), message, coordinator_now(), &todo);
+    coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
+}

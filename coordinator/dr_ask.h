@@ -1,0 +1,17 @@
+/* What operators ask of disaster recovery: protect, unprotect, failover, failback.
+ *
+ * Flow:   dr_api -> [dr_ask] -> dr -> todo
+ * Thread: the loop's; pure.
+ *
+ * A request is judged whole - of a group every VM - before anything is changed: 0, or -1 with
+ * `problem` set. What it begins goes on by itself, and is told by dr_tell.
+ */
+#ifndef GODWIT_COORDINATOR_DR_ASK_H
+#define GODWIT_COORDINATOR_DR_ASK_H
+
+#include "coordinator/cluster.h"
+
+int dr_ask(struct cluster *cluster, const Godwit__DrRequest *request, struct cluster_now now,
+           struct problem *problem, struct cluster_todo *todo);
+
+#endif

@@ -1,0 +1,1100 @@
+/* The saga of a replica against two or three fake agents, with the real rows in the real store: a
+ * coordinator that dies at any step goes on from what was durable, and nothing ever runs twice. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "base/world.h"
+#include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_core.h"
+#include "coordinator/cluster_ha.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_ask.h"
+#include "coordinator/dr_tell.h"
+#include "coordinator/rows.h"
+#include "coordinator/store.h"
+#include "coordinator/words.h"
+
+enum { HOSTS = 3, VMS = 2, QUEUE_MAX = 64, TURNS_MAX = 4000 };
+
+static const char *const host_names[HOSTS] = {"node1", "node2", "node3"};
+static const char *const vm_names[VMS] = {"web", "db"};
+
+struct process {
+    bool runs, finished;
+    uint64_t generation, seen, held_ms;
+    bool replicates, holds, keeps_disks;
+    char out_id[ID_TEXT_SIZE], in_id[ID_TEXT_SIZE];
+};
+
+static struct {
+    struct cluster cluster;
+    struct cluster_todo todo;
+    struct problem problem;
+    struct store *store;
+    uint64_t now_ns, last_event;
+    bool up[HOSTS];
+    unsigned boot[HOSTS];
+    struct process processes[HOSTS][VMS];
+    struct cluster_order queue[QUEUE_MAX];
+    size_t queued;
+    /* the coordinator dies: at the so-manieth transaction, before or after it is durable */
+    unsigned applies, dies_at;
+    bool is_durable, died;
+    /* what agents refuse, once each */
+    bool refuses_take, refuses_finish, target_goes;
+    unsigned orders[64]; /* by kind, as delivered */
+    unsigned takes[VMS];
+} world;
+
+static struct cluster_now now(void)
+{
+    return (struct cluster_now){.ns = world.now_ns, .unix_ms = world.now_ns / NS_PER_MS};
+}
+
+static int host_of(const char *name)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        if (strcmp(host_names[h], name) == 0)
+            return h;
+    }
+    fail_msg("no host %s", name);
+    return -1;
+}
+
+static int vm_of(const char *id)
+{
+    return strcmp(id, "id-web") == 0 ? 0 : 1;
+}
+
+static struct cluster_vm *vm(int v)
+{
+    return cluster_vm(&world.cluster, v == 0 ? "id-web" : "id-db");
+}
+
+/* ---- the store, and a coordinator that dies ---------------------------------------------------
+ */
+
+static void say_hello(int h);
+
+static void restart(void)
+{
+    struct fault fault = {0};
+    cluster_todo_deinit(&world.todo);
+    world.queued = 0;
+    cluster_deinit(&world.cluster);
+    assert_int_equal(rows_load(world.store, &world.cluster, &world.last_event, &fault), 0);
+    cluster_seed(&world.cluster, world.applies + 7, 3);
+    cluster_restart(&world.cluster, now(), &world.todo);
+    cluster_todo_deinit(&world.todo);
+    for (int h = 0; h < HOSTS; h++) {
+        if (world.up[h])
+            say_hello(h);
+    }
+}
+
+/* Once per run; cleared so that nothing that is left of the step is acted on. */
+static bool dies(void)
+{
+    if (world.died || world.todo.put_count == 0 || ++world.applies != world.dies_at)
+        return false;
+    world.died = true;
+    return true;
+}
+
+static void apply(void)
+{
+    struct store_batch *batch = NULL;
+    struct fault fault = {0};
+    bool is_death = dies();
+    assert_int_equal(store_batch_new(&batch, &fault), 0);
+    for (size_t i = 0; i < world.todo.put_count; i++)
+        rows_put(batch, &world.cluster, &world.todo.puts[i], now(), &world.last_event);
+    if (!store_batch_is_empty(batch) && (!is_death || world.is_durable))
+        assert_int_equal(store_commit_now(world.store, batch, &fault), 0);
+    (void)store_batch_free(batch);
+    if (is_death) {
+        restart();
+        return;
+    }
+    for (size_t i = 0; i < world.todo.order_count; i++) {
+        assert_true(world.queued < QUEUE_MAX);
+        world.queue[world.queued++] = world.todo.orders[i];
+    }
+    cluster_todo_deinit(&world.todo);
+}
+
+/* ---- agents -----------------------------------------------------------------------------------
+ */
+
+static void fill_status(int h, int v, Godwit__VmStatus *status)
+{
+    static uint64_t disk_bytes[1] = {GIB(1)};
+    const struct process *process = &world.processes[h][v];
+    godwit__vm_status__init(status);
+    status->vm_id = (char *)(uintptr_t)(v == 0 ? "id-web" : "id-db");
+    status->has_state = status->has_generation = true;
+    status->state =
+        process->runs ? GODWIT__VM_STATE__VM_STATE_RUNNING : GODWIT__VM_STATE__VM_STATE_GONE;
+    status->generation = process->generation;
+    status->disk_bytes = disk_bytes;
+    status->n_disk_bytes = 1;
+}
+
+static void tell_replicas(int h)
+{
+    Godwit__ReplicaStatus statuses[VMS], *list[VMS];
+    Godwit__CheckpointId held[VMS];
+    Godwit__AgentReplicas told = GODWIT__AGENT_REPLICAS__INIT;
+    for (int v = 0; v < VMS; v++) {
+        const struct process *process = &world.processes[h][v];
+        if (!process->in_id[0])
+            continue;
+        Godwit__ReplicaStatus *status = &statuses[told.n_replicas];
+        godwit__replica_status__init(status);
+        godwit__checkpoint_id__init(&held[v]);
+        status->vm_id = (char *)(uintptr_t)(v == 0 ? "id-web" : "id-db");
+        status->protection_id = (char *)(uintptr_t)process->in_id;
+        status->state = (char *)(uintptr_t)(process->holds ? "holding" : "waiting");
+        status->has_held_unix_ms = process->holds;
+        status->held_unix_ms = process->held_ms;
+        status->has_bytes_kept = status->has_bytes_in = true;
+        status->bytes_in = 1000;
+        status->bytes_kept = process->keeps_disks ? 900 : 0;
+        list[told.n_replicas++] = status;
+    }
+    told.replicas = list;
+    dr_replicas_told(&world.cluster, cluster_host(&world.cluster, host_names[h]), &told, now(),
+                     &world.todo);
+    apply();
+}
+
+static void fill_protect(int h, int v, Godwit__ProtectStatus *status, Godwit__CheckpointId *held)
+{
+    const struct process *process = &world.processes[h][v];
+    godwit__protect_status__init(status);
+    godwit__checkpoint_id__init(held);
+    status->vm_id = (char *)(uintptr_t)(v == 0 ? "id-web" : "id-db");
+    status->protection_id = (char *)(uintptr_t)process->out_id;
+    status->has_generation = status->has_is_linked = status->has_rpo_ms = true;
+    status->generation = process->generation;
+    status->is_linked = process->replicates;
+    status->rpo_ms = 800;
+    status->has_finished = status->finished = process->finished;
+    held->has_seq = true;
+    held->seq = 5;
+    status->held = held;
+}
+
+/* The link between the two carries a checkpoint. */
+static void replicate(void)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        for (int v = 0; v < VMS; v++) {
+            struct process *source = &world.processes[h][v];
+            Godwit__ProtectStatus status;
+            Godwit__CheckpointId held;
+            if (!world.up[h] || !source->runs || !source->replicates)
+                continue;
+            for (int t = 0; t < HOSTS; t++) {
+                struct process *target = &world.processes[t][v];
+                if (!world.up[t] || strcmp(target->in_id, source->out_id) != 0)
+                    continue;
+                target->holds = true;
+                target->held_ms = world.now_ns / NS_PER_MS - 700;
+            }
+            fill_protect(h, v, &status, &held);
+            dr_protect_told(&world.cluster, cluster_host(&world.cluster, host_names[h]), &status,
+                            now(), &world.todo);
+            apply();
+        }
+        if (world.up[h])
+            tell_replicas(h);
+    }
+}
+
+static void say_hello(int h)
+{
+    Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, *baselines[] = {&v1};
+    Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
+    Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
+    Godwit__VmStatus statuses[VMS], *list[VMS];
+    char life[16];
+    (void)snprintf(life, sizeof life, "boot-%u", world.boot[h]);
+    v1.name = (char *)(uintptr_t) "x86-64-v1";
+    v1.has_given = v1.given = true;
+    facts.name = (char *)(uintptr_t)host_names[h];
+    facts.incarnation = life;
+    facts.has_kvm = facts.kvm = true;
+    facts.has_memory_free_bytes = true;
+    facts.memory_free_bytes = GIB(4);
+    facts.baselines = baselines;
+    facts.n_baselines = 1;
+    hello.facts = &facts;
+    hello.vms = list;
+    for (int v = 0; v < VMS; v++) {
+        if (!world.processes[h][v].runs)
+            continue;
+        fill_status(h, v, &statuses[v]);
+        list[hello.n_vms++] = &statuses[v];
+    }
+    struct cluster_host *host = cluster_host(&world.cluster, host_names[h]);
+    if (!cluster_ha_hello(&world.cluster, host, &hello, now(), &world.todo)) {
+        for (size_t i = 0; i < hello.n_vms; i++) { /* quarantined: it ends what was superseded */
+            if (cluster_ha_superseded(&world.cluster, host, hello.vms[i]))
+                world.processes[h][vm_of(hello.vms[i]->vm_id)].runs = false;
+        }
+        apply();
+        world.boot[h]++;
+        say_hello(h);
+        return;
+    }
+    cluster_hello(&world.cluster, host, &hello, now(), &world.todo);
+    apply();
+    tell_replicas(h);
+}
+
+/* INV-1, at the moment that something begins to run. */
+static void begin_to_run(int h, int v, uint64_t generation)
+{
+    for (int other = 0; other < HOSTS; other++)
+        assert_true(other == h || !world.processes[other][v].runs);
+    world.processes[h][v].runs = true;
+    world.processes[h][v].finished = world.processes[h][v].replicates = false;
+    world.processes[h][v].generation = world.processes[h][v].seen = generation;
+}
+
+static int take_replica(int h, int v, const struct cluster_order *order)
+{
+    struct process *process = &world.processes[h][v];
+    if (process->runs && process->generation == order->generation)
+        return 0;
+    if (order->generation <= process->seen || !process->holds ||
+        strcmp(process->in_id, order->move_id) != 0 || world.refuses_take) {
+        process->seen = order->generation; /* burnt */
+        world.refuses_take = false;
+        return ERR_REFUSED;
+    }
+    begin_to_run(h, v, order->generation);
+    world.takes[v]++;
+    process->in_id[0] = '\0';
+    process->holds = false;
+    return 0;
+}
+
+static int carry_out(int h, int v, const struct cluster_order *order)
+{
+    struct process *process = &world.processes[h][v];
+    switch (order->kind) {
+    case ORDER_START:
+        if (process->runs && process->generation == order->generation)
+            return 0;
+        if (order->generation <= process->seen)
+            return ERR_STATE;
+        begin_to_run(h, v, order->generation);
+        return 0;
+    case ORDER_STOP:
+    case ORDER_SPLIT_STOP:
+        if (!process->runs)
+            return ERR_NOT_FOUND;
+        process->runs = process->replicates = false;
+        return 0;
+    case ORDER_REPLICA_IN:
+        if (strcmp(process->in_id, order->move_id) != 0) {
+            process->holds = false;
+            process->keeps_disks = vm(v)->dr->info->keep_disks;
+        }
+        WORDS_COPY(process->in_id, order->move_id);
+        return 0;
+    case ORDER_PROTECT:
+        if (!process->runs || process->generation != order->generation)
+            return ERR_STATE;
+        process->replicates = true;
+        WORDS_COPY(process->out_id, order->move_id);
+        return 0;
+    case ORDER_PROTECT_FINISH:
+        if (!process->runs || !process->replicates || world.refuses_finish) {
+            world.refuses_finish = false;
+            return ERR_TIMEOUT;
+        }
+        process->finished = true;
+        return 0;
+    case ORDER_PROTECT_END:
+        process->replicates = process->finished = false;
+        return 0;
+    case ORDER_REPLICA_TAKE:
+        return take_replica(h, v, order);
+    case ORDER_REPLICA_DROP:
+        process->in_id[0] = '\0';
+        process->holds = false;
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static void lose(int h)
+{
+    cluster_link_lost(&world.cluster, cluster_host(&world.cluster, host_names[h]), now(),
+                      &world.todo);
+    apply();
+}
+
+static void deliver(struct cluster_order order)
+{
+    struct cluster_result result = {.definite = true};
+    struct fault fault = {0};
+    Godwit__VmStatus status;
+    Godwit__ProtectStatus protect;
+    Godwit__CheckpointId held;
+    Godwit__ReplicaStatus replica = GODWIT__REPLICA_STATUS__INIT;
+    if (order.about[0])
+        return; /* nobody is fenced here but by an operator's word */
+    int h = host_of(order.host), v = vm_of(order.vm_id), err;
+    if (!world.up[h]) {
+        fault_set(&fault, ERR_UNREACHABLE, "not connected");
+        result.never_left = true;
+    } else if ((err = carry_out(h, v, &order)) != 0) {
+        fault_set(&fault, err, "simulated: %s", err_name(err));
+    }
+    world.orders[order.kind]++;
+    if (fault.code)
+        result.fault = &fault;
+    else if (order.kind == ORDER_START || order.kind == ORDER_REPLICA_TAKE) {
+        fill_status(h, v, &status);
+        result.status = &status;
+    } else if (order.kind == ORDER_PROTECT || order.kind == ORDER_PROTECT_FINISH) {
+        fill_protect(h, v, &protect, &held);
+        result.protect = &protect;
+    } else if (order.kind == ORDER_REPLICA_IN) {
+        replica.state = (char *)(uintptr_t)(world.processes[h][v].holds ? "holding" : "waiting");
+        result.replica = &replica;
+    }
+    if (order.kind == ORDER_PROTECT_FINISH && world.target_goes) {
+        world.target_goes = false;
+        world.up[1] = false;
+        lose(1);
+    }
+    cluster_order_done(&world.cluster, &order, &result, now(), &world.todo);
+    apply();
+}
+
+/* ---- time -------------------------------------------------------------------------------------
+ */
+
+static void turn(void)
+{
+    world.now_ns += 100 * NS_PER_MS;
+    for (int h = 0; h < HOSTS; h++) {
+        Godwit__AgentHeartbeat heartbeat = GODWIT__AGENT_HEARTBEAT__INIT;
+        struct cluster_host *host = cluster_host(&world.cluster, host_names[h]);
+        if (world.up[h])
+            cluster_heartbeat(&world.cluster, host, &heartbeat, now());
+    }
+    replicate();
+    cluster_tick(&world.cluster, now(), &world.todo);
+    apply();
+    while (world.queued > 0) {
+        struct cluster_order order = world.queue[0];
+        memmove(&world.queue[0], &world.queue[1], --world.queued * sizeof order);
+        deliver(order);
+    }
+}
+
+static void turn_until(bool (*is_so)(void), const char *what)
+{
+    for (int i = 0; i < TURNS_MAX; i++) {
+        if (is_so())
+            return;
+        turn();
+    }
+    fail_msg("never: %s; step %s of %s at death %u %d", what,
+             vm(0)->dr ? vm(0)->dr->info->step : "-", vm(0)->dr ? vm(0)->dr->info->op : "-",
+             world.dies_at, world.is_durable);
+}
+
+static void turn_for(unsigned ms)
+{
+    for (unsigned i = 0; i < ms / 100; i++)
+        turn();
+}
+
+static Godwit__DrRequest request_of(Godwit__DrVerb verb)
+{
+    Godwit__DrRequest request = GODWIT__DR_REQUEST__INIT;
+    request.has_verb = true;
+    request.verb = verb;
+    request.vm = (char *)(uintptr_t) "web";
+    return request;
+}
+
+static int ask(const Godwit__DrRequest *request)
+{
+    world.problem = (struct problem){0};
+    int r = dr_ask(&world.cluster, request, now(), &world.problem, &world.todo);
+    apply();
+    return r;
+}
+
+static int protect(const char *name, const char *to, const char *group, unsigned order,
+                   unsigned delay_ms)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_PROTECT);
+    request.vm = (char *)(uintptr_t)name;
+    request.to = (char *)(uintptr_t)to;
+    request.group = (char *)(uintptr_t)group;
+    request.has_order = request.has_delay_ms = group != NULL;
+    request.order = order;
+    request.delay_ms = delay_ms;
+    return ask(&request);
+}
+
+static int failover(bool planned, const char *confirm, bool split)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
+    request.planned = planned;
+    request.confirm = (char *)(uintptr_t)confirm;
+    request.accept_split = split;
+    return ask(&request);
+}
+
+static int failback(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILBACK);
+    return ask(&request);
+}
+
+static bool is_held(void)
+{
+    return vm(0)->dr && dr_step_is(vm(0)->dr, "protect") && vm(0)->dr->info->has_held &&
+           dr_is_held(&world.cluster, vm(0)->dr, now());
+}
+
+static bool is_away(void)
+{
+    return vm(0)->dr && dr_step_is(vm(0)->dr, "away");
+}
+
+static bool is_home(void)
+{
+    return is_held() && !vm(0)->dr->info->op[0] && strcmp(vm(0)->own.owner, "node1") == 0 &&
+           vm(0)->own.phase == OWN_RUN;
+}
+
+static bool is_unprotected(void)
+{
+    return vm(0)->dr == NULL;
+}
+
+static bool is_failed(void)
+{
+    return vm(0)->dr && strcmp(vm(0)->dr->info->last_state, "failed") == 0;
+}
+
+static const char *state(void)
+{
+    static char reason[CLUSTER_REASON_SIZE];
+    return dr_state(&world.cluster, vm(0)->dr, now(), reason);
+}
+
+static unsigned running(int v)
+{
+    unsigned count = 0;
+    for (int h = 0; h < HOSTS; h++)
+        count += world.processes[h][v].runs;
+    return count;
+}
+
+static void power_off(int h)
+{
+    world.up[h] = false;
+    world.boot[h]++;
+    memset(world.processes[h], 0, sizeof world.processes[h]);
+    lose(h);
+}
+
+static void create(int v)
+{
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__MemorySpec memory = GODWIT__MEMORY_SPEC__INIT;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT, *disks[] = {&disk};
+    char file[16];
+    uint64_t ticket;
+    (void)snprintf(file, sizeof file, "%s.raw", vm_names[v]);
+    memory.has_size = true;
+    memory.size = MIB(128);
+    disk.name = (char *)(uintptr_t) "root";
+    disk.store = (char *)(uintptr_t) "/srv/one";
+    disk.file = file;
+    disk.has_size = true;
+    disk.size = GIB(1);
+    spec.name = (char *)(uintptr_t)vm_names[v];
+    spec.host = (char *)(uintptr_t) "node1";
+    spec.memory = &memory;
+    spec.kernel = (char *)(uintptr_t) "/kernel";
+    spec.disks = disks;
+    spec.n_disks = 1;
+    assert_int_equal(cluster_create_vm(&world.cluster, &spec, v == 0 ? "id-web" : "id-db", false,
+                                       now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+}
+
+static void begin_world(void)
+{
+    struct fault fault = {0};
+    memset(&world, 0, sizeof world);
+    world.now_ns = 1000 * NS_PER_S; /* and it has led for long */
+    cluster_seed(&world.cluster, 1, 2);
+    assert_int_equal(store_open(&world.store, ":memory:", NULL, &fault), 0);
+    for (int h = 0; h < HOSTS; h++) {
+        assert_non_null(cluster_host_joined(&world.cluster, host_names[h], now(), &world.todo));
+        apply();
+        world.up[h] = true;
+        say_hello(h);
+    }
+    for (int v = 0; v < VMS; v++)
+        create(v);
+    turn_for(500);
+    assert_int_equal(vm(0)->own.phase, OWN_RUN);
+    assert_string_equal(vm(0)->own.owner, "node1");
+    world.applies = 0;
+}
+
+static void end_world(void)
+{
+    cluster_todo_deinit(&world.todo);
+    cluster_deinit(&world.cluster);
+    world.store = store_close(world.store);
+}
+
+static int set_up(void **ignored)
+{
+    (void)ignored;
+    begin_world();
+    return 0;
+}
+
+static int tear_down(void **ignored)
+{
+    (void)ignored;
+    end_world();
+    return 0;
+}
+
+static void hold(void)
+{
+    assert_int_equal(protect("web", "node2", NULL, 0, 0), 0);
+    turn_until(is_held, "held");
+}
+
+/* ---- tests ------------------------------------------------------------------------------------
+ */
+
+static void a_vm_becomes_protected_and_says_so(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", NULL, 0, 0), 0);
+    assert_string_equal(state(), "syncing");
+    turn_until(is_held, "held");
+    assert_string_equal(state(), "protected");
+    uint64_t rpo_ms = 0;
+    assert_true(dr_rpo_now(&world.cluster, vm(0)->dr, now(), &rpo_ms));
+    assert_int_equal(rpo_ms, 800);
+    char text[CLUSTER_REASON_SIZE];
+    assert_false(dr_warning(&world.cluster, now(), text));
+}
+
+static void what_cannot_be_protected_is_refused(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(protect("web", "node1", NULL, 0, 0), -1);
+    assert_int_equal(world.problem.code, GW_SAME_HOST);
+    assert_int_equal(protect("web", "node9", NULL, 0, 0), -1);
+    assert_int_equal(world.problem.code, GW_HOST_UNKNOWN);
+    vm(0)->spec->disks[0]->has_shared = vm(0)->spec->disks[0]->shared = true;
+    assert_int_equal(protect("web", "node2", NULL, 0, 0), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    vm(0)->spec->disks[0]->shared = false;
+    hold();
+    assert_int_equal(protect("web", "node3", NULL, 0, 0), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_int_equal(protect("web", "node2", "shop", 3, 0), 0); /* other goals */
+    assert_int_equal(vm(0)->dr->info->order, 3);
+}
+
+static void either_end_that_comes_back_is_asked_again(void **ignored)
+{
+    (void)ignored;
+    hold();
+    unsigned before = world.orders[ORDER_PROTECT];
+    world.processes[1][0].holds = false; /* the replica's host was booted anew */
+    world.processes[1][0].in_id[0] = '\0';
+    lose(1);
+    world.boot[1]++;
+    say_hello(1);
+    assert_false(vm(0)->dr->info->has_held);
+    turn_until(is_held, "held again");
+    assert_int_equal(world.orders[ORDER_PROTECT], before + 1);
+    lose(0); /* and the source's agent */
+    world.processes[0][0].replicates = false;
+    say_hello(0);
+    turn_until(is_held, "held again");
+    assert_int_equal(world.orders[ORDER_PROTECT], before + 2);
+    assert_int_equal(world.orders[ORDER_REPLICA_IN], 3); /* a key serves once */
+}
+
+static void a_host_that_is_not_fenced_keeps_its_vm(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(failover(false, NULL, false), -1);
+    assert_int_equal(world.problem.code, GW_DR_NOT_FENCED);
+    world.up[0] = false;
+    lose(0);
+    turn_for(20000);
+    assert_int_equal(failover(false, NULL, false), -1);
+    assert_int_equal(world.problem.code, GW_DR_NOT_FENCED);
+    assert_string_equal(state(), "late");
+    char text[CLUSTER_REASON_SIZE];
+    assert_true(dr_warning(&world.cluster, now(), text));
+    assert_non_null(strstr(text, "node1 does not answer"));
+    assert_int_equal(world.takes[0], 0);
+}
+
+static void a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told(void **ignored)
+{
+    (void)ignored;
+    hold();
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(failover(false, "node1", false), 0);
+    turn_until(is_away, "away");
+    assert_string_equal(vm(0)->own.owner, "node2");
+    assert_int_equal(world.takes[0], 1);
+    assert_int_equal(running(0), 1);
+    const Godwit__DrRecord *info = vm(0)->dr->info;
+    assert_string_equal(info->last_state, "done");
+    assert_true(info->has_last_rpo_ms && info->last_rpo_ms > 0 && info->last_rpo_ms < 2000);
+    world.up[0] = true; /* the old host, booted: it starts nothing */
+    say_hello(0);
+    turn_for(20000);
+    assert_int_equal(running(0), 1);
+    assert_int_equal(failover(false, NULL, false), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+}
+
+static void a_fenced_life_that_comes_back_ends_what_it_still_runs(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.up[0] =
+        false; /* cut off, and said to be down: here the operator errs, and INV-1 is his */
+    lose(0);
+    turn_for(10000);
+    struct process kept = world.processes[0][0];
+    world.processes[0][0].runs = false;
+    assert_int_equal(failover(false, "node1", false), 0);
+    turn_until(is_away, "away");
+    world.processes[0][0] = kept;
+    world.up[0] = true;
+    say_hello(0);
+    assert_false(world.processes[0][0].runs);
+    assert_true(world.processes[1][0].runs);
+}
+
+static void a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(failover(false, "node1", true), -1); /* it answers */
+    assert_int_equal(world.problem.code, GW_HOST_ALIVE);
+    world.up[0] = false;
+    lose(0);
+    turn_for(10000);
+    assert_int_equal(failover(false, "node", true), -1); /* in full */
+    assert_int_equal(world.problem.code, GW_USAGE);
+    struct process kept = world.processes[0][0];
+    world.processes[0][0].runs = false; /* as far as INV-1 can be asserted here */
+    assert_int_equal(failover(false, "node1", true), 0);
+    turn_until(is_away, "away");
+    assert_string_equal(vm(0)->dr->info->split_host, "node1");
+    world.processes[0][0] = kept; /* it ran all the time */
+    world.up[0] = true;
+    say_hello(0);
+    turn_for(3000);
+    assert_false(world.processes[0][0].runs);
+    assert_true(world.processes[1][0].runs);
+    assert_string_equal(vm(0)->dr->info->split_host, "");
+    assert_true(world.processes[0][1].runs); /* the other VM of that host is not touched */
+}
+
+static void a_split_whose_take_is_refused_still_ends_what_was_given_up(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.up[0] = false;
+    lose(0);
+    turn_for(10000);
+    struct process kept = world.processes[0][0];
+    world.processes[0][0].runs = false;
+    world.refuses_take = true;
+    assert_int_equal(failover(false, "node1", true), 0);
+    turn_until(is_failed, "failed");
+    assert_string_equal(vm(0)->dr->info->split_host, "node1");
+    world.processes[0][0] = kept;
+    world.up[0] = true;
+    say_hello(0);
+    turn_for(3000);
+    assert_int_equal(running(0), 0);
+    assert_int_equal(failover(false, NULL, false), -1); /* its own disks are there, and newer */
+}
+
+static void a_planned_failover_and_the_way_back_lose_nothing(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_true(vm(0)->dr->info->has_last_rpo_ms);
+    assert_int_equal(vm(0)->dr->info->last_rpo_ms, 0);
+    assert_int_equal(world.orders[ORDER_PROTECT_FINISH], 1);
+    assert_int_equal(running(0), 1);
+    assert_int_equal(failback(), 0);
+    turn_until(is_home, "home and held again");
+    assert_string_equal(vm(0)->dr->info->target, "node2");
+    assert_string_equal(vm(0)->dr->info->home, "");
+    assert_int_equal(vm(0)->dr->info->last_bytes_kept, 900);
+    assert_true(vm(0)->dr->info->keep_disks); /* what lies at node2 is a good start again */
+    assert_int_equal(running(0), 1);
+    assert_int_equal(world.takes[0], 2);
+}
+
+static void a_finish_that_is_refused_leaves_the_guest_running(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.refuses_finish = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_failed, "failed");
+    assert_true(world.processes[0][0].runs && vm(0)->own.phase == OWN_RUN);
+    turn_until(is_held, "held again");
+}
+
+static void a_guest_that_stands_still_for_nobody_runs_on(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.processes[0][0].finished = true; /* an order that came late */
+    turn_for(3000);
+    assert_false(world.processes[0][0].finished);
+    turn_until(is_held, "held again");
+    assert_int_equal(vm(0)->own.phase, OWN_RUN);
+}
+
+static void a_target_that_goes_at_the_last_checkpoint_lets_the_guest_run_on(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.target_goes = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_failed, "failed");
+    assert_true(world.processes[0][0].runs && !world.processes[0][0].finished);
+    assert_int_equal(world.orders[ORDER_STOP], 0);
+    assert_int_equal(world.takes[0], 0);
+}
+
+static void a_planned_take_that_is_refused_starts_it_cold_where_it_was(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.refuses_take = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_failed, "failed");
+    turn_until(is_home, "runs at home, held again");
+    assert_non_null(strstr(vm(0)->dr->info->last_error, "starts cold on node1"));
+    assert_int_equal(running(0), 1);
+}
+
+static void a_take_that_is_refused_can_be_tried_again_as_another_generation(void **ignored)
+{
+    (void)ignored;
+    hold();
+    power_off(0);
+    turn_for(10000);
+    world.refuses_take = true;
+    assert_int_equal(failover(false, "node1", false), 0);
+    turn_until(is_failed, "failed");
+    assert_string_equal(vm(0)->own.owner, "node1"); /* it never ran on node2 */
+    uint64_t before = vm(0)->dr->info->take_generation;
+    assert_string_equal(state(), "lost");
+    assert_int_equal(failover(false, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_true(vm(0)->dr->info->take_generation > before);
+    assert_int_equal(running(0), 1);
+}
+
+static void ha_leaves_a_vm_with_a_replica_to_its_operator(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(cluster_ha_set_reserve(&world.cluster, 0, &world.problem, &world.todo), 0);
+    assert_int_equal(
+        cluster_ha_protect(&world.cluster, "web", true, 50, now(), &world.problem, &world.todo), 0);
+    apply();
+    hold();
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node1", "node1", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_for(10000);
+    assert_int_equal(running(0), 0);
+    assert_true(own_is_lost(&vm(0)->own));
+    char text[CLUSTER_REASON_SIZE];
+    assert_true(dr_warning(&world.cluster, now(), text));
+    assert_non_null(strstr(text, "godwit dr failover web"));
+    assert_int_equal(failover(false, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(running(0), 1);
+}
+
+static void auto_takes_it_once_its_host_is_fenced(void **ignored)
+{
+    (void)ignored;
+    hold();
+    vm(0)->dr->info->has_auto_take = vm(0)->dr->info->auto_take = true;
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(world.takes[0], 0); /* dead is not fenced */
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node1", "node1", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_away, "away");
+    assert_int_equal(running(0), 1);
+}
+
+static bool is_all_away(void)
+{
+    return is_away() && vm(1)->dr && dr_step_is(vm(1)->dr, "away");
+}
+
+static void a_group_goes_in_its_order_with_its_delays(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", "shop", 2, 3000), 0);
+    assert_int_equal(protect("db", "node3", "shop", 1, 0), 0);
+    turn_for(3000);
+    request.vm = NULL;
+    request.group = (char *)(uintptr_t) "shop";
+    request.planned = true;
+    assert_int_equal(ask(&request), 0);
+    turn_until(is_all_away, "both away");
+    uint64_t db = vm(1)->dr->info->ended_unix_ms, web = vm(0)->dr->info->ended_unix_ms;
+    assert_true(web >= db + 3000);
+    assert_string_equal(vm(1)->own.owner, "node3");
+    assert_int_equal(running(0) + running(1), 2);
+}
+
+static void a_group_is_judged_whole(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", "shop", 2, 0), 0);
+    assert_int_equal(protect("db", "node3", "shop", 1, 0), 0);
+    turn_for(3000);
+    power_off(2);
+    turn_for(8000);
+    request.vm = NULL;
+    request.group = (char *)(uintptr_t) "shop";
+    request.planned = true;
+    assert_int_equal(ask(&request), -1);
+    turn_for(3000);
+    assert_string_equal(vm(0)->dr->info->step, "protect");
+    assert_string_equal(vm(0)->own.owner, "node1");
+}
+
+static void unprotect_ends_both_ends_also_those_that_come_later(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    world.up[1] = false;
+    lose(1);
+    assert_int_equal(ask(&request), 0);
+    turn_for(5000);
+    assert_non_null(vm(0)->dr);
+    assert_string_equal(state(), "ending");
+    world.up[1] = true;
+    say_hello(1);
+    turn_until(is_unprotected, "no record");
+    assert_false(world.processes[0][0].replicates);
+    assert_string_equal(world.processes[1][0].in_id, "");
+    assert_true(world.processes[0][0].runs);
+}
+
+static void a_protected_vm_does_not_move_to_its_replica_and_is_not_removed(void **ignored)
+{
+    struct cluster_job *job = NULL;
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
+    goals.has_with_local_disks = goals.with_local_disks = true;
+    const struct cluster_move_ask there = {
+        .vm = "web", .to = "node2", .goals = &goals, .job_id = "JAAAAAA", .move_id = "m-1"};
+    assert_int_equal(
+        cluster_migrate(&world.cluster, &there, now(), &job, &world.problem, &world.todo), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_int_equal(cluster_act(&world.cluster, "web", GODWIT__VM_VERB__VM_VERB_RM, true, now(),
+                                 &ticket, &world.problem, &world.todo),
+                     -1);
+    assert_int_equal(world.problem.code, GW_VM_STATE);
+}
+
+static void a_stop_waits_and_a_start_goes_on(void **ignored)
+{
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    assert_int_equal(cluster_act(&world.cluster, "web", GODWIT__VM_VERB__VM_VERB_STOP, false, now(),
+                                 &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_for(2000);
+    assert_string_equal(state(), "waiting");
+    assert_int_equal(failover(false, NULL, false), -1); /* its own disks are newer */
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_int_equal(cluster_act(&world.cluster, "web", GODWIT__VM_VERB__VM_VERB_START, false,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_held, "held again");
+    assert_int_equal(vm(0)->dr->info->generation, vm(0)->own.gen);
+}
+
+/* ---- death at every step ----------------------------------------------------------------------
+ */
+
+static void until(int (*ask_for)(void), bool (*is_so)(void), const char *what)
+{
+    for (int i = 0; i < 20 && !is_so(); i++) { /* an operator whose order was lost says it again */
+        if (!vm(0)->dr || !vm(0)->dr->info->op[0])
+            (void)ask_for();
+        for (int n = 0; n < 200 && !is_so(); n++)
+            turn();
+    }
+    turn_until(is_so, what);
+}
+
+static int ask_protect(void)
+{
+    return protect("web", "node2", NULL, 0, 0);
+}
+
+static int ask_planned(void)
+{
+    return failover(true, NULL, false);
+}
+
+static int ask_lost(void)
+{
+    return failover(false, "node1", false);
+}
+
+static void planned_and_back(void)
+{
+    until(ask_protect, is_held, "held");
+    until(ask_planned, is_away, "away");
+    until(failback, is_home, "home");
+    assert_int_equal(running(0), 1);
+    assert_true(world.processes[0][0].runs);
+}
+
+static void lost_and_back(void)
+{
+    until(ask_protect, is_held, "held");
+    power_off(0);
+    turn_for(10000);
+    until(ask_lost, is_away, "away");
+    world.up[0] = true;
+    say_hello(0);
+    until(failback, is_home, "home");
+    assert_int_equal(running(0), 1);
+}
+
+static void dies_at_each_step_of(void (*scenario)(void))
+{
+    unsigned steps = 0;
+    begin_world();
+    scenario();
+    steps = world.applies;
+    end_world();
+    assert_true(steps > 10);
+    for (unsigned at = 1; at <= steps; at++) {
+        for (int durable = 0; durable < 2; durable++) {
+            begin_world();
+            world.dies_at = at;
+            world.is_durable = durable;
+            scenario();
+            assert_true(world.died);
+            end_world();
+        }
+    }
+    print_message("the coordinator died at each of %u transactions, before and after it\n", steps);
+}
+
+static void a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on(void **ignored)
+{
+    (void)ignored;
+    dies_at_each_step_of(planned_and_back);
+}
+
+static void a_coordinator_that_dies_at_any_step_of_a_failover_goes_on(void **ignored)
+{
+    (void)ignored;
+    dies_at_each_step_of(lost_and_back);
+}
+
+int main(void)
+{
+    log_set_level(LOG_ERROR);
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(a_vm_becomes_protected_and_says_so),
+        TEST(what_cannot_be_protected_is_refused),
+        TEST(either_end_that_comes_back_is_asked_again),
+        TEST(a_host_that_is_not_fenced_keeps_its_vm),
+        TEST(a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told),
+        TEST(a_fenced_life_that_comes_back_ends_what_it_still_runs),
+        TEST(a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back),
+        TEST(a_split_whose_take_is_refused_still_ends_what_was_given_up),
+        TEST(a_planned_failover_and_the_way_back_lose_nothing),
+        TEST(a_finish_that_is_refused_leaves_the_guest_running),
+        TEST(a_guest_that_stands_still_for_nobody_runs_on),
+        TEST(a_target_that_goes_at_the_last_checkpoint_lets_the_guest_run_on),
+        TEST(a_planned_take_that_is_refused_starts_it_cold_where_it_was),
+        TEST(a_take_that_is_refused_can_be_tried_again_as_another_generation),
+        TEST(ha_leaves_a_vm_with_a_replica_to_its_operator),
+        TEST(auto_takes_it_once_its_host_is_fenced),
+        TEST(a_group_goes_in_its_order_with_its_delays),
+        TEST(a_group_is_judged_whole),
+        TEST(unprotect_ends_both_ends_also_those_that_come_later),
+        TEST(a_protected_vm_does_not_move_to_its_replica_and_is_not_removed),
+        TEST(a_stop_waits_and_a_start_goes_on),
+        cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on),
+        cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_failover_goes_on),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
