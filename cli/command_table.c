@@ -996,7 +996,8 @@ static const struct command commands[] = {
      .summary = "keep a replica of a running VM on another host",
      .more = "Memory and disks are copied there for ever, checkpoint by checkpoint, while it runs; the "
              "guest stands still for a moment at each. It needs no shared store: its disks lie where "
-             "they lie, on both hosts. Said again with the same host it changes goals and group.",
+             "they lie, on both hosts. Said again with the same host it changes goals and group. "
+             "docs/disaster-recovery.md says what it promises.",
      .options = dr_protect_options,
      .run = cmd_dr_protect,
      .examples = {{"godwit dr protect db-01 --to node2", "5 s of its time at most"},
