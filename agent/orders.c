@@ -1660,6 +1660,12 @@ void orders_set_dr(struct orders *orders, struct protects *protects, struct stan
     orders->standbys = standbys;
 }
 
+static void wipe(const ProtobufCBinaryData *secret)
+{
+    if (secret->len)
+        explicit_bzero(secret->data, secret->len); /* unpacked for us: our memory */
+}
+
 static void handle_protect(void *data, struct rpc *rpc, struct rpc_request *request,
                            const ProtobufCMessage *message)
 {
@@ -1674,6 +1680,7 @@ static void handle_protect(void *data, struct rpc *rpc, struct rpc_request *requ
         r = need_process(orders, order->vm_id, &entry, &fault);
     if (r == 0)
         r = protects_begin(orders->protects, entry, order, request, &fault);
+    wipe(&order->psk);
     if (r < 0)
         reply_fault(request, &fault);
 }
@@ -1725,6 +1732,7 @@ static void handle_replica_in(void *data, struct rpc *rpc, struct rpc_request *r
         reply_fault(request, &fault);
     else
         standbys_in(orders_of(data)->standbys, order, request);
+    wipe(&order->psk);
 }
 
 static void handle_replica_take(void *data, struct rpc *rpc, struct rpc_request *request,

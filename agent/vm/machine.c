@@ -201,6 +201,7 @@ static void end(struct machine *machine, Godwit__VmState state, enum latch_endin
                 const char *reason)
 {
     end_protect(machine, reason[0] ? reason : "the VM ended");
+    machine->standby = standby_free(machine->standby); /* what arrives there is nobody's any more */
     machine->move = move_free(machine->move);
     if (machine->port)
         guest_port_drop_disks(machine->port);

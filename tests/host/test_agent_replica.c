@@ -652,6 +652,13 @@ static void expect_taken(struct node *node, const char *id, uint64_t generation)
     node->vm_pid = pid;
 }
 
+static const char *path_of(const struct node *node)
+{
+    static char path[256];
+    (void)snprintf(path, sizeof path, "%s/db-01.raw", node->store);
+    return path;
+}
+
 static unsigned count_files(const char *path)
 {
     unsigned count = 0;
@@ -723,6 +730,10 @@ static void it_goes_back_by_differences_and_loses_nothing(void **state)
     back.keep_disks = true;
     protect(&back);
     WAIT_FOR(is_in_state(a, "holding"));
+    print_message("%llu of %d MiB of its disk were there, %llu bytes came\n",
+                  (unsigned long long)(a->replica->bytes_kept >> 20), DISK_MIB,
+                  (unsigned long long)a->replica->bytes_in);
+    assert_true(a->replica->bytes_kept > 0);
 
     struct answer answer = order_finish(b, "p3");
     if (!answer.message)
@@ -738,6 +749,29 @@ static void it_goes_back_by_differences_and_loses_nothing(void **state)
     expect_whole(a);
     expect_ok(order_drop(b, "p1"));
     expect_ok(order_drop(a, "p3"));
+}
+
+static void a_guest_that_resets_is_protected_anew(void **state)
+{
+    (void)state;
+    struct node *a = &nodes[0], *b = &nodes[1];
+    struct protection there = {
+        .id = "p9", .source = a, .target = b, .generation = 3, .keep_disks = true};
+
+    protect(&there);
+    WAIT_FOR(is_in_state(b, "holding"));
+    uint64_t session = b->replica->held->session;
+    a->read = a->used;
+    (void)node_ask(a, "reset\n", "gw ready");
+    WAIT_FOR(a->protect && a->protect->ended);
+    protect(&there);
+    WAIT_FOR(is_in_state(b, "holding") && b->replica->held->session != session);
+    expect_whole(a);
+    expect_ok(order_end(a, "p9"));
+    expect_ok(order_drop(b, "p9"));
+    char path[256];
+    (void)snprintf(path, sizeof path, "%s/db-01.raw.replica-p9", b->store);
+    assert_int_equal(renameat(AT_FDCWD, path, AT_FDCWD, path_of(b)), 0);
 }
 
 static void a_last_checkpoint_can_be_called_off(void **state)
@@ -893,6 +927,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_host_dies_and_its_guest_goes_on_at_the_other),
         cmocka_unit_test(it_goes_back_by_differences_and_loses_nothing),
+        cmocka_unit_test(a_guest_that_resets_is_protected_anew),
         cmocka_unit_test(a_last_checkpoint_can_be_called_off),
         cmocka_unit_test(a_replica_whose_process_died_is_made_again),
         cmocka_unit_test(disks_alone_are_booted_from),
