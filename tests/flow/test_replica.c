@@ -1101,6 +1101,74 @@ static void a_voided_replica_takes_no_older_source_than_before(void **state)
     world_free(world);
 }
 
+static void another_goal_holds_from_now_on(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 5, .rpo_ms = 60 * 60 * 1000};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 1);
+
+    replicator_tune(world->replicator, 20 * NS_PER_MS, 0); /* it waits for the hour to pass */
+
+    await_checkpoints(world, 4);
+    world->replicator = replicator_free(world->replicator);
+    take_and_check(world);
+    world_free(world);
+}
+
+/* Whoever holds the guest stops it, and no cut lets it go again. */
+static void a_guest_that_is_stopped_between_cuts_stays_stopped_and_is_replicated(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 5, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+
+    for (unsigned i = 0; i < 5; i++) {
+        struct guest *guest = &world->source.guest;
+        struct fault fault = {0};
+        replicator_hold(world->replicator);
+        guest->ops->pause(guest->owner);
+        guest->was_running = false;
+        replicator_release(world->replicator);
+        await_checkpoints(world, checkpoints_held(world) + 3);
+        assert_false(fake_guest_runs(world->source.ram));
+        replicator_hold(world->replicator);
+        assert_int_equal(guest->ops->resume(guest->owner, &fault), 0);
+        guest->was_running = true;
+        replicator_release(world->replicator);
+        await_checkpoints(world, checkpoints_held(world) + 1);
+    }
+    world->replicator = replicator_free(world->replicator);
+    assert_true(fake_guest_runs(world->source.ram));
+    take_and_check(world);
+    world_free(world);
+}
+
+static void a_link_that_is_to_end_ends_and_the_next_one_comes(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 5, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+
+    for (unsigned i = 2; i < 6; i++) {
+        replica_unlink(world->replica);
+        await_links(world, i);
+    }
+
+    await_checkpoints(world, checkpoints_held(world) + 1);
+    world->replicator = replicator_free(world->replicator);
+    take_and_check(world);
+    world_free(world);
+}
+
 /* ---- a peer that falls silent ---- */
 static void a_peer_that_falls_silent_in_a_segment_does_not_hold_the_link(void **state)
 {
@@ -1397,6 +1465,9 @@ int main(void)
         cmocka_unit_test(an_older_generation_is_refused_and_so_is_another_guest),
         cmocka_unit_test(a_replica_that_begins_anew_takes_no_older_source_than_before),
         cmocka_unit_test(a_voided_replica_takes_no_older_source_than_before),
+        cmocka_unit_test(another_goal_holds_from_now_on),
+        cmocka_unit_test(a_guest_that_is_stopped_between_cuts_stays_stopped_and_is_replicated),
+        cmocka_unit_test(a_link_that_is_to_end_ends_and_the_next_one_comes),
         cmocka_unit_test(a_peer_that_falls_silent_in_a_segment_does_not_hold_the_link),
         cmocka_unit_test(only_blocks_that_differ_travel_to_a_disk_that_lies_there),
         cmocka_unit_test(a_replica_process_that_died_is_not_sent_its_disks_again),
