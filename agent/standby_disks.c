@@ -1,6 +1,7 @@
 #include "agent/standby_disks.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,21 @@ int standby_disks_judge(const Godwit__OrderReplicaIn *order, struct fault *fault
     }
     if (count == 0 && order->disks_only)
         return fault_set(fault, ERR_INVALID, "%s has no disk that could be replicated", spec->name);
+    return 0;
+}
+
+/* A replica with RAM brings what its guest was booted from; disks alone are booted from this host's. */
+static int check_boot(const Godwit__OrderReplicaIn *order, struct fault *fault)
+{
+    const char *const files[] = {order->spec->kernel, order->spec->initrd};
+
+    if (!order->disks_only || vm_spec_boots_from_disk(order->spec))
+        return 0;
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        if (files[i] && files[i][0] && access(files[i], R_OK) < 0)
+            return fault_set_errno(fault, errno == ENOENT ? ERR_NOT_FOUND : err_from_errno(errno),
+                                   errno, "%s, which %s boots", files[i], order->spec->name);
+    }
     return 0;
 }
 
@@ -131,7 +147,9 @@ int standby_disks_open(const Godwit__OrderReplicaIn *order, const char *host, bo
     *disks = (struct standby_disks){0};
     for (size_t i = 0; i < ARRAY_COUNT(disks->fds); i++)
         disks->fds[i] = -1;
-    int r = check_rest(order, host, fault);
+    int r = check_boot(order, fault);
+    if (r == 0)
+        r = check_rest(order, host, fault);
     for (size_t i = 0; r == 0 && i < order->spec->n_disks; i++) {
         if (is_replicated(order->spec->disks[i]))
             r = open_disk(order, i, is_known, disks, fault);

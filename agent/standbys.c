@@ -707,11 +707,13 @@ static int spawn(struct standing *standing, struct fault *fault)
     struct vm_process_config config;
 
     int r = process_config(standing, socket_path, log_path, &config, fault);
-    if (r == 0 && !standing->order->disks_only) {
+    if (r == 0)
         r = host_facts_check(standing->standbys->config.facts, standing->order->spec,
                              &standing->kvm_fd, fault);
-        if (r == 0)
-            r = run_path(standing, "latch", latch_path, fault);
+    if (r == 0 && standing->order->disks_only)
+        close_p(&standing->kvm_fd); /* only: could it run here? */
+    if (r == 0 && !standing->order->disks_only) {
+        r = run_path(standing, "latch", latch_path, fault);
         if (r == 0)
             r = latch_file_create(latch_path, &standing->latch_fd, fault);
         if (r == 0 && (standing->null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC)) < 0)

@@ -526,11 +526,15 @@ struct protection {
     bool disks_only, keep_disks;
 };
 
+static const char *kernel; /* NULL: the guest's */
+
 static struct answer order_in(const struct protection *protection)
 {
     Godwit__OrderReplicaIn order = GODWIT__ORDER_REPLICA_IN__INIT;
     Godwit__VmSpec spec = spec_of(protection->target);
     uint64_t disk_bytes[] = {MIB(DISK_MIB)};
+    if (kernel)
+        spec.kernel = (char *)(uintptr_t)kernel;
     order.vm_id = (char *)"v1";
     order.protection_id = (char *)(uintptr_t)protection->id;
     order.incarnation = protection->target->incarnation;
@@ -859,6 +863,10 @@ static void disks_alone_are_booted_from(void **state)
     struct protection there = {
         .id = "p6", .source = a, .target = b, .generation = 3, .disks_only = true};
 
+    kernel = "/no/such/kernel"; /* told now, and not when it is needed */
+    expect_refusal(order_in(&there), ERR_NOT_FOUND, "/no/such/kernel");
+    kernel = NULL;
+    assert_int_equal(count_files(b->store), 0);
     protect(&there);
     WAIT_FOR(is_in_state(b, "holding"));
     uint64_t seq = held(b);
