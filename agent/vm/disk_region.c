@@ -221,11 +221,10 @@ static int on_clear(struct region *region, uint64_t first_page, const uint64_t m
 {
     struct disk_region *disk = region->owner;
     size_t first = first_page / 64, words = bitmap_words(&disk->written);
-    (void)fault;
 
     for (size_t i = 0; i < BLOCK_PAGES / 64 && first + i < words; i++)
         (void)__atomic_fetch_and(&disk->written.words[first + i], ~mask[i], __ATOMIC_ACQ_REL);
-    return 0;
+    return disk_region_check(disk, fault); /* a dead medium fails slowly, page after page: no round of it */
 }
 
 static int on_clear_many(struct region *region, const struct bitmap *pages, struct fault *fault)

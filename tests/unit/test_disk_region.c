@@ -94,7 +94,9 @@ static void a_file_that_is_cut_short_is_told_and_ends_nobody(void **state)
                                      (uint64_t)PAGES * PAGE_BYTES, &scene->fault),
                      0);
     disk_region_fill(disk, 3, &region);
+    const uint64_t mask[8] = {UINT64_MAX};
     assert_int_equal(disk_region_check(disk, &scene->fault), 0);
+    assert_int_equal(region.ops->clear(&region, 0, mask, &scene->fault), 0);
     assert_int_equal(ftruncate(scene->fd, 8 * PAGE_BYTES), 0);
 
     volatile uint8_t *byte = region.base + (uint64_t)300 * PAGE_BYTES;
@@ -103,6 +105,7 @@ static void a_file_that_is_cut_short_is_told_and_ends_nobody(void **state)
 
     assert_int_equal(disk_region_check(disk, &scene->fault), ERR_IO);
     assert_non_null(strstr(scene->fault.text, "disk data: a block of it cannot be written"));
+    assert_int_equal(region.ops->clear(&region, 0, mask, &scene->fault), ERR_IO); /* at once */
     assert_int_equal(disk_region_settle(disk, &scene->fault), ERR_IO);
     assert_int_equal(disk_region_check(scene->disk, &scene->fault), 0); /* it is not the other's */
     disk = disk_region_free(disk);
