@@ -8,7 +8,7 @@ GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
 GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 qemu-utils xfsprogs openssl
   etcd-server curl
   libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
-  mmdebstrap busybox-static e2fsprogs xfsprogs acpica-tools"
+  mmdebstrap busybox-static e2fsprogs xfsprogs acpica-tools nbdkit libnbd-bin"
 
 godwit_deps() {
     local missing="" package

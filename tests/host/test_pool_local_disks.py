@@ -244,7 +244,10 @@ class Round:
 
 
 def written(pool, name):
-    return int(pool.ask(name, "disk", "gw disk ")["written"])
+    """A line that stood still half printed counts as answered: the last word says that it is whole."""
+    found = pools.wait_for("a whole answer", 60, lambda: (
+        lambda f: f if f.get("device") in ("ok", "BAD") else None)(pool.ask(name, "disk", "gw disk ")))
+    return int(found["written"])
 
 
 def fresh_writer(pool):
