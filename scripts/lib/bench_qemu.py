@@ -127,8 +127,13 @@ class Qemu:
         self.target = self._start("target", common, True)
         self.target_qmp = Qmp(str(self.dir / "target.qmp"))
 
+    def role_words(self, role):
+        """What only this end has."""
+        del role
+        return []
+
     def _start(self, role, common, incoming):
-        words = [*self.enter.get(role, []), *common,
+        words = [*self.enter.get(role, []), *common, *self.role_words(role),
                  "-chardev", f"socket,id=s,path={self.dir}/{role}.serial,server=on,wait=off", "-serial", "chardev:s",
                  "-qmp", f"unix:{self.dir}/{role}.qmp,server=on,wait=off"]
         if incoming:

@@ -6,6 +6,7 @@ import unittest
 import xml.etree.ElementTree
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "scripts/lib"))
+import bench_disks  # noqa: E402
 import bench_goals  # noqa: E402
 import bench_growth  # noqa: E402
 import bench_link  # noqa: E402
@@ -103,6 +104,29 @@ class Workloads(unittest.TestCase):
         for name in bench_move.TABLE.split(","):
             workload = bench_move.workload_named(name)
             self.assertTrue(workload and workload.configs and set(workload.configs) <= set(bench_move.CONFIGS), name)
+
+
+class Disks(unittest.TestCase):
+    @staticmethod
+    def moved(wall_ms, p99_ms):
+        return {"moved": True, "wall_ms": wall_ms, "p99_ms": p99_ms}
+
+    def test_each_qemu_is_compared_by_total_and_by_the_guests_writes(self):
+        contenders = {"godwit": [self.moved(800, 3), self.moved(700, 1), self.moved(750, 2)],
+                      "qemu plain": [self.moved(1000, 2)], "qemu tls": [self.moved(900, 1)]}
+        self.assertEqual(bench_disks.verdicts(contenders), [
+            "  total beside qemu plain: 0.75 x (goal 0.8): reached", "  p99 of a write beside qemu plain: 1.00 x (goal 1.0): reached",
+            "  total beside qemu tls: 0.83 x (goal 0.8): MISSED", "  p99 of a write beside qemu tls: 2.00 x (goal 1.0): MISSED"])
+
+    def test_a_mirror_that_never_is_ready_is_told(self):
+        contenders = {"godwit": [self.moved(1, 1)], "qemu plain": [{"moved": False}]}
+        self.assertEqual(bench_disks.verdicts(contenders), [
+            "  qemu plain: its mirror was not ready within 60 s in 1 of 1 runs"])
+        self.assertIn("qemu plain (1)", bench_disks.table({"random": contenders | {"godwit": []}}))
+
+    def test_who_was_not_measured_is_compared_with_nobody(self):
+        self.assertEqual(bench_disks.verdicts({"godwit": [], "qemu plain": [self.moved(1, 1)]}), [])
+        self.assertEqual(bench_disks.verdicts({"godwit": [self.moved(1, 1)], "qemu plain": []}), [])
 
 
 class Machine(unittest.TestCase):
