@@ -244,7 +244,7 @@ bool dr_is_held(const struct cluster *cluster, const struct cluster_dr *dr, stru
 {
     const Godwit__ProtectStatus *out = dr->out;
     return dr->info->has_held && dr->out_ready && out && out->held && out->held->seq > 0 &&
-           out->is_linked && !out->is_missed && !out->ended && out->generation == dr->vm->own.gen &&
+           out->is_linked && !out->ended && out->generation == dr->vm->own.gen &&
            dr_host_is_up(cluster, dr->info->source, now) &&
            dr_host_is_up(cluster, dr->info->target, now);
 }

@@ -294,7 +294,7 @@ static int judge_planned(const struct cluster *cluster, const struct cluster_dr 
         return not_now(cluster, dr, "does not run: without --planned what is held is taken", now,
                        problem);
     if (!dr_is_held(cluster, dr, now))
-        return not_now(cluster, dr, "is not held as its goal says just now", now, problem);
+        return not_now(cluster, dr, "has no link to its replica just now", now, problem);
     return 0;
 }
 

@@ -52,6 +52,7 @@ static struct {
     bool is_durable, died;
     /* what agents refuse, once each */
     bool refuses_take, refuses_finish, target_goes;
+    bool misses; /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
     unsigned takes[VMS];
 } world;
@@ -188,6 +189,7 @@ static void fill_protect(int h, int v, Godwit__ProtectStatus *status, Godwit__Ch
     status->has_generation = status->has_is_linked = status->has_rpo_ms = true;
     status->generation = process->generation;
     status->is_linked = process->replicates;
+    status->has_is_missed = status->is_missed = world.misses;
     status->rpo_ms = 800;
     status->has_finished = status->finished = process->finished;
     held->has_seq = true;
@@ -779,6 +781,19 @@ static void a_planned_failover_and_the_way_back_lose_nothing(void **ignored)
     assert_int_equal(world.takes[0], 2);
 }
 
+static void a_goal_that_is_missed_keeps_nobody_from_going_over_and_back(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.misses = true;
+    turn_for(1000);
+    assert_string_equal(state(), "late");
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(failback(), 0);
+    turn_until(is_home, "home");
+}
+
 static void a_finish_that_is_refused_leaves_the_guest_running(void **ignored)
 {
     (void)ignored;
@@ -1081,6 +1096,7 @@ int main(void)
         TEST(a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back),
         TEST(a_split_whose_take_is_refused_still_ends_what_was_given_up),
         TEST(a_planned_failover_and_the_way_back_lose_nothing),
+        TEST(a_goal_that_is_missed_keeps_nobody_from_going_over_and_back),
         TEST(a_finish_that_is_refused_leaves_the_guest_running),
         TEST(a_guest_that_stands_still_for_nobody_runs_on),
         TEST(a_target_that_goes_at_the_last_checkpoint_lets_the_guest_run_on),
