@@ -65,7 +65,7 @@ size_t attach_list(const Godwit__VmSpec *spec, const struct backends *backends, 
         backend->index = index;
         backend->has_fd_first = backend->has_fd_count = true;
         backend->fd_first = fd;
-        backend->fd_count = is_nic ? vm_spec_nic_queues(spec->nics[index]) : 1;
+        backend->fd_count = is_nic ? vm_spec_nic_taps(spec->nics[index]) : 1;
         fd += backend->fd_count;
         ret_list[count++] = backend;
     }
@@ -173,8 +173,11 @@ static void keep_nics(struct attaching *attaching)
     unsigned at = attaching->backends.disk_count;
 
     for (unsigned i = 0; i < spec->n_nics; i++) {
+        unsigned taps = vm_spec_nic_taps(spec->nics[i]);
+        if (taps == 0)
+            continue; /* nobody hears it */
         int fd = fcntl(attaching->backends.fds[at], F_DUPFD_CLOEXEC, 3);
-        at += vm_spec_nic_queues(spec->nics[i]);
+        at += taps;
         if (fd < 0 || !spec->nics[i]->mac ||
             !vm_spec_mac_parse(spec->nics[i]->mac, attaching->macs[attaching->nic_count])) {
             close_p(&fd);

@@ -91,8 +91,9 @@ static int make_disks(const struct backends_ask *ask, struct fault *fault)
         const Godwit__DiskSpec *disk = ask->spec->disks[i];
         AUTO_FD int share_fd = -1;
         bool made;
-        /* A clone was made before the first start; one that is lost is not replaced by an empty disk. */
-        if (!disk->has_size || !disk->size || !is_given(disk->store) || vm_spec_disk_is_clone(disk))
+        /* One with content was made before the first start; one that is lost is not replaced by an empty disk. */
+        if (!disk->has_size || !disk->size || !is_given(disk->store) ||
+            vm_spec_disk_is_given_content(disk))
             continue;
         int r = share_open(disk->store, &share_fd, fault);
         if (r == 0)
@@ -234,8 +235,10 @@ static int open_taps(const struct backends_ask *ask, struct backends *backends, 
 {
     for (unsigned i = 0; i < ask->spec->n_nics; i++) {
         const Godwit__NicSpec *nic = ask->spec->nics[i];
-        unsigned queues = vm_spec_nic_queues(nic);
+        unsigned queues = vm_spec_nic_taps(nic);
         char name[TAP_NAME_SIZE];
+        if (queues == 0)
+            continue;
         tap_name(ask->vm_id, ask->host, i, name);
         assert(backends->fd_count + queues <= BACKENDS_FDS_MAX);
         int r = tap_open(name, nic->bridge, nic->mtu, backends->fds + backends->fd_count, queues,
@@ -250,6 +253,8 @@ static int open_taps(const struct backends_ask *ask, struct backends *backends, 
 static int check_bridges(const struct backends_ask *ask, struct fault *fault)
 {
     for (unsigned i = 0; i < ask->spec->n_nics; i++) {
+        if (vm_spec_nic_taps(ask->spec->nics[i]) == 0)
+            continue;
         int r = tap_check_bridge(ask->spec->nics[i]->bridge, fault);
         if (r < 0)
             return fault_wrap(fault, r, "nic %u of %s", i, ask->spec->name);

@@ -10,9 +10,8 @@
 
 #include "base/err.h"
 #include "base/own.h"
+#include "proto/vm_spec.h"
 #include "storage/iso_image.h"
-
-enum { META_SIZE = 256 };
 
 static bool is_given(const char *text)
 {
@@ -41,13 +40,12 @@ int cloud_seed_open(const Godwit__VmSpec *spec, const char *vm_id, int *ret_fd, 
 {
     const Godwit__CloudInitSpec *cloud = spec->cloud_init;
     struct iso_image_file files[3];
-    char meta[META_SIZE];
+    char meta[VM_SPEC_META_SIZE];
     size_t count = 0;
     AUTO_FREE uint8_t *bytes = NULL;
 
     assert(cloud);
-    (void)snprintf(meta, sizeof meta, "instance-id: %.64s\nlocal-hostname: %.64s\n", vm_id,
-                   spec->name);
+    vm_spec_meta_data(spec, vm_id, meta);
     const char *meta_data = is_given(cloud->meta_data) ? cloud->meta_data : meta;
     const char *user_data = is_given(cloud->user_data) ? cloud->user_data : "#cloud-config\n";
     files[count++] = (struct iso_image_file){"meta-data", meta_data, strlen(meta_data)};

@@ -202,6 +202,7 @@ static void on_vm(void *data, struct vm_entry *entry)
     event.vm = entry->status;
     if (agent->link)
         agent_link_send(agent->link, METHOD_AGENT_VM_EVENT, &event.base);
+    orders_on_vm(agent->orders, entry);
 }
 
 static void on_move(void *data, struct vm_entry *entry, const Godwit__MoveEvent *event)

@@ -76,7 +76,7 @@ struct orders {
     struct snapshots *snapshots;
     struct protects *protects;
     struct standbys *standbys;
-    struct step *held; /* MOVE_INs that wait for the end of a VM's last process */
+    struct step *held; /* MOVE_INs and STARTs that wait for what a VM's last process comes to */
 };
 
 enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
@@ -105,6 +105,7 @@ struct step {
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
+    bool is_clone; /* it is another VM's: its disks are cloned before, its memory goes on here too */
     struct step *next_held;   /* of orders.held */
 };
 
@@ -428,7 +429,7 @@ static void backends_work(void *data)
                                   : backends_start(&ask, &step->backends, &step->fault);
     if (step->result == BACKENDS_E_LOST)
         step->result = ERR_REFUSED;
-    if (step->result == 0 && step->snapshot) /* they are ours to write now */
+    if (step->result == 0 && step->snapshot && !step->is_clone) /* they are ours to write now */
         step->result = snapshot_folder_restore(snapshots_root(step->orders->snapshots),
                                                step->snapshot, step_spec(step), &step->fault);
     if (step->result == 0 && !step->incoming && !step_nonce(step) &&
@@ -468,6 +469,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.suspend_nonce = (char *)(uintptr_t)step_nonce(step); /* protobuf-c knows no const */
     order.has_is_snapshot = true;
     order.is_snapshot = step->snapshot != NULL;
+    if (step->is_clone)
+        order.file_vm_id = step->snapshot->vm_id;
     order.has_suspend_generation = true;
     order.suspend_generation = step->file_generation;
     uint64_t gib = step_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
@@ -605,11 +608,39 @@ static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, s
     const Godwit__SnapshotInfo *info =
         step->orders->snapshots ? snapshots_find(step->orders->snapshots, order->snapshot_id)
                                 : NULL;
-    if (!info || strcmp(info->vm_id, step->vm_id) != 0)
-        return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s of it",
-                         order->snapshot_id);
+    step->is_clone = order->is_clone;
+    if (!info || (strcmp(info->vm_id, step->vm_id) == 0) == step->is_clone)
+        return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s of %s",
+                         order->snapshot_id, step->is_clone ? "another VM" : "it");
+    if (step->is_clone && !info->with_memory)
+        return fault_set(fault, ERR_INVALID, "snapshot %s holds no memory to go on from",
+                         info->name);
     step->snapshot = (Godwit__SnapshotInfo *)message_copy(&info->base);
     return step->snapshot ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a snapshot");
+}
+
+/* A start whose agent died goes on without it: its process fills itself from a file, which takes seconds,
+ * and then is the generation that it was started as. Until then nobody knows which that is. */
+static bool is_half_started(const struct vm_entry *entry)
+{
+    const Godwit__VmStatus *status = entry->status;
+
+    return entry->process && !entry->starting && !entry->discard && !entry->upgrade &&
+           !status->generation && !entry->in_move_id[0] &&
+           (!status->latch || status->latch->latch == GODWIT__LATCH__LATCH_NONE);
+}
+
+/* Keep the order until what is in its way has ended, or is what was ordered (take_up_held). */
+static int hold(struct orders *orders, const char *vm_id, const ProtobufCMessage *order,
+                struct rpc_request *request, struct fault *fault)
+{
+    struct step *step = NULL;
+    int r = step_new(&step, orders, vm_id, order, request, fault);
+    if (r < 0)
+        return r;
+    step->next_held = orders->held;
+    orders->held = step;
+    return 0;
 }
 
 void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
@@ -628,8 +659,15 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
         waiters_add(&entry->start_waiters, request);
         return;
     }
-    uint64_t hiwater = order->vm_id ? vm_table_hiwater(orders->table, order->vm_id) : 0;
     r = check_no_replica(orders, order->vm_id, &fault);
+    if (r == 0 && entry && is_half_started(entry)) {
+        if (entry->status->state == GODWIT__VM_STATE__VM_STATE_NONE) /* there is nothing in it */
+            (void)vm_process_kill(entry->process, &fault);           /* else it ends by itself */
+        if (hold(orders, entry->id, &order->base, request, &fault) < 0)
+            reply_fault(request, &fault);
+        return;
+    }
+    uint64_t hiwater = order->vm_id ? vm_table_hiwater(orders->table, order->vm_id) : 0;
     if (r == 0)
         r = orders_judge_start(entry, hiwater, order->generation, &fault);
     if (r == ORDERS_SAME) {
@@ -822,6 +860,12 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
 
     if (order->vm_id && order->remove && images_are_cloned_for(orders->images, order->vm_id)) {
         (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just being made from an image");
+        reply_fault(request, &fault);
+        return;
+    }
+    if (order->vm_id && order->remove &&
+        snapshots_are_cloned_for(orders->snapshots, order->vm_id)) {
+        (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just being made from a snapshot");
         reply_fault(request, &fault);
         return;
     }
@@ -1227,19 +1271,6 @@ static bool is_ending(const struct vm_entry *entry)
                               entry->status->state == GODWIT__VM_STATE__VM_STATE_GONE);
 }
 
-/* Keep the order until that process has ended (orders_on_ended takes it up again). */
-static int hold_move_in(struct orders *orders, const Godwit__MoveIn *order,
-                        struct rpc_request *request, struct fault *fault)
-{
-    struct step *step = NULL;
-    int r = step_new(&step, orders, order->vm_id, &order->base, request, fault);
-    if (r < 0)
-        return r;
-    step->next_held = orders->held;
-    orders->held = step;
-    return 0;
-}
-
 /* A domain of libvirt: our agents speak of it on the line between hosts. */
 static int peer_address(struct orders *orders, char ret_address[static MOVE_ADDRESS_SIZE],
                         struct fault *fault)
@@ -1269,7 +1300,7 @@ static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
         return;
     }
     if (entry && is_ending(entry)) {
-        if (hold_move_in(orders, order, request, &fault) < 0)
+        if (hold(orders, order->vm_id, &order->base, request, &fault) < 0)
             reply_fault(request, &fault);
         return;
     }
@@ -1307,19 +1338,29 @@ static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *requ
 }
 
 /* Those that waited for the end of this VM's process. */
-static void take_up_held(struct orders *orders, const char *vm_id)
+static void take_up_held(struct orders *orders, const char *vm_id, bool only_starts)
 {
     for (struct step **at = &orders->held; *at;) {
         struct step *step = *at;
-        if (strcmp(step->vm_id, vm_id) != 0) {
+        bool is_start = step->order->descriptor == &godwit__order_vm_start__descriptor;
+        if (strcmp(step->vm_id, vm_id) != 0 || (only_starts && !is_start)) {
             at = &step->next_held;
             continue;
         }
         *at = step->next_held;
-        begin_move_in(orders, (const Godwit__MoveIn *)step->order, step->request);
+        if (is_start)
+            orders_start(orders, (const Godwit__OrderVmStart *)step->order, step->request);
+        else
+            begin_move_in(orders, (const Godwit__MoveIn *)step->order, step->request);
         step_free(step);
         at = &orders->held;
     }
+}
+
+void orders_on_vm(struct orders *orders, struct vm_entry *entry)
+{
+    if (orders && entry->process && entry->status->generation) /* what was half started is started */
+        take_up_held(orders, entry->id, true);
 }
 
 /* A VM with disks of its own left this host, or did not come: what becomes of them here. */
@@ -1346,7 +1387,7 @@ static void tidy_done(void *data)
         (void)vm_entry_keep_disks_move(entry, NULL); /* else its start looks once more */
     }
     if (!step->orders->stopped)
-        take_up_held(step->orders, step->vm_id);
+        take_up_held(step->orders, step->vm_id, false);
     step_free(step);
 }
 
@@ -1407,7 +1448,7 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
         entry = vm_table_find(orders->table, vm_id);
     }
     if (!entry || !tidy(orders, entry))
-        take_up_held(orders, vm_id);
+        take_up_held(orders, vm_id, false);
 }
 
 void orders_on_settled(struct orders *orders)
@@ -1753,6 +1794,21 @@ static void handle_replica_drop(void *data, struct rpc *rpc, struct rpc_request 
 {
     (void)rpc;
     standbys_drop(orders_of(data)->standbys, (const Godwit__OrderReplicaDrop *)message, request);
+}
+
+static void handle_snapshot_clone(void *data, struct rpc *rpc, struct rpc_request *request,
+                                  const ProtobufCMessage *message)
+{
+    const Godwit__OrderSnapshotClone *order = (const Godwit__OrderSnapshotClone *)message;
+    struct orders *orders = orders_of(data);
+    struct fault fault = {0};
+    (void)rpc;
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0)
+        r = snapshots_clone(orders->snapshots, order, request, &fault);
+    if (r < 0)
+        reply_fault(request, &fault);
 }
 
 /* ---- consoles ---- */
@@ -2209,6 +2265,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_PROTECT_END, &godwit__order_protect_end__descriptor, handle_protect_end},
     {METHOD_ORDER_REPLICA_TAKE, &godwit__order_replica_take__descriptor, handle_replica_take},
     {METHOD_ORDER_REPLICA_DROP, &godwit__order_replica_drop__descriptor, handle_replica_drop},
+    {METHOD_ORDER_SNAPSHOT_CLONE, &godwit__order_snapshot_clone__descriptor, handle_snapshot_clone},
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
     {METHOD_ORDER_EVICT, &godwit__order_evict__descriptor, handle_evict},

@@ -60,6 +60,7 @@ struct orders *orders_free(struct orders *orders);
 /* For agent_link, whose data must be the orders. */
 const struct rpc_method *orders_methods(size_t *ret_count);
 
+void orders_on_vm(struct orders *orders, struct vm_entry *entry); /* its status changed; NULL is fine */
 void orders_on_ended(struct orders *orders, struct vm_entry *entry); /* a VM's process has */
 void orders_on_settled(struct orders *orders); /* what runs is known: see to what does not any more */
 void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles are detached */

@@ -465,7 +465,7 @@ int snapshot_folder_may_start(const char *root, const char *vm_id, const char *i
     return r;
 }
 
-static int open_clone(const Godwit__SnapshotDisk *disk, int *ret_fd, struct fault *fault)
+int snapshot_folder_open_clone(const Godwit__SnapshotDisk *disk, int *ret_fd, struct fault *fault)
 {
     struct stat status;
 
@@ -481,7 +481,7 @@ static int restore_disk(const Godwit__SnapshotDisk *disk, struct fault *fault)
     AUTO_FD int clone_fd = -1;
     AUTO_FD int disk_fd = -1;
 
-    int r = open_clone(disk, &clone_fd, fault);
+    int r = snapshot_folder_open_clone(disk, &clone_fd, fault);
     if (r == 0)
         r = open_beneath(disk->folder, disk->file, O_RDWR, &disk_fd, fault);
     if (r == 0 && ftruncate(disk_fd, (off_t)disk->bytes) < 0)
@@ -520,7 +520,7 @@ int snapshot_folder_restore(const char *root, const Godwit__SnapshotInfo *info,
         r = judge_disk(info->disks[i], spec, fault);
     for (size_t i = 0; r == 0 && i < info->n_disks; i++) {
         AUTO_FD int fd = -1;
-        r = open_clone(info->disks[i], &fd, fault); /* all of them, before one is used */
+        r = snapshot_folder_open_clone(info->disks[i], &fd, fault); /* all of them, before one is used */
     }
     if (r == 0)
         r = marker_path(root, info->vm_id, path, fault);
@@ -564,7 +564,7 @@ int snapshot_folder_check(const char *root, const Godwit__SnapshotInfo *info, st
     for (size_t i = 0; r == 0 && i < info->n_disks; i++) {
         AUTO_FD int clone_fd = -1;
         AUTO_FD int disk_fd = -1;
-        r = open_clone(info->disks[i], &clone_fd, fault);
+        r = snapshot_folder_open_clone(info->disks[i], &clone_fd, fault);
         if (r == 0)
             r = open_beneath(info->disks[i]->folder, info->disks[i]->file, O_RDONLY, &disk_fd,
                              fault);

@@ -57,6 +57,8 @@ void snapshot_folder_drop(const char *root, const char *id);
 int snapshot_folder_remove(const char *root, const Godwit__SnapshotInfo *info, struct fault *fault);
 /* Could it be restored? Reads all of its memory; looks at clones and disks. */
 int snapshot_folder_check(const char *root, const Godwit__SnapshotInfo *info, struct fault *fault);
+/* A disk as it was: refuses one that has not its size any more. */
+int snapshot_folder_open_clone(const Godwit__SnapshotDisk *disk, int *ret_fd, struct fault *fault);
 int snapshot_folder_open_memory(const char *root, const char *id, int *ret_fd, struct fault *fault);
 
 /* Write what the clones hold to the VM's disks, which nobody has open. The same again after a crash. */

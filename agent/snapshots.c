@@ -2,11 +2,13 @@
 
 #include <assert.h>
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/snapshot_clone.h"
 #include "agent/snapshot_folder.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
@@ -28,8 +30,10 @@ struct snapshots {
     char root[VM_PATH_SIZE];
     Godwit__SnapshotInfo **infos; /* owned, as is each */
     size_t count;
+    struct snapshot_step *clones; /* under way */
     unsigned workers;
     bool stopped;
+    atomic_bool canceled; /* read by workers that copy */
 };
 
 /* One order under way; its worker has it between two turns of the loop. */
@@ -40,6 +44,11 @@ struct snapshot_step {
     bool is_stopped;            /* take: nothing runs */
     uint64_t memory_bytes, begun_ns;
     struct snapshot_files files;
+    /* clone */
+    struct snapshot_step *next;
+    char clone_id[VM_ID_SIZE];
+    Godwit__VmSpec *spec; /* owned */
+    struct snapshot_clone_counts counts;
     int (*work)(struct snapshot_step *step, struct fault *fault);
     void (*done)(struct snapshot_step *step); /* frees it or goes on */
     int result;
@@ -124,6 +133,14 @@ static int read_all(struct snapshots *snapshots, struct fault *fault)
 /* ---- steps ---- */
 static void step_free(struct snapshot_step *step)
 {
+    for (struct snapshot_step **at = &step->snapshots->clones; *at; at = &(*at)->next) {
+        if (*at == step) {
+            *at = step->next;
+            break;
+        }
+    }
+    if (step->spec)
+        godwit__vm_spec__free_unpacked(step->spec, NULL);
     snapshot_files_close(&step->files);
     info_free(step->info);
     free(step);
@@ -445,6 +462,11 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
     static const Godwit__Empty empty = GODWIT__EMPTY__INIT;
     const Godwit__SnapshotInfo *info = snapshots_find(snapshots, order->id);
 
+    for (const struct snapshot_step *clone = snapshots->clones; info && clone; clone = clone->next) {
+        if (strcmp(clone->info->id, info->id) == 0)
+            return fault_set(fault, ERR_BUSY, "VM %s is just being made from it",
+                             clone->spec->name);
+    }
     if (info)
         return begin_on(snapshots, info, request, remove_work, removed, fault);
     snapshots_tell(snapshots); /* whoever asks believes that it is here */
@@ -462,6 +484,98 @@ int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *or
         return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %s",
                          order->id ? order->id : "");
     return begin_on(snapshots, info, request, check_work, checked, fault);
+}
+
+/* ---- clone ---- */
+static int clone_work(struct snapshot_step *step, struct fault *fault)
+{
+    int r = snapshot_clone_make(step->info, step->spec, step->clone_id, &step->snapshots->canceled,
+                                &step->counts, fault);
+    return r < 0 ? fault_wrap(fault, r, "disks of %s", step->spec->name) : 0;
+}
+
+static void cloned(struct snapshot_step *step)
+{
+    Godwit__SnapshotCloned reply = GODWIT__SNAPSHOT_CLONED__INIT;
+
+    if (step->result < 0) {
+        (void)rpc_reply_fault(step->request, &step->fault);
+        step_free(step);
+        return;
+    }
+    reply.has_disks = reply.has_reflinks = reply.has_copied_bytes = reply.has_ns = true;
+    reply.disks = step->counts.disks;
+    reply.reflinks = step->counts.reflinks;
+    reply.copied_bytes = step->counts.copied_bytes;
+    reply.ns = world_now_ns() - step->begun_ns;
+    log_info("snapshots", "disks made vm=%s snapshot=%s disks=%u reflinks=%u copied_bytes=%llu",
+             step->clone_id, step->info->id, reply.disks, reply.reflinks,
+             (unsigned long long)reply.copied_bytes);
+    (void)rpc_reply(step->request, &reply.base);
+    step_free(step);
+}
+
+bool snapshots_are_cloned_for(const struct snapshots *snapshots, const char *vm_id)
+{
+    const struct snapshot_step *step = snapshots ? snapshots->clones : NULL;
+
+    while (step && strcmp(step->clone_id, vm_id) != 0)
+        step = step->next;
+    return step != NULL;
+}
+
+static Godwit__VmSpec *spec_copy(const Godwit__VmSpec *spec)
+{
+    size_t count = godwit__vm_spec__get_packed_size(spec);
+    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
+    if (!bytes)
+        return NULL;
+    (void)godwit__vm_spec__pack(spec, bytes);
+    return godwit__vm_spec__unpack(NULL, count, bytes);
+}
+
+static int begin_clone(struct snapshots *snapshots, const Godwit__SnapshotInfo *info,
+                       const Godwit__OrderSnapshotClone *order, struct rpc_request *request,
+                       struct fault *fault)
+{
+    struct snapshot_step *step = NULL;
+
+    int r = step_new(&step, snapshots, request, fault);
+    if (r < 0)
+        return r;
+    (void)snprintf(step->clone_id, sizeof step->clone_id, "%s", order->vm_id);
+    step->info = info_copy(info);
+    step->spec = spec_copy(order->spec);
+    r = step->info && step->spec ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a clone");
+    if (r == 0)
+        r = step_begin(step, clone_work, cloned, fault);
+    if (r < 0) {
+        step_free(step);
+        return r;
+    }
+    step->next = snapshots->clones;
+    snapshots->clones = step;
+    return 0;
+}
+
+int snapshots_clone(struct snapshots *snapshots, const Godwit__OrderSnapshotClone *order,
+                    struct rpc_request *request, struct fault *fault)
+{
+    const Godwit__SnapshotInfo *info = snapshots_find(snapshots, order->snapshot_id);
+
+    if (!request || !order->vm_id || !id_name_is_valid(order->vm_id) ||
+        strlen(order->vm_id) >= VM_ID_SIZE || !order->spec || !order->spec->name)
+        return fault_set(fault, ERR_INVALID, "a clone without its VM");
+    if (!info)
+        return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s",
+                         order->snapshot_id ? order->snapshot_id : "");
+    if (snapshots_are_cloned_for(snapshots, order->vm_id))
+        return fault_set(fault, ERR_BUSY, "the disks of %s are just being made",
+                         order->spec->name);
+    int r = strcmp(order->vm_id, info->vm_id) == 0
+                ? fault_set(fault, ERR_INVALID, "%s cannot be its own clone", info->vm_name)
+                : snapshot_clone_judge(info, order->spec, fault);
+    return r < 0 ? r : begin_clone(snapshots, info, order, request, fault);
 }
 
 /* ---- life ---- */
@@ -491,6 +605,7 @@ void snapshots_stop(struct snapshots *snapshots)
     if (!snapshots)
         return;
     snapshots->stopped = true;
+    atomic_store(&snapshots->canceled, true);
     while (snapshots->workers)
         loop_turn(snapshots->config.loop, true); /* each holds a pointer to us */
 }

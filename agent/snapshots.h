@@ -14,6 +14,8 @@
 #ifndef GODWIT_AGENT_SNAPSHOTS_H
 #define GODWIT_AGENT_SNAPSHOTS_H
 
+#include <stdbool.h>
+
 #include "proto/snapshot.pb-c.h"
 
 struct fault;
@@ -51,5 +53,11 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
                      struct rpc_request *request, struct fault *fault);
 int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
                     struct rpc_request *request, struct fault *fault);
+/* The disks of another VM, which has not run: answered with SnapshotCloned. A START with is_clone then goes on
+ * from the memory. */
+int snapshots_clone(struct snapshots *snapshots, const Godwit__OrderSnapshotClone *order,
+                    struct rpc_request *request, struct fault *fault);
+/* Disks of this VM are being made: it is no time to remove what was made for it. */
+bool snapshots_are_cloned_for(const struct snapshots *snapshots, const char *vm_id);
 
 #endif

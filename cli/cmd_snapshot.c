@@ -8,6 +8,7 @@
 #include "base/own.h"
 #include "base/units.h"
 #include "cli/client.h"
+#include "cli/cmd_vm.h"
 #include "cli/context.h"
 #include "cli/error_text.h"
 #include "cli/listing.h"
@@ -311,6 +312,51 @@ int cmd_snapshot_restore(struct context *context)
         godwit__action_reply__free_unpacked(stopped, NULL);
     if (restored)
         godwit__action_reply__free_unpacked(restored, NULL);
+    return exit_code;
+}
+
+/* ---- a VM of its own ---- */
+static int tell_clone(struct context *context, const Godwit__VmInfo *vm)
+{
+    const struct command_line *line = context->line;
+    const char *bridge = command_text(line, "nic-bridge");
+    size_t nics = vm && vm->spec ? vm->spec->n_nics : 0;
+
+    if (context_is_machine(context))
+        return vm ? cmd_vm_tell(context, vm, NULL) : EXIT_CODE_DONE;
+    (void)fprintf(context->out, "%s runs on %s, from snapshot %s of %s%s", line->operands[2],
+                  vm && vm->host ? vm->host : "its host", line->operands[1], line->operands[0],
+                  vm && vm->state && strcmp(vm->state, "paused") == 0 ? ", paused as that was" : "");
+    if (nics > 0)
+        (void)fprintf(context->out, "; its %zu nic%s %s%s", nics, nics == 1 ? " is" : "s are",
+                      bridge ? "on " : "unplugged", bridge ? bridge : "");
+    (void)fputc('\n', context->out);
+    return EXIT_CODE_DONE;
+}
+
+int cmd_snapshot_clone(struct context *context)
+{
+    const struct command_line *line = context->line;
+    Godwit__SnapshotCloneRequest request = GODWIT__SNAPSHOT_CLONE_REQUEST__INIT;
+    Godwit__ActionReply *reply = NULL;
+    struct client *client;
+    struct fault fault = {0};
+
+    request.vm = (char *)(uintptr_t)line->operands[0]; /* only read, as the next */
+    request.snapshot = (char *)(uintptr_t)line->operands[1];
+    request.name = (char *)(uintptr_t)line->operands[2];
+    request.bridge = (char *)(uintptr_t)command_text(line, "nic-bridge");
+    request.has_cold = true;
+    request.cold = command_flag(line, "cold");
+    int r = client_of(context, &client, &fault);
+    if (r == 0)
+        r = client_call(client, METHOD_SNAPSHOT_CLONE, &request.base,
+                        &godwit__action_reply__descriptor, FILE_MS, &reply, &fault);
+    if (r < 0)
+        return error_print_fault(context, &fault);
+    int exit_code =
+        reply->error ? error_print(context, reply->error) : tell_clone(context, reply->vm);
+    godwit__action_reply__free_unpacked(reply, NULL);
     return exit_code;
 }
 

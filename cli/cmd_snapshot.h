@@ -1,4 +1,4 @@
-/* godwit vm snapshot create, ls, show, check, restore, rm.
+/* godwit vm snapshot create, ls, show, check, restore, clone, rm.
  *
  * Flow:   command_table -> [cmd_snapshot] -> coordinator
  * Thread: the command's.
@@ -15,6 +15,7 @@ int cmd_snapshot_ls(struct context *context);
 int cmd_snapshot_show(struct context *context);
 int cmd_snapshot_check(struct context *context);
 int cmd_snapshot_restore(struct context *context);
+int cmd_snapshot_clone(struct context *context);
 int cmd_snapshot_rm(struct context *context);
 /* Of `vm rm --with-snapshots`: all of this VM's, once it is stopped, so that none goes for a VM that
  * stays; `and_stop` stops it first. An exit code. */

@@ -139,8 +139,8 @@ static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
 static void print_nic(FILE *out, const Godwit__NicSpec *nic)
 {
     put_words(out, nic->mac);
-    (void)fputs(" on ", out);
-    put_words(out, nic->bridge);
+    (void)fputs(nic->unplugged ? ", unplugged" : " on ", out);
+    put_words(out, nic->unplugged ? "" : nic->bridge);
     if (nic->queues > 1)
         (void)fprintf(out, ", %u queues", nic->queues);
     (void)fputc('\n', out);
@@ -383,7 +383,7 @@ static int make_spec(const struct command_line *line, Godwit__VmSpec **ret_spec,
 }
 
 /* Print what an action has made of a VM. */
-static int tell_vm(struct context *context, const Godwit__VmInfo *vm, const char *did)
+int cmd_vm_tell(struct context *context, const Godwit__VmInfo *vm, const char *did)
 {
     if (context_is_machine(context) || context->output == OUTPUT_NAME) {
         AUTO_FREE char *text = NULL;
@@ -414,7 +414,7 @@ static int tell_action(struct context *context, Godwit__ActionReply *reply, cons
     if (reply->error)
         exit_code = error_print(context, reply->error);
     else if (reply->vm)
-        exit_code = tell_vm(context, reply->vm, did);
+        exit_code = cmd_vm_tell(context, reply->vm, did);
     else if (did && !context_is_machine(context))
         (void)fprintf(context->out, "%s%s%s\n", name, context->output == OUTPUT_NAME ? "" : " ",
                       context->output == OUTPUT_NAME ? "" : did);
@@ -620,7 +620,7 @@ static int tell_when_ended(struct context *context, const char *vm, bool *ret_to
     int exit_code = EXIT_CODE_DONE;
     const char *state = list->n_vms == 1 ? list->vms[0]->state : NULL;
     if (state && (strcmp(state, "stopped") == 0 || strcmp(state, "crashed") == 0)) {
-        exit_code = tell_vm(context, list->vms[0], NULL);
+        exit_code = cmd_vm_tell(context, list->vms[0], NULL);
         *ret_told = true;
     }
     godwit__vm_list__free_unpacked(list, NULL);

@@ -6,6 +6,8 @@
 #ifndef GODWIT_CLI_CMD_VM_H
 #define GODWIT_CLI_CMD_VM_H
 
+#include "proto/pool.pb-c.h"
+
 struct context;
 
 int cmd_vm_ls(struct context *context);
@@ -21,5 +23,7 @@ int cmd_vm_adopt(struct context *context);
 int cmd_vm_rm(struct context *context);
 int cmd_vm_logs(struct context *context);
 int cmd_vm_schema(struct context *context);
+/* What became of it: `did` ("is stopped"; NULL: what it is now), or all of it for a program. An exit code. */
+int cmd_vm_tell(struct context *context, const Godwit__VmInfo *vm, const char *did);
 
 #endif

@@ -371,6 +371,16 @@ static const struct command_option snapshot_restore_options[] = {
      .help = "take a snapshot of what it is now first, of this name"},
     {0}};
 
+static const struct command_option snapshot_clone_options[] = {
+    {.name = "cold",
+     .type = COMMAND_FLAG,
+     .help = "boot from its disks, without the memory of that instant"},
+    {.name = "nic-bridge",
+     .type = COMMAND_TEXT,
+     .value = "BRIDGE",
+     .help = "plug all its network cards into this bridge of the host; else they are unplugged"},
+    {0}};
+
 static const struct command_option vm_console_options[] = {
     {.name = "until",
      .type = COMMAND_TEXT,
@@ -1321,6 +1331,18 @@ static const struct command commands[] = {
      .examples = {{"godwit vm snapshot restore web-01 before-upgrade", "after a question"},
                   {"godwit vm snapshot restore -y web-01 before-upgrade --keep broken",
                    "what it is now becomes a snapshot first"}}},
+    {.words = "vm snapshot clone",
+     .operands = "VM SNAPSHOT NAME",
+     .summary = "make a new VM that goes on from a snapshot",
+     .more = "The new VM NAME has disks and addresses of its own and runs on the snapshot's host from "
+             "the snapshot's instant; VM and the snapshot stay as they are, and VM may run meanwhile. "
+             "Its network cards are unplugged, or on the bridge that is named: choose one that VM is "
+             "not on, for a guest that goes on keeps VM's addresses until it reads its cards anew.",
+     .options = snapshot_clone_options,
+     .run = cmd_snapshot_clone,
+     .examples = {{"godwit vm snapshot clone web-01 before-upgrade web-01-test", "beside it, unplugged"},
+                  {"godwit vm snapshot clone web-01 before-upgrade try --cold --nic-bridge br-test",
+                   "boots, on another network"}}},
     {.words = "vm snapshot rm",
      .operands = "VM NAME...",
      .summary = "remove snapshots for good",

@@ -90,9 +90,12 @@ static void add_disk(struct builder *builder, xmlNode *devices, const Godwit__Di
 static void add_nic(struct builder *builder, xmlNode *devices, const Godwit__NicSpec *nic)
 {
     xmlNode *node = add(builder, devices, "interface", NULL);
-    set(builder, node, "type", "bridge");
-    set(builder, add(builder, node, "source", NULL), "bridge", "%s",
-        nic->bridge ? nic->bridge : "");
+    set(builder, node, "type", nic->unplugged ? "ethernet" : "bridge");
+    if (nic->unplugged)
+        set(builder, add(builder, node, "link", NULL), "state", "down");
+    else
+        set(builder, add(builder, node, "source", NULL), "bridge", "%s",
+            nic->bridge ? nic->bridge : "");
     if (nic->mac && nic->mac[0])
         set(builder, add(builder, node, "mac", NULL), "address", "%s", nic->mac);
     set(builder, add(builder, node, "model", NULL), "type", "virtio");

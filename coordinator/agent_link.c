@@ -269,8 +269,11 @@ static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *
     order.suspend_nonce = vm->suspended;
     const struct cluster_snapshot *snapshot =
         cluster_snapshot_to_restore(&sent->coordinator->cluster, vm, sent->order.host);
-    if (snapshot)
+    if (snapshot) {
         order.snapshot_id = snapshot->info->id;
+        order.has_is_clone = true;
+        order.is_clone = strcmp(snapshot->info->vm_id, vm->id) != 0;
+    }
     send_order(sent, METHOD_ORDER_VM_START, &order.base, &godwit__vm_status__descriptor,
                vm->suspended[0] || snapshot ? ORDER_MS + file_ms(vm) : ORDER_MS);
 }

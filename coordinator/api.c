@@ -12,6 +12,7 @@
 #include "base/own.h"
 #include "coordinator/agent_link.h"
 #include "coordinator/api_plan.h"
+#include "coordinator/api_clone.h"
 #include "coordinator/api_snapshot.h"
 #include "coordinator/audit.h"
 #include "coordinator/backup.h"
@@ -419,6 +420,14 @@ static void create_vm(struct coordinator *coordinator, struct rpc_request *reque
 static void on_vm_create(struct peer *peer, struct rpc_request *request, const void *message)
 {
     const Godwit__VmCreateRequest *wanted = message;
+    if (wanted->spec && vm_spec_is_of_snapshot(wanted->spec)) {
+        struct problem problem;
+        (void)problem_set(&problem, GW_SPEC_INVALID,
+                          "a VM with disks from a snapshot is made by a clone of that snapshot");
+        problem_hint(&problem, "godwit vm snapshot clone VM SNAPSHOT NAME");
+        api_reply_action(peer->coordinator, request, "", &problem, NULL);
+        return;
+    }
     if (wanted->spec && pool_store_is_named(wanted->spec))
         api_look_first(peer->coordinator, request, message, create_vm);
     else
@@ -433,7 +442,8 @@ static void act_on_vm(struct coordinator *coordinator, struct rpc_request *reque
     struct problem problem;
     uint64_t ticket = 0;
     const char *vm = wanted->vm ? wanted->vm : "";
-    if (wanted->verb == GODWIT__VM_VERB__VM_VERB_START && image_api_start(coordinator, request, vm))
+    if (wanted->verb == GODWIT__VM_VERB__VM_VERB_START &&
+        (image_api_start(coordinator, request, vm) || api_clone_start(coordinator, request, vm)))
         return;
     int r = wanted->verb == GODWIT__VM_VERB__VM_VERB_RESTORE
                 ? cluster_snapshot_restore(&coordinator->cluster, vm,
@@ -909,6 +919,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_STORE_REMOVE, store_remove_request, "operator", store_api_remove)                     \
     X(METHOD_STORE_CHECK, store_check_request, "operator", store_api_check)                        \
     X(METHOD_SNAPSHOT, snapshot_request, "operator", api_snapshot_request)                         \
+    X(METHOD_SNAPSHOT_CLONE, snapshot_clone_request, "operator", api_clone_request)                \
     X(METHOD_POOL_BACKUP, backup_request, "operator", backup_request)                              \
     X(METHOD_IMAGE_BEGIN, image_begin_request, "operator", image_api_begin)                        \
     X(METHOD_IMAGE_CHUNK, image_chunk, "operator", image_api_chunk)                                \

@@ -162,6 +162,8 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
                : verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE ? "snapshot-rm"
                                                                 : NULL;
     }
+    case METHOD_SNAPSHOT_CLONE:
+        return "snapshot-clone";
     case METHOD_MIGRATE:
         return ((const Godwit__MigrateRequest *)message)->dry_run ? NULL : "migrate";
     case METHOD_JOB_CANCEL:

@@ -555,9 +555,9 @@ static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster
     return 0;
 }
 
-/* Where its file is, and nowhere else. */
-static int act_resume_file(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
-                           struct problem *problem, struct cluster_todo *todo)
+/* Where its file is, or its snapshot, and nowhere else. */
+int cluster_start_home(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                       struct problem *problem, struct cluster_todo *todo)
 {
     struct planner_ask ask = {.vm_name = vm->spec->name,
                               .spec = vm->spec,
@@ -613,7 +613,7 @@ static int act_pause(struct cluster *cluster, struct cluster_vm *vm, bool pause,
                      struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
     if (!pause && vm->own.phase == OWN_STOPPED && vm->suspended[0])
-        return act_resume_file(cluster, vm, now, problem, todo);
+        return cluster_start_home(cluster, vm, now, problem, todo);
     if (vm->own.phase != OWN_RUN)
         return wrong_state(cluster, vm, "is not running", "start", now, problem);
     if (judge_owner_answers(cluster, vm, now, problem) != 0)

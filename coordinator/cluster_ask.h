@@ -56,6 +56,9 @@ int cluster_choose_start(struct cluster *cluster, const struct cluster_vm *vm,
 int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
                      const struct cluster_host *host, struct cluster_now now,
                      struct problem *problem, struct cluster_todo *todo);
+/* Start a stopped VM on the host that has it, and nowhere else. Its answer has the VM's ticket. */
+int cluster_start_home(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                       struct problem *problem, struct cluster_todo *todo);
 /* Change goals of a move that is under way: what `goals` has counts, all else stays. */
 int cluster_set_goals(struct cluster *cluster, const char *word, const Godwit__MoveGoals *goals,
                       struct cluster_now now, struct cluster_job **ret_job,

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
@@ -955,7 +956,8 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
         set_reason(vm, false, result->fault->text);
         if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */
             own_stop(&vm->own);
-            vm->restoring[0] = '\0'; /* the operator asks again, or starts it otherwise */
+            if (!cluster_clone_is_twin(cluster, vm)) /* that starts from there or not at all */
+                vm->restoring[0] = '\0'; /* the operator asks again, or starts it otherwise */
             cluster_put_own(vm, now, todo);
         } else {
             cluster_ha_end_vm(cluster, vm, false, now, todo);

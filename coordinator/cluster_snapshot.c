@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "coordinator/cluster_ask.h"
+#include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/words.h"
@@ -305,6 +306,13 @@ int cluster_snapshot_judge_remove(struct cluster *cluster, const char *vm_word, 
         return -1;
     if (vm && is_same(vm->restoring, snapshot->info->id))
         return wrong_state(cluster, vm, now, problem, "is being restored from it");
+    const char *waits = cluster_clone_waits_for(cluster, snapshot->info->id);
+    if (waits) {
+        (void)problem_set(problem, GW_VM_BUSY, "VM %s is still to be made from snapshot %s", waits,
+                          snapshot->info->name);
+        problem_hint(problem, "godwit vm show %s", waits);
+        return -1;
+    }
     if (judge_host(cluster, snapshot->info->host, now, problem) != 0)
         return -1;
     *ret_snapshot = snapshot;

@@ -39,7 +39,9 @@ enum { TICK_MS = 100, CAMPAIGN_MS = 500 };
 struct ticket { /* an operator that waits for what becomes of an order */
     struct ticket *next;
     uint64_t number;
-    struct rpc_request *request;
+    struct rpc_request *request; /* NULL: `done` gets the answer */
+    void (*done)(void *data, const struct cluster_answer *answer);
+    void *data;
 };
 
 struct cluster_now coordinator_now(void)
@@ -68,6 +70,15 @@ void coordinator_await(struct coordinator *coordinator, uint64_t ticket,
     coordinator->tickets = waiting;
 }
 
+void coordinator_await_call(struct coordinator *coordinator, uint64_t ticket,
+                            void (*done)(void *data, const struct cluster_answer *answer),
+                            void *data)
+{
+    coordinator_await(coordinator, ticket, NULL);
+    coordinator->tickets->done = done;
+    coordinator->tickets->data = data;
+}
+
 static void give_answer(struct coordinator *coordinator, const struct cluster_answer *answer)
 {
     struct ticket **link = &coordinator->tickets;
@@ -77,7 +88,11 @@ static void give_answer(struct coordinator *coordinator, const struct cluster_an
     if (!ticket)
         return;
     *link = ticket->next;
-    api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem, answer->receipt);
+    if (ticket->done)
+        ticket->done(ticket->data, answer);
+    else
+        api_reply_action(coordinator, ticket->request, answer->vm_id, answer->problem,
+                         answer->receipt);
     free(ticket);
 }
 

@@ -106,6 +106,10 @@ void coordinator_apply(struct coordinator *coordinator, struct cluster_todo *tod
 /* The answer of `ticket` shall go to `request`, as ActionReply. */
 void coordinator_await(struct coordinator *coordinator, uint64_t ticket,
                        struct rpc_request *request);
+/* Or to a call, once; not when the coordinator ends before. */
+void coordinator_await_call(struct coordinator *coordinator, uint64_t ticket,
+                            void (*done)(void *data, const struct cluster_answer *answer),
+                            void *data);
 void coordinator_peer_gone(struct peer *peer); /* closes and frees it */
 
 #endif

@@ -181,6 +181,7 @@ static Godwit__VmSpec *make_after(const struct cluster_vm *vm, unsigned disk,
     clear_text(&place->path);
     clear_text(&place->image); /* as is its size below: it is never to be made anew */
     clear_text(&place->image_digest);
+    clear_text(&place->snapshot);
     place->has_shared = place->shared = store->store->shared;
     place->has_size = false; /* it is there: it is never to be made anew, empty */
     place->size = 0;

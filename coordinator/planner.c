@@ -28,7 +28,7 @@ static bool gives(const Godwit__HostFacts *facts, const char *name)
 static const char *missing_bridge(const Godwit__HostFacts *facts, const Godwit__VmSpec *spec)
 {
     for (size_t i = 0; spec && facts->cpu_vendor && i < spec->n_nics; i++) {
-        bool found = false;
+        bool found = spec->nics[i]->unplugged;
         for (size_t n = 0; !found && n < facts->n_bridges; n++)
             found = strcmp(facts->bridges[n], spec->nics[i]->bridge) == 0;
         if (!found)

@@ -121,6 +121,13 @@ static int judge_disk(const Godwit__DiskSpec *disk, unsigned index, struct fault
         r = judge_disk_place(disk, index, fault);
     if (r < 0)
         return r;
+    if (is_given(disk->snapshot) &&
+        (vm_spec_disk_is_clone(disk) || disk->read_only || !is_given(disk->store) ||
+         strlen(disk->snapshot) != ID_TEXT_SIZE - 1 || !id_name_is_valid(disk->snapshot)))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].snapshot: what godwit vm snapshot clone makes lies in a store, "
+                         "is written, has no image and names a snapshot by its id",
+                         index);
     bool in_store = is_given(disk->store) || vm_spec_disk_is_clone(disk);
     if (disk->shared && !is_given(disk->store))
         return fault_set(fault, ERR_INVALID,
@@ -195,8 +202,11 @@ static int judge_nic(const Godwit__NicSpec *nic, unsigned index, struct fault *f
 {
     uint8_t mac[VM_SPEC_MAC_BYTES];
 
-    if (!is_given(nic->bridge) || strlen(nic->bridge) > VM_SPEC_BRIDGE_MAX ||
-        !id_name_is_valid(nic->bridge))
+    if (nic->unplugged && is_given(nic->bridge))
+        return fault_set(fault, ERR_INVALID, "nics[%u]: unplugged has no bridge; found '%.40s'",
+                         index, nic->bridge);
+    if (!nic->unplugged && (!is_given(nic->bridge) || strlen(nic->bridge) > VM_SPEC_BRIDGE_MAX ||
+                            !id_name_is_valid(nic->bridge)))
         return fault_set(fault, ERR_INVALID,
                          "nics[%u].bridge: found '%.40s'; a bridge of the host like 'br0' would "
                          "fit",
@@ -357,6 +367,32 @@ bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec)
 bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk)
 {
     return is_given(disk->image);
+}
+
+bool vm_spec_disk_is_given_content(const Godwit__DiskSpec *disk)
+{
+    return vm_spec_disk_is_clone(disk) || is_given(disk->snapshot);
+}
+
+bool vm_spec_is_of_snapshot(const Godwit__VmSpec *spec)
+{
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        if (is_given(spec->disks[i]->snapshot))
+            return true;
+    }
+    return false;
+}
+
+unsigned vm_spec_nic_taps(const Godwit__NicSpec *nic)
+{
+    return nic->unplugged ? 0 : vm_spec_nic_queues(nic);
+}
+
+void vm_spec_meta_data(const Godwit__VmSpec *spec, const char *vm_id,
+                       char ret_text[static VM_SPEC_META_SIZE])
+{
+    (void)snprintf(ret_text, VM_SPEC_META_SIZE, "instance-id: %.64s\nlocal-hostname: %.64s\n",
+                   vm_id, spec->name);
 }
 
 bool vm_spec_has_clones(const Godwit__VmSpec *spec)

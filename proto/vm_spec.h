@@ -18,7 +18,12 @@
 
 struct fault;
 
-enum { VM_SPEC_MAC_BYTES = 6, VM_SPEC_MAC_SIZE = 18, VM_SPEC_BRIDGE_MAX = 15 };
+enum {
+    VM_SPEC_MAC_BYTES = 6,
+    VM_SPEC_MAC_SIZE = 18,
+    VM_SPEC_BRIDGE_MAX = 15,
+    VM_SPEC_META_SIZE = 256,
+};
 
 /* Disks, nics, cloud-init, console, boot: ERR_INVALID names the field, what was found and what
  * would fit. Name, memory and CPUs are judged by who fills them in. */
@@ -32,12 +37,21 @@ const Godwit__DiskSpec *vm_spec_tying_disk(const Godwit__VmSpec *spec);
 /* Disks of the machine: the spec's, and the cloud-init seed after them. */
 unsigned vm_spec_disk_count(const Godwit__VmSpec *spec);
 unsigned vm_spec_nic_queues(const Godwit__NicSpec *nic);
+/* Descriptors of its tap, one for each queue; 0: it is unplugged and has none. */
+unsigned vm_spec_nic_taps(const Godwit__NicSpec *nic);
 /* Does libvirt run it? Then its disks and nics are libvirt's, and not in the description. */
 bool vm_spec_is_libvirt(const Godwit__VmSpec *spec);
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec);
 /* Is it made from an image? Its place is then filled in by the coordinator where it is not given. */
 bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk);
 bool vm_spec_has_clones(const Godwit__VmSpec *spec);
+/* It was made with content, from an image or a snapshot: an empty one is no replacement. */
+bool vm_spec_disk_is_given_content(const Godwit__DiskSpec *disk);
+/* Some disk is made from a snapshot. */
+bool vm_spec_is_of_snapshot(const Godwit__VmSpec *spec);
+/* meta-data of a cloud-init seed whose description gives none. */
+void vm_spec_meta_data(const Godwit__VmSpec *spec, const char *vm_id,
+                       char ret_text[static VM_SPEC_META_SIZE]);
 /* A disk named root, before all others and otherwise as by default; the spec's own. NULL: no memory. */
 Godwit__DiskSpec *vm_spec_put_root(Godwit__VmSpec *spec);
 /* 64 lower-case hex digits: also fit for a file's name. NULL is none. */

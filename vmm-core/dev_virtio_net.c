@@ -83,6 +83,8 @@ struct net {
     struct virtio_net_guest guest;
     struct net_pair pairs[VIRTIO_NET_PAIRS_MAX];
     bool has_tap, has_queues; /* the tap has several queues */
+    bool unplugged;           /* it has no tap and gets none */
+    bool keeps_mac;           /* a guest half that is loaded is a twin's */
     bool announce_due;        /* it moved here, and was not yet asked to announce itself */
     struct io_job look;       /* at queues left before they were empty */
     struct vm_nic_stats stats;
@@ -248,8 +250,9 @@ int virtio_net_attach(struct virtio_device *device, const int *fds, unsigned cou
     if (count != net->guest.pairs)
         return fault_set(fault, ERR_INVALID, "nic %u has %u queue pairs, its tap %u",
                          device->instance, net->guest.pairs, count);
-    if (net->has_tap)
-        return fault_set(fault, ERR_STATE, "nic %u has its tap already", device->instance);
+    if (net->has_tap || net->unplugged)
+        return fault_set(fault, ERR_STATE, "nic %u %s", device->instance,
+                         net->unplugged ? "is unplugged" : "has its tap already");
     for (unsigned i = 0; i < count; i++) {
         int r = check_tap(fds[i], count > 1, fault);
         if (r < 0)
@@ -414,6 +417,11 @@ static bool send_frame(struct net_pair *pair, struct virtqueue *queue)
     if (chain->readable_bytes < VIRTIO_NET_HEADER_BYTES)
         return break_queue(net, queue, "a frame is shorter than its header");
 
+    if (net->unplugged) { /* into the air */
+        net->stats.send_drops++;
+        virtqueue_push(queue, chain, 0);
+        return true;
+    }
     ssize_t bytes;
     do {
         bytes = writev(pair->fd, chain->parts, chain->readable);
@@ -441,7 +449,7 @@ static void send_all(struct net_pair *pair)
     struct net *net = pair->net;
     unsigned number = pair->index * 2 + 1;
     struct virtqueue *queue = virtio_device_queue(net->device, number);
-    if (!queue || !net->has_tap || pair->index >= net->guest.active_pairs)
+    if (!queue || !(net->has_tap || net->unplugged) || pair->index >= net->guest.active_pairs)
         return;
     pair->blocked = false;
     unsigned frames = 0;
@@ -606,7 +614,8 @@ static int take_config(struct net *net, const struct vm_nic_config *config, stru
     memcpy(net->guest.mac, config->mac, sizeof net->guest.mac);
     net->guest.mtu = config->mtu;
     net->guest.pairs = (uint16_t)config->queue_pairs;
-    net->guest.link_up = 1;
+    net->guest.link_up = !config->unplugged;
+    net->unplugged = config->unplugged;
     start_over(net);
     return 0;
 }
@@ -628,6 +637,7 @@ static int net_create(struct virtio_device *device, const struct vm_config *conf
         };
     }
     net->look = (struct io_job){.run = look, .data = net};
+    net->keeps_mac = config->keeps_macs;
     int r = take_config(net, &config->nics[device->instance], fault);
     if (r < 0)
         return r;
@@ -715,14 +725,23 @@ int virtio_net_revive(struct virtio_device *device, const struct virtio_net_gues
                       struct fault *fault)
 {
     struct net *net = net_of(device);
-    if (memcmp(guest->mac, net->guest.mac, sizeof guest->mac) != 0 ||
-        guest->mtu != net->guest.mtu || guest->pairs != net->guest.pairs)
+    bool is_same = memcmp(guest->mac, net->guest.mac, sizeof guest->mac) == 0;
+    if (!(is_same || net->keeps_mac) || guest->mtu != net->guest.mtu ||
+        guest->pairs != net->guest.pairs)
         return fault_set(fault, ERR_CORRUPT, "nic %u is another one: MAC, MTU or queues differ",
                          device->instance);
+    uint8_t mac[VIRTIO_NET_MAC_BYTES];
+    memcpy(mac, net->guest.mac, sizeof mac);
     net->guest = *guest;
     net->announce_due = virtio_device_is_live(device);
+    if (net->keeps_mac) {
+        memcpy(net->guest.mac, mac, sizeof mac);
+        set_link(net, !net->unplugged); /* the twin's cable is not ours */
+    }
     follow_guest(net);
     ask_to_announce(net);
+    if (net->unplugged)
+        io_loop_post(device->loop, &net->look); /* what was about to be sent */
     return 0;
 }
 

@@ -8,6 +8,10 @@
  * two calls: a frame that cannot go out stays in its queue, one that cannot come in stays in the
  * tap. Without a tap (an incoming guest that is not ours yet) the guest's frames wait.
  *
+ * An unplugged card has its link down, and drops what is sent. A machine that is loaded from a twin's
+ * state (vm_config.keeps_macs) keeps its own address and cable: a guest that runs goes on with the
+ * address that its driver has read, until it reads it again.
+ *
  * After a move the guest is asked to announce itself (VIRTIO_NET_F_GUEST_ANNOUNCE) as soon as it
  * has its tap; guests that cannot are announced by the agent (net/announce.h).
  */
@@ -54,7 +58,7 @@ void virtio_net_stats(const struct virtio_device *device, struct vm_nic_stats *r
 
 /* The guest half of a device. */
 void virtio_net_capture(const struct virtio_device *device, struct virtio_net_guest *ret_guest);
-/* Refuses a guest half that is another card's. */
+/* Refuses a guest half that is another card's, but for the address of a twin's. */
 int virtio_net_revive(struct virtio_device *device, const struct virtio_net_guest *guest,
                       struct fault *fault);
 

@@ -48,6 +48,7 @@ struct vm_nic_config {
     unsigned queue_pairs;            /* 1 to VM_NIC_QUEUE_PAIRS_MAX */
     uint8_t mac[VM_MAC_BYTES];
     uint16_t mtu; /* told to the guest; 0: not */
+    bool unplugged; /* its link is down, it never gets a tap, and what is sent is dropped */
 };
 
 struct vm_config {
@@ -66,6 +67,7 @@ struct vm_config {
     unsigned disk_count;
     const struct vm_nic_config *nics;
     unsigned nic_count;
+    bool keeps_macs; /* what is loaded is a twin's: each card stays the one that is described here */
 
     /* The guest's serial port or virtio console wrote. vCPU thread, or I/O thread with the vm's
      * devices locked: take note and return. The bytes are borrowed. */

@@ -50,8 +50,10 @@ int backend_set_init(struct backend_set *set, const Godwit__VmSpec *spec,
     for (unsigned i = 0; i < NICS_MAX; i++) {
         for (unsigned n = 0; n < NIC_QUEUES_MAX; n++)
             set->nic_fds[i][n] = -1;
-        if (i < set->nic_count)
-            set->nic_queues[i] = vm_spec_nic_queues(spec->nics[i]);
+        if (i >= set->nic_count)
+            continue;
+        set->nic_queues[i] = vm_spec_nic_queues(spec->nics[i]);
+        set->nic_taps[i] = vm_spec_nic_taps(spec->nics[i]);
     }
     return 0;
 }
@@ -79,7 +81,7 @@ static int *find_place(struct backend_set *set, const Godwit__VmBackend *backend
         return backend->index < set->disk_count && backend->fd_count == 1
                    ? &set->disk_fds[backend->index]
                    : NULL;
-    return backend->index < set->nic_count && backend->fd_count == set->nic_queues[backend->index]
+    return backend->index < set->nic_count && backend->fd_count == set->nic_taps[backend->index]
                ? set->nic_fds[backend->index]
                : NULL;
 }
@@ -159,7 +161,8 @@ int backend_set_config(const struct backend_set *set, const Godwit__VmSpec *spec
     for (unsigned i = 0; i < set->nic_count; i++) {
         struct vm_nic_config *nic = &ret_nics[i];
         *nic = (struct vm_nic_config){.queue_pairs = set->nic_queues[i],
-                                      .mtu = (uint16_t)spec->nics[i]->mtu};
+                                      .mtu = (uint16_t)spec->nics[i]->mtu,
+                                      .unplugged = set->nic_taps[i] == 0};
         for (unsigned n = 0; n < VM_NIC_QUEUE_PAIRS_MAX; n++)
             nic->fds[n] = -1;
         for (unsigned n = 0; r == 0 && n < set->nic_queues[i]; n++)
@@ -213,7 +216,8 @@ int backend_set_attach(struct backend_set *set, struct vm *vm, struct fault *fau
         set->disks_attached++;
     }
     while (r == 0 && set->nics_attached < set->nic_count) {
-        r = attach_nic(set, set->nics_attached, vm, fault);
+        if (set->nic_taps[set->nics_attached] > 0)
+            r = attach_nic(set, set->nics_attached, vm, fault);
         set->nics_attached += r == 0;
     }
     return r;

@@ -26,6 +26,7 @@ struct backend_set {
     int disk_fds[DISKS_MAX + 1];
     int nic_fds[NICS_MAX][NIC_QUEUES_MAX];
     unsigned nic_queues[NICS_MAX];
+    unsigned nic_taps[NICS_MAX]; /* descriptors: one a queue, none of a nic that is unplugged */
     unsigned disks_attached, nics_attached; /* by backend_set_attach, which may be repeated */
     bool is_full;                           /* all descriptors are there */
 };

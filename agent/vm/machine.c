@@ -73,6 +73,7 @@ struct machine {
     uint64_t rest_generation; /* that goes on from the file */
     char rest_nonce[GUEST_LABEL_WORD_SIZE];
     bool rest_is_kept; /* it is a snapshot's: others may go on from it later */
+    char rest_vm_id[GUEST_LABEL_WORD_SIZE]; /* whose file it is, when not this VM's: a twin; "" */
     struct snapshot *snapshot; /* it goes into files while it runs */
     void (*snapshot_done)(void *data, const struct guest_snapshot_result *result,
                           const struct fault *fault);
@@ -358,6 +359,7 @@ static int build(struct machine *machine, int memory_fd, struct fault *fault)
         .adopts_memory = memory_fd >= 0,
         .memory_fd = memory_fd,
         .cpu_model = model,
+        .keeps_macs = machine->rest_vm_id[0] != '\0',
         .on_serial = on_serial,
         .on_event = on_event,
         .on_disk_error = on_disk_error,
@@ -618,7 +620,8 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
     machine->rest = rest_free(machine->rest);
     if (!words.code) {
         take_cmdline(machine);
-        (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
+        if (!machine->rest_vm_id[0]) /* what its twin did is not its own */
+            (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
         machine->paused = guest_port_stays_paused(machine->port);
         if (!machine->paused)
             (void)guest_port_resume(machine->port, &words);
@@ -660,7 +663,8 @@ static int begin_rest(struct machine *machine, const char *nonce, uint64_t gener
     };
     if (!nonce || !*nonce || strlen(nonce) >= sizeof config.label.nonce)
         return fault_set(fault, ERR_INVALID, "a guest's file without a fit nonce");
-    (void)snprintf(config.label.vm_id, sizeof config.label.vm_id, "%s", machine->config.vm_id);
+    (void)snprintf(config.label.vm_id, sizeof config.label.vm_id, "%s",
+                   is_load && machine->rest_vm_id[0] ? machine->rest_vm_id : machine->config.vm_id);
     (void)snprintf(config.label.nonce, sizeof config.label.nonce, "%s", nonce);
     int r = rest_new(&machine->rest, &config, *file, fault);
     if (r == 0)
@@ -672,6 +676,10 @@ static int begin_rest(struct machine *machine, const char *nonce, uint64_t gener
 static int restore(struct machine *machine, const Godwit__VmCreate *order, int *file,
                    struct fault *fault)
 {
+    const char *of = order->file_vm_id ? order->file_vm_id : "";
+    if (strlen(of) >= sizeof machine->rest_vm_id || (of[0] && !order->is_snapshot))
+        return fault_set(fault, ERR_INVALID, "a file of another VM that is no snapshot");
+    (void)snprintf(machine->rest_vm_id, sizeof machine->rest_vm_id, "%s", of);
     int r = build(machine, -1, fault);
     if (r == 0)
         r = vm_start(machine->vm, fault);
@@ -1649,7 +1657,7 @@ static void lend_backends(struct machine *machine, struct machine_lent *lent)
         godwit__vm_backend__init(backend);
         bool is_nic = i >= set->disk_count;
         unsigned index = is_nic ? i - set->disk_count : i;
-        unsigned count = is_nic ? set->nic_queues[index] : 1;
+        unsigned count = is_nic ? set->nic_taps[index] : 1;
         const int *from = is_nic ? set->nic_fds[index] : &set->disk_fds[index];
         backend->has_is_nic = backend->has_index = true;
         backend->is_nic = is_nic;

@@ -415,6 +415,67 @@ static void a_moved_guest_is_asked_to_announce_itself_once_it_has_its_tap(void *
     bench_end(&bench);
 }
 
+/* What of a machine goes on in `target`, a machine of another VM with a card of its own. */
+static void go_on_as_twin(struct bench *bench, struct virtio_machine *target)
+{
+    static struct machine_guest guest;
+    struct fault fault = {0};
+    virtio_machine_stop(bench->machine);
+    assert_int_equal(virtio_machine_save(bench->machine, &guest, &fault), 0);
+    memcpy(guest_memory_base(target->memory), at(bench, 0), MIB(16));
+    if (virtio_machine_load(target, &guest, &fault) < 0)
+        fail_msg("%s", fault.text);
+    bench->machine = virtio_machine_free(bench->machine);
+    bench->machine = bench->driver.machine = target;
+    for (unsigned i = 0; i < VIRTIO_DRIVER_QUEUES; i++)
+        bench->driver.rings[i].memory = target->memory;
+    virtio_machine_go(target);
+}
+
+static struct virtio_machine *make_twin(bool unplugged)
+{
+    const struct vm_nic_config nic = {.fds = {-1},
+                                      .queue_pairs = 1,
+                                      .mac = {0x52, 0x54, 0, 1, 2, 9},
+                                      .mtu = 1500,
+                                      .unplugged = unplugged};
+    const struct vm_config config = {
+        .vcpus = 1, .nics = &nic, .nic_count = 1, .keeps_macs = true};
+    return virtio_machine_new(&config);
+}
+
+static void a_twin_keeps_its_own_address_and_its_cable_is_out(void **state)
+{
+    (void)state;
+    struct bench bench;
+    struct virtio_net_guest guest;
+    struct vm_nic_stats stats;
+    struct fault fault = {0};
+    int null = 0;
+    bench_begin(&bench, CONTROLS, 1);
+    assert_int_equal(status_of(&bench), VIRTIO_NET_S_LINK_UP);
+
+    go_on_as_twin(&bench, make_twin(true));
+
+    virtio_net_capture(device_of(&bench), &guest);
+    assert_int_equal(guest.mac[5], 9);
+    assert_int_equal(status_of(&bench), 0);
+    assert_int_equal(virtio_net_attach(device_of(&bench), &null, 1, &fault), ERR_STATE);
+    send_frame(&bench, 1, FRAME, 1); /* into the air, but its buffers come back */
+    (void)await_used(&bench, 1);
+    virtio_net_stats(device_of(&bench), &stats);
+    assert_true(stats.send_drops == 1 && stats.sent_frames == 0);
+
+    go_on_as_twin(&bench, make_twin(false)); /* a twin of the twin, on a bridge */
+
+    assert_int_equal(status_of(&bench), VIRTIO_NET_S_LINK_UP);
+    attach(&bench);
+    uint8_t got[2048];
+    send_frame(&bench, 1, FRAME, 1);
+    assert_int_equal(frame_out(&bench, got, sizeof got), FRAME);
+    bench_end(&bench);
+}
+
 static void delete_interface(const char *name)
 {
     struct {
@@ -474,6 +535,7 @@ int main(void)
         cmocka_unit_test(a_driver_that_breaks_the_rules_starts_over),
         cmocka_unit_test(a_moved_guest_is_asked_to_announce_itself_once_it_has_its_tap),
         cmocka_unit_test(a_tap_that_was_deleted_is_a_cable_pulled_out),
+        cmocka_unit_test(a_twin_keeps_its_own_address_and_its_cable_is_out),
         cmocka_unit_test(another_card_is_refused),
     };
     tap_echo_enter_namespace();

@@ -114,11 +114,37 @@ static void tells_the_machine_what_the_spec_says(void **state)
     backend_set_close_copies(disk_configs, 1, nic_configs, 1);
 }
 
+static void an_unplugged_nic_is_there_and_has_no_descriptors(void **state)
+{
+    (void)state;
+    static const uint64_t bytes[] = {1 << 20};
+    struct vm_disk_config disk_configs[DISKS_MAX + 1];
+    struct vm_nic_config nic_configs[NICS_MAX];
+    struct vm_config config = {0};
+    backend_set_deinit(&set);
+    nic.bridge = NULL;
+    nic.has_unplugged = nic.unplugged = true;
+    assert_int_equal(backend_set_init(&set, &spec, bytes, 1, &fault), 0);
+    assert_int_equal(backend_set_fill(&set, list, 2, fds, 3, &fault), ERR_INVALID); /* taps for it */
+    of_nic.fd_count = 0;
+
+    assert_int_equal(backend_set_fill(&set, list, 2, fds, 3, &fault), 0);
+    assert_int_equal(backend_set_config(&set, &spec, disk_configs, nic_configs, &config, &fault), 0);
+
+    assert_true(set.is_full && fds[0] == -1 && fds[1] >= 0);
+    assert_true(config.nics[0].unplugged && config.nics[0].queue_pairs == 2);
+    assert_int_equal(config.nics[0].fds[0], -1);
+    backend_set_close_copies(disk_configs, 1, nic_configs, 1);
+    nic.has_unplugged = nic.unplugged = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(takes_every_descriptor_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(refuses_what_does_not_fit_and_takes_nothing, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(an_unplugged_nic_is_there_and_has_no_descriptors, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(tells_the_machine_what_the_spec_says, set_up, tear_down),
     };
