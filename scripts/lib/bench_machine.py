@@ -7,6 +7,7 @@ import time
 
 SETTLE_S = 3  # what was freed has been reported to a hypervisor by then
 STOLEN_MS_MAX = 10  # of one run: the clock of stolen time ticks so coarsely
+MEMORY_WAIT_S = 30
 SPARE_MIB = 1024  # for the machine itself: nothing here may ever make it swap
 
 
@@ -14,16 +15,24 @@ class Lacking(Exception):
     """Something that a measurement needs is not here."""
 
 
-def available_mib():
+def meminfo_mib(field):
     for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) // 1024
-    raise Lacking("/proc/meminfo does not tell MemAvailable")
+    raise Lacking(f"/proc/meminfo does not tell {field}")
+
+
+def available_mib():
+    return meminfo_mib("MemAvailable")
 
 
 def need_memory(what, mib):
-    """Refused before it begins rather than swapped, or killed, in the middle."""
-    left = available_mib() - SPARE_MIB
+    """Refused before it begins rather than swapped, or killed, in the middle. What a process had comes back a
+    while after it ended."""
+    may_come = mib < meminfo_mib("MemTotal") - SPARE_MIB
+    end = time.monotonic() + (MEMORY_WAIT_S if may_come else 0)
+    while (left := available_mib() - SPARE_MIB) < mib and time.monotonic() < end:
+        time.sleep(0.2)
     if mib > left:
         raise Lacking(f"{what} needs {mib} MiB of memory and {left} are to be had (MemAvailable less {SPARE_MIB})")
 

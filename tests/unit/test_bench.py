@@ -38,9 +38,8 @@ class Growth(unittest.TestCase):
     def test_a_spread_that_leaves_it_open_is_no_finding(self):
         self.assertFalse(bench_growth.is_worse_than_linear([(1, 1, 0.5), (2, 2.3, 1)]))
 
-    def test_memory_filled_in_another_proportion_is_not_fitted(self):
-        points = [{"ram_gib": gib, "fill_mib": mib} for gib, mib in bench_growth.FILLED]
-        self.assertEqual([p["ram_gib"] for p in bench_growth.whole(points)], [1, 2, 4, 8])
+    def test_all_sizes_are_filled_in_the_same_proportion(self):
+        self.assertEqual(len({mib / gib for gib, mib in bench_growth.FILLED}), 1)
 
 
 class Plot(unittest.TestCase):
