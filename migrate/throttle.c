@@ -36,3 +36,16 @@ unsigned throttle_step(struct throttle *throttle, uint64_t pages, uint64_t dirty
         throttle->permille_peak = throttle->permille;
     return throttle->permille;
 }
+
+bool throttle_press(struct throttle *throttle)
+{
+    unsigned permille = THROTTLE_PRESS_PERMILLE;
+    if (permille > throttle->permille_max)
+        permille = throttle->permille_max;
+    if (throttle->permille >= permille)
+        return false;
+    throttle->permille = permille;
+    if (throttle->permille > throttle->permille_peak)
+        throttle->permille_peak = throttle->permille;
+    return true;
+}

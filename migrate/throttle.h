@@ -7,13 +7,22 @@
  * it carried. While the goal is out of reach and the slope is not below a half, the time that the
  * guest may run is cut in proportion, once a round, down to what the policy allows; a cut is kept
  * until the move ends, so that what was won is not lost again.
+ *
+ * Where the goal is reached a last press pays, too: at slope a, with writers that run for a share b, rounds of
+ * what is left take R + abR + ... = R / (1 - ab), and R (1 - b) / (1 - ab) of it are lost to the guest; standing
+ * still it loses R at one go. With a <= 1 the first is never more, and no hole is longer than a period of the brake.
  */
 #ifndef GODWIT_MIGRATE_THROTTLE_H
 #define GODWIT_MIGRATE_THROTTLE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-enum { THROTTLE_PERMILLE_MAX = 990, THROTTLE_SLOPE_PERMILLE = 500 };
+enum {
+    THROTTLE_PERMILLE_MAX = 990,
+    THROTTLE_SLOPE_PERMILLE = 500,
+    THROTTLE_PRESS_PERMILLE = 800,
+};
 
 struct throttle {
     unsigned permille_max; /* that the policy allows; 0: never */
@@ -28,5 +37,8 @@ void throttle_limit(struct throttle *throttle, unsigned permille_max, unsigned s
 /* After a round that did not reach the goal. `stalls`: as converge counts them. */
 unsigned throttle_step(struct throttle *throttle, uint64_t pages, uint64_t dirty_pages,
                        unsigned stalls);
+/* The goal is reached, and what is left is still much for one pause: hold writers back at once, as far as
+ * the policy lets and no further than THROTTLE_PRESS_PERMILLE. False: they are already. */
+bool throttle_press(struct throttle *throttle);
 
 #endif

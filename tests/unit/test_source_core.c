@@ -120,6 +120,43 @@ static unsigned stalled_round(struct source_core *core)
     return todo;
 }
 
+/* Rounds whose set stays as large, 40 ms of pause by the pace of the wire: within a goal of 100. */
+static unsigned round_that_fits(struct source_core *core, uint64_t pages, uint64_t dirty_pages)
+{
+    unsigned todo = 0;
+    struct source_event event = {.now_ns = now_ns,
+                                 .type = SOURCE_EVENT_ROUND_DONE,
+                                 .round = {.pages = pages,
+                                           .data_pages = pages,
+                                           .duration_ns = pages * 4000,
+                                           .dirty_pages = dirty_pages}};
+    assert_int_equal(source_core_step(core, &event, &todo, NULL), 0);
+    return todo;
+}
+
+static void a_long_pause_within_the_goal_is_made_short_by_pressing_writers(void **state)
+{
+    (void)state;
+    struct source_core core;
+    unsigned todo = 0;
+    walk(&core, PHASE_PRECOPY);
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_BALANCED, 100 * NS_PER_MS, 0, &todo), 0);
+    assert_int_equal(round_that_fits(&core, 10000, 10000), SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE);
+    assert_int_equal(source_core_throttle(&core), THROTTLE_PRESS_PERMILLE);
+    assert_int_equal(round_that_fits(&core, 10000, 2500), SOURCE_TODO_ROUND); /* shrinks */
+    assert_int_equal(round_that_fits(&core, 2500, 2400), SOURCE_TODO_STAND_BY); /* no more, though pressed */
+
+    walk(&core, PHASE_PRECOPY); /* a short one is not worth it */
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_BALANCED, 100 * NS_PER_MS, 0, &todo), 0);
+    assert_int_equal(round_that_fits(&core, 1000, 1000), SOURCE_TODO_STAND_BY);
+    assert_int_equal(source_core_throttle(&core), 0);
+
+    walk(&core, PHASE_PRECOPY); /* gentle takes nothing from the guest but the pause */
+    assert_int_equal(set_goals(&core, SOURCE_POLICY_GENTLE, 100 * NS_PER_MS, 0, &todo), 0);
+    assert_int_equal(round_that_fits(&core, 10000, 10000), SOURCE_TODO_STAND_BY);
+    assert_int_equal(source_core_throttle(&core), 0);
+}
+
 static void goals_count_from_the_moment_they_are_set(void **state)
 {
     (void)state;
@@ -614,6 +651,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_pair_is_handled_or_refused_and_no_latch_goes_back),
+        cmocka_unit_test(a_long_pause_within_the_goal_is_made_short_by_pressing_writers),
         cmocka_unit_test(goals_count_from_the_moment_they_are_set),
         cmocka_unit_test(resume_after_gave_on_timeout_is_impossible),
         cmocka_unit_test(a_lost_link_after_gave_is_no_failure),

@@ -107,6 +107,25 @@ static void a_writer_that_fits_is_not_throttled(void **state)
     assert_int_equal(permille, 0);
 }
 
+static void a_press_goes_as_far_as_the_policy_lets_and_no_further_than_four_fifths(void **state)
+{
+    (void)state;
+    struct throttle throttle;
+    throttle_init(&throttle, 0, 0);
+    assert_false(throttle_press(&throttle));
+    throttle_init(&throttle, 300, 0);
+    assert_true(throttle_press(&throttle));
+    assert_int_equal(throttle.permille, 300);
+    assert_false(throttle_press(&throttle));
+    throttle_init(&throttle, THROTTLE_PERMILLE_MAX, 0);
+    assert_true(throttle_press(&throttle));
+    assert_int_equal(throttle.permille, THROTTLE_PRESS_PERMILLE);
+    assert_int_equal(throttle.permille_peak, THROTTLE_PRESS_PERMILLE);
+    throttle.permille = 900;
+    assert_false(throttle_press(&throttle));
+    assert_int_equal(throttle.permille, 900);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -117,6 +136,7 @@ int main(void)
         cmocka_unit_test(it_never_goes_beyond_the_policy),
         cmocka_unit_test(a_writer_ten_times_too_fast_converges),
         cmocka_unit_test(a_writer_that_fits_is_not_throttled),
+        cmocka_unit_test(a_press_goes_as_far_as_the_policy_lets_and_no_further_than_four_fifths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
