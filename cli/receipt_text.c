@@ -69,11 +69,13 @@ static void say_gap(struct words *words, unsigned *told)
 /* "(zero 1.9, lz4 3.0 x1.8, patches 0.2 x40)" in GiB or what fits the total. */
 static void say_codecs(struct words *words, const Godwit__MoveReceipt *receipt)
 {
-    uint64_t zero = 0, lz4 = 0, lz4_bytes = 0, patches = 0, patch_bytes = 0;
+    uint64_t zero = 0, lz4 = 0, lz4_bytes = 0, zstd = 0, zstd_bytes = 0, patches = 0, patch_bytes = 0;
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         zero += receipt->rounds[i]->zero_pages * PAGE_BYTES;
         lz4 += receipt->rounds[i]->lz4_pages * PAGE_BYTES;
         lz4_bytes += receipt->rounds[i]->lz4_bytes;
+        zstd += receipt->rounds[i]->zstd_pages * PAGE_BYTES;
+        zstd_bytes += receipt->rounds[i]->zstd_bytes;
         patches += receipt->rounds[i]->patch_pages * PAGE_BYTES;
         patch_bytes += receipt->rounds[i]->patch_bytes;
     }
@@ -90,6 +92,13 @@ static void say_codecs(struct words *words, const Godwit__MoveReceipt *receipt)
         words_say(words, "lz4 %s", text);
         if (lz4_bytes)
             words_say(words, " x%.1f", (double)lz4 / (double)lz4_bytes);
+    }
+    if (zstd) {
+        units_print_bytes(zstd, text);
+        say_gap(words, &told);
+        words_say(words, "zstd %s", text);
+        if (zstd_bytes)
+            words_say(words, " x%.1f", (double)zstd / (double)zstd_bytes);
     }
     if (patches) {
         units_print_bytes(patches, text);
@@ -320,7 +329,7 @@ static void say_rounds(struct words *words, const Godwit__MoveReceipt *receipt)
     if (receipt->n_rounds == 0)
         return;
     words_say(words, "\n%-5s %11s %11s %11s %11s %9s %11s %10s %12s\n", "ROUND", "PAGES", "ZERO",
-              "RAW", "LZ4", "PATCH", "WIRE", "TOOK", "DIRTY AFTER");
+              "RAW", "PACKED", "PATCH", "WIRE", "TOOK", "DIRTY AFTER");
     for (size_t i = 0; i < receipt->n_rounds; i++) {
         const Godwit__MoveRound *round = receipt->rounds[i];
         char wire[UNITS_TEXT_SIZE], took[UNITS_TEXT_SIZE];
@@ -330,7 +339,7 @@ static void say_rounds(struct words *words, const Godwit__MoveReceipt *receipt)
                   "%5" PRIu32 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64 " %11" PRIu64 " %9" PRIu64
                   " %11s %10s %12" PRIu64 "\n",
                   round->number, round->pages, round->zero_pages, round->raw_pages,
-                  round->lz4_pages, round->patch_pages, wire, took, round->dirty_pages_after);
+                  round->lz4_pages + round->zstd_pages, round->patch_pages, wire, took, round->dirty_pages_after);
     }
 }
 

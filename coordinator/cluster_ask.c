@@ -124,7 +124,7 @@ static int judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec
 }
 
 static const char *const policies[] = {"gentle", "balanced", "finish"};
-static const char *const compressions[] = {"auto", "off", "lz4"};
+static const char *const compressions[] = {"auto", "off", "lz4", "zstd"};
 static const char *const deltas[] = {"auto", "off", "always"};
 static const char *const modes[] = {"auto", "rounds", "stream"};
 

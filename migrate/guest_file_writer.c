@@ -46,7 +46,7 @@ int guest_file_writer_init(struct guest_file_writer *writer, struct guest *guest
     if (r == 0)
         r = file_stream_new(&writer->stream, fd, GUEST_FILE_HEAD_BYTES, fault);
     if (r == 0)
-        r = page_codec_init(&writer->codec, PAGE_TUNER_AUTO, fault);
+        r = page_codec_init(&writer->codec, PAGE_TUNER_AUTO, false, fault);
     if (r < 0)
         return r;
     if (pwrite(fd, head, sizeof head, 0) != (ssize_t)sizeof head)
@@ -104,9 +104,7 @@ int guest_file_writer_flush(struct guest_file_writer *writer, struct fault *faul
     size_t count = page_codec_encode(&writer->codec, &bytes);
     int r = count ? stream_write(writer->stream, bytes, count, fault) : 0;
     if (count)
-        page_tuner_step(&writer->codec.tuner, world_now_ns(),
-                        (uint64_t)writer->codec.frame.data_count * PAGE_BYTES,
-                        writer->stream->wait_out_ns);
+        page_codec_sent(&writer->codec, writer->stream, 0);
     guest_file_writer_begin(writer, writer->region, writer->block);
     return r;
 }

@@ -75,10 +75,10 @@ static int write_frame(struct lane_source *lane, struct fault *fault)
     if (r < 0)
         return link_fault(lane, r);
     lane->frames++;
-    uint64_t now_ns = world_now_ns(), waited_ns = lane->stream->wait_out_ns + lane->held_back_ns;
-    uint64_t data_bytes = (uint64_t)codec->frame.data_count * PAGE_BYTES;
-    page_tuner_step(&codec->tuner, now_ns, data_bytes, waited_ns);
-    page_delta_pace_step(&lane->pace, now_ns, data_bytes, waited_ns);
+    page_codec_sent(codec, lane->stream, lane->held_back_ns);
+    page_delta_pace_step(&lane->pace, world_now_ns(),
+                         (uint64_t)codec->frame.data_count * PAGE_BYTES,
+                         lane->stream->wait_out_ns + lane->held_back_ns);
     return 0;
 }
 
@@ -209,6 +209,8 @@ static void finish_report(struct lane_source *lane, enum lane_report_type type)
     report->raw_pages = lane->codec.raw_pages;
     report->lz4_pages = lane->codec.lz4_pages;
     report->lz4_bytes = lane->codec.lz4_bytes;
+    report->zstd_pages = lane->codec.zstd_pages;
+    report->zstd_bytes = lane->codec.zstd_bytes;
     report->patch_pages = lane->codec.patch_pages;
     report->patch_bytes = lane->codec.patch_bytes;
     report->wire_bytes = lane->stream->wire_bytes_out;
@@ -219,6 +221,7 @@ static void finish_report(struct lane_source *lane, enum lane_report_type type)
 static void begin_round(struct lane_source *lane, unsigned round)
 {
     lane->codec.raw_pages = lane->codec.lz4_pages = lane->codec.lz4_bytes = 0;
+    lane->codec.zstd_pages = lane->codec.zstd_bytes = 0;
     lane->codec.patch_pages = lane->codec.patch_bytes = 0;
     lane->report = (struct lane_report){
         .lane = lane->config.lane, .round = round, .digest_sum = lane->report.digest_sum};
@@ -309,7 +312,7 @@ int lane_source_new(struct lane_source **ret_lane, const struct lane_source_conf
         return fault_set(fault, ERR_NOMEM, "no memory for lane %u", config->lane);
     lane->config = *config;
     lane->pace.policy = config->delta;
-    int r = page_codec_init(&lane->codec, config->compress, fault);
+    int r = page_codec_init(&lane->codec, config->compress, config->takes_zstd, fault);
     if (r < 0)
         return r;
     if (handoff_new(&lane->batches, config->batches_max) < 0)

@@ -39,7 +39,7 @@ enum lane_report_type { LANE_REPORT_FENCE, LANE_REPORT_HOT, LANE_REPORT_LAST, LA
 struct lane_report {
     enum lane_report_type type;
     unsigned lane, round;
-    uint64_t pages, zero_pages, raw_pages, lz4_pages, lz4_bytes, wire_bytes;
+    uint64_t pages, zero_pages, raw_pages, lz4_pages, lz4_bytes, zstd_pages, zstd_bytes, wire_bytes;
     uint64_t patch_pages, patch_bytes, same_pages;
     uint64_t held_back_ns, round_trip_ns;
     uint64_t digest_sum; /* of all rounds: this lane's part of the digest over every page */
@@ -57,6 +57,7 @@ struct lane_source_config {
     struct pacer *pacer;
     struct progress *progress;
     enum page_tuner_policy compress;
+    bool takes_zstd;              /* the target */
     enum page_delta_policy delta; /* OFF where the target takes no patches */
     bool may_spin;                /* on its stream, see hot */
     uint64_t batches_max;         /* that may wait at once */

@@ -3,7 +3,7 @@
  * leave in one write and fill whole TLS records.
  *
  *      staging  | ......... head | page | page | page | ...
- *      packed   | ... head | sizes | group | group ...      (only when LZ4 gained something)
+ *      packed   | ... head | sizes | group | group ...      (only when that gained something)
  *
  * Patches gather in their own room and are laid behind the pages or groups at the end.
  */
@@ -13,8 +13,11 @@
 #include <lz4.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zstd.h>
 
 #include "base/err.h"
+#include "base/world.h"
+#include "net/stream.h"
 
 enum {
     ROOM_FOR_HEAD = 320, /* a multiple of 64, so that pages are aligned for the copy */
@@ -24,6 +27,7 @@ enum {
     PACKED_BYTES = ROOM_FOR_HEAD + ROOM_FOR_SIZES + PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
     PATCHES_BYTES = PAGE_FRAME_PAGES_MAX * PAGE_PATCH_BYTES_MAX,
     SKIP_GROUPS_MAX = 64,
+    ZSTD_LEVEL = 1, /* faster ones gain less and are no faster on guests' pages */
 };
 
 static_assert((int)ROOM_FOR_HEAD >= (int)PAGE_FRAME_HEAD_MAX && ROOM_FOR_HEAD % 64 == 0,
@@ -34,15 +38,18 @@ static uint8_t *room_new(size_t count)
     return aligned_alloc(64, (count + 63) / 64 * 64);
 }
 
-int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, struct fault *fault)
+int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, bool takes_zstd,
+                    struct fault *fault)
 {
     *codec = (struct page_codec){0};
-    page_tuner_init(&codec->tuner, policy);
+    page_tuner_init(&codec->tuner, policy, takes_zstd);
     codec->staging = room_new(STAGING_BYTES);
     codec->packed = room_new(PACKED_BYTES);
     codec->patches = room_new(PATCHES_BYTES);
     codec->lz4_state = malloc((size_t)LZ4_sizeofState());
-    if (!codec->staging || !codec->packed || !codec->patches || !codec->lz4_state) {
+    codec->zstd = takes_zstd ? ZSTD_createCCtx() : NULL;
+    if (!codec->staging || !codec->packed || !codec->patches || !codec->lz4_state ||
+        (takes_zstd && !codec->zstd)) {
         page_codec_deinit(codec);
         return fault_set(fault, ERR_NOMEM, "no memory for a lane's frames");
     }
@@ -51,6 +58,8 @@ int page_codec_init(struct page_codec *codec, enum page_tuner_policy policy, str
 
 void page_codec_deinit(struct page_codec *codec)
 {
+    (void)ZSTD_freeCCtx(codec->zstd);
+    codec->zstd = NULL;
     free(codec->lz4_state);
     free(codec->patches);
     free(codec->packed);
@@ -108,6 +117,19 @@ void page_codec_add_patch(struct page_codec *codec, unsigned page_in_block, uint
     add_entry(codec, page_in_block, false, true);
 }
 
+/* 0: less than a tenth was gained, and the peer has to undo it. Both give up once they are over. */
+static uint32_t squeeze(struct page_codec *codec, const uint8_t *raw, uint32_t raw_bytes, uint8_t *to,
+                        int acceleration)
+{
+    uint32_t bytes_max = raw_bytes - raw_bytes / 10;
+    if (acceleration == 0) {
+        size_t packed = ZSTD_compressCCtx(codec->zstd, to, bytes_max, raw, raw_bytes, ZSTD_LEVEL);
+        return ZSTD_isError(packed) ? 0 : (uint32_t)packed;
+    }
+    return (uint32_t)LZ4_compress_fast_extState(codec->lz4_state, (const char *)raw, (char *)to,
+                                                (int)raw_bytes, (int)bytes_max, acceleration);
+}
+
 /* Bytes that the group takes behind `to`; its raw size when it was stored as it is. */
 static uint32_t pack_group(struct page_codec *codec, const uint8_t *raw, uint32_t raw_bytes,
                            uint8_t *to, int acceleration)
@@ -115,13 +137,10 @@ static uint32_t pack_group(struct page_codec *codec, const uint8_t *raw, uint32_
     if (codec->skip_groups > 0) {
         codec->skip_groups--;
     } else {
-        /* A tenth must be gained: the peer has to undo it. LZ4 gives up once it is over. */
-        int packed = LZ4_compress_fast_extState(codec->lz4_state, (const char *)raw, (char *)to,
-                                                (int)raw_bytes, (int)(raw_bytes - raw_bytes / 10),
-                                                acceleration);
+        uint32_t packed = squeeze(codec, raw, raw_bytes, to, acceleration);
         if (packed > 0) {
             codec->skip_next = 0;
-            return (uint32_t)packed;
+            return packed;
         }
         codec->skip_next = codec->skip_next ? codec->skip_next * 2 : 1;
         if (codec->skip_next > SKIP_GROUPS_MAX)
@@ -132,6 +151,7 @@ static uint32_t pack_group(struct page_codec *codec, const uint8_t *raw, uint32_
     return raw_bytes;
 }
 
+/* acceleration 0: zstd. */
 static bool pack(struct page_codec *codec, int acceleration)
 {
     struct page_frame *frame = &codec->frame;
@@ -159,10 +179,11 @@ static bool pack(struct page_codec *codec, int acceleration)
     if (pages == 0)
         return false;
     page_frame_put_sizes(sizes, groups, body);
-    frame->codec = PAGE_FRAME_LZ4;
+    bool is_zstd = acceleration == 0;
+    frame->codec = is_zstd ? PAGE_FRAME_ZSTD : PAGE_FRAME_LZ4;
     frame->body_bytes = at;
-    codec->lz4_pages += pages;
-    codec->lz4_bytes += bytes;
+    *(is_zstd ? &codec->zstd_pages : &codec->lz4_pages) += pages;
+    *(is_zstd ? &codec->zstd_bytes : &codec->lz4_bytes) += bytes;
     codec->raw_pages += frame->data_count - pages;
     return true;
 }
@@ -173,9 +194,10 @@ size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
     if (frame->count == 0)
         return 0;
 
-    int acceleration = page_tuner_acceleration(codec->tuner.arm);
+    enum page_tuner_arm arm = codec->tuner.arm;
     uint8_t *body = codec->packed + ROOM_FOR_HEAD;
-    if (acceleration == 0 || frame->data_count == 0 || !pack(codec, acceleration)) {
+    if (arm == PAGE_TUNER_RAW || frame->data_count == 0 ||
+        !pack(codec, page_tuner_acceleration(arm))) {
         frame->body_bytes = frame->data_count * PAGE_BYTES;
         codec->raw_pages += frame->data_count;
         body = codec->staging + ROOM_FOR_HEAD;
@@ -192,7 +214,17 @@ size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
     return head_bytes + frame->body_bytes;
 }
 
-int page_codec_decode_group(const uint8_t *packed, uint32_t packed_bytes, uint8_t *ret_raw,
+void page_codec_sent(struct page_codec *codec, struct stream *stream, uint64_t held_back_ns)
+{
+    const struct page_tuner_look look = {.now_ns = world_now_ns(),
+                                         .waited_ns = stream->wait_out_ns + held_back_ns,
+                                         .wire_bytes = stream->wire_bytes_out,
+                                         .queued_bytes = stream_queued(stream)};
+    page_tuner_step(&codec->tuner, (uint64_t)codec->frame.data_count * PAGE_BYTES, &look);
+}
+
+int page_codec_decode_group(enum page_frame_codec codec, struct ZSTD_DCtx_s *zstd,
+                            const uint8_t *packed, uint32_t packed_bytes, uint8_t *ret_raw,
                             uint32_t raw_bytes, struct fault *fault)
 {
     assert(raw_bytes <= GROUP_BYTES);
@@ -200,9 +232,15 @@ int page_codec_decode_group(const uint8_t *packed, uint32_t packed_bytes, uint8_
         memcpy(ret_raw, packed, raw_bytes);
         return 0;
     }
-    int got = LZ4_decompress_safe((const char *)packed, (char *)ret_raw, (int)packed_bytes,
-                                  (int)raw_bytes);
-    if (got != (int)raw_bytes)
+    size_t got = 0;
+    if (codec == PAGE_FRAME_ZSTD) {
+        got = ZSTD_decompressDCtx(zstd, ret_raw, raw_bytes, packed, packed_bytes);
+    } else {
+        int r = LZ4_decompress_safe((const char *)packed, (char *)ret_raw, (int)packed_bytes,
+                                    (int)raw_bytes);
+        got = r < 0 ? 0 : (size_t)r;
+    }
+    if (got != raw_bytes) /* zstd's errors are larger than any group */
         return fault_set(fault, ERR_CORRUPT,
                          "page frame: a compressed group does not give its %u bytes", raw_bytes);
     return 0;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zstd.h>
 
 #include "base/err.h"
 #include "migrate/page_codec.h"
@@ -19,7 +20,8 @@ int page_place_init(struct page_place *place, const struct region *regions,
         (struct page_place){.regions = regions, .digests = digests, .region_count = region_count};
     place->staging = malloc(PAGE_FRAME_BODY_MAX);
     place->group = malloc(GROUP_BYTES);
-    if (!place->staging || !place->group) {
+    place->zstd = ZSTD_createDCtx();
+    if (!place->staging || !place->group || !place->zstd) {
         page_place_deinit(place);
         return fault_set(fault, ERR_NOMEM, "no memory for a lane's frames");
     }
@@ -28,6 +30,8 @@ int page_place_init(struct page_place *place, const struct region *regions,
 
 void page_place_deinit(struct page_place *place)
 {
+    (void)ZSTD_freeDCtx(place->zstd);
+    place->zstd = NULL;
     free(place->group);
     free(place->staging);
     place->group = place->staging = NULL;
@@ -104,10 +108,11 @@ static int place_group(struct page_place *place, const struct region *region,
 {
     uint32_t raw_bytes = pages * PAGE_BYTES;
     if (data[pages - 1]->page - data[0]->page == (int)pages - 1)
-        return page_codec_decode_group(packed, packed_bytes, page_at(region, frame, data[0]),
-                                       raw_bytes, fault);
+        return page_codec_decode_group(frame->codec, place->zstd, packed, packed_bytes,
+                                       page_at(region, frame, data[0]), raw_bytes, fault);
 
-    int r = page_codec_decode_group(packed, packed_bytes, place->group, raw_bytes, fault);
+    int r = page_codec_decode_group(frame->codec, place->zstd, packed, packed_bytes, place->group,
+                                    raw_bytes, fault);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < pages; i++)
@@ -115,7 +120,7 @@ static int place_group(struct page_place *place, const struct region *region,
     return 0;
 }
 
-static int place_lz4(struct page_place *place, const struct region *region,
+static int place_packed(struct page_place *place, const struct region *region,
                      struct page_frame *frame, const struct page_frame_entry *entries,
                      struct stream *stream, struct fault *fault)
 {
@@ -165,8 +170,8 @@ int page_place_frame(struct page_place *place, struct page_frame *frame,
     const struct region *region = &place->regions[index];
     struct page_digest *digest = &place->digests[index];
 
-    int r = frame->codec == PAGE_FRAME_LZ4
-                ? place_lz4(place, region, frame, entries, stream, fault)
+    int r = frame->codec != PAGE_FRAME_RAW
+                ? place_packed(place, region, frame, entries, stream, fault)
                 : place_raw(place, region, frame, entries, stream, fault);
     if (r < 0) {
         forget_pages(place, digest, frame, entries);

@@ -17,6 +17,7 @@ struct fault;
 struct page_digest;
 struct region;
 struct stream;
+struct ZSTD_DCtx_s;
 
 struct page_place {
     const struct region *regions; /* borrowed */
@@ -24,6 +25,7 @@ struct page_place {
     unsigned region_count;
     uint8_t *staging; /* owned: body of a compressed frame; then its patches */
     uint8_t *group;   /* owned: a group whose pages are not neighbours */
+    struct ZSTD_DCtx_s *zstd; /* owned */
 
     uint64_t sum;     /* this lane's part of the digest over every page */
     uint64_t running; /* of this round, for the fence */

@@ -46,6 +46,8 @@ static void merge_round(Godwit__MoveRound *into, const Godwit__MoveRound *round)
     into->raw_pages += round->raw_pages;
     into->lz4_pages += round->lz4_pages;
     into->lz4_bytes += round->lz4_bytes;
+    into->zstd_pages += round->zstd_pages;
+    into->zstd_bytes += round->zstd_bytes;
     into->patch_pages += round->patch_pages;
     into->patch_bytes += round->patch_bytes;
     into->same_pages += round->same_pages;

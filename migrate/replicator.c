@@ -413,7 +413,7 @@ int replicator_new(struct replicator **ret_replicator, const struct replicator_c
         aside == MAP_FAILED ? fault_set_errno(fault, ERR_NOMEM, errno, "no room for copies") : 0;
     replicator->aside = r < 0 ? NULL : aside;
     if (r == 0)
-        r = page_codec_init(&replicator->codec, PAGE_TUNER_AUTO, fault);
+        r = page_codec_init(&replicator->codec, PAGE_TUNER_AUTO, false, fault);
     if (r == 0)
         r = pacer_new(&replicator->pacer, config->bytes_per_s_max);
     if (r == 0)

@@ -119,8 +119,7 @@ static int write_frame(struct replicator *replicator, struct fault *fault)
         return fault_set(fault, ERR_CANCELED, "the replication was stopped");
     int r = replicator_send(replicator, REPLICA_FRAME_PAGES, replicator->core.sent.seq, bytes,
                             count, fault);
-    page_tuner_step(&codec->tuner, world_now_ns(), (uint64_t)codec->frame.data_count * PAGE_BYTES,
-                    replicator->link->wait_out_ns);
+    page_codec_sent(codec, replicator->link, 0);
     return r;
 }
 

@@ -410,8 +410,10 @@ static int resolve_compress(const char *word, enum page_tuner_policy *ret_policy
         *ret_policy = PAGE_TUNER_OFF;
     else if (strcmp(word, "lz4") == 0)
         *ret_policy = PAGE_TUNER_ALWAYS;
+    else if (strcmp(word, "zstd") == 0)
+        *ret_policy = PAGE_TUNER_ALWAYS_ZSTD;
     else
-        return fault_set(fault, ERR_INVALID, "compress '%s': auto, off or lz4", word);
+        return fault_set(fault, ERR_INVALID, "compress '%s': auto, off, lz4 or zstd", word);
     return 0;
 }
 

@@ -126,6 +126,7 @@ int source_mail_start_lanes(struct source *source, struct fault *fault)
             .may_spin = hot_streams(),
             .progress = &source->progress,
             .compress = source->compress,
+            .takes_zstd = source->takes_zstd,
             .delta = source->takes_patches ? source->delta : PAGE_DELTA_OFF,
             .batches_max = source->batches_max + 4,
             .digest_sum = source->digest_sums[i],

@@ -322,6 +322,8 @@ static void add_report(struct source *source, const struct lane_report *report)
     sum->raw_pages += report->raw_pages;
     sum->lz4_pages += report->lz4_pages;
     sum->lz4_bytes += report->lz4_bytes;
+    sum->zstd_pages += report->zstd_pages;
+    sum->zstd_bytes += report->zstd_bytes;
     sum->patch_pages += report->patch_pages;
     sum->patch_bytes += report->patch_bytes;
     sum->same_pages += report->same_pages;
@@ -348,6 +350,8 @@ static void note_round(struct source *source, uint64_t duration_ns, uint64_t dir
     FILL(raw_pages, sum->raw_pages);
     FILL(lz4_pages, sum->lz4_pages);
     FILL(lz4_bytes, sum->lz4_bytes);
+    FILL(zstd_pages, sum->zstd_pages);
+    FILL(zstd_bytes, sum->zstd_bytes);
     FILL(patch_pages, sum->patch_pages);
     FILL(patch_bytes, sum->patch_bytes);
     FILL(same_pages, sum->same_pages);
@@ -371,7 +375,7 @@ static int round_done(struct source *source, struct fault *fault)
     struct source_event event = {
         .type = SOURCE_EVENT_ROUND_DONE,
         .round = {.pages = sum->pages,
-                  .data_pages = sum->raw_pages + sum->lz4_pages + sum->patch_pages,
+                  .data_pages = sum->raw_pages + sum->lz4_pages + sum->zstd_pages + sum->patch_pages,
                   .dirty_before = source->streams ? source->round_pages : 0,
                   .duration_ns = duration_ns,
                   .held_back_ns = sum->held_back_ns,

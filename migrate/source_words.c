@@ -316,6 +316,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
             return;
         }
         source->takes_patches = message->welcome->takes_patches;
+        source->takes_zstd = message->welcome->takes_zstd;
         source->config.guest->takes_counters = message->welcome->takes_counters;
         if (source_post_take_welcome(source, message->welcome, &fault) < 0) {
             source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);

@@ -58,6 +58,7 @@ void target_words_send_welcome(struct target *target)
     welcome.has_version = welcome.has_takes_patches = welcome.has_takes_counters = 1;
     welcome.version = PROTOCOL_VERSION;
     welcome.takes_patches = welcome.takes_counters = 1;
+    welcome.has_takes_zstd = welcome.takes_zstd = 1;
     welcome.has_takes_postcopy = welcome.takes_postcopy = target->post_wanted > 0;
     welcome.postcopy_refused = target->post_refused[0] ? target->post_refused : NULL;
     Godwit__MoveMessage message = {.base =

@@ -21,6 +21,7 @@ struct stream_ops {
     int (*read)(struct stream *stream, void *ret_bytes, size_t count, struct fault *fault);
     void (*interrupt)(struct stream *stream);
     void (*set_hot)(struct stream *stream, bool hot);
+    uint64_t (*queued)(struct stream *stream); /* NULL: nothing ever waits on this side */
     void (*free)(struct stream *stream);
 };
 
@@ -63,6 +64,13 @@ static inline void stream_interrupt(struct stream *stream)
 static inline void stream_set_hot(struct stream *stream, bool hot)
 {
     stream->ops->set_hot(stream, hot);
+}
+
+/* Bytes that were written, and that the other end is not known to have: they wait in this host's socket, or are on
+ * their way. */
+static inline uint64_t stream_queued(struct stream *stream)
+{
+    return stream->ops->queued ? stream->ops->queued(stream) : 0;
 }
 
 static inline struct stream *stream_free(struct stream *stream)

@@ -31,6 +31,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -532,12 +534,21 @@ static void lane_free(struct stream *stream)
     free(lane);
 }
 
+/* Source: Linux tcp(7), SIOCOUTQ. */
+static uint64_t lane_queued(struct stream *stream)
+{
+    const struct tls_lane *lane = (const struct tls_lane *)stream;
+    int bytes = 0;
+    return ioctl(lane->fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 static const struct stream_ops lane_ops = {
     .write = lane_write,
     .flush = lane_flush,
     .read = lane_read,
     .interrupt = lane_interrupt,
     .set_hot = lane_set_hot,
+    .queued = lane_queued,
     .free = lane_free,
 };
 

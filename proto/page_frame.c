@@ -66,7 +66,7 @@ static int get_pages(const struct page_frame *frame, struct fault *fault)
     if (frame->count < 1 || frame->count > PAGE_FRAME_PAGES_MAX)
         return fault_set(fault, ERR_CORRUPT, "page frame: %u entries, 1 to %d are allowed",
                          frame->count, PAGE_FRAME_PAGES_MAX);
-    if (frame->codec != PAGE_FRAME_RAW && frame->codec != PAGE_FRAME_LZ4)
+    if (frame->codec == PAGE_FRAME_NONE)
         return fault_set(fault, ERR_CORRUPT, "page frame: codec %u is unknown",
                          (unsigned)frame->codec);
     if (frame->body_bytes > PAGE_FRAME_BODY_MAX)
@@ -96,7 +96,7 @@ int page_frame_get(const uint8_t bytes[static PAGE_FRAME_HEADER_BYTES],
     if (type < PAGE_FRAME_PAGES || type > PAGE_FRAME_ASK)
         return fault_set(fault, ERR_CORRUPT, "page frame: type %u is unknown", type);
     unsigned codec = bytes[AT_CODEC];
-    if (codec > PAGE_FRAME_LZ4)
+    if (codec > PAGE_FRAME_ZSTD)
         return fault_set(fault, ERR_CORRUPT, "page frame: codec %u is unknown", codec);
 
     struct page_frame frame = {
@@ -153,7 +153,7 @@ static int judge_body(struct page_frame *frame, struct fault *fault)
                              frame->data_count, frame->patch_count, frame->body_bytes);
         frame->patch_bytes = frame->body_bytes - raw;
     }
-    if (frame->codec == PAGE_FRAME_LZ4 &&
+    if (frame->codec != PAGE_FRAME_RAW &&
         (frame->data_count == 0 || frame->body_bytes <= sizes ||
          frame->body_bytes > sizes + raw + frame->patch_count * PAGE_PATCH_BYTES_MAX))
         return fault_set(fault, ERR_CORRUPT,
@@ -221,7 +221,7 @@ void page_frame_put_sizes(const uint32_t *sizes, unsigned groups, uint8_t *ret_b
 int page_frame_get_sizes(struct page_frame *frame, const uint8_t *bytes,
                          uint32_t ret_sizes[static PAGE_FRAME_GROUPS_MAX], struct fault *fault)
 {
-    assert(frame->codec == PAGE_FRAME_LZ4);
+    assert(frame->codec == PAGE_FRAME_LZ4 || frame->codec == PAGE_FRAME_ZSTD);
     unsigned groups = page_frame_groups(frame->data_count);
     assert(groups >= 1 && groups <= PAGE_FRAME_GROUPS_MAX && frame->body_bytes > groups * 4);
 

@@ -16,7 +16,7 @@
  *     32  u32  per entry: bits 0-8 page in the block; bit 16 set: it has data, bit 17 set: it is a
  *              patch of what the target has; neither: it is zero
  *
- * The body begins with the data pages. As RAW they stand one after the other. As LZ4 there is first
+ * The body begins with the data pages. As RAW they stand one after the other. As LZ4 or ZSTD there is first
  * one u32 a group of 16 data pages (the last may be smaller), the bytes that this group takes, then
  * the groups; one that takes as many bytes as its pages is stored as it is. Behind them stand the
  * patches, in the order of their entries: u64 which of the page's 64-byte lines are new, then those
@@ -49,14 +49,19 @@ enum page_frame_type {
     PAGE_FRAME_ANSWER = 5,     /* target -> source: this fence was reached with this digest */
     PAGE_FRAME_ASK = 6,        /* target -> source, post-copy: first_page is waited for */
 };
-enum page_frame_codec { PAGE_FRAME_NONE = 0, PAGE_FRAME_RAW = 1, PAGE_FRAME_LZ4 = 2 };
+enum page_frame_codec {
+    PAGE_FRAME_NONE = 0,
+    PAGE_FRAME_RAW = 1,
+    PAGE_FRAME_LZ4 = 2,
+    PAGE_FRAME_ZSTD = 3, /* only to a target that says so */
+};
 
 struct page_frame {
     enum page_frame_type type;
     enum page_frame_codec codec;
     unsigned count; /* of entries */
-    /* known once the entries are: of those, with data, and patches with the bytes they take (as
-     * LZ4 only once the sizes are) */
+    /* known once the entries are: of those, with data, and patches with the bytes they take (where
+     * they are packed only once the sizes are) */
     unsigned data_count, patch_count;
     uint32_t patch_bytes;
     uint32_t region, round, body_bytes;

@@ -2,7 +2,7 @@
 # Debian 12 names. GODWIT_PACKAGES_TEST comes on top for scripts/test and scripts/bench.
 
 GODWIT_PACKAGES="build-essential cmake ninja-build pkg-config python3 git ccache
-  libuv1-dev libprotobuf-c-dev protobuf-c-compiler libssl-dev liblz4-dev libxxhash-dev liburing-dev
+  libuv1-dev libprotobuf-c-dev protobuf-c-compiler libssl-dev liblz4-dev libzstd-dev libxxhash-dev liburing-dev
   libsqlite3-dev libyaml-dev libxml2-dev libsmartcols-dev libjansson-dev libcmocka-dev libipsec-mb-dev
   libcurl4-openssl-dev libvirt-dev iproute2"
 GODWIT_PACKAGES_TEST="clang libclang-rt-14-dev qemu-system-x86 qemu-utils xfsprogs openssl

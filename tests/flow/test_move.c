@@ -157,9 +157,9 @@ static void memory_is_equal_under_writers_that_never_rest(void **state)
 static void every_codec_moves_every_content(void **state)
 {
     (void)state;
-    static const char *const codecs[] = {"auto", "off", "lz4"};
+    static const char *const codecs[] = {"auto", "off", "lz4", "zstd"};
     static const enum fake_fill fills[] = {FAKE_FILL_RANDOM, FAKE_FILL_TEXT, FAKE_FILL_MIX};
-    for (unsigned i = 0; i < 9; i++) {
+    for (unsigned i = 0; i < 12; i++) {
         struct fake_move move;
         struct run run = {.guest = {.pages = 4096,
                                     .fill = fills[i % 3],
@@ -174,6 +174,8 @@ static void every_codec_moves_every_content(void **state)
             assert_int_equal(move.lz4_pages, 0);
         if (i / 3 == 2 && fills[i % 3] == FAKE_FILL_TEXT)
             assert_true(move.lz4_pages > 3500);
+        if (i / 3 == 3 && fills[i % 3] == FAKE_FILL_TEXT)
+            assert_true(move.zstd_pages > 3500);
     }
 }
 
@@ -185,7 +187,7 @@ static void a_slow_wire_turns_compression_on(void **state)
                       .lanes = 1,
                       .bytes_per_s = 50 << 20};
     move_and_compare("slow wire", &run, &move);
-    assert_true(move.lz4_pages > move.raw_pages);
+    assert_true(move.lz4_pages + move.zstd_pages > move.raw_pages);
 }
 
 /* The fake guest writes a word here and there: a line of each page. */

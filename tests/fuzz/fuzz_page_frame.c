@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include <zstd.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
@@ -50,10 +51,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
                                                 .region_count = 1};
     static uint8_t raw[PAGE_FRAME_GROUP_PAGES * PAGE_BYTES];
     static uint8_t sealed[PAGE_FRAME_HEAD_MAX + PAGE_FRAME_BODY_MAX];
+    static ZSTD_DCtx *zstd;
     struct page_frame frame;
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
     struct fault fault;
 
+    if (!zstd && !(zstd = ZSTD_createDCtx()))
+        return 0;
     if (count > sizeof sealed)
         count = sizeof sealed;
     memcpy(sealed, bytes, count);
@@ -81,7 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
     const uint8_t *at = bytes + head + (size_t)page_frame_groups(frame.data_count) * 4;
     for (unsigned i = 0; i < page_frame_groups(frame.data_count); i++) {
         (void)page_codec_decode_group(
-            at, sizes[i], raw, page_frame_group_pages(frame.data_count, i) * PAGE_BYTES, &fault);
+            frame.codec, zstd, at, sizes[i], raw, page_frame_group_pages(frame.data_count, i) * PAGE_BYTES, &fault);
         at += sizes[i];
     }
     if (at + frame.patch_bytes != bytes + head + frame.body_bytes)

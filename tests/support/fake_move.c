@@ -196,6 +196,7 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
         move->raw_pages += receipt->rounds[i]->raw_pages;
         move->lz4_pages += receipt->rounds[i]->lz4_pages;
         move->lz4_bytes += receipt->rounds[i]->lz4_bytes;
+        move->zstd_pages += receipt->rounds[i]->zstd_pages;
         move->patch_pages += receipt->rounds[i]->patch_pages;
         move->patch_bytes += receipt->rounds[i]->patch_bytes;
         move->same_pages += receipt->rounds[i]->same_pages;

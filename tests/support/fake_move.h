@@ -86,7 +86,7 @@ struct fake_move {
     char postcopy_refused[FAULT_TEXT_MAX];
     uint64_t postcopy_pages, postcopy_ns, faults, fault_p50_ns, fault_p99_ns, digest_pages;
     uint64_t round_pages[ROUNDS_MAX], round_ns[ROUNDS_MAX], zero_pages, raw_pages, lz4_pages,
-        lz4_bytes, patch_pages, patch_bytes, same_pages;
+        lz4_bytes, zstd_pages, patch_pages, patch_bytes, same_pages;
 };
 
 void fake_move_init(struct fake_move *move, const struct fake_move_config *config);
