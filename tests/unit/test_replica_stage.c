@@ -68,7 +68,7 @@ static int send_zero(struct replica_stage *stage, struct fault *fault)
     struct stream *near = NULL, *far = NULL;
     const uint8_t *bytes = NULL;
 
-    assert_int_equal(page_codec_init(&codec, PAGE_TUNER_AUTO, fault), 0);
+    assert_int_equal(page_codec_init(&codec, PAGE_TUNER_AUTO, false, fault), 0);
     pipe_stream_new(&near, &far, &config);
     page_codec_begin(&codec, DISK_ID, 0, 1);
     page_codec_add_zero(&codec, PAGE);
