@@ -31,7 +31,17 @@ struct snapshot_job {
     uint8_t *machine; /* owned */
     size_t machine_bytes;
     uint64_t pause_ns;
+    struct guest_snapshot_pause parts;
 };
+
+/* The time since `*from_ns`, which becomes now. */
+static uint64_t lap(uint64_t *from_ns)
+{
+    uint64_t now_ns = world_now_ns(), took_ns = now_ns - *from_ns;
+
+    *from_ns = now_ns;
+    return took_ns;
+}
 
 /* ---- up to the instant ---- */
 static int protect(struct snapshot_job *job, struct fault *fault)
@@ -46,20 +56,23 @@ static int protect(struct snapshot_job *job, struct fault *fault)
     return r;
 }
 
-static int at_rest(struct snapshot_job *job, struct fault *fault)
+static int at_rest(struct snapshot_job *job, uint64_t *lap_ns, struct fault *fault)
 {
     struct guest *guest = job->guest;
     int r = 0;
 
     if (job->keeper)
         r = page_keeper_fix(job->keeper, &job->populated, fault);
+    job->parts.protect_ns = lap(lap_ns);
     if (r == 0 && job->keeper) {
         r = guest->ops->save(guest->owner, &job->machine, &job->machine_bytes, fault);
         if (r < 0)
             return fault_wrap(fault, r, "saving the machine");
     }
+    job->parts.save_ns = lap(lap_ns);
     if (r == 0 && job->config->capture)
         r = job->config->capture(job->config->data, fault);
+    job->parts.capture_ns = lap(lap_ns);
     return r;
 }
 
@@ -69,11 +82,13 @@ static int stand_still(struct snapshot_job *job, struct fault *fault)
     struct fault words = {0};
 
     thread_hurry();
-    uint64_t begun_ns = world_now_ns();
+    uint64_t begun_ns = world_now_ns(), lap_ns = begun_ns;
     guest->ops->pause(guest->owner);
-    int r = at_rest(job, fault);
+    job->parts.stop_ns = lap(&lap_ns);
+    int r = at_rest(job, &lap_ns, fault);
     int again = guest->was_running ? guest->ops->resume(guest->owner, &words) : 0;
-    job->pause_ns = world_now_ns() - begun_ns;
+    job->parts.resume_ns = lap(&lap_ns);
+    job->pause_ns = lap_ns - begun_ns;
     if (r == 0 && again < 0) {
         *fault = words;
         return fault_wrap(fault, again, "letting the guest run on");
@@ -205,6 +220,7 @@ int guest_snapshot_take(const struct guest_snapshot_config *config,
     if (r < 0)
         return r;
     result.pause_ns = job.pause_ns;
+    result.parts = job.parts;
     *ret_result = result;
     return 0;
 }

@@ -32,9 +32,18 @@ struct guest_snapshot_config {
     void *data;
 };
 
+struct guest_snapshot_pause { /* what a pause is made of */
+    uint64_t stop_ns;    /* until vCPUs and disks are at rest */
+    uint64_t protect_ns; /* pages that were written since the last round */
+    uint64_t save_ns;    /* the machine's state */
+    uint64_t capture_ns; /* disks */
+    uint64_t resume_ns;
+};
+
 struct guest_snapshot_result {
     struct guest_file_counts file; /* zero without memory */
     uint64_t pause_ns;             /* the guest stood still */
+    struct guest_snapshot_pause parts;
     uint64_t put_aside_pages;      /* were written before they were copied */
 };
 

@@ -1123,8 +1123,15 @@ static void snapshotted(void *data, const struct guest_snapshot_result *result,
     if (!machine->paused && !vm_is_running(machine->vm) && !machine->has_pending)
         log_error("machine", "it cannot run on vm=%s: %s", machine->config.vm_id, words.text);
     else if (!words.code)
-        log_info("machine", "was snapshotted vm=%s pause_us=%llu pages=%llu bytes=%llu ms=%llu",
+        log_info("machine",
+                 "was snapshotted vm=%s pause_us=%llu stop_us=%llu protect_us=%llu save_us=%llu "
+                 "disks_us=%llu resume_us=%llu pages=%llu bytes=%llu ms=%llu",
                  machine->config.vm_id, (unsigned long long)(done.pause_ns / 1000),
+                 (unsigned long long)(done.parts.stop_ns / 1000),
+                 (unsigned long long)(done.parts.protect_ns / 1000),
+                 (unsigned long long)(done.parts.save_ns / 1000),
+                 (unsigned long long)(done.parts.capture_ns / 1000),
+                 (unsigned long long)(done.parts.resume_ns / 1000),
                  (unsigned long long)done.file.pages, (unsigned long long)done.file.bytes,
                  (unsigned long long)(done.file.ns / NS_PER_MS));
     machine->snapshot_done(machine->snapshot_data, &done, words.code ? &words : NULL);
