@@ -16,6 +16,7 @@ enum {
     STRAGGLER_MS = 5000, /* how long an end waits for a host that is away and no longer matters */
     RECEIPT_MS = 2000,
     CANCEL_FIRST_MS = 1500,
+    OUT_LATE_MS = 3000, /* an order of a connection that has ended has had its effect by then */
 };
 
 static const char *const step_names[JOB_STEP_COUNT] = {
@@ -378,6 +379,15 @@ static bool has_said_why(const struct job_core *core, uint64_t now_ns)
            now_ns - core->abandoned_ns > WORDS_MS * NS_PER_MS;
 }
 
+/* Its agent died with the order, or the coordinator before it left: the source says again and again
+ * that it knows of no such move, and the target would wait for ever. */
+static bool source_never_began(const struct job_core *core)
+{
+    return core->out_lost_ns && core->source.latch == GODWIT__LATCH__LATCH_NONE &&
+           !core->source.answer_has_move &&
+           core->source.answered_ns > core->out_lost_ns + OUT_LATE_MS * NS_PER_MS;
+}
+
 static void decide_move(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     if (target_took(core)) {
@@ -402,7 +412,8 @@ static void decide_move(struct job_core *core, uint64_t now_ns, struct job_todo 
         return;
     }
     bool is_off = target_is_clear(core) && has_said_why(core, now_ns);
-    if (core->cancel || core->out_refused || core->source.gone || is_off) {
+    if (core->cancel || core->out_refused || core->source.gone || is_off ||
+        source_never_began(core)) {
         set_step(core, JOB_BACK, now_ns, todo);
         return;
     }
@@ -629,6 +640,7 @@ static void on_move_out_failed(struct job_core *core, const struct job_event *ev
         return;
     set_error(core, GW_MOVE_ROLLED_BACK, event->failed.fault->text);
     core->out_refused = event->failed.definite;
+    core->out_lost_ns = event->now_ns;
     core->source.ask_ns = 0;
     core->source.heard_ns = 0;
 }
@@ -638,6 +650,7 @@ static void on_restart(struct job_core *core, uint64_t now_ns, struct job_todo *
     core->source.link_up = core->target.link_up = false;
     core->source.link_lost_ns = core->target.link_lost_ns = now_ns;
     core->step_ns = now_ns;
+    core->out_lost_ns = now_ns; /* it may not have left */
     if (core->step == JOB_PREPARE) { /* the move's key was never stored, so it cannot go on */
         set_error(core, GW_MOVE_ROLLED_BACK,
                   "the coordinator was restarted while the target prepared");

@@ -90,6 +90,7 @@ struct job_core {
     uint64_t abandoned_ns;            /* when its latch was heard */
     /* from here on: of this coordinator's life only */
     bool out_refused; /* the source's agent answered that it does not do it */
+    uint64_t out_lost_ns; /* since when nobody knows whether the order reached the source; 0: known */
     bool parked;      /* the source said that it waits */
     bool postcopy;    /* the guest runs with pages that only the source has */
     bool post_cut;    /* the source ended before it had given them all */

@@ -296,6 +296,53 @@ static void a_lost_order_to_the_source_is_cleared_up_before_it_ends(void **state
     assert_int_equal(fresh.own, JOB_OWN_BACK);
 }
 
+/* The source answers a question of now, and knows of no such move. */
+static struct job_todo source_knows_no_move(void)
+{
+    return step((struct job_event){.type = JOB_EVENT_REPORT,
+                                   .report = {.runs = true, .asked_ns = now_ns}});
+}
+
+static void a_source_that_never_heard_of_it_ends_it_though_its_target_waits_for_ever(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    job.source.latch = LATCH(NONE);
+    (void)report(true, LATCH(IN));
+    fault_set(&fault, ERR_CLOSED, "the connection ended");
+    (void)step((struct job_event){.type = JOB_EVENT_MOVE_OUT_FAILED, .failed = {.fault = &fault}});
+    (void)link_changes(false, false);
+    (void)link_changes(false, true);
+    (void)source_knows_no_move();
+    assert_int_equal(job.step, JOB_MOVE); /* the order may be on its way inside that host */
+
+    (void)tick(3100);
+    (void)source_knows_no_move();
+    assert_int_equal(job.step, JOB_BACK);
+    struct job_todo todo = tick(1600);
+    assert_int_equal(todo.target_verdict, VERDICT(ABANDON));
+    (void)report(true, LATCH(ABANDONED));
+    (void)tick(100);
+    struct job_todo back = source_knows_no_move();
+    assert_int_equal(back.own, JOB_OWN_BACK);
+    assert_int_equal(job.state, JOB_ROLLED_BACK);
+}
+
+static void a_restarted_coordinator_ends_a_move_whose_order_had_not_left(void **state)
+{
+    (void)state;
+    job.source.latch = LATCH(NONE);
+    (void)step((struct job_event){.type = JOB_EVENT_RESTART});
+    (void)link_changes(true, true);
+    (void)link_changes(false, true);
+    (void)source_knows_no_move();
+    assert_int_equal(job.step, JOB_MOVE);
+
+    (void)tick(3100);
+    (void)source_knows_no_move();
+    assert_int_equal(job.step, JOB_BACK);
+}
+
 static void a_restart_before_the_sources_order_rolls_back(void **state)
 {
     (void)state;
@@ -608,6 +655,8 @@ int main(void)
         MOVING(a_cancel_with_an_unreachable_source_abandons_the_target_first),
         FRESH(a_refused_target_is_no_rolled_back_move),
         MOVING(a_lost_order_to_the_source_is_cleared_up_before_it_ends),
+        MOVING(a_source_that_never_heard_of_it_ends_it_though_its_target_waits_for_ever),
+        MOVING(a_restarted_coordinator_ends_a_move_whose_order_had_not_left),
         FRESH(a_restart_before_the_sources_order_rolls_back),
         MOVING(a_restart_after_it_waits_for_both_sides),
         MOVING(a_roll_back_to_a_host_that_does_not_answer_says_that_nobody_knows),
