@@ -197,6 +197,22 @@ static void ask_job(struct domain *domain)
             domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_JOB, NULL, job_read));
 }
 
+static void job_sought(struct domain *domain, struct domain_ask *ask)
+{
+    const struct domain_event event = {.type = DOMAIN_EVENT_JOBLESS, .now_ns = world_now_ns()};
+
+    domain->move.is_asking_job = false;
+    if (ask->call.fault.code == ERR_NOT_FOUND)
+        domain_step(domain, &event);
+}
+
+static void seek_job(struct domain *domain)
+{
+    if (!domain->move.is_asking_job)
+        domain->move.is_asking_job =
+            domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_JOB, NULL, job_sought));
+}
+
 /* ---- the source's calls ---- */
 static void migrated(struct domain *domain, struct domain_ask *ask)
 {
@@ -407,6 +423,8 @@ static void carry_out(struct domain *domain, unsigned bits)
     if (bits & DOMAIN_TODO_ABORT_JOB)
         (void)domain_ask_send(domain,
                               domain_ask_new(domain, DOMAIN_CALL_ABORT_JOB, NULL, job_aborted));
+    if (bits & DOMAIN_TODO_ASK_JOB)
+        seek_job(domain);
     if (bits & DOMAIN_TODO_LOOK)
         look(domain);
     if (bits & DOMAIN_TODO_DISCARD)

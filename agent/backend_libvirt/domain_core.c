@@ -164,6 +164,15 @@ static void abort_job(struct domain_core *core, struct domain_todo *todo)
     todo->bits |= DOMAIN_TODO_ABORT_JOB;
 }
 
+/* It stands still, and the target has no word to run: this is the copy that goes on. */
+static void go_on_here(struct domain_core *core, struct domain_todo *todo)
+{
+    if (core->was_paused)
+        roll_back(core, todo);
+    else
+        todo->bits |= DOMAIN_TODO_RESUME;
+}
+
 /* Libvirt's call is over, or there is none: what is here now decides. */
 static void settle(struct domain_core *core, uint64_t now_ns, struct domain_todo *todo)
 {
@@ -178,14 +187,15 @@ static void settle(struct domain_core *core, uint64_t now_ns, struct domain_todo
             roll_back(core, todo);
         return;
     case SIGHT_PAUSED:
-        if (core->is_inherited)
-            return;
-        if (core->was_paused)
-            roll_back(core, todo);
-        else
-            todo->bits |= DOMAIN_TODO_RESUME; /* the target has no word to run: this is the copy */
+        if (!core->is_inherited)
+            go_on_here(core, todo);
         return;
     case SIGHT_MIGRATING:
+        /* A libvirtd that began anew while the target finished leaves the source standing: it does
+         * not know who has the guest. */
+        if (core->is_jobless)
+            go_on_here(core, todo);
+        return;
     case SIGHT_UNKNOWN:
         return; /* asked again with every tick */
     }
@@ -333,6 +343,7 @@ static void begin_move(struct domain_core *core, const struct domain_event *even
     core->deadline_ns = event->move.deadline_ns;
     core->cause = (struct fault){0};
     core->aborting = core->is_calling = core->is_inherited = core->is_told_parked = false;
+    core->is_jobless = false;
     core->has_arrived = core->stay_paused = false;
 }
 
@@ -406,7 +417,7 @@ static void on_transferred(struct domain_core *core, const struct domain_event *
         (void)fault_set(&core->cause, ERR_ATTENTION,
                         "the domain ended during the move, on both hosts");
         todo->bits |= DOMAIN_TODO_MOVE_ENDED;
-        over(core, DOMAIN_ENDED_GONE, "it ended during a move, on both hosts", todo);
+        over(core, DOMAIN_ENDED_CRASHED, "it ended during a move, on both hosts", todo);
     }
 }
 
@@ -540,6 +551,14 @@ static void on_no_job(struct domain_core *core, struct domain_todo *todo)
     todo->bits |= DOMAIN_TODO_LOOK;
 }
 
+static void on_jobless(struct domain_core *core, struct domain_todo *todo)
+{
+    if (core->phase != DOMAIN_SETTLE || core->is_calling || core->is_inherited)
+        return;
+    core->is_jobless = true;
+    todo->bits |= DOMAIN_TODO_LOOK;
+}
+
 static void on_tick(struct domain_core *core, uint64_t now_ns, struct domain_todo *todo)
 {
     switch (core->phase) {
@@ -555,6 +574,8 @@ static void on_tick(struct domain_core *core, uint64_t now_ns, struct domain_tod
         todo->bits |= DOMAIN_TODO_LOOK;
         if (core->is_inherited)
             abort_job(core, todo); /* until there is none: see the answer */
+        else if (core->sight == SIGHT_MIGRATING)
+            todo->bits |= DOMAIN_TODO_ASK_JOB;
         return;
     case DOMAIN_GIVEN:
         if (now_ns - core->transfer_ns > TRANSFER_AGAIN_MS * NS_PER_MS) {
@@ -604,6 +625,9 @@ int domain_core_step(struct domain_core *core, const struct domain_event *event,
         return on_take(core, event, todo, fault);
     case DOMAIN_EVENT_NO_JOB:
         on_no_job(core, todo);
+        return 0;
+    case DOMAIN_EVENT_JOBLESS:
+        on_jobless(core, todo);
         return 0;
     case DOMAIN_EVENT_ABANDON:
         return on_abandon(core, todo, fault);

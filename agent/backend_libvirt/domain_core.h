@@ -67,6 +67,7 @@ struct domain_core {
     bool aborting;       /* libvirt was asked to break off */
     bool is_calling;     /* libvirt's migrate call is under way */
     bool is_inherited;   /* a migration of a life before: nobody will hear its call end */
+    bool is_jobless;     /* settling: libvirt knows of no migration any more */
     bool is_told_parked;
     bool is_resuming;    /* TOOK, and not yet seen to run: part of what is durable */
     uint64_t deadline_ns; /* 0: none */
@@ -85,6 +86,7 @@ enum domain_event_type {
     DOMAIN_EVENT_MOVE_IN,
     DOMAIN_EVENT_TAKE,        /* TRANSFER of the source, or the coordinator's TAKE */
     DOMAIN_EVENT_NO_JOB,      /* libvirt was asked to break a migration off, and has none */
+    DOMAIN_EVENT_JOBLESS,     /* libvirt was asked: no migration of it is under way */
     DOMAIN_EVENT_ABANDON,
     DOMAIN_EVENT_CANCEL,
     DOMAIN_EVENT_STARTED,     /* to a source: the target runs it, by another path */
@@ -132,6 +134,7 @@ enum {
     DOMAIN_TODO_ABANDON = 512, /* tell the target that the source goes on */
     DOMAIN_TODO_MOVE_ENDED = 1024,
     DOMAIN_TODO_OVER = 2048,   /* the domain is no longer this host's */
+    DOMAIN_TODO_ASK_JOB = 4096, /* is a migration of it under way? */
 };
 
 struct domain_todo {

@@ -121,6 +121,42 @@ static void resumes_a_source_that_libvirt_left_standing(void **state)
     assert_int_equal(core.latch, GODWIT__LATCH__LATCH_ABORTED);
 }
 
+static void a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is_left(void **state)
+{
+    (void)state;
+    struct fault failed = {0};
+    (void)fault_set(&failed, ERR_CLOSED, "libvirtd ended the connection");
+    copy();
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS}); /* while libvirt is at it */
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_MIGRATED, .fault = &failed});
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    assert_false(todo.bits & DOMAIN_TODO_RESUME); /* it may still be at it */
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_TICK});
+    assert_true(todo.bits & DOMAIN_TODO_ASK_JOB);
+
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
+    assert_true(todo.bits & DOMAIN_TODO_LOOK);
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    assert_true(todo.bits & DOMAIN_TODO_RESUME);
+    see(SIGHT_RUNNING, HOW_UNKNOWN, true);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_ABORTED);
+    assert_true(todo.bits & DOMAIN_TODO_ABANDON);
+
+    /* ... and with its agent */
+    core = (struct domain_core){.generation = 4,
+                                .latch = GODWIT__LATCH__LATCH_OUT,
+                                .move_generation = 5,
+                                .sight = SIGHT_MIGRATING};
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_INHERIT});
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    assert_false(todo.bits & DOMAIN_TODO_RESUME);
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_NO_JOB});
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    assert_true(todo.bits & DOMAIN_TODO_RESUME);
+}
+
 static void waits_while_libvirtd_does_not_say(void **state)
 {
     (void)state;
@@ -186,6 +222,21 @@ static void is_gone_once_the_target_took(void **state)
     assert_int_equal(core.latch, GODWIT__LATCH__LATCH_RELEASED);
     assert_int_equal(domain_core_state(&core), GODWIT__VM_STATE__VM_STATE_GONE);
     assert_true(todo.bits & DOMAIN_TODO_OVER);
+}
+
+static void what_ended_on_both_hosts_has_crashed(void **state)
+{
+    (void)state;
+    copy();
+    see(SIGHT_OFF, HOW_CRASHED, true);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_TRANSFERRED,
+                                     .answer = {.latch = GODWIT__LATCH__LATCH_ABANDONED}});
+
+    assert_int_equal(core.phase, DOMAIN_OVER);
+    assert_int_equal(domain_core_state(&core), GODWIT__VM_STATE__VM_STATE_CRASHED);
+    assert_string_equal(core.reason, "it ended during a move, on both hosts");
 }
 
 static void asks_on_while_the_target_does_not_answer_and_says_that_it_is_parked(void **state)
@@ -359,11 +410,14 @@ int main(void)
         cmocka_unit_test_setup(a_sight_of_before_the_end_of_libvirts_call_decides_nothing, setup),
         cmocka_unit_test_setup(rolls_back_when_libvirt_runs_it_on_and_tells_the_target, setup),
         cmocka_unit_test_setup(resumes_a_source_that_libvirt_left_standing, setup),
+        cmocka_unit_test_setup(
+            a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is_left, setup),
         cmocka_unit_test_setup(waits_while_libvirtd_does_not_say, setup),
         cmocka_unit_test_setup(a_guest_that_switches_itself_off_is_not_given_away, setup),
         cmocka_unit_test_setup(cancel_and_deadline_break_libvirts_migration_off, setup),
         cmocka_unit_test_setup(is_past_cancel_once_it_gave, setup),
         cmocka_unit_test_setup(is_gone_once_the_target_took, setup),
+        cmocka_unit_test_setup(what_ended_on_both_hosts_has_crashed, setup),
         cmocka_unit_test_setup(asks_on_while_the_target_does_not_answer_and_says_that_it_is_parked,
                                setup),
         cmocka_unit_test_setup(a_target_that_lost_the_key_is_left_to_the_coordinator_at_once,
