@@ -115,6 +115,14 @@ void domains_read(struct domains *domains, const char *vm_id, struct rpc_request
         refuse(request);
 }
 
+void domains_autostart_off(struct domains *domains, const char *vm_id, struct rpc_request *request)
+{
+    if (domains && vm_id)
+        backend_libvirt_autostart_off(domains->backend, vm_id, request);
+    else
+        refuse(request);
+}
+
 void domains_word(struct domains *domains, const Godwit__OrderStoreWord *order,
                   struct rpc_request *request)
 {

@@ -46,5 +46,6 @@ void domains_word(struct domains *domains, const Godwit__OrderStoreWord *order,
 void domains_check(struct domains *domains, const Godwit__OrderMoveCheck *order, const char *host,
                    struct rpc_request *request);
 void domains_read(struct domains *domains, const char *vm_id, struct rpc_request *request);
+void domains_autostart_off(struct domains *domains, const char *vm_id, struct rpc_request *request);
 
 #endif

@@ -2041,6 +2041,15 @@ static void handle_domain(void *data, struct rpc *rpc, struct rpc_request *reque
         domains_read(orders_of(data)->domains, ((const Godwit__VmAction *)message)->vm_id, request);
 }
 
+static void handle_autostart_off(void *data, struct rpc *rpc, struct rpc_request *request,
+                                 const ProtobufCMessage *message)
+{
+    (void)rpc;
+    if (request)
+        domains_autostart_off(orders_of(data)->domains,
+                              ((const Godwit__VmAction *)message)->vm_id, request);
+}
+
 /* ---- logs ---- */
 static void logs_work(void *data)
 {
@@ -2255,6 +2264,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_VM_SAMPLE, &godwit__vm_action__descriptor, handle_sample},
     {METHOD_ORDER_VM_STATUS, &godwit__vm_action__descriptor, handle_status},
     {METHOD_ORDER_DOMAIN, &godwit__vm_action__descriptor, handle_domain},
+    {METHOD_ORDER_DOMAIN_AUTOSTART_OFF, &godwit__vm_action__descriptor, handle_autostart_off},
     {METHOD_ORDER_VM_SUSPEND, &godwit__vm_suspend__descriptor, handle_suspend},
     {METHOD_ORDER_SNAPSHOT_TAKE, &godwit__order_snapshot__descriptor, handle_snapshot_take},
     {METHOD_ORDER_SNAPSHOT_REMOVE, &godwit__order_snapshot__descriptor, handle_snapshot_remove},

@@ -333,6 +333,14 @@ static void send_action(struct sent *sent, uint16_t method, uint64_t timeout_ms)
     send_order(sent, method, &action.base, &godwit__vm_status__descriptor, timeout_ms);
 }
 
+static void send_autostart_off(struct sent *sent)
+{
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+    action.vm_id = sent->order.vm_id;
+    send_order(sent, METHOD_ORDER_DOMAIN_AUTOSTART_OFF, &action.base,
+               &godwit__found_domain__descriptor, QUICK_MS);
+}
+
 static void send_upgrade(struct sent *sent)
 {
     Godwit__VmUpgrade order = GODWIT__VM_UPGRADE__INIT;
@@ -528,6 +536,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_VM_RESET:
         send_action(sent, METHOD_ORDER_VM_RESET, QUICK_MS);
+        break;
+    case ORDER_AUTOSTART_OFF:
+        send_autostart_off(sent);
         break;
     case ORDER_STATUS:
         send_action(sent, METHOD_ORDER_VM_STATUS, QUESTION_MS);

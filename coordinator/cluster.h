@@ -103,6 +103,7 @@ struct cluster_vm {
     bool conflict_told;
     uint64_t undefined_ns; /* since when its host's libvirt has no definition of it; 0: it has */
     bool undefined_told;
+    uint64_t autostart_ns; /* when a host was last ordered to switch its autostart off; 0: never */
     uint64_t listed_in; /* the number of the last hello that it was in */
     /* who has it now */
     uint64_t ticket;         /* an operator's order under way; 0: none */
@@ -332,6 +333,7 @@ enum cluster_order_kind {
     ORDER_REPLICA_TAKE,
     ORDER_REPLICA_DROP,
     ORDER_SPLIT_STOP, /* what a host that was given up still runs of it */
+    ORDER_AUTOSTART_OFF, /* of a libvirt domain, to any host that has it defined */
 };
 
 struct cluster_order {

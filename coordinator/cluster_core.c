@@ -1255,6 +1255,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_REPLICA_DROP:
     case ORDER_SPLIT_STOP:
         break; /* dr's */
+    case ORDER_AUTOSTART_OFF:
+        cluster_found_autostart_done(vm, order, result, todo);
+        break;
     }
 }
 

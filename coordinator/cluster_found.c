@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/world.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -17,6 +18,7 @@ enum {
     CONFLICT_MS = 3000, /* a move by hand has both hosts for a moment */
     FOLLOW_AGAIN_MS = 5000,
     UNDEFINED_MS = 3000, /* what has just stopped or arrived is in no list for a moment */
+    AUTOSTART_AGAIN_MS = 6000, /* longer than an agent's list takes to be new */
     VCPUS_FOUND_MAX = 4096,
 };
 
@@ -130,6 +132,50 @@ static void reconcile(struct cluster *cluster, struct cluster_vm *vm, struct clu
         end_conflict(vm, todo);
 }
 
+/* ---- autostart ---- */
+static bool is_in(char *const *ids, size_t count, const char *vm_id)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (is_same(ids[i], vm_id))
+            return true;
+    }
+    return false;
+}
+
+static bool has_autostart(const struct cluster_host *host, const char *vm_id)
+{
+    const Godwit__FoundDomain *domain = found_on(host, vm_id);
+
+    return host->found && host->link_up &&
+           ((domain && domain->autostart) ||
+            is_in(host->found->autostart, host->found->n_autostart, vm_id));
+}
+
+/* What HA protects it starts itself, elsewhere too: a host that boots must not do so beside it. */
+static void keep_autostart_off(struct cluster *cluster, struct cluster_vm *vm,
+                               struct cluster_now now, struct cluster_todo *todo)
+{
+    if (vm->autostart_ns && now.ns - vm->autostart_ns < AUTOSTART_AGAIN_MS * NS_PER_MS)
+        return;
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        if (!has_autostart(cluster->hosts[i], vm->id))
+            continue;
+        vm->autostart_ns = now.ns;
+        (void)cluster_order_vm(vm, cluster->hosts[i]->name, ORDER_AUTOSTART_OFF, now, todo);
+    }
+}
+
+void cluster_found_autostart_done(const struct cluster_vm *vm, const struct cluster_order *order,
+                                  const struct cluster_result *result, struct cluster_todo *todo)
+{
+    if (result->fault) /* told by the log, and tried again as long as the host says so */
+        return;
+    cluster_todo_event(todo, vm->id,
+                       "autostart of %s on %s is switched off: HA starts it, and a host that boots "
+                       "must not start a second copy",
+                       vm->spec->name, order->host);
+}
+
 void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
     if (cluster_is_restored(cluster, NULL, 0))
@@ -138,6 +184,8 @@ void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct 
         struct cluster_vm *vm = cluster->vms[i];
         if (vm_spec_is_libvirt(vm->spec) && !vm->job && !vm->ticket)
             reconcile(cluster, vm, now, todo);
+        if (vm_spec_is_libvirt(vm->spec) && cluster_ha_protects(vm))
+            keep_autostart_off(cluster, vm, now, todo);
     }
 }
 
@@ -153,20 +201,12 @@ struct cluster_host *cluster_found_where(struct cluster *cluster, const struct c
 }
 
 /* ---- virsh undefine ---- */
-static bool is_listed(const Godwit__AgentFound *found, const char *vm_id)
-{
-    for (size_t i = 0; i < found->n_undefined; i++) {
-        if (is_same(found->undefined[i], vm_id))
-            return true;
-    }
-    return false;
-}
-
 static void judge_definition(struct cluster_host *host, struct cluster_vm *vm,
                              struct cluster_now now, struct cluster_todo *todo)
 {
     bool stopped = vm->own.phase == OWN_STOPPED;
-    bool is_gone = stopped ? !found_on(host, vm->id) : is_listed(host->found, vm->id);
+    bool is_gone = stopped ? !found_on(host, vm->id)
+                           : is_in(host->found->undefined, host->found->n_undefined, vm->id);
 
     if (!is_gone) {
         if (vm->undefined_told)

@@ -11,8 +11,10 @@
  *   record RUN elsewhere, found running       two claims: a conflict, told until it is over
  *   lost and about to be restarted, found     it runs: HA follows instead of starting a second copy
  *   record here, no definition any more       told; it runs on, or is defined again by its next
- * start no record                                 not the pool's; `vm ls` shows it, `vm adopt`
- * takes it
+ *                                             start
+ *   protected by HA, has autostart            that is switched off: a host that boots would start
+ *                                             a second copy of what HA has started elsewhere
+ *   no record                                 not the pool's; `vm ls` shows it, `vm adopt` takes it
  */
 #ifndef GODWIT_COORDINATOR_CLUSTER_FOUND_H
 #define GODWIT_COORDINATOR_CLUSTER_FOUND_H
@@ -23,6 +25,9 @@ void cluster_found_take(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__AgentFound *found, struct cluster_now now,
                         struct cluster_todo *todo);
 void cluster_found_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
+
+void cluster_found_autostart_done(const struct cluster_vm *vm, const struct cluster_order *order,
+                                  const struct cluster_result *result, struct cluster_todo *todo);
 
 /* A host that may run VMs, where this domain is found running; NULL: none. */
 struct cluster_host *cluster_found_where(struct cluster *cluster, const struct cluster_vm *vm);

@@ -86,6 +86,7 @@ enum method {
     METHOD_ORDER_PROBE = 240,  /* OrderProbe -> ProbeReply */
     METHOD_ORDER_EVICT = 241,  /* OrderEvict -> EvictReply */
     METHOD_ORDER_DOMAIN = 245, /* VmAction -> FoundDomain */
+    METHOD_ORDER_DOMAIN_AUTOSTART_OFF = 340, /* VmAction -> FoundDomain */
     /* stores */
     METHOD_ORDER_STORE_LOOK = 290, /* OrderStoreLook -> StoreSeen */
     /* coordinator -> agent: images */

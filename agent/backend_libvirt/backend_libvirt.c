@@ -37,7 +37,7 @@ struct backend_libvirt {
     Godwit__AgentFound found;
     Godwit__FoundDomain *founds;
     Godwit__FoundDomain **found_list;
-    char **undefined; /* of the rows' ids, borrowed */
+    char **undefined, **autostart; /* of the rows' ids, borrowed */
 };
 
 static struct row *find_row(struct backend_libvirt *backend, const char *vm_id)
@@ -288,10 +288,28 @@ static void fill_undefined(struct backend_libvirt *backend)
     }
 }
 
+static void fill_autostart(struct backend_libvirt *backend)
+{
+    size_t count = 0;
+
+    for (struct row *row = backend->rows; row; row = row->next)
+        count++;
+    free(backend->autostart);
+    backend->autostart = calloc(count + 1, sizeof *backend->autostart);
+    backend->found.autostart = backend->autostart;
+    for (struct row *row = backend->autostart ? backend->rows : NULL; row; row = row->next) {
+        const struct domain_state *state = find_state(backend, domain_id(row->domain));
+        if (state && state->autostart)
+            backend->autostart[backend->found.n_autostart++] =
+                (char *)(uintptr_t)domain_id(row->domain); /* protobuf-c knows no const */
+    }
+}
+
 const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
 {
     godwit__agent_found__init(&backend->found);
     fill_undefined(backend);
+    fill_autostart(backend);
     free(backend->founds);
     free(backend->found_list);
     size_t most = backend->list ? backend->list->count : 0;
@@ -313,6 +331,7 @@ const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
 }
 
 struct reading {
+    struct backend_libvirt *backend;
     struct domain_call call;
     struct rpc_request *request;
 };
@@ -333,20 +352,24 @@ static void read_done(void *data)
         fill_found(&reading->call.state, &found);
         found.domain_xml = reading->call.text;
         (void)rpc_reply(reading->request, &found.base);
+        if (reading->call.kind == DOMAIN_CALL_AUTOSTART_OFF)
+            list(reading->backend); /* libvirt has no event of it */
     }
     free(reading->call.text);
     free(reading);
 }
 
-void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
-                          struct rpc_request *request)
+/* One call about a domain, whoever speaks for it, answered by what it is then. */
+static void read_by(struct backend_libvirt *backend, const char *vm_id, enum domain_call_kind kind,
+                    struct rpc_request *request)
 {
     struct fault fault = {0};
     struct reading *reading = calloc(1, sizeof *reading);
 
     int r = reading ? 0 : fault_set(&fault, ERR_NOMEM, "no memory for a question");
     if (r == 0) {
-        reading->call.kind = DOMAIN_CALL_READ;
+        reading->backend = backend;
+        reading->call.kind = kind;
         (void)snprintf(reading->call.vm_id, sizeof reading->call.vm_id, "%s", vm_id);
         reading->request = request;
         r = hypervisor_call(backend->hypervisor, read_work, read_done, reading, &fault);
@@ -355,6 +378,18 @@ void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
         free(reading);
         (void)rpc_reply_fault(request, &fault);
     }
+}
+
+void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
+                          struct rpc_request *request)
+{
+    read_by(backend, vm_id, DOMAIN_CALL_READ, request);
+}
+
+void backend_libvirt_autostart_off(struct backend_libvirt *backend, const char *vm_id,
+                                   struct rpc_request *request)
+{
+    read_by(backend, vm_id, DOMAIN_CALL_AUTOSTART_OFF, request);
 }
 
 /* ---- before a move ---- */
@@ -528,6 +563,7 @@ struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend)
     free(backend->founds);
     free(backend->found_list);
     free(backend->undefined);
+    free(backend->autostart);
     free(backend);
     return NULL;
 }

@@ -56,6 +56,9 @@ void backend_libvirt_kill(struct backend_libvirt *backend, const char *vm_id);
 /* Domains that nothing here speaks for, as found last, and which of the others have lost their
  * definition; valid until the next turn of the loop. */
 const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend);
+/* Any domain: libvirt no longer starts it when the host boots. Answered by what it is then. */
+void backend_libvirt_autostart_off(struct backend_libvirt *backend, const char *vm_id,
+                                   struct rpc_request *request);
 /* One of those, with its definition. */
 void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
                           struct rpc_request *request);

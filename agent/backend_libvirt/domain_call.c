@@ -384,6 +384,10 @@ static void run_on(virDomainPtr domain, struct domain_call *call)
     case DOMAIN_CALL_JOB:
         read_job(domain, call);
         return;
+    case DOMAIN_CALL_AUTOSTART_OFF:
+        if (virDomainSetAutostart(domain, 0) < 0)
+            (void)domain_call_fault(&call->fault, "switching autostart off");
+        return;
     case DOMAIN_CALL_LOOK:
     case DOMAIN_CALL_START:
     case DOMAIN_CALL_CHECK:

@@ -32,6 +32,7 @@ enum domain_call_kind {
     DOMAIN_CALL_TUNE,  /* of a migration under way: plan's bandwidth and downtime */
     DOMAIN_CALL_JOB,   /* its statistics */
     DOMAIN_CALL_CHECK, /* could this host run `xml`? */
+    DOMAIN_CALL_AUTOSTART_OFF,
 };
 
 enum { DOMAIN_NAME_SIZE = 128, DOMAIN_URI_SIZE = 192 };

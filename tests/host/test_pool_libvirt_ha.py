@@ -3,6 +3,8 @@
 domain runs again elsewhere, once; the host that comes back gives up what was superseded."""
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +168,68 @@ def a_dead_hosts_domain_runs_again_elsewhere_and_the_host_comes_back_without_it(
     expect_one(pool)
 
 
+def boot(pool, host):
+    """As after a power loss: what was in /run is gone, so libvirt starts what has autostart, as it does once a boot."""
+    for place in (host.dir / "libvirt" / "run", host.run_dir):
+        for entry in place.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    revive(pool, host)
+
+
+def has_autostart(host):
+    """None: it has no such domain."""
+    found = re.search(r"^Autostart: +(\w+)", host.virsh("dominfo", "dom", check=False).stdout, re.M)
+    return found and found[1] == "enable"
+
+
+def events(pool):
+    return pool.godwit("events").stdout
+
+
+def lose_to_another(pool, number):
+    """The host dies, and HA starts the domain elsewhere."""
+    dead = need_domain_on(pool, number)
+    pool.godwit("ha", "fence-agent", dead.name, "fence_test", "--options", f"plug={dead.dir}")
+    return dead
+
+
+def a_host_that_boots_starts_no_second_copy_of_what_ha_protects(pool):
+    dead = lose_to_another(pool, 2)
+    dead.virsh("autostart", "dom")
+    pools.wait_for("autostart to be switched off", 60, lambda: has_autostart(dead) is False, 0.2)
+    expect(f"autostart of dom on {dead.name} is switched off" in events(pool), events(pool))
+    with Watch(pool) as watch:
+        since = time.monotonic()
+        kill_host(dead)
+        runs_elsewhere(pool, dead, since)
+        boot(pool, dead)
+        expect_one(pool)
+    expect(watch.most == 1, f"{watch.most} QEMUs at once")
+
+
+def a_second_copy_that_libvirt_starts_all_the_same_is_a_conflict(pool):
+    dead = lose_to_another(pool, 2)
+    since = time.monotonic()
+    kill_host(dead)
+    runs_elsewhere(pool, dead, since)
+    # Switched on by hand while the pool could not see it.
+    folder = dead.dir / "libvirt" / "etc" / "qemu" / "autostart"
+    folder.mkdir(exist_ok=True)
+    (folder / "dom.xml").symlink_to("/etc/libvirt/qemu/dom.xml")
+    before = events(pool).count("conflict: dom runs on")
+    boot(pool, dead)
+    pools.wait_for("the alarm", 60, lambda: events(pool).count("conflict: dom runs on") > before, 0.2)
+    expect(sorted(pool.runs_on("dom")) == sorted([host_of(pool).name, dead.name]), "one of them was stopped")
+    pools.wait_for("autostart to be switched off", 60, lambda: has_autostart(dead) is False, 0.2)
+    dead.virsh("destroy", "dom")
+    pools.wait_for("the end of it", 60, lambda: events(pool).rfind("the conflict over dom is over") >
+                   events(pool).rfind("conflict: dom runs on"), 0.2)
+    expect_one(pool)
+
+
 def share_heartbeats(pool):
     store = pool.dir / "shared"
     store.mkdir(exist_ok=True)
@@ -217,6 +281,8 @@ if __name__ == "__main__":
         sys.exit(77)
     run([
         a_dead_hosts_domain_runs_again_elsewhere_and_the_host_comes_back_without_it,
+        a_host_that_boots_starts_no_second_copy_of_what_ha_protects,
+        a_second_copy_that_libvirt_starts_all_the_same_is_a_conflict,
         a_cut_off_hosts_domain_is_ended_there_before_it_starts_elsewhere,
         a_cut_off_host_whose_libvirtd_is_gone_ends_the_qemu_itself,
     ], hosts=3, kind=HaVirtPool)

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -170,6 +171,69 @@ static void autostart_of_an_adopted_domain_is_an_alert_and_left_as_it_is(void **
 
     assert_true(was_told("alert: db-01 has autostart"));
     assert_int_equal(todo.order_count, 0);
+}
+
+/* Adopted and running on node1; node1 says that libvirt starts it at boot, as node2 does of its own
+ * definition of it. */
+static void tell_autostart(void)
+{
+    static char *const ids[] = {(char *)(uintptr_t) "c7a5fdbdcdaf9455926ad65c16db1809"};
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT, other = GODWIT__AGENT_FOUND__INIT;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT;
+    Godwit__FoundDomain *list[] = {&domain};
+    found.libvirt = other.libvirt = text_of("9.0.0 QEMU 7.2.22");
+    found.autostart = (char **)(uintptr_t)ids;
+    found.n_autostart = 1;
+    domain.vm_id = ids[0];
+    domain.name = text_of("db-01");
+    domain.has_state = domain.has_vcpus = domain.has_memory_bytes = true;
+    domain.has_autostart = domain.autostart = true;
+    domain.state = VM_STATE(STOPPED);
+    domain.vcpus = 2;
+    domain.memory_bytes = MIB(256);
+    other.domains = list;
+    other.n_domains = 1;
+    cluster_found_take(&cluster, cluster_host(&cluster, "node1"), &found, later(), &todo);
+    cluster_found_take(&cluster, cluster_host(&cluster, "node2"), &other, later(), &todo);
+}
+
+static size_t orders_to_switch_off(const char *host)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < todo.order_count; i++)
+        count += todo.orders[i].kind == ORDER_AUTOSTART_OFF && strcmp(todo.orders[i].host, host) == 0;
+    return count;
+}
+
+static void autostart_is_switched_off_on_every_host_once_ha_protects_a_domain(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+    tell_autostart();
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_int_equal(todo.order_count, 0);
+
+    Godwit__HaSpec *ha = calloc(1, sizeof *ha);
+    assert_non_null(ha);
+    godwit__ha_spec__init(ha);
+    ha->has_restart = ha->restart = true;
+    cluster.vms[0]->spec->ha = ha;
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_int_equal(orders_to_switch_off("node1"), 1);
+    assert_int_equal(orders_to_switch_off("node2"), 1);
+    struct cluster_order order = todo.orders[1];
+
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_int_equal(todo.order_count, 0); /* one is on its way */
+    struct cluster_result result = {.definite = true};
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+    assert_true(was_told("autostart of db-01 on node2 is switched off"));
+
+    now_ns += 10 * NS_PER_S;
+    cluster_found_tick(&cluster, later(), &todo);
+    assert_int_equal(orders_to_switch_off("node1"), 1); /* it still says so */
 }
 
 static void adopts_a_stopped_domain_without_starting_it(void **state)
@@ -441,6 +505,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(autostart_of_an_adopted_domain_is_an_alert_and_left_as_it_is,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            autostart_is_switched_off_on_every_host_once_ha_protects_a_domain, set_up, tear_down),
         cmocka_unit_test_setup_teardown(adopts_a_stopped_domain_without_starting_it, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(never_renames_a_domain_to_fit, set_up, tear_down),

@@ -65,8 +65,8 @@ static void every_order_has_one_row(void **state)
     const struct rpc_method *methods = orders_methods(&count);
 
     /* and of HA, SAMPLE, COUNTERS, libvirt, UPGRADE, STORE_LOOK, images, DISK_MOVE, REBOOT, RESET,
-     * snapshots and their clones, disaster recovery */
-    assert_int_equal(count, METHOD_ORDER_MOVE_TUNE - METHOD_ORDER_VM_START + 29);
+     * snapshots and their clones, disaster recovery, AUTOSTART_OFF */
+    assert_int_equal(count, METHOD_ORDER_MOVE_TUNE - METHOD_ORDER_VM_START + 30);
     for (unsigned method = METHOD_ORDER_VM_START; method <= METHOD_ORDER_MOVE_TUNE; method++) {
         unsigned rows = 0;
         for (size_t i = 0; i < count; i++)
