@@ -436,7 +436,9 @@ static void carry_out(struct domain *domain, unsigned bits)
             domain_tell_state(domain);
         if (domain->quit)
             domain_tell_reply(domain, TAKE(domain->quit));
-        loop_timer_start(domain->end_timer, LINGER_MS, 0);
+        /* Whoever asks meanwhile is answered that it has ended, and must be able to start it. */
+        bool is_gone = core->ending == DOMAIN_ENDED_GONE;
+        loop_timer_start(domain->end_timer, is_gone ? LINGER_MS : 0, 0);
     }
 }
 

@@ -248,9 +248,10 @@ static void end_plain(struct domain_core *core, struct domain_todo *todo)
 static void off_while_moving(struct domain_core *core, enum virt_sight was, uint64_t now_ns,
                              struct domain_todo *todo)
 {
-    bool by_hand = core->how == HOW_SHUTDOWN || core->how == HOW_DESTROYED;
+    bool by_itself = core->how == HOW_SHUTDOWN || core->how == HOW_DESTROYED ||
+                     core->how == HOW_CRASHED || core->how == HOW_FAILED;
 
-    if (core->phase == DOMAIN_COPY && !(by_hand && was == SIGHT_RUNNING)) {
+    if (core->phase == DOMAIN_COPY && !(by_itself && was == SIGHT_RUNNING)) {
         give(core, now_ns, todo);
         return;
     }
@@ -269,6 +270,8 @@ static void seen_incoming(struct domain_core *core, struct domain_todo *todo)
     case SIGHT_OFF:
         if (core->has_arrived)
             abandon(core, "the arrival ended before it was whole", false, todo);
+        else if (core->is_wanted) /* the source is off, and nothing of it is here */
+            abandon(core, "it ended at the source, and nothing of it arrived", false, todo);
         return;
     case SIGHT_MIGRATING:
         core->has_arrived = true;
@@ -343,7 +346,7 @@ static void begin_move(struct domain_core *core, const struct domain_event *even
     core->deadline_ns = event->move.deadline_ns;
     core->cause = (struct fault){0};
     core->aborting = core->is_calling = core->is_inherited = core->is_told_parked = false;
-    core->is_jobless = false;
+    core->is_jobless = core->is_wanted = false;
     core->has_arrived = core->stay_paused = false;
 }
 
@@ -462,6 +465,7 @@ static int on_take(struct domain_core *core, const struct domain_event *event,
         take(core, todo);
         return 0;
     }
+    core->is_wanted = true;
     todo->bits |= DOMAIN_TODO_LOOK;
     return fault_set(fault, ERR_BUSY, "the arrival is not whole yet");
 }

@@ -63,6 +63,7 @@ struct domain_core {
     bool has_arrived;    /* target: the arrival has been seen */
     bool was_paused;     /* by its operator, when the move began */
     bool stay_paused;    /* target: the source said so */
+    bool is_wanted;      /* target: asked to run it before it was whole: so the source is off */
     bool stopping;       /* the pool asked for its end */
     bool aborting;       /* libvirt was asked to break off */
     bool is_calling;     /* libvirt's migrate call is under way */

@@ -224,10 +224,37 @@ static void is_gone_once_the_target_took(void **state)
     assert_true(todo.bits & DOMAIN_TODO_OVER);
 }
 
+static void a_source_that_dies_before_libvirt_stops_it_is_not_given_away(void **state)
+{
+    (void)state;
+    copy();
+    see(SIGHT_OFF, HOW_CRASHED, true);
+
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_ABORTED);
+    assert_true(todo.bits & DOMAIN_TODO_ABANDON);
+    assert_int_equal(domain_core_state(&core), GODWIT__VM_STATE__VM_STATE_CRASHED);
+}
+
+static void nothing_that_arrived_is_abandoned_once_it_is_wanted(void **state)
+{
+    (void)state;
+    move_in();
+    see(SIGHT_OFF, HOW_UNKNOWN, true);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_IN); /* it may come yet */
+
+    assert_int_equal(take(5), ERR_BUSY);
+    assert_true(todo.bits & DOMAIN_TODO_LOOK);
+    see(SIGHT_OFF, HOW_UNKNOWN, true);
+
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_ABANDONED);
+    assert_int_equal(take(5), 0);
+}
+
 static void what_ended_on_both_hosts_has_crashed(void **state)
 {
     (void)state;
     copy();
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
     see(SIGHT_OFF, HOW_CRASHED, true);
     assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
 
@@ -417,6 +444,8 @@ int main(void)
         cmocka_unit_test_setup(cancel_and_deadline_break_libvirts_migration_off, setup),
         cmocka_unit_test_setup(is_past_cancel_once_it_gave, setup),
         cmocka_unit_test_setup(is_gone_once_the_target_took, setup),
+        cmocka_unit_test_setup(a_source_that_dies_before_libvirt_stops_it_is_not_given_away, setup),
+        cmocka_unit_test_setup(nothing_that_arrived_is_abandoned_once_it_is_wanted, setup),
         cmocka_unit_test_setup(what_ended_on_both_hosts_has_crashed, setup),
         cmocka_unit_test_setup(asks_on_while_the_target_does_not_answer_and_says_that_it_is_parked,
                                setup),
