@@ -311,8 +311,11 @@ static int judge_verdict(struct domain *domain, const Godwit__MoveVerdict *verdi
         ret_event->type = DOMAIN_EVENT_DROP;
         return 0;
     case GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME:
-        return fault_set(fault, ERR_STATE,
-                         "libvirt has ended the domain here: there is no memory to resume");
+        /* The target is proven to be out of it, and libvirt has ended the domain here: there is no
+         * memory to go on from. As if the target itself had said so. */
+        ret_event->type = DOMAIN_EVENT_TRANSFERRED;
+        ret_event->answer.latch = GODWIT__LATCH__LATCH_ABANDONED;
+        return 0;
     case _GODWIT__MOVE_VERDICT_KIND_IS_INT_SIZE:
     default: /* a number from the wire */
         return fault_set(fault, ERR_UNSUPPORTED, "verdict %d is not known", (int)verdict->kind);
