@@ -354,7 +354,7 @@ static int write_lie(struct watched *watched, const void *bytes, size_t count, s
     uint8_t *digests = body + REPLICA_HAVE_HEAD_BYTES;
     for (uint32_t i = 0; i < blocks.count; i++) {
         if (world->garbles)
-            digests[i * REPLICA_BLOCK_DIGEST_BYTES + draw(world) % 16] ^= 1 << draw(world) % 8;
+            digests[i * REPLICA_BLOCK_DIGEST_BYTES + draw(world) % 16] ^= (uint8_t)(1u << draw(world) % 8);
         else if ((int64_t)(blocks.first + i) == world->lies_of)
             memcpy(digests + i * REPLICA_BLOCK_DIGEST_BYTES, world->lie, sizeof world->lie);
         else
