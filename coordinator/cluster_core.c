@@ -362,6 +362,8 @@ static void record_ended(struct cluster *cluster, struct cluster_vm *vm, bool cr
         finish_stop(cluster, vm, now, todo);
         return;
     }
+    /* It may have gone on from there, unheard, and written its disks: that memory is never to meet them. */
+    vm->restoring[0] = '\0';
     set_reason(vm, crashed, reason);
     cluster_ha_end_vm(cluster, vm, crashed, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s %s on %s: %s", vm->spec->name,
@@ -609,6 +611,7 @@ static void adopt_found(struct cluster *cluster, const struct cluster_host *host
                         host->facts && host->facts->incarnation ? host->facts->incarnation : "",
                         status->generation);
         vm->want = WANT_RUNNING; /* a stop that was wanted once is no order of now */
+        vm->restoring[0] = '\0'; /* its disks are further than any snapshot's memory */
         set_reason(vm, false, "");
         cluster_todo_event(todo, vm->id, "VM %s is found on %s as generation %llu", vm->spec->name,
                            host->name, (unsigned long long)status->generation);

@@ -41,13 +41,12 @@ static struct cluster_now later(void)
     return (struct cluster_now){.ns = now_ns, .unix_ms = 1764139500000};
 }
 
-static void join(const char *name)
+static void hello(const char *name, Godwit__VmStatus *found)
 {
     Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, *baselines[] = {&v1};
     Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
-    Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
+    Godwit__AgentHello message = GODWIT__AGENT_HELLO__INIT;
     char *bridges[] = {text("br0"), text("br-test")};
-    assert_non_null(cluster_host_joined(&cluster, name, later(), &todo));
     v1.name = text("x86-64-v1");
     v1.has_given = v1.given = true;
     facts.name = text(name);
@@ -60,8 +59,16 @@ static void join(const char *name)
     facts.n_baselines = 1;
     facts.bridges = bridges;
     facts.n_bridges = 2;
-    hello.facts = &facts;
-    cluster_hello(&cluster, cluster_host(&cluster, name), &hello, later(), &todo);
+    message.facts = &facts;
+    message.vms = &found;
+    message.n_vms = found ? 1 : 0;
+    cluster_hello(&cluster, cluster_host(&cluster, name), &message, later(), &todo);
+}
+
+static void join(const char *name)
+{
+    assert_non_null(cluster_host_joined(&cluster, name, later(), &todo));
+    hello(name, NULL);
 }
 
 static void answer_start(struct cluster_vm *of, const struct fault *fault)
@@ -293,6 +300,25 @@ static void a_refused_start_leaves_one_that_only_its_memory_starts(void **state)
     assert_string_equal(clone->restoring, SNAPSHOT);
 }
 
+/* Its start was carried out and it wrote its disks, but nobody here heard of it before it ended. */
+static void one_that_ended_unheard_is_never_given_its_old_memory_again(void **state)
+{
+    (void)state;
+    struct cluster_vm *clone = make(&warm);
+    clone->ticket = 0;
+    assert_int_equal(cluster_start_home(&cluster, clone, later(), &problem, &todo), 0);
+    clone->ticket = 0;
+    Godwit__VmStatus ended = GODWIT__VM_STATUS__INIT;
+    ended.vm_id = text(CLONE_ID);
+    ended.has_state = ended.has_generation = true;
+    ended.state = GODWIT__VM_STATE__VM_STATE_CRASHED;
+    ended.generation = clone->own.gen;
+    hello("node1", &ended);
+    assert_int_equal(clone->own.phase, OWN_STOPPED);
+    assert_string_equal(clone->restoring, "");
+    assert_false(cluster_clone_is_twin(&cluster, clone));
+}
+
 static void a_snapshot_that_a_clone_still_needs_stays(void **state)
 {
     (void)state;
@@ -341,6 +367,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(it_is_recorded_on_the_snapshot_s_host_and_starts_from_its_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_cold_one_is_raw_until_it_has_run_and_takes_no_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_start_leaves_one_that_only_its_memory_starts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_that_ended_unheard_is_never_given_its_old_memory_again, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_snapshot_that_a_clone_still_needs_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_cannot_be_is_told_and_nothing_is_recorded, set_up, tear_down),
     };
