@@ -359,7 +359,7 @@ static unsigned switch_over(struct source_core *core, uint64_t now_ns)
     const struct post_choice facts = {
         .ordered = core->config.postcopy,
         .allowed = may_leave_late(core),
-        .throttle_permille = core->throttle.permille,
+        .throttle_permille = core->throttle.is_pressed ? 0 : core->throttle.permille,
         .bandwidth_bytes_per_s = core->config.bandwidth_bytes_per_s,
         .left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0,
     };

@@ -32,6 +32,7 @@ unsigned throttle_step(struct throttle *throttle, uint64_t pages, uint64_t dirty
     uint64_t runs = (1000 - throttle->permille) * (uint64_t)THROTTLE_SLOPE_PERMILLE / slope;
     unsigned permille = 1000 - (unsigned)runs;
     throttle->permille = permille < throttle->permille_max ? permille : throttle->permille_max;
+    throttle->is_pressed = false;
     if (throttle->permille > throttle->permille_peak)
         throttle->permille_peak = throttle->permille;
     return throttle->permille;
@@ -45,6 +46,7 @@ bool throttle_press(struct throttle *throttle)
     if (throttle->permille >= permille)
         return false;
     throttle->permille = permille;
+    throttle->is_pressed = true;
     if (throttle->permille > throttle->permille_peak)
         throttle->permille_peak = throttle->permille;
     return true;

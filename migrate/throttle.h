@@ -28,6 +28,7 @@ struct throttle {
     unsigned permille_max; /* that the policy allows; 0: never */
     unsigned stalls_min;   /* rounds without shrinking before it begins */
     unsigned permille;     /* of the time, held back now */
+    bool is_pressed;       /* for a shorter pause only: no sign of writers that are too fast */
     unsigned permille_peak;
 };
 

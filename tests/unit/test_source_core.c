@@ -537,6 +537,19 @@ static void finish_holds_writers_back_and_then_leaves_pages_behind(void **state)
     assert_int_equal(core.phase, PHASE_POSTCOPY);
 }
 
+/* A press holds writers back as far as leads to post-copy, and is no reason for it. */
+static void a_burst_after_a_press_leaves_no_pages_behind(void **state)
+{
+    (void)state;
+    struct source_core core;
+    walk_to_finish(&core, true);
+    core.config.downtime_ns_max = core.converge.downtime_ns_max = 100 * NS_PER_MS;
+    assert_int_equal(round_that_fits(&core, 10000, 10000), SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE);
+    assert_int_equal(core.throttle.permille, THROTTLE_PRESS_PERMILLE);
+    assert_true(round_that_fits(&core, 10000, 60000) & SOURCE_TODO_ROUND); /* 240 ms: far over its goal */
+    assert_false(core.postcopy);
+}
+
 static void a_target_that_cannot_leaves_finish_with_its_throttle_and_its_deadline(void **state)
 {
     (void)state;
@@ -670,6 +683,7 @@ int main(void)
         cmocka_unit_test(a_post_copy_tells_the_guest_too),
         cmocka_unit_test(lanes_of_post_copy_that_neither_come_nor_fail_are_dialled_anew),
         cmocka_unit_test(finish_holds_writers_back_and_then_leaves_pages_behind),
+        cmocka_unit_test(a_burst_after_a_press_leaves_no_pages_behind),
         cmocka_unit_test(a_target_that_cannot_leaves_finish_with_its_throttle_and_its_deadline),
         cmocka_unit_test(no_other_policy_leaves_pages_behind_by_itself),
         cmocka_unit_test(a_deadline_within_a_round_of_finish_is_answered_behind_it),
