@@ -32,6 +32,7 @@ struct backend_libvirt {
     struct row *rows;
     struct domain_list *list; /* of this connection; NULL: none yet */
     bool is_listing, list_again;
+    bool is_stale; /* the list that is being made: it may show as running what has ended since */
     char version[64];
     /* what is told of it */
     Godwit__AgentFound found;
@@ -82,7 +83,10 @@ static void list_done(void *data)
     struct backend_libvirt *backend = found->owner;
 
     backend->is_listing = false;
-    if (found->fault.code) {
+    if (backend->is_stale) {
+        backend->is_stale = false;
+        (void)domain_list_free(found);
+    } else if (found->fault.code) {
         log_warn("backend_libvirt", "%s", found->fault.text);
         (void)domain_list_free(found);
     } else if (backend->version[0]) { /* of the connection that is there */
@@ -173,6 +177,12 @@ static void on_closed(void *data, struct domain *domain)
 {
     struct backend_libvirt *backend = data;
 
+    /* What was listed before its end shows it as running: no word of it until the next list. */
+    for (size_t i = 0; backend->list && i < backend->list->count; i++) {
+        if (strcmp(backend->list->states[i].vm_id, domain_id(domain)) == 0)
+            backend->list->states[i].exists = false;
+    }
+    backend->is_stale = backend->is_listing;
     for (struct row **at = &backend->rows; *at; at = &(*at)->next) {
         struct row *row = *at;
         if (row->domain != domain)
@@ -216,7 +226,7 @@ int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, con
         free(row);
         return fault_set(fault, ERR_NOMEM, "no room to speak for a domain");
     }
-    int r = domain_new(&row->domain, &config, fds[0], inherit, seen ? seen : &gone, fault);
+    int r = domain_new(&row->domain, &config, fds[0], inherit, seen && seen->exists ? seen : &gone, fault);
     if (r < 0) {
         (void)close(fds[0]);
         (void)close(fds[1]);
