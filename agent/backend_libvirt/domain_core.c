@@ -178,6 +178,10 @@ static void settle(struct domain_core *core, uint64_t now_ns, struct domain_todo
 {
     if (core->is_calling)
         return;
+    /* Taken there, by whatever hand, while libvirt has not let go of it here: what stands here must not run, and
+     * what somebody lets run here by hand as well is not ours to end. Off, it was a move as any. */
+    if (core->is_taken && core->sight != SIGHT_OFF)
+        return;
     switch (core->sight) {
     case SIGHT_OFF:
         give(core, now_ns, todo);
@@ -346,7 +350,7 @@ static void begin_move(struct domain_core *core, const struct domain_event *even
     core->deadline_ns = event->move.deadline_ns;
     core->cause = (struct fault){0};
     core->aborting = core->is_calling = core->is_inherited = core->is_told_parked = false;
-    core->is_jobless = core->is_wanted = false;
+    core->is_jobless = core->is_wanted = core->is_taken = false;
     core->has_arrived = core->stay_paused = false;
 }
 
@@ -489,6 +493,8 @@ static int on_started(struct domain_core *core, struct domain_todo *todo, struct
     }
     if (core->latch == GODWIT__LATCH__LATCH_RELEASED)
         return 0;
+    if (core->phase == DOMAIN_SETTLE)
+        core->is_taken = true;
     return fault_set(fault, ERR_STATE, "this host has not given the domain away");
 }
 

@@ -69,6 +69,7 @@ struct domain_core {
     bool is_calling;     /* libvirt's migrate call is under way */
     bool is_inherited;   /* a migration of a life before: nobody will hear its call end */
     bool is_jobless;     /* settling: libvirt knows of no migration any more */
+    bool is_taken;       /* settling: the target is said to run it */
     bool is_told_parked;
     bool is_resuming;    /* TOOK, and not yet seen to run: part of what is durable */
     uint64_t deadline_ns; /* 0: none */

@@ -157,6 +157,28 @@ static void a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is
     assert_true(todo.bits & DOMAIN_TODO_RESUME);
 }
 
+/* Somebody let the arrival run by hand while the source's libvirtd was away. */
+static void what_stands_here_never_goes_on_once_the_target_is_said_to_run_it(void **state)
+{
+    (void)state;
+    static const enum virt_sight sights[] = {SIGHT_PAUSED, SIGHT_MIGRATING, SIGHT_RUNNING};
+    struct fault failed = {0};
+    (void)fault_set(&failed, ERR_CLOSED, "libvirtd ended the connection");
+    copy();
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_MIGRATED, .fault = &failed});
+    assert_true(step((struct domain_event){.type = DOMAIN_EVENT_STARTED}) < 0);
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
+    for (unsigned i = 0; i < 3; i++) {
+        see(sights[i], HOW_UNKNOWN, true);
+        assert_false(todo.bits & (DOMAIN_TODO_RESUME | DOMAIN_TODO_ABANDON));
+        assert_int_equal(core.latch, GODWIT__LATCH__LATCH_OUT);
+    }
+    see(SIGHT_OFF, HOW_UNKNOWN, true);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_GAVE);
+    assert_int_equal(step((struct domain_event){.type = DOMAIN_EVENT_STARTED}), 0);
+    assert_int_equal(core.latch, GODWIT__LATCH__LATCH_RELEASED);
+}
+
 static void waits_while_libvirtd_does_not_say(void **state)
 {
     (void)state;
@@ -439,6 +461,7 @@ int main(void)
         cmocka_unit_test_setup(resumes_a_source_that_libvirt_left_standing, setup),
         cmocka_unit_test_setup(
             a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is_left, setup),
+        cmocka_unit_test_setup(what_stands_here_never_goes_on_once_the_target_is_said_to_run_it, setup),
         cmocka_unit_test_setup(waits_while_libvirtd_does_not_say, setup),
         cmocka_unit_test_setup(a_guest_that_switches_itself_off_is_not_given_away, setup),
         cmocka_unit_test_setup(cancel_and_deadline_break_libvirts_migration_off, setup),
