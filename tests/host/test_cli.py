@@ -79,7 +79,7 @@ class Cli(unittest.TestCase):
             self.assertEqual(done.stdout, "")
 
     def test_words_of_later_versions_are_not_there(self):
-        for words in (["vm", "snapshot", "x"], ["dr", "status"], ["top"]):
+        for words in (["vm", "snapshot", "x"], ["dr", "drill", "x"], ["image", "build", "x"], ["top"]):
             self.assertEqual(self.run_cli(*words).returncode, 2, words)
 
     def test_pool_init_makes_its_files_once(self):
