@@ -186,7 +186,8 @@ static void fail_op(struct cluster_dr *dr, const char *step, struct cluster_now 
     dr_set_text(&dr->info->last_error, text);
     dr->info->has_last_code = true;
     dr->info->last_code = GW_DR_FAILED;
-    if (dr_step_is(dr, "queued")) /* nobody was given up yet */
+    bool is_given_up = dr_is_down(dr->vm) || !is_same(dr->info->split_host, dr->vm->own.owner);
+    if (dr_step_is(dr, "queued") && !is_given_up) /* else an earlier one is still to be ended */
         dr_set_text(&dr->info->split_host, "");
     end_op(dr, "failed", now);
     dr->in_ready = dr->out_ready = false;
@@ -375,9 +376,8 @@ static bool split(struct cluster *cluster, struct cluster_dr *dr, struct cluster
     struct cluster_vm *vm = dr->vm;
     const char *gone = dr->info->split_host;
     const struct cluster_host *host = cluster_host(cluster, gone);
-    bool is_there = is_same(vm->own.owner, gone) && host && host->link_up;
-    if (is_there || !is_same(vm->own.owner, gone) || vm->job ||
-        (vm->own.phase != OWN_RUN && vm->own.phase != OWN_STARTING)) {
+    bool is_there = host && host->link_up;
+    if (is_there || vm->job || (vm->own.phase != OWN_RUN && vm->own.phase != OWN_STARTING)) {
         fail_op(dr, "protect", now, todo, "%s is back, or %s is not there any more", gone,
                 dr->info->vm);
         return false;
@@ -406,7 +406,8 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
             fail_op(dr, "protect", now, todo, "%s does not run any more", info->vm);
         else
             dr_set_step(dr, "finish", todo);
-    } else if (dr_is_down(vm) || (is_given(info->split_host) && split(cluster, dr, now, todo))) {
+    } else if (dr_is_down(vm) || (is_same(info->split_host, vm->own.owner) &&
+                                  split(cluster, dr, now, todo))) {
         note_loss(cluster, dr);
         take(cluster, dr, now, todo);
     } else if (dr_step_is(dr, "queued")) {
@@ -576,7 +577,7 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
         order(dr, info->source, ORDER_PROTECT_END, now, todo);
     } else if (!dr->in_ended && dr_host_is_up(cluster, info->target, now)) {
         order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
-    } else if (dr->out_ended && dr->in_ended) {
+    } else if (dr->out_ended && dr->in_ended && !is_given(info->split_host)) {
         struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_DR);
         put->revision = dr->revision;
         WORDS_COPY(put->key, info->vm_id);
@@ -588,19 +589,45 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
 /* ---- the tick ---------------------------------------------------------------------------------
  */
 
-/* Given up by an operator's word, and its host is back: it ends there, its files stay. */
-static void end_split(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
+static bool is_fenced(const struct cluster_host *host)
+{
+    return host && (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE);
+}
+
+/* Nothing is left of what was given up: its host went out of the pool or its life is fenced, which
+ * ends what it still runs, or the VM runs there again, as the one that counts. */
+static bool split_is_over(const struct cluster *cluster, const struct cluster_dr *dr)
+{
+    const struct cluster_host *host = cluster_host(cluster, dr->info->split_host);
+    const struct own *own = &dr->vm->own;
+    bool runs_there = own->phase == OWN_RUN && is_same(own->owner, dr->info->split_host);
+    return !host || is_fenced(host) || runs_there;
+}
+
+/* Given up by an operator's word: once its host is back it ends there, its files stay. Returns
+ * whether the record was put. */
+static bool end_split(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                       struct cluster_todo *todo)
 {
     const char *gone = dr->info->split_host;
     bool is_its_owner = is_same(gone, dr->vm->own.owner) && !dr_is_down(dr->vm);
-    bool counts = is_given(gone) && !is_its_owner && !dr_step_is(dr, "queued");
-    if (!counts || dr->is_stopping || now.ns < dr->stop_ns || !dr_host_is_up(cluster, gone, now))
-        return;
+    if (!is_given(gone) || (dr_step_is(dr, "queued") && is_same(gone, dr->vm->own.owner)))
+        return false;
+    if (split_is_over(cluster, dr)) {
+        cluster_todo_event(todo, dr->info->vm_id, "what %s may have had of %s counts no more", gone,
+                           dr->info->vm);
+        dr_set_text(&dr->info->split_host, "");
+        dr_put(dr, todo);
+        return true;
+    }
+    if (is_its_owner || dr->is_stopping || now.ns < dr->stop_ns ||
+        !dr_host_is_up(cluster, gone, now))
+        return false;
     struct cluster_order *sent = cluster_order_vm(dr->vm, gone, ORDER_SPLIT_STOP, now, todo);
     WORDS_COPY(sent->move_id, dr->info->protection_id);
     dr->is_stopping = true;
     dr->stop_ns = now.ns + AGAIN_MS * NS_PER_MS;
+    return false;
 }
 
 /* Nobody is asked: its host is fenced, and the replica was kept for this. */
@@ -608,8 +635,7 @@ static void take_by_itself(struct cluster *cluster, struct cluster_dr *dr, struc
                            struct cluster_todo *todo)
 {
     const struct cluster_host *source = cluster_host(cluster, dr->info->source);
-    bool is_fenced = source && (source->ha.phase == HA_FENCED || source->ha.phase == HA_QUARANTINE);
-    if (!dr->info->auto_take || !dr->info->has_held || !is_fenced || !dr_is_down(dr->vm) ||
+    if (!dr->info->auto_take || !dr->info->has_held || !is_fenced(source) || !dr_is_down(dr->vm) ||
         dr->vm->want != WANT_RUNNING || dr->vm->job || dr->vm->ticket || dr->vm->suspended[0] ||
         now.ns < dr->auto_ns || !cluster_ha_is_armed(cluster, now.unix_ms) ||
         !dr_host_is_up(cluster, dr->info->target, now))
@@ -629,7 +655,8 @@ static void settle_restored(struct cluster_dr *dr, struct cluster_now now,
 static void step(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                  struct cluster_todo *todo)
 {
-    end_split(cluster, dr, now, todo);
+    if (end_split(cluster, dr, now, todo))
+        return; /* the next tick goes on */
     if (dr_step_is(dr, "protect"))
         take_by_itself(cluster, dr, now, todo);
     if (dr_step_is(dr, "protect"))

@@ -316,6 +316,13 @@ static int judge_split(const struct cluster *cluster, const struct cluster_dr *d
     }
     if (vm->own.phase != OWN_RUN && vm->own.phase != OWN_STARTING)
         return not_now(cluster, dr, "is held by a move", now, problem);
+    const char *gone = dr->info->split_host;
+    if (gone[0] && !is_same(gone, host->name)) { /* one at a time is remembered, and ended */
+        (void)problem_set(problem, GW_DR_STATE, "%s was given up on %s, and may run there still",
+                          dr->info->vm, gone);
+        problem_hint(problem, "godwit host fence %s --confirm-down %s", gone, gone);
+        return refuse(cluster, vm, now, problem);
+    }
     return 0;
 }
 

@@ -93,6 +93,8 @@ const char *dr_state(const struct cluster *cluster, const struct cluster_dr *dr,
     ret_reason[0] = '\0';
     if (dr_step_is(dr, "away"))
         return say(ret_reason, "away", "files of it are kept on ", info->home, "for a failback");
+    if (dr_step_is(dr, "end") && info->split_host[0])
+        return say(ret_reason, "ending", "once ", info->split_host, "is back, or fenced");
     if (dr_step_is(dr, "end"))
         return say(ret_reason, "ending", "both hosts are told", "", "");
     if (dr_step_is(dr, "queued"))

@@ -761,6 +761,108 @@ static void a_split_whose_take_is_refused_still_ends_what_was_given_up(void **ig
     assert_int_equal(failover(false, NULL, false), -1); /* its own disks are there, and newer */
 }
 
+/* It is away from node1, which is cut off and still runs its copy: kept aside, since INV-1 cannot be
+ * asserted for what an operator gave up. */
+static struct process split_from_node1(void)
+{
+    world.up[0] = false;
+    lose(0);
+    turn_for(10000);
+    struct process kept = world.processes[0][0];
+    world.processes[0][0].runs = false;
+    assert_int_equal(failover(false, "node1", true), 0);
+    turn_until(is_away, "away");
+    assert_string_equal(vm(0)->dr->info->split_host, "node1");
+    return kept;
+}
+
+static void come_back(int h, struct process kept)
+{
+    world.processes[h][0] = kept;
+    world.up[h] = true;
+    say_hello(h);
+    turn_for(3000);
+}
+
+static void a_split_is_ended_also_when_its_protection_has_ended_meanwhile(void **ignored)
+{
+    Godwit__DrRequest unprotect = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    struct process kept = split_from_node1();
+    assert_int_equal(ask(&unprotect), 0);
+    turn_for(5000);
+    assert_non_null(vm(0)->dr);
+    assert_string_equal(state(), "ending");
+    restart();
+    turn_for(5000);
+    assert_non_null(vm(0)->dr);
+    come_back(0, kept);
+    assert_false(world.processes[0][0].runs);
+    assert_true(world.processes[1][0].runs);
+    assert_true(is_unprotected());
+}
+
+static void a_split_whose_host_is_fenced_needs_no_order(void **ignored)
+{
+    Godwit__DrRequest unprotect = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    struct process kept = split_from_node1();
+    assert_int_equal(ask(&unprotect), 0);
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node1", "node1", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_unprotected, "no record");
+    come_back(0, kept); /* the life that was fenced: quarantined, and it ends what it has */
+    assert_false(world.processes[0][0].runs);
+    assert_true(world.processes[1][0].runs);
+}
+
+static void a_second_split_waits_for_the_end_of_the_first(void **ignored)
+{
+    (void)ignored;
+    hold();
+    struct process first = split_from_node1();
+    assert_int_equal(protect("web", "node3", NULL, 0, 0), 0);
+    turn_until(is_held, "held on node3");
+    world.up[1] = false;
+    lose(1);
+    turn_for(10000);
+    assert_int_equal(failover(false, "node2", true), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_string_equal(vm(0)->dr->info->split_host, "node1");
+    struct process second = world.processes[1][0];
+    world.processes[1][0].runs = false;
+    come_back(0, first);
+    assert_false(world.processes[0][0].runs);
+    assert_int_equal(failover(false, "node2", true), 0);
+    turn_until(is_away, "away");
+    come_back(1, second);
+    assert_false(world.processes[1][0].runs);
+    assert_true(world.processes[2][0].runs);
+}
+
+static void an_operation_that_fails_does_not_forget_an_earlier_split(void **ignored)
+{
+    (void)ignored;
+    hold();
+    struct process kept = split_from_node1();
+    assert_int_equal(protect("web", "node3", NULL, 0, 0), 0);
+    turn_until(is_held, "held on node3");
+    assert_int_equal(failover(true, NULL, false), 0); /* and just then node3 goes */
+    world.up[2] = false;
+    lose(2);
+    turn_until(is_failed, "failed");
+    assert_string_equal(vm(0)->dr->info->last_op, "planned");
+    assert_string_equal(vm(0)->dr->info->split_host, "node1");
+    come_back(0, kept);
+    assert_false(world.processes[0][0].runs);
+    assert_true(world.processes[1][0].runs);
+    assert_string_equal(vm(0)->dr->info->split_host, "");
+}
+
 static void a_planned_failover_and_the_way_back_lose_nothing(void **ignored)
 {
     (void)ignored;
@@ -1095,6 +1197,10 @@ int main(void)
         TEST(a_fenced_life_that_comes_back_ends_what_it_still_runs),
         TEST(a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back),
         TEST(a_split_whose_take_is_refused_still_ends_what_was_given_up),
+        TEST(a_split_is_ended_also_when_its_protection_has_ended_meanwhile),
+        TEST(a_split_whose_host_is_fenced_needs_no_order),
+        TEST(a_second_split_waits_for_the_end_of_the_first),
+        TEST(an_operation_that_fails_does_not_forget_an_earlier_split),
         TEST(a_planned_failover_and_the_way_back_lose_nothing),
         TEST(a_goal_that_is_missed_keeps_nobody_from_going_over_and_back),
         TEST(a_finish_that_is_refused_leaves_the_guest_running),
