@@ -214,8 +214,9 @@ static void order(struct cluster_dr *dr, const char *host, enum cluster_order_ki
 /* ---- protect ----------------------------------------------------------------------------------
  */
 
-/* Where it runs now is its source, as what it runs as. Returns whether that is news. */
-static bool follow(struct cluster_dr *dr, struct cluster_todo *todo)
+/* Where it runs now is its source, as what it runs as. Returns whether that is news. What a target
+ * was once told to take may not be taken later, as older than what ran on: another pair begins. */
+static bool follow(struct cluster *cluster, struct cluster_dr *dr, struct cluster_todo *todo)
 {
     const struct own *own = &dr->vm->own;
     Godwit__DrRecord *info = dr->info;
@@ -224,6 +225,11 @@ static bool follow(struct cluster_dr *dr, struct cluster_todo *todo)
     if (!is_same(info->source, own->owner))
         cluster_todo_event(todo, dr->vm->id, "the protection of %s follows it from %s to %s",
                            info->vm, info->source, own->owner);
+    if (info->take_generation > info->generation) { /* a take was tried, and did not come through */
+        dr_new_pair(cluster, dr, own->owner, info->target, true);
+        dr_put(dr, todo);
+        return true;
+    }
     dr_set_text(&info->source, own->owner);
     info->has_generation = true;
     info->generation = own->gen;
@@ -273,7 +279,7 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
         ask_anew(dr); /* a move ends it with its process, or may have */
     if (vm->own.phase != OWN_RUN || vm->job || vm->ticket || vm->want != WANT_RUNNING ||
         vm->state == GODWIT__VM_STATE__VM_STATE_HELD || is_same(vm->own.owner, info->target) ||
-        is_same(info->split_host, info->target) || follow(dr, todo))
+        is_same(info->split_host, info->target) || follow(cluster, dr, todo))
         return;
     if (dr_op_is(dr, "failback") && !is_forgotten(dr) && dr_is_held(cluster, dr, now)) {
         dr_set_step(dr, "finish", todo);
@@ -541,7 +547,7 @@ static void step_take(struct cluster *cluster, struct cluster_dr *dr, struct clu
     }
 }
 
-/* The disks there are what the last checkpoint was. */
+/* The disks there are what the last checkpoint was; should their host go, so is what is held. */
 static void step_back(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                       struct cluster_todo *todo)
 {
@@ -552,7 +558,9 @@ static void step_back(struct cluster *cluster, struct cluster_dr *dr, struct clu
         own_stop(&vm->own);
         cluster_put_own(vm, now, todo);
     }
-    if (vm->own.phase != OWN_STOPPED) {
+    bool is_gone = !host || !ha_core_may_run(&host->ha) ||
+                   (cluster_host_state(host, now.ns) == HOST_DOWN && !is_settling(cluster, now));
+    if (vm->own.phase != OWN_STOPPED || is_gone) {
         dr_set_step(dr, "protect", todo);
     } else if (now.ns >= dr->next_ns) {
         dr->next_ns = now.ns + AGAIN_MS * NS_PER_MS;

@@ -942,6 +942,47 @@ static void a_planned_take_that_is_refused_starts_it_cold_where_it_was(void **ig
     assert_int_equal(running(0), 1);
 }
 
+static bool is_back(void)
+{
+    return vm(0)->dr && dr_step_is(vm(0)->dr, "back");
+}
+
+static void a_source_that_dies_before_it_started_cold_is_failed_over(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.refuses_take = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_back, "going back");
+    assert_int_equal(running(0), 0);
+    power_off(0);
+    turn_for(20000);
+    assert_string_equal(vm(0)->dr->info->step, "protect");
+    assert_string_equal(state(), "lost");
+    assert_int_equal(failover(false, NULL, false), 0); /* it was stopped there: no fence is needed */
+    turn_until(is_away, "away");
+    assert_int_equal(running(0), 1);
+}
+
+static void what_was_refused_is_not_taken_later_once_it_ran_on(void **ignored)
+{
+    char before[ID_TEXT_SIZE];
+    (void)ignored;
+    hold();
+    WORDS_COPY(before, vm(0)->dr->info->protection_id);
+    world.refuses_take = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_failed, "failed");
+    turn_until(is_home, "runs at home, held again");
+    assert_string_not_equal(vm(0)->dr->info->protection_id, before);
+    assert_true(vm(0)->dr->info->keep_disks); /* what lies there is a good start */
+    WORDS_COPY(before, vm(0)->dr->info->protection_id);
+    turn_for(5000);
+    assert_string_equal(vm(0)->dr->info->protection_id, before); /* once */
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+}
+
 static void a_take_that_is_refused_can_be_tried_again_as_another_generation(void **ignored)
 {
     (void)ignored;
@@ -1207,6 +1248,8 @@ int main(void)
         TEST(a_guest_that_stands_still_for_nobody_runs_on),
         TEST(a_target_that_goes_at_the_last_checkpoint_lets_the_guest_run_on),
         TEST(a_planned_take_that_is_refused_starts_it_cold_where_it_was),
+        TEST(a_source_that_dies_before_it_started_cold_is_failed_over),
+        TEST(what_was_refused_is_not_taken_later_once_it_ran_on),
         TEST(a_take_that_is_refused_can_be_tried_again_as_another_generation),
         TEST(ha_leaves_a_vm_with_a_replica_to_its_operator),
         TEST(auto_takes_it_once_its_host_is_fenced),
