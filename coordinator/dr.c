@@ -169,6 +169,17 @@ static void end_op(struct cluster_dr *dr, const char *state, struct cluster_now 
     info->ended_unix_ms = now.unix_ms;
 }
 
+void dr_give_up_op(struct cluster_dr *dr, const char *why, struct cluster_now now,
+                   struct cluster_todo *todo)
+{
+    cluster_todo_event(todo, dr->info->vm_id, "alert: %s of %s failed: %.180s", dr->info->last_op,
+                       dr->info->vm, why);
+    dr_set_text(&dr->info->last_error, why);
+    dr->info->has_last_code = true;
+    dr->info->last_code = GW_DR_FAILED;
+    end_op(dr, "failed", now);
+}
+
 /* It did not come through; the saga goes on with `step`. */
 static void fail_op(struct cluster_dr *dr, const char *step, struct cluster_now now,
                     struct cluster_todo *todo, const char *format, ...)
@@ -181,15 +192,10 @@ static void fail_op(struct cluster_dr *dr, const char *step, struct cluster_now 
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    cluster_todo_event(todo, dr->info->vm_id, "alert: %s of %s failed: %.180s", dr->info->last_op,
-                       dr->info->vm, text);
-    dr_set_text(&dr->info->last_error, text);
-    dr->info->has_last_code = true;
-    dr->info->last_code = GW_DR_FAILED;
     bool is_given_up = dr_is_down(dr->vm) || !is_same(dr->info->split_host, dr->vm->own.owner);
     if (dr_step_is(dr, "queued") && !is_given_up) /* else an earlier one is still to be ended */
         dr_set_text(&dr->info->split_host, "");
-    end_op(dr, "failed", now);
+    dr_give_up_op(dr, text, now, todo);
     dr->in_ready = dr->out_ready = false;
     bool is_away = is_same(dr->info->source, dr->info->target);
     dr_set_step(dr, is_away ? "away" : step, todo);

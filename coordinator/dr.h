@@ -67,6 +67,9 @@ void dr_new_pair(struct cluster *cluster, struct cluster_dr *dr, const char *sou
 void dr_set_step(struct cluster_dr *dr, const char *step, struct cluster_todo *todo);
 void dr_begin_op(struct cluster_dr *dr, const char *op, struct cluster_now now,
                  struct cluster_todo *todo);
+/* It failed, for `why`. The step is the caller's to set, which puts. */
+void dr_give_up_op(struct cluster_dr *dr, const char *why, struct cluster_now now,
+                   struct cluster_todo *todo);
 void dr_put(struct cluster_dr *dr, struct cluster_todo *todo);
 void dr_set_text(char **field, const char *text);
 

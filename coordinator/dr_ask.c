@@ -251,7 +251,8 @@ static int unprotect(struct cluster *cluster, const Godwit__DrRequest *request,
         return 0;
     cluster_todo_event(todo, dr->info->vm_id, "the protection of %s ends", dr->info->vm);
     dr->out_ended = dr->in_ended = dr_step_is(dr, "away"); /* nothing is replicated */
-    dr_set_text(&dr->info->op, "");
+    if (dr->info->op[0])
+        dr_give_up_op(dr, "dr unprotect ended its protection", now, todo);
     dr_set_step(dr, "end", todo);
     return 0;
 }

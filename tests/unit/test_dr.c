@@ -51,7 +51,10 @@ static struct {
     unsigned applies, dies_at;
     bool is_durable, died;
     /* what agents refuse, once each */
-    bool refuses_take, refuses_finish, target_goes;
+    bool refuses_take, refuses_finish, target_goes, loses_target;
+    bool keeps_whole; /* disks of kept_id lie there whole: asked for, they are held */
+    char kept_id[ID_TEXT_SIZE];
+    unsigned busy_takes; /* so many are put off */
     bool misses; /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
     unsigned takes[VMS];
@@ -278,6 +281,10 @@ static void begin_to_run(int h, int v, uint64_t generation)
 static int take_replica(int h, int v, const struct cluster_order *order)
 {
     struct process *process = &world.processes[h][v];
+    if (world.busy_takes > 0) {
+        world.busy_takes--;
+        return ERR_BUSY;
+    }
     if (process->runs && process->generation == order->generation)
         return 0;
     if (order->generation <= process->seen || !process->holds ||
@@ -312,7 +319,7 @@ static int carry_out(int h, int v, const struct cluster_order *order)
         return 0;
     case ORDER_REPLICA_IN:
         if (strcmp(process->in_id, order->move_id) != 0) {
-            process->holds = false;
+            process->holds = world.keeps_whole && strcmp(world.kept_id, order->move_id) == 0;
             process->keeps_disks = vm(v)->dr->info->keep_disks;
         }
         WORDS_COPY(process->in_id, order->move_id);
@@ -385,6 +392,11 @@ static void deliver(struct cluster_order order)
         world.target_goes = false;
         world.up[1] = false;
         lose(1);
+    }
+    if (order.kind == ORDER_PROTECT && world.loses_target) {
+        world.loses_target = false;
+        lose(1);
+        say_hello(1);
     }
     cluster_order_done(&world.cluster, &order, &result, now(), &world.todo);
     apply();
@@ -1102,6 +1114,30 @@ static void unprotect_ends_both_ends_also_those_that_come_later(void **ignored)
     assert_true(world.processes[0][0].runs);
 }
 
+static bool goes_back(void)
+{
+    return vm(0)->dr && dr_step_is(vm(0)->dr, "protect") && dr_op_is(vm(0)->dr, "failback");
+}
+
+static void unprotect_ends_a_failback_as_failed(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(failback(), 0);
+    turn_until(goes_back, "what differs is copied");
+    assert_int_equal(ask(&request), 0);
+    assert_string_equal(vm(0)->dr->info->op, "");
+    assert_string_equal(vm(0)->dr->info->last_state, "failed");
+    assert_int_equal(vm(0)->dr->info->last_code, GW_DR_FAILED);
+    assert_true(vm(0)->dr->info->has_ended_unix_ms);
+    assert_non_null(strstr(vm(0)->dr->info->last_error, "unprotect"));
+    turn_until(is_unprotected, "no record");
+    assert_int_equal(running(0), 1);
+}
+
 static void a_protected_vm_does_not_move_to_its_replica_and_is_not_removed(void **ignored)
 {
     struct cluster_job *job = NULL;
@@ -1256,6 +1292,7 @@ int main(void)
         TEST(a_group_goes_in_its_order_with_its_delays),
         TEST(a_group_is_judged_whole),
         TEST(unprotect_ends_both_ends_also_those_that_come_later),
+        TEST(unprotect_ends_a_failback_as_failed),
         TEST(a_protected_vm_does_not_move_to_its_replica_and_is_not_removed),
         TEST(a_stop_waits_and_a_start_goes_on),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on),
