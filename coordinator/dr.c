@@ -829,7 +829,7 @@ static void on_ready(struct cluster_dr *dr, const struct cluster_order *order,
         if (result->replica)
             keep_in(dr, result->replica, todo);
     } else {
-        dr->out_ready = true;
+        dr->out_ready = dr->in_ready; /* else the other end went meanwhile, and its key with it */
         if (result->protect)
             keep_out(dr, result->protect, now);
     }

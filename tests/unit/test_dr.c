@@ -667,6 +667,16 @@ static void either_end_that_comes_back_is_asked_again(void **ignored)
     assert_int_equal(world.orders[ORDER_REPLICA_IN], 3); /* a key serves once */
 }
 
+static void an_answer_that_comes_after_an_end_went_does_not_count(void **ignored)
+{
+    (void)ignored;
+    world.loses_target = true; /* the replica's agent is restarted before the source has answered */
+    hold();
+    assert_false(world.loses_target);
+    assert_int_equal(world.orders[ORDER_REPLICA_IN], 2);
+    assert_int_equal(world.orders[ORDER_PROTECT], 2); /* its first key was of no use any more */
+}
+
 static void a_host_that_is_not_fenced_keeps_its_vm(void **ignored)
 {
     (void)ignored;
@@ -1269,6 +1279,7 @@ int main(void)
         TEST(a_vm_becomes_protected_and_says_so),
         TEST(what_cannot_be_protected_is_refused),
         TEST(either_end_that_comes_back_is_asked_again),
+        TEST(an_answer_that_comes_after_an_end_went_does_not_count),
         TEST(a_host_that_is_not_fenced_keeps_its_vm),
         TEST(a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told),
         TEST(a_fenced_life_that_comes_back_ends_what_it_still_runs),
