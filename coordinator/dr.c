@@ -672,8 +672,6 @@ static void step(struct cluster *cluster, struct cluster_dr *dr, struct cluster_
     if (end_split(cluster, dr, now, todo))
         return; /* the next tick goes on */
     if (dr_step_is(dr, "protect"))
-        take_by_itself(cluster, dr, now, todo);
-    if (dr_step_is(dr, "protect"))
         step_protect(cluster, dr, now, todo);
     else if (dr_step_is(dr, "queued"))
         step_queued(cluster, dr, now, todo);
@@ -694,6 +692,10 @@ static void step(struct cluster *cluster, struct cluster_dr *dr, struct cluster_
 void dr_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
     bool is_restored = cluster_is_restored(cluster, NULL, 0);
+    for (size_t i = 0; !is_restored && i < cluster->dr_count; i++) {
+        if (dr_step_is(cluster->drs[i], "protect")) /* all of a group, before one has its turn */
+            take_by_itself(cluster, cluster->drs[i], now, todo);
+    }
     for (size_t i = cluster->dr_count; i-- > 0;) { /* backwards: one that ends drops out */
         if (is_restored)
             settle_restored(cluster->drs[i], now, todo);

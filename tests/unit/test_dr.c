@@ -1087,6 +1087,25 @@ static void a_group_goes_in_its_order_with_its_delays(void **ignored)
     assert_int_equal(running(0) + running(1), 2);
 }
 
+static void auto_keeps_to_the_order_and_the_delays_of_a_group(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", "shop", 1, 0), 0);
+    assert_int_equal(protect("db", "node3", "shop", 2, 3000), 0); /* the later record, seen first */
+    turn_for(3000);
+    for (int v = 0; v < VMS; v++)
+        vm(v)->dr->info->has_auto_take = vm(v)->dr->info->auto_take = true;
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node1", "node1", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_all_away, "both away");
+    uint64_t web = vm(0)->dr->info->ended_unix_ms, db = vm(1)->dr->info->ended_unix_ms;
+    assert_true(db >= web + 3000);
+}
+
 static void a_group_is_judged_whole(void **ignored)
 {
     Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
@@ -1301,6 +1320,7 @@ int main(void)
         TEST(ha_leaves_a_vm_with_a_replica_to_its_operator),
         TEST(auto_takes_it_once_its_host_is_fenced),
         TEST(a_group_goes_in_its_order_with_its_delays),
+        TEST(auto_keeps_to_the_order_and_the_delays_of_a_group),
         TEST(a_group_is_judged_whole),
         TEST(unprotect_ends_both_ends_also_those_that_come_later),
         TEST(unprotect_ends_a_failback_as_failed),
