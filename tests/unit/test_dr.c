@@ -1005,6 +1005,20 @@ static void what_was_refused_is_not_taken_later_once_it_ran_on(void **ignored)
     turn_until(is_away, "away");
 }
 
+static void a_take_that_is_put_off_is_asked_for_again_as_the_same(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.busy_takes = 3; /* the agent was restarted meanwhile, and is not through yet */
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_string_equal(vm(0)->dr->info->last_state, "done");
+    assert_int_equal(world.orders[ORDER_REPLICA_TAKE], 4);
+    assert_int_equal(world.orders[ORDER_START], VMS); /* nothing was started cold */
+    assert_int_equal(vm(0)->dr->info->take_generation, vm(0)->own.gen);
+    assert_int_equal(running(0), 1);
+}
+
 static void a_take_that_is_refused_can_be_tried_again_as_another_generation(void **ignored)
 {
     (void)ignored;
@@ -1316,6 +1330,7 @@ int main(void)
         TEST(a_planned_take_that_is_refused_starts_it_cold_where_it_was),
         TEST(a_source_that_dies_before_it_started_cold_is_failed_over),
         TEST(what_was_refused_is_not_taken_later_once_it_ran_on),
+        TEST(a_take_that_is_put_off_is_asked_for_again_as_the_same),
         TEST(a_take_that_is_refused_can_be_tried_again_as_another_generation),
         TEST(ha_leaves_a_vm_with_a_replica_to_its_operator),
         TEST(auto_takes_it_once_its_host_is_fenced),
