@@ -58,6 +58,17 @@ bool dr_is_down(const struct cluster_vm *vm)
     return vm->own.phase == OWN_STOPPED || own_is_lost(&vm->own);
 }
 
+static bool is_fenced(const struct cluster_host *host)
+{
+    return host && (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE);
+}
+
+bool dr_will_be_lost(const struct cluster *cluster, const struct cluster_vm *vm)
+{
+    bool may_run = vm->own.phase == OWN_RUN || vm->own.phase == OWN_STARTING;
+    return may_run && !vm->job && is_fenced(cluster_host(cluster, vm->own.owner));
+}
+
 bool dr_host_is_up(const struct cluster *cluster, const char *name, struct cluster_now now)
 {
     const struct cluster_host *host = cluster_host(cluster, name);
@@ -362,9 +373,11 @@ static bool is_its_turn(const struct cluster *cluster, const struct cluster_dr *
     uint64_t since = 0;
     for (size_t i = 0; is_given(info->group) && i < cluster->dr_count; i++) {
         const Godwit__DrRecord *other = cluster->drs[i]->info;
+        bool will_begin = other->auto_take && other->has_held &&
+                          dr_will_be_lost(cluster, cluster->drs[i]->vm);
         if (other == info || !is_same(other->group, info->group) || other->order >= info->order)
             continue;
-        if (is_given(other->op))
+        if (is_given(other->op) || will_begin)
             return false;
         if (other->ended_unix_ms >= info->began_unix_ms && other->ended_unix_ms > since)
             since = other->ended_unix_ms;
@@ -418,6 +431,8 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
             fail_op(dr, "protect", now, todo, "%s does not run any more", info->vm);
         else
             dr_set_step(dr, "finish", todo);
+    } else if (dr_will_be_lost(cluster, vm)) {
+        return;
     } else if (dr_is_down(vm) || (is_same(info->split_host, vm->own.owner) &&
                                   split(cluster, dr, now, todo))) {
         note_loss(cluster, dr);
@@ -602,11 +617,6 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
 
 /* ---- the tick ---------------------------------------------------------------------------------
  */
-
-static bool is_fenced(const struct cluster_host *host)
-{
-    return host && (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE);
-}
 
 /* Nothing is left of what was given up: its host went out of the pool or its life is fenced, which
  * ends what it still runs, or the VM runs there again, as the one that counts. */

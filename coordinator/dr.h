@@ -58,6 +58,8 @@ bool dr_op_is(const struct cluster_dr *dr, const char *op);
 bool dr_returns(const struct cluster_dr *dr);
 /* Nothing runs, and that is proven. */
 bool dr_is_down(const struct cluster_vm *vm);
+/* Its host is fenced, and the record is lost with one of the next ticks: so many at once. */
+bool dr_will_be_lost(const struct cluster *cluster, const struct cluster_vm *vm);
 bool dr_host_is_up(const struct cluster *cluster, const char *name, struct cluster_now now);
 /* Both ends are linked, and what the replica lacks is what was written since its last checkpoint. */
 bool dr_is_held(const struct cluster *cluster, const struct cluster_dr *dr, struct cluster_now now);

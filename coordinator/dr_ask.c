@@ -335,7 +335,7 @@ static int judge_lost(const struct cluster *cluster, const struct cluster_dr *dr
     const char *name = dr->info->vm, *owner = vm->own.owner;
     if (vm->suspended[0])
         return not_now(cluster, dr, "is suspended into a file of its host", now, problem);
-    if (own_is_lost(&vm->own))
+    if (own_is_lost(&vm->own) || dr_will_be_lost(cluster, vm))
         return 0;
     if (vm->own.phase == OWN_STOPPED) {
         bool was_lost = vm->crashed || !dr_host_is_up(cluster, owner, now);
@@ -404,11 +404,13 @@ static bool has_to(const struct cluster_dr *dr, const Godwit__DrRequest *request
     return is_member && is_back == (dr_step_is(dr, "away") || dr_returns(dr));
 }
 
-static void begin(struct cluster_dr *dr, const Godwit__DrRequest *request, struct cluster_now now,
+static void begin(const struct cluster *cluster, struct cluster_dr *dr,
+                  const Godwit__DrRequest *request, struct cluster_now now,
                   struct cluster_todo *todo)
 {
     bool is_back = request->verb == GODWIT__DR_VERB__DR_VERB_FAILBACK;
-    bool splits = !is_back && request->accept_split && !dr_is_down(dr->vm);
+    bool splits = !is_back && request->accept_split && !dr_is_down(dr->vm) &&
+                  !dr_will_be_lost(cluster, dr->vm);
     if (splits) /* else what an earlier one gave up is still to be ended */
         dr_set_text(&dr->info->split_host, dr->vm->own.owner);
     dr_begin_op(dr, is_back ? "failback" : request->planned ? "planned" : "failover", now, todo);
@@ -435,7 +437,7 @@ static int act_group(struct cluster *cluster, const Godwit__DrRequest *request,
     }
     for (size_t i = 0; i < cluster->dr_count; i++) {
         if (has_to(cluster->drs[i], request))
-            begin(cluster->drs[i], request, now, todo);
+            begin(cluster, cluster->drs[i], request, now, todo);
     }
     return 0;
 }
@@ -470,7 +472,7 @@ static int act(struct cluster *cluster, const Godwit__DrRequest *request, struct
         return act_group(cluster, request, now, problem, todo);
     if (judge_one(cluster, dr, request, now, problem) != 0)
         return -1;
-    begin(dr, request, now, todo);
+    begin(cluster, dr, request, now, todo);
     return 0;
 }
 

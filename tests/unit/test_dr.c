@@ -717,6 +717,26 @@ static void a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told(void **ignored)
     assert_int_equal(world.problem.code, GW_DR_STATE);
 }
 
+static void a_fenced_hosts_vm_is_taken_also_before_its_record_says_lost(void **ignored)
+{
+    (void)ignored;
+    hold();
+    power_off(0);
+    turn_for(10000);
+    /* more records than one tick loses: this one is not yet among them */
+    cluster_host(&world.cluster, "node1")->ha.phase = HA_FENCED;
+    assert_int_equal(vm(0)->own.phase, OWN_RUN);
+    assert_int_equal(failover(false, "node1", false), 0);
+    assert_int_equal(vm(0)->own.phase, OWN_RUN);
+    dr_tick(&world.cluster, now(), &world.todo); /* its turn, and still not */
+    apply();
+    assert_string_equal(vm(0)->dr->info->step, "queued");
+    assert_int_equal(world.takes[0], 0);
+    turn_until(is_away, "away");
+    assert_int_equal(world.takes[0], 1);
+    assert_int_equal(running(0), 1);
+}
+
 static void a_fenced_life_that_comes_back_ends_what_it_still_runs(void **ignored)
 {
     (void)ignored;
@@ -1120,6 +1140,25 @@ static void auto_keeps_to_the_order_and_the_delays_of_a_group(void **ignored)
     assert_true(db >= web + 3000);
 }
 
+static void auto_waits_for_those_of_its_group_whose_record_is_not_lost_yet(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", "shop", 1, 0), 0);
+    assert_int_equal(protect("db", "node3", "shop", 2, 3000), 0);
+    turn_for(3000);
+    for (int v = 0; v < VMS; v++)
+        vm(v)->dr->info->has_auto_take = vm(v)->dr->info->auto_take = true;
+    power_off(0);
+    turn_for(10000);
+    cluster_host(&world.cluster, "node1")->ha.phase = HA_FENCED;
+    own_lose(&vm(1)->own); /* a tick loses so many, and web is of the next */
+    dr_tick(&world.cluster, now(), &world.todo);
+    apply();
+    assert_int_equal(world.takes[1], 0);
+    turn_until(is_all_away, "both away");
+    assert_true(vm(1)->dr->info->ended_unix_ms >= vm(0)->dr->info->ended_unix_ms + 3000);
+}
+
 static void a_group_is_judged_whole(void **ignored)
 {
     Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
@@ -1315,6 +1354,7 @@ int main(void)
         TEST(an_answer_that_comes_after_an_end_went_does_not_count),
         TEST(a_host_that_is_not_fenced_keeps_its_vm),
         TEST(a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told),
+        TEST(a_fenced_hosts_vm_is_taken_also_before_its_record_says_lost),
         TEST(a_fenced_life_that_comes_back_ends_what_it_still_runs),
         TEST(a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back),
         TEST(a_split_whose_take_is_refused_still_ends_what_was_given_up),
@@ -1336,6 +1376,7 @@ int main(void)
         TEST(auto_takes_it_once_its_host_is_fenced),
         TEST(a_group_goes_in_its_order_with_its_delays),
         TEST(auto_keeps_to_the_order_and_the_delays_of_a_group),
+        TEST(auto_waits_for_those_of_its_group_whose_record_is_not_lost_yet),
         TEST(a_group_is_judged_whole),
         TEST(unprotect_ends_both_ends_also_those_that_come_later),
         TEST(unprotect_ends_a_failback_as_failed),
