@@ -287,6 +287,21 @@ static bool is_forgotten(const struct cluster_dr *dr)
            dr->out->generation == dr->info->generation && runs_at_source(dr);
 }
 
+/* The VM is down or its host away, and the target was booted: disks that lie there whole are taken
+ * only once it has been told whose they are. */
+static void ask_for_disks(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
+                          struct cluster_todo *todo)
+{
+    const struct cluster_vm *vm = dr->vm;
+    const Godwit__DrRecord *info = dr->info;
+    bool is_away = dr_is_down(vm) || !dr_host_is_up(cluster, vm->own.owner, now);
+    if (info->disks_only && !info->has_held && !dr->in_ready && is_away && !vm->job &&
+        !vm->ticket && !dr->is_asked && now.ns >= dr->next_ns && disks_are_measured(vm) &&
+        !is_same(vm->own.owner, info->target) && !is_same(info->split_host, info->target) &&
+        dr_host_is_up(cluster, info->target, now))
+        order(dr, info->target, ORDER_REPLICA_IN, now, todo);
+}
+
 static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                          struct cluster_todo *todo)
 {
@@ -294,6 +309,7 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
     const Godwit__DrRecord *info = dr->info;
     if (vm->job)
         ask_anew(dr); /* a move ends it with its process, or may have */
+    ask_for_disks(cluster, dr, now, todo);
     if (vm->own.phase != OWN_RUN || vm->job || vm->ticket || vm->want != WANT_RUNNING ||
         vm->state == GODWIT__VM_STATE__VM_STATE_HELD || is_same(vm->own.owner, info->target) ||
         is_same(info->split_host, info->target) || follow(cluster, dr, todo))

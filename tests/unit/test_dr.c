@@ -1082,6 +1082,33 @@ static void ha_leaves_a_vm_with_a_replica_to_its_operator(void **ignored)
     assert_int_equal(running(0), 1);
 }
 
+static void disks_of_a_lost_vm_are_read_anew_when_their_host_was_booted(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(protect("web", "node2", NULL, 0, 0), 0);
+    vm(0)->dr->info->has_disks_only = vm(0)->dr->info->disks_only = true;
+    turn_until(is_held, "held");
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node1", "node1", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    struct process disks = world.processes[1][0];
+    power_off(1); /* what is in its stores stays; whose it is must be told */
+    turn_for(2000);
+    world.keeps_whole = true;
+    WORDS_COPY(world.kept_id, disks.in_id);
+    world.up[1] = true;
+    say_hello(1);
+    assert_false(vm(0)->dr->info->has_held);
+    turn_for(3000);
+    assert_true(vm(0)->dr->info->has_held);
+    assert_int_equal(failover(false, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(running(0), 1);
+}
+
 static void auto_takes_it_once_its_host_is_fenced(void **ignored)
 {
     (void)ignored;
@@ -1373,6 +1400,7 @@ int main(void)
         TEST(a_take_that_is_put_off_is_asked_for_again_as_the_same),
         TEST(a_take_that_is_refused_can_be_tried_again_as_another_generation),
         TEST(ha_leaves_a_vm_with_a_replica_to_its_operator),
+        TEST(disks_of_a_lost_vm_are_read_anew_when_their_host_was_booted),
         TEST(auto_takes_it_once_its_host_is_fenced),
         TEST(a_group_goes_in_its_order_with_its_delays),
         TEST(auto_keeps_to_the_order_and_the_delays_of_a_group),
