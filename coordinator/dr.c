@@ -17,7 +17,13 @@
 #include "coordinator/words.h"
 #include "proto/limits.h"
 
-enum { AGAIN_MS = 1000, REPEAT_MS = 5000, BEAT_SLACK_MS = HEARTBEAT_MS, SETTLE_MS = 10000 };
+enum {
+    AGAIN_MS = 1000,
+    REPEAT_MS = 5000,
+    BEAT_SLACK_MS = HEARTBEAT_MS,
+    SETTLE_MS = 10000,
+    COLD_MS = 60000
+};
 
 static bool is_given(const char *text)
 {
@@ -601,9 +607,14 @@ static void step_back(struct cluster *cluster, struct cluster_dr *dr, struct clu
         dr_set_step(dr, "protect", todo);
     } else if (now.ns >= dr->next_ns) {
         dr->next_ns = now.ns + AGAIN_MS * NS_PER_MS;
-        if (host && cluster_start_on(cluster, vm, host, now, &problem, todo) == 0)
+        if (cluster_start_on(cluster, vm, host, now, &problem, todo) == 0) {
             cluster_todo_event(todo, vm->id, "VM %s starts cold on %s from its disks",
                                vm->spec->name, host->name);
+        } else if (now.unix_ms >= dr->info->ended_unix_ms + COLD_MS) { /* since it failed */
+            cluster_todo_event(todo, vm->id, "alert: VM %s does not start on %s: %.180s",
+                               vm->spec->name, host->name, problem.text);
+            dr_set_step(dr, "protect", todo); /* who may say what becomes of it is its operator */
+        }
     }
 }
 

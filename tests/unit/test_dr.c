@@ -21,6 +21,7 @@
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_tell.h"
 #include "coordinator/rows.h"
+#include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
 
@@ -1006,6 +1007,30 @@ static void a_source_that_dies_before_it_started_cold_is_failed_over(void **igno
     assert_int_equal(running(0), 1);
 }
 
+static void a_source_that_may_not_start_it_cold_leaves_it_to_its_operator(void **ignored)
+{
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    struct cluster_host *source = cluster_host(&world.cluster, "node1");
+    rule_cordon(source, true, "to be repaired", "", &world.todo);
+    apply();
+    world.refuses_take = true;
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_back, "going back");
+    turn_for(30000);
+    assert_true(is_back()); /* it may be a matter of seconds */
+    turn_for(60000);
+    assert_string_equal(vm(0)->dr->info->step, "protect");
+    rule_cordon(source, false, "", "", &world.todo);
+    apply();
+    assert_int_equal(cluster_act(&world.cluster, "web", GODWIT__VM_VERB__VM_VERB_START, false,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_home, "runs at home, held again");
+}
+
 static void what_was_refused_is_not_taken_later_once_it_ran_on(void **ignored)
 {
     char before[ID_TEXT_SIZE];
@@ -1396,6 +1421,7 @@ int main(void)
         TEST(a_target_that_goes_at_the_last_checkpoint_lets_the_guest_run_on),
         TEST(a_planned_take_that_is_refused_starts_it_cold_where_it_was),
         TEST(a_source_that_dies_before_it_started_cold_is_failed_over),
+        TEST(a_source_that_may_not_start_it_cold_leaves_it_to_its_operator),
         TEST(what_was_refused_is_not_taken_later_once_it_ran_on),
         TEST(a_take_that_is_put_off_is_asked_for_again_as_the_same),
         TEST(a_take_that_is_refused_can_be_tried_again_as_another_generation),
