@@ -316,6 +316,11 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
     if (vm->job)
         ask_anew(dr); /* a move ends it with its process, or may have */
     ask_for_disks(cluster, dr, now, todo);
+    if (dr_op_is(dr, "failback") && vm->own.phase == OWN_RUN && !vm->job &&
+        is_same(vm->own.owner, info->target)) { /* HA started it there, or it was moved */
+        fail_op(dr, "protect", now, todo, "%s runs on %s already", info->vm, info->target);
+        return;
+    }
     if (vm->own.phase != OWN_RUN || vm->job || vm->ticket || vm->want != WANT_RUNNING ||
         vm->state == GODWIT__VM_STATE__VM_STATE_HELD || is_same(vm->own.owner, info->target) ||
         is_same(info->split_host, info->target) || follow(cluster, dr, todo))

@@ -1272,6 +1272,41 @@ static void unprotect_ends_a_failback_as_failed(void **ignored)
     assert_int_equal(running(0), 1);
 }
 
+static bool runs_at_home(void)
+{
+    return vm(0)->own.phase == OWN_RUN && strcmp(vm(0)->own.owner, "node1") == 0;
+}
+
+static void a_failback_of_what_came_to_run_at_home_is_over(void **ignored)
+{
+    (void)ignored;
+    size_t disks = vm(0)->spec->n_disks;
+    vm(0)->spec->n_disks = 0; /* nothing binds it to a host */
+    assert_int_equal(cluster_ha_set_reserve(&world.cluster, 0, &world.problem, &world.todo), 0);
+    assert_int_equal(
+        cluster_ha_protect(&world.cluster, "web", true, 50, now(), &world.problem, &world.todo), 0);
+    apply();
+    hold();
+    assert_int_equal(failover(true, NULL, false), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(failback(), 0);
+    turn_until(goes_back, "what differs is copied");
+    rule_cordon(cluster_host(&world.cluster, "node3"), true, "", "", &world.todo);
+    power_off(1); /* nothing was held at home yet: HA starts it cold, and that is where */
+    turn_for(10000);
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node2", "node2", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(runs_at_home, "started by HA");
+    turn_for(1000);
+    assert_string_equal(vm(0)->dr->info->op, "");
+    assert_string_equal(vm(0)->dr->info->last_state, "failed");
+    assert_non_null(strstr(vm(0)->dr->info->last_error, "runs on node1 already"));
+    assert_int_equal(running(0), 1);
+    vm(0)->spec->n_disks = disks;
+}
+
 static void a_protected_vm_does_not_move_to_its_replica_and_is_not_removed(void **ignored)
 {
     struct cluster_job *job = NULL;
@@ -1434,6 +1469,7 @@ int main(void)
         TEST(a_group_is_judged_whole),
         TEST(unprotect_ends_both_ends_also_those_that_come_later),
         TEST(unprotect_ends_a_failback_as_failed),
+        TEST(a_failback_of_what_came_to_run_at_home_is_over),
         TEST(a_protected_vm_does_not_move_to_its_replica_and_is_not_removed),
         TEST(a_stop_waits_and_a_start_goes_on),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on),
