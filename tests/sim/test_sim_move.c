@@ -933,16 +933,19 @@ static int agent_take(struct process *process, struct replica *replica, const st
 {
     char incarnation[ID_TEXT_SIZE];
     uint64_t generation = call->order.generation, seen = process->seen;
+    bool errs = mutation == MUTATION_TAKE_FORGOTTEN; /* then there is much to forget */
     incarnation_of(host_index(call->order.host), incarnation);
     if (process->exists && process->generation == generation)
         return 0;
     if (strcmp(incarnation, call->incarnation) != 0)
         return ERR_DENIED;
+    if (fault_happens(200)) /* it was restarted, and does not know yet what it has done */
+        return ERR_BUSY;
     bool is_refused = process->exists || generation <= seen || !replica->exists ||
                       !replica->holds || strcmp(replica->id, call->order.move_id) != 0 ||
-                      fault_happens(200);
+                      (errs ? !sim.heals && percent(50) : fault_happens(200));
     if (is_refused) {
-        bool keeps = mutation != MUTATION_TAKE_FORGOTTEN && generation > seen;
+        bool keeps = !errs && generation > seen;
         process->seen = keeps ? generation : seen;
         sim.takes_refused++;
         return ERR_REFUSED;
@@ -953,7 +956,7 @@ static int agent_take(struct process *process, struct replica *replica, const st
                                 .state = GODWIT__VM_STATE__VM_STATE_RUNNING};
     replica->exists = replica->holds = false;
     sim.takes++;
-    return 0;
+    return fault_happens(200) ? ERR_BUSY : 0; /* done, and restarted before it could say so */
 }
 
 /* Its link carries a checkpoint; a break of it costs nothing that is held. */
@@ -1187,7 +1190,8 @@ static void send_order(const struct cluster_order *order)
         if (!call->is_unsent && !expect_l(call, vm))
             call->is_unsent = true;
         bool begins = order->kind == ORDER_START || order->kind == ORDER_REPLICA_TAKE;
-        if (!call->is_unsent && percent(begins ? 40 : 10) && !sim.heals)
+        bool is_doubled = mutation == MUTATION_TAKE_FORGOTTEN && order->kind == ORDER_REPLICA_TAKE;
+        if (!call->is_unsent && (is_doubled || percent(begins ? 40 : 10)) && !sim.heals)
             sim.strays[draw(STRAYS_MAX)] = *call;
         return;
     }
@@ -1567,6 +1571,17 @@ static void step_host_fault(int h)
     }
 }
 
+/* A double, however late. */
+static void stray_arrives(void)
+{
+    struct call *stray = &sim.strays[draw(STRAYS_MAX)];
+    if (stray->is_used && !stray->order.about[0] && hears(host_index(stray->order.host))) {
+        TRACE("a stray order arrives");
+        agent_handle(stray);
+        stray->is_used = false;
+    }
+}
+
 static void step_fault(void)
 {
     int h = (int)draw(HOSTS), v = (int)draw(VMS);
@@ -1603,15 +1618,9 @@ static void step_fault(void)
             power_off(h);
         }
         break;
-    case 4: { /* a double, however late */
-        struct call *stray = &sim.strays[draw(STRAYS_MAX)];
-        if (stray->is_used && !stray->order.about[0] && hears(host_index(stray->order.host))) {
-            TRACE("a stray order arrives");
-            agent_handle(stray);
-            stray->is_used = false;
-        }
+    case 4:
+        stray_arrives();
         break;
-    }
     case 5:
         if (sim.hosts[h].connected && percent(20))
             tell_vm(h, v); /* nobody asked; it may be anything */
@@ -1728,7 +1737,7 @@ static void ask_of_dr(void)
 
 static void step_operator(void)
 {
-    if (sim.has_dr && percent(60)) {
+    if (sim.has_dr && percent(mutation == MUTATION_TAKE_FORGOTTEN ? 95 : 60)) {
         ask_of_dr();
         return;
     }
@@ -1827,7 +1836,9 @@ static void step(void)
     check_world();
     if (!sim.heals) {
         step_fault();
-        if (percent(8))
+        if (mutation == MUTATION_TAKE_FORGOTTEN && percent(5))
+            stray_arrives();
+        if (percent(mutation == MUTATION_TAKE_FORGOTTEN ? 20 : 8)) /* failovers it needs many */
             step_operator();
     }
     if (mutation == MUTATION_STEP_FORGETS)
@@ -1861,8 +1872,9 @@ static void begin(uint64_t seed)
     sim.has_ha = percent(66) || mutation != MUTATION_NONE;
     sim.has_store = percent(60);
     bool is_of_dr = mutation == MUTATION_TAKE_FORGOTTEN || mutation == MUTATION_REPLICA_RUNS;
-    for (int v = 0; v < VMS; v++)
-        sim.has_disk[v] = percent(60) || (mutation != MUTATION_NONE && !is_of_dr);
+    for (int v = 0; v < VMS; v++) /* a VM with a shared disk has no replica */
+        sim.has_disk[v] = mutation != MUTATION_TAKE_FORGOTTEN &&
+                          (percent(60) || (mutation != MUTATION_NONE && !is_of_dr));
     sim.has_dr = percent(50) || is_of_dr;
     sim.hash = UINT64_C(0xCBF29CE484222325);
     sim.fault_percent = (unsigned)draw(200);
