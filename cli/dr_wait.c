@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "base/id.h"
 #include "base/json.h"
 #include "base/loop.h"
 #include "base/own.h"
@@ -12,6 +11,7 @@
 #include "base/world.h"
 #include "cli/client.h"
 #include "cli/context.h"
+#include "cli/dr_waited.h"
 #include "cli/error_text.h"
 #include "cli/job_wait.h"
 #include "proto/gw_code.h"
@@ -19,18 +19,11 @@
 
 enum { ASK_MS = 200 };
 
-struct waited { /* one VM */
-    char vm[ID_NAME_MAX + 1], told[256];
-    uint64_t began_unix_ms;
-    bool is_over;
-};
-
 struct dr_wait {
     struct context *context;
     struct client *client;
     struct loop_timer *timer;
-    struct waited *vms; /* owned */
-    size_t count, open;
+    struct dr_waiteds vms;
     bool is_due, is_gone;  /* the coordinator */
     Godwit__DrReply *last; /* owned */
 };
@@ -40,44 +33,10 @@ static void on_tick(void *data)
     ((struct dr_wait *)data)->is_due = true;
 }
 
-static struct waited *find(struct dr_wait *wait, const Godwit__DrInfo *info)
-{
-    for (size_t i = 0; i < wait->count; i++) {
-        if (info->vm && strcmp(wait->vms[i].vm, info->vm) == 0)
-            return &wait->vms[i];
-    }
-    return NULL;
-}
-
-static bool is_over(const struct waited *waited, const Godwit__DrInfo *info)
-{
-    bool is_same_one = info->began_unix_ms == waited->began_unix_ms;
-    return !is_same_one || !info->last_state || strcmp(info->last_state, "running") != 0;
-}
-
-static void say_step(struct dr_wait *wait, struct waited *waited, const Godwit__DrInfo *info)
-{
-    char text[sizeof waited->told];
-    (void)snprintf(text, sizeof text, "%s%s%s", info->state ? info->state : "",
-                   info->reason && info->reason[0] ? ": " : "", info->reason ? info->reason : "");
-    if (strcmp(text, waited->told) == 0 || context_is_machine(wait->context))
-        return;
-    memcpy(waited->told, text, sizeof waited->told);
-    (void)fprintf(wait->context->talk, "  %s  %s\n", waited->vm, text);
-    (void)fflush(wait->context->talk);
-}
-
 static void take(struct dr_wait *wait, Godwit__DrReply *reply)
 {
-    for (size_t i = 0; i < reply->n_vms; i++) {
-        struct waited *waited = find(wait, reply->vms[i]);
-        if (!waited || waited->is_over)
-            continue;
-        waited->is_over = is_over(waited, reply->vms[i]);
-        wait->open -= waited->is_over;
-        if (!waited->is_over)
-            say_step(wait, waited, reply->vms[i]);
-    }
+    dr_waiteds_take(&wait->vms, reply,
+                    context_is_machine(wait->context) ? NULL : wait->context->talk);
     if (wait->last)
         godwit__dr_reply__free_unpacked(wait->last, NULL);
     wait->last = reply;
@@ -104,7 +63,7 @@ static int look(struct dr_wait *wait, struct fault *fault)
 static int wait_for_all(struct dr_wait *wait, struct fault *fault)
 {
     uint64_t gone_ms = 0;
-    while (wait->open > 0) {
+    while (wait->vms.open > 0) {
         int r = look(wait, fault);
         if (r < 0) {
             gone_ms = gone_ms ? gone_ms : world_now_ms();
@@ -122,7 +81,7 @@ static int wait_for_all(struct dr_wait *wait, struct fault *fault)
             gone_ms = 0;
             wait->is_gone = false;
         }
-        for (wait->is_due = false; wait->open > 0 && !wait->is_due;)
+        for (wait->is_due = false; wait->vms.open > 0 && !wait->is_due;)
             client_turn(wait->client);
     }
     return 0;
@@ -176,41 +135,49 @@ static int say_machine(struct context *context, const Godwit__DrInfo *info)
     return is_done ? EXIT_CODE_DONE : EXIT_CODE_FAILED;
 }
 
+static int say(struct context *context, const Godwit__DrInfo *info)
+{
+    return context_is_machine(context) ? say_machine(context, info) : say_end(context, info);
+}
+
+/* Its record went with its protection, and with it what it would have told. */
+static void say_gone(struct context *context, struct dr_waited *waited)
+{
+    Godwit__DrInfo info = GODWIT__DR_INFO__INIT;
+    info.vm = waited->vm;
+    info.last_state = (char *)(uintptr_t) "failed";
+    info.last_error = (char *)(uintptr_t) "its protection was ended meanwhile";
+    if (context_is_machine(context))
+        (void)say_machine(context, &info);
+    else
+        (void)fprintf(context->out, "%s  FAILED: %s; godwit vm show %s\n", info.vm, info.last_error,
+                      info.vm);
+}
+
 static int say_all(struct dr_wait *wait)
 {
     size_t failed = 0;
     for (size_t i = 0; wait->last && i < wait->last->n_vms; i++) {
         const Godwit__DrInfo *info = wait->last->vms[i];
-        if (!find(wait, info))
-            continue;
-        int code = context_is_machine(wait->context) ? say_machine(wait->context, info)
-                                                     : say_end(wait->context, info);
-        failed += code != EXIT_CODE_DONE;
+        const struct dr_waited *waited = dr_waiteds_find(&wait->vms, info);
+        if (waited && !waited->is_gone)
+            failed += say(wait->context, info) != EXIT_CODE_DONE;
+    }
+    for (size_t i = 0; i < wait->vms.count; i++) {
+        if (wait->vms.vms[i].is_gone)
+            say_gone(wait->context, &wait->vms.vms[i]);
+        failed += wait->vms.vms[i].is_gone;
     }
     if (failed == 0)
         return EXIT_CODE_DONE;
-    return failed < wait->count ? EXIT_CODE_PARTLY : EXIT_CODE_FAILED;
-}
-
-static void begin(struct dr_wait *wait, const Godwit__DrReply *begun)
-{
-    wait->vms = calloc(begun->n_vms + 1, sizeof *wait->vms);
-    for (size_t i = 0; wait->vms && i < begun->n_vms; i++) {
-        const Godwit__DrInfo *info = begun->vms[i];
-        if (!info->last_state || strcmp(info->last_state, "running") != 0)
-            continue; /* of its group, and had nothing to do */
-        struct waited *waited = &wait->vms[wait->count++];
-        (void)snprintf(waited->vm, sizeof waited->vm, "%s", info->vm ? info->vm : "");
-        waited->began_unix_ms = info->began_unix_ms;
-    }
-    wait->open = wait->count;
+    return failed < wait->vms.count ? EXIT_CODE_PARTLY : EXIT_CODE_FAILED;
 }
 
 int dr_wait(struct context *context, const Godwit__DrReply *begun)
 {
     struct dr_wait wait = {.context = context};
     struct fault fault = {0};
-    begin(&wait, begun);
+    dr_waiteds_init(&wait.vms, begun);
     int r = client_of(context, &wait.client, &fault);
     if (r == 0)
         r = loop_timer_new(&wait.timer, client_loop(wait.client), on_tick, &wait, &fault);
@@ -220,7 +187,7 @@ int dr_wait(struct context *context, const Godwit__DrReply *begun)
     }
     int exit_code = r < 0 ? error_print_fault(context, &fault) : say_all(&wait);
     wait.timer = loop_timer_free(wait.timer);
-    free(wait.vms);
+    dr_waiteds_deinit(&wait.vms);
     if (wait.last)
         godwit__dr_reply__free_unpacked(wait.last, NULL);
     return exit_code;

@@ -1,7 +1,7 @@
 /* Waits for failovers and failbacks that were begun: a line for each step of each VM, and what it
  * cost at the end.
  *
- * Flow:   cmd_dr -> [dr_wait] -> client; DrInfo -> lines
+ * Flow:   cmd_dr -> [dr_wait] -> client, dr_waited; DrInfo -> lines
  * Thread: the command's.
  *
  * The coordinator is asked; one that is gone is tried again for 30 s: what it has begun goes on
