@@ -956,8 +956,7 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
      * may still be on its way (R7). A refusal does: the agent takes a generation once. A take that
      * is put off is no refusal: an agent that was restarted does not know yet what it has done. */
     bool is_put_off = order->kind == ORDER_REPLICA_TAKE && result->fault->code == ERR_BUSY;
-    bool is_final =
-        result->definite && !is_put_off && !(result->never_left && !order->ticket);
+    bool is_final = result->definite && !is_put_off && !(result->never_left && !order->ticket);
     if (ours && is_final) {
         set_reason(vm, false, result->fault->text);
         if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */

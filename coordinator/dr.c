@@ -400,8 +400,8 @@ static bool is_its_turn(const struct cluster *cluster, const struct cluster_dr *
     uint64_t since = 0;
     for (size_t i = 0; is_given(info->group) && i < cluster->dr_count; i++) {
         const Godwit__DrRecord *other = cluster->drs[i]->info;
-        bool will_begin = other->auto_take && other->has_held &&
-                          dr_will_be_lost(cluster, cluster->drs[i]->vm);
+        bool will_begin =
+            other->auto_take && other->has_held && dr_will_be_lost(cluster, cluster->drs[i]->vm);
         if (other == info || !is_same(other->group, info->group) || other->order >= info->order)
             continue;
         if (is_given(other->op) || will_begin)
@@ -460,8 +460,8 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
             dr_set_step(dr, "finish", todo);
     } else if (dr_will_be_lost(cluster, vm)) {
         return;
-    } else if (dr_is_down(vm) || (is_same(info->split_host, vm->own.owner) &&
-                                  split(cluster, dr, now, todo))) {
+    } else if (dr_is_down(vm) ||
+               (is_same(info->split_host, vm->own.owner) && split(cluster, dr, now, todo))) {
         note_loss(cluster, dr);
         take(cluster, dr, now, todo);
     } else if (dr_step_is(dr, "queued")) {

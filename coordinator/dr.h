@@ -61,7 +61,8 @@ bool dr_is_down(const struct cluster_vm *vm);
 /* Its host is fenced, and the record is lost with one of the next ticks: so many at once. */
 bool dr_will_be_lost(const struct cluster *cluster, const struct cluster_vm *vm);
 bool dr_host_is_up(const struct cluster *cluster, const char *name, struct cluster_now now);
-/* Both ends are linked, and what the replica lacks is what was written since its last checkpoint. */
+/* Both ends are linked, and what the replica lacks is what was written since its last checkpoint.
+ */
 bool dr_is_held(const struct cluster *cluster, const struct cluster_dr *dr, struct cluster_now now);
 /* A new pair of ends: nothing is held, both are asked. Puts nothing. */
 void dr_new_pair(struct cluster *cluster, struct cluster_dr *dr, const char *source,

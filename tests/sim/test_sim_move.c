@@ -11,8 +11,9 @@
  * Some VMs have a shared disk, and with it the stamp L: a start takes it from what was read before,
  * a target after TOOK, a source that resumes anew. Whoever writes holds it, always.
  *
- * Some VMs have a replica on another host (without the engine: it holds what it holds). Failovers, planned and not, and
- * failbacks are judged by the same rules: a replica that is taken is one more way for a VM to begin to run.
+ * Some VMs have a replica on another host (without the engine: it holds what it holds). Failovers,
+ * planned and not, and failbacks are judged by the same rules: a replica that is taken is one more
+ * way for a VM to begin to run.
  *
  * In two of three runs hosts die, are cut off, are fenced (by power, over a shared store, by an
  * operator's word) and come back; what HA protects must run again, once.
@@ -94,10 +95,10 @@ struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool parked_told;
     /* on the lane, towards this process */
     bool got_ready, got_transfer, got_started, got_abandoned;
-    bool finished; /* its last checkpoint is held, it stands still */
+    bool finished;             /* its last checkpoint is held, it stands still */
     char out_id[ID_TEXT_SIZE]; /* the protection that it replicates for; "" */
-    struct l expected; /* of a move in */
-    bool disks_wait;   /* it runs, and its requests wait until L is taken */
+    struct l expected;         /* of a move in */
+    bool disks_wait;           /* it runs, and its requests wait until L is taken */
 };
 
 /* Mistakes outside the cores: each breaks a rule that the cores rest on. */
@@ -206,7 +207,7 @@ struct call { /* an order on its way, or its answer */
     Godwit__Latch latch;
     char move_id[ID_TEXT_SIZE];
     bool has_status;
-    bool finished; /* of dr's */
+    bool finished;  /* of dr's */
     bool confirmed; /* of HA's orders */
     uint64_t storage_age_ms;
     struct l expected; /* of a start and a move in */
@@ -879,7 +880,8 @@ static struct replica *replica_of(int v, const char *id)
 {
     for (int h = 0; h < HOSTS; h++) {
         struct replica *replica = &sim.hosts[h].replicas[v];
-        if (id[0] && replica->exists && strcmp(replica->id, id) == 0 && !is_isolated(h) && !is_dead(h))
+        if (id[0] && replica->exists && strcmp(replica->id, id) == 0 && !is_isolated(h) &&
+            !is_dead(h))
             return replica;
     }
     return NULL;
@@ -1115,9 +1117,9 @@ static void agent_handle(struct call *call)
     check_world(); /* before anything else can happen to it */
     call->err = err;
     call->answered = true;
-    call->has_status =
-        !err && call->order.kind != ORDER_MOVE_IN && call->order.kind != ORDER_MOVE_OUT &&
-        (!dr_is_order(call->order.kind) || call->order.kind == ORDER_REPLICA_TAKE);
+    call->has_status = !err && call->order.kind != ORDER_MOVE_IN &&
+                       call->order.kind != ORDER_MOVE_OUT &&
+                       (!dr_is_order(call->order.kind) || call->order.kind == ORDER_REPLICA_TAKE);
     call->finished = process->finished;
     call->state = process->exists ? process->state : GODWIT__VM_STATE__VM_STATE_GONE;
     call->generation = process->generation;
@@ -1936,8 +1938,8 @@ static bool is_settled(void)
     }
     for (int v = 0; v < VMS; v++) {
         const struct cluster_vm *vm = cluster_vm(&sim.cluster, sim.vm_ids[v]);
-        bool is_at_rest = !vm->dr || (!vm->dr->info->op[0] && !dr_is_acting(vm) &&
-                                      !dr_step_is(vm->dr, "end"));
+        bool is_at_rest =
+            !vm->dr || (!vm->dr->info->op[0] && !dr_is_acting(vm) && !dr_step_is(vm->dr, "end"));
         bool is_on_its_way_back = vm->dr && vm->own.phase == OWN_STOPPED &&
                                   dr_step_is(vm->dr, "protect"); /* nobody starts it */
         if ((vm->own.phase != OWN_RUN && vm->own.phase != OWN_STOPPED) ||

@@ -56,7 +56,7 @@ static struct {
     bool keeps_whole; /* disks of kept_id lie there whole: asked for, they are held */
     char kept_id[ID_TEXT_SIZE];
     unsigned busy_takes; /* so many are put off */
-    bool misses; /* the link carries less than the guest writes */
+    bool misses;         /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
     unsigned takes[VMS];
 } world;
@@ -804,8 +804,8 @@ static void a_split_whose_take_is_refused_still_ends_what_was_given_up(void **ig
     assert_int_equal(failover(false, NULL, false), -1); /* its own disks are there, and newer */
 }
 
-/* It is away from node1, which is cut off and still runs its copy: kept aside, since INV-1 cannot be
- * asserted for what an operator gave up. */
+/* It is away from node1, which is cut off and still runs its copy: kept aside, since INV-1 cannot
+ * be asserted for what an operator gave up. */
 static struct process split_from_node1(void)
 {
     world.up[0] = false;
@@ -1002,7 +1002,8 @@ static void a_source_that_dies_before_it_started_cold_is_failed_over(void **igno
     turn_for(20000);
     assert_string_equal(vm(0)->dr->info->step, "protect");
     assert_string_equal(state(), "lost");
-    assert_int_equal(failover(false, NULL, false), 0); /* it was stopped there: no fence is needed */
+    assert_int_equal(failover(false, NULL, false),
+                     0); /* it was stopped there: no fence is needed */
     turn_until(is_away, "away");
     assert_int_equal(running(0), 1);
 }
