@@ -237,9 +237,8 @@ static void order(struct cluster_dr *dr, const char *host, enum cluster_order_ki
 /* ---- protect ----------------------------------------------------------------------------------
  */
 
-/* Where it runs now is its source, as what it runs as. Returns whether that is news. What a target
- * was once told to take may not be taken later, as older than what ran on: another pair begins. */
-static bool follow(struct cluster *cluster, struct cluster_dr *dr, struct cluster_todo *todo)
+/* Where it runs now is its source, as what it runs as. Returns whether that is news. */
+static bool follow(struct cluster_dr *dr, struct cluster_todo *todo)
 {
     const struct own *own = &dr->vm->own;
     Godwit__DrRecord *info = dr->info;
@@ -248,16 +247,29 @@ static bool follow(struct cluster *cluster, struct cluster_dr *dr, struct cluste
     if (!is_same(info->source, own->owner))
         cluster_todo_event(todo, dr->vm->id, "the protection of %s follows it from %s to %s",
                            info->vm, info->source, own->owner);
-    if (info->take_generation > info->generation) { /* a take was tried, and did not come through */
-        dr_new_pair(cluster, dr, own->owner, info->target, true);
-        dr_put(dr, todo);
-        return true;
-    }
     dr_set_text(&info->source, own->owner);
     info->has_generation = true;
     info->generation = own->gen;
     ask_anew(dr);
     dr_put(dr, todo);
+    return true;
+}
+
+/* A target was told to take it and did not, and it ran on: what is held is older than that, and may
+ * not be taken later as this one. It is dropped, and another pair begins with what lies there. */
+static bool renew(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
+                  struct cluster_todo *todo)
+{
+    Godwit__DrRecord *info = dr->info;
+    if (info->take_generation <= info->generation)
+        return false;
+    if (dr->is_asked || now.ns < dr->next_ns || !dr_host_is_up(cluster, info->target, now))
+        return true;
+    if (!info->keep_disks) {
+        info->has_keep_disks = info->keep_disks = true;
+        dr_put(dr, todo);
+    }
+    order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
     return true;
 }
 
@@ -323,7 +335,8 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
     }
     if (vm->own.phase != OWN_RUN || vm->job || vm->ticket || vm->want != WANT_RUNNING ||
         vm->state == GODWIT__VM_STATE__VM_STATE_HELD || is_same(vm->own.owner, info->target) ||
-        is_same(info->split_host, info->target) || follow(cluster, dr, todo))
+        is_same(info->split_host, info->target) || renew(cluster, dr, now, todo) ||
+        follow(dr, todo))
         return;
     if (dr_op_is(dr, "failback") && !is_forgotten(dr) && dr_is_held(cluster, dr, now)) {
         dr_set_step(dr, "finish", todo);
@@ -903,15 +916,18 @@ static void on_finished(struct cluster *cluster, struct cluster_dr *dr,
     }
 }
 
-static void on_end(struct cluster_dr *dr, const struct cluster_order *order,
-                   const struct cluster_result *result, struct cluster_now now,
-                   struct cluster_todo *todo)
+static void on_end(struct cluster *cluster, struct cluster_dr *dr,
+                   const struct cluster_order *order, const struct cluster_result *result,
+                   struct cluster_now now, struct cluster_todo *todo)
 {
     bool is_over = !result->fault || (result->definite && result->fault->code == ERR_NOT_FOUND);
     if (!is_over)
         return;
     dr->next_ns = 0;
-    if (dr_step_is(dr, "protect"))
+    if (dr_step_is(dr, "protect") && order->kind == ORDER_REPLICA_DROP) {
+        dr_new_pair(cluster, dr, dr->vm->own.owner, dr->info->target, true);
+        dr_put(dr, todo);
+    } else if (dr_step_is(dr, "protect"))
         forget_ends(dr);
     else if (dr_step_is(dr, "undo"))
         fail_op(dr, "protect", now, todo, "%s went away; %s runs on", dr->info->target,
@@ -963,7 +979,7 @@ void dr_order_done(struct cluster *cluster, const struct cluster_order *order,
         break;
     case ORDER_PROTECT_END:
     case ORDER_REPLICA_DROP:
-        on_end(dr, order, result, now, todo);
+        on_end(cluster, dr, order, result, now, todo);
         break;
     default:
         break; /* a take: the record tells */

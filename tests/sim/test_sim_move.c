@@ -894,7 +894,9 @@ static int agent_replica_in(struct replica *replica, const struct process *proce
         return ERR_STATE;
     if (fault_happens(50))
         return ERR_NOMEM;
-    if (!replica->exists || strcmp(replica->id, call->order.move_id) != 0)
+    if (replica->exists && strcmp(replica->id, call->order.move_id) != 0)
+        return ERR_EXISTS; /* another protection's: that one is dropped first */
+    if (!replica->exists)
         *replica = (struct replica){.exists = true};
     (void)snprintf(replica->id, sizeof replica->id, "%s", call->order.move_id);
     return 0;
@@ -1077,7 +1079,8 @@ static void agent_handle(struct call *call)
         err = agent_take(process, &sim.hosts[h].replicas[v], call);
         break;
     case ORDER_REPLICA_DROP:
-        sim.hosts[h].replicas[v] = (struct replica){0};
+        if (strcmp(sim.hosts[h].replicas[v].id, call->order.move_id) == 0)
+            sim.hosts[h].replicas[v] = (struct replica){0};
         break;
     case ORDER_MOVE_IN:
         err = agent_move_in(process, call);

@@ -319,6 +319,8 @@ static int carry_out(int h, int v, const struct cluster_order *order)
         process->runs = process->replicates = false;
         return 0;
     case ORDER_REPLICA_IN:
+        if (process->in_id[0] && strcmp(process->in_id, order->move_id) != 0)
+            return ERR_EXISTS; /* another protection's: that one is dropped first */
         if (strcmp(process->in_id, order->move_id) != 0) {
             process->holds = world.keeps_whole && strcmp(world.kept_id, order->move_id) == 0;
             process->keeps_disks = vm(v)->dr->info->keep_disks;
@@ -344,6 +346,8 @@ static int carry_out(int h, int v, const struct cluster_order *order)
     case ORDER_REPLICA_TAKE:
         return take_replica(h, v, order);
     case ORDER_REPLICA_DROP:
+        if (strcmp(process->in_id, order->move_id) != 0)
+            return 0;
         process->in_id[0] = '\0';
         process->holds = false;
         return 0;
