@@ -686,19 +686,17 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
                  struct fault *fault)
 {
     (void)pthread_mutex_lock(&replica->lock);
-    bool again =
-        replica->status
-            .is_taken; /* not: a take whose disks could not be written, which may be tried again */
     int r = 0;
-    if (replica->status.is_broken && replica->core.held.id.seq) {
+    /* Not: a take whose disks could not be written, which may be tried again, also as a newer one. */
+    if (replica->status.is_taken)
+        r = fault_set(fault, ERR_STATE, "it was taken before");
+    if (r == 0 && replica->status.is_broken && replica->core.held.id.seq) {
         r = replica_journal_mend(replica->journal, fault);
         if (r < 0)
             (void)fault_wrap(fault, r, "this replica is broken: its disks are not certain");
     }
     if (r == 0)
         r = replica_core_take(&replica->core, generation, fault);
-    if (r == 0 && again)
-        r = fault_set(fault, ERR_STATE, "it was taken before");
     if (r == 0 && replica->journal)
         r = replica_journal_apply(replica->journal, fault);
     if (r == 0) {

@@ -188,10 +188,11 @@ void replica_core_unlinked(struct replica_core *core)
 int replica_core_take(struct replica_core *core, uint64_t generation, struct fault *fault)
 {
     if (core->phase == REPLICA_TAKEN) {
-        if (generation == core->generation_min)
-            return 0;
-        return fault_set(fault, ERR_STATE, "it was taken as generation %llu",
-                         (unsigned long long)core->generation_min);
+        if (generation < core->generation_min)
+            return fault_set(fault, ERR_STATE, "it was taken as generation %llu",
+                             (unsigned long long)core->generation_min);
+        core->generation_min = generation;
+        return 0;
     }
     if (core->held.id.seq == 0)
         return fault_set(fault, ERR_STATE, "no whole checkpoint is held here yet");

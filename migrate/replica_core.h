@@ -82,8 +82,9 @@ int replica_core_judge(struct replica_core *core, const struct replica_frame *fr
 void replica_core_kept(struct replica_core *core, uint64_t sum);
 /* What was arriving is forgotten. */
 void replica_core_unlinked(struct replica_core *core);
-/* A failover takes what is held, as `generation`. ERR_STATE: nothing is, or it was taken as
- * another; ERR_REFUSED: not a newer generation. The same again is 0. */
+/* A failover takes what is held, as `generation`. ERR_STATE: nothing is, or it was taken as a newer
+ * one; ERR_REFUSED: not a newer generation. The same or a newer one again is 0: whether the first came
+ * to its end is the caller's to know. */
 int replica_core_take(struct replica_core *core, uint64_t generation, struct fault *fault);
 
 #endif
