@@ -108,7 +108,7 @@ static int open_disk(const Godwit__OrderReplicaIn *order, size_t index, bool is_
                      struct standby_disks *disks, struct fault *fault)
 {
     const Godwit__DiskSpec *disk = order->spec->disks[index];
-    enum share_replica how = SHARE_REPLICA_MADE;
+    enum share_replica how = SHARE_REPLICA_MADE; /* and it is told of one that fails afterwards */
     AUTO_FD int share_fd = -1;
 
     int r = share_open(disk->store, &share_fd, fault);
@@ -116,10 +116,10 @@ static int open_disk(const Godwit__OrderReplicaIn *order, size_t index, bool is_
         r = share_open_replica(share_fd, order->vm_id, disk->name, disk->file,
                                order->disk_bytes[index], order->keep_disks,
                                &disks->fds[1 + disks->count], &how, fault);
+    disks->has_earlier |= how != SHARE_REPLICA_MADE;
     if (r < 0)
         return fault_wrap(fault, r, "store %s", disk->store);
     disks->count++;
-    disks->has_earlier |= how != SHARE_REPLICA_MADE;
     if (!is_known)
         log_info("standby_disks", "a replica's disk vm=%s disk=%s file=%s: %s", order->vm_id,
                  disk->name, disk->file, how_words(how));
@@ -166,6 +166,22 @@ void standby_disks_close(struct standby_disks *disks)
     for (unsigned i = 0; i < 1 + disks->count; i++)
         close_p(&disks->fds[i]);
     disks->count = 0;
+}
+
+int standby_disks_check_names(const Godwit__OrderReplicaIn *order, struct fault *fault)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < order->spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = order->spec->disks[i];
+        AUTO_FD int share_fd = -1;
+        if (!is_replicated(disk))
+            continue;
+        r = share_open(disk->store, &share_fd, fault);
+        if (r == 0)
+            r = share_judge_replica(share_fd, order->vm_id, disk->name, disk->file, fault);
+    }
+    return r;
 }
 
 int standby_disks_keep(const Godwit__OrderReplicaIn *order, struct fault *fault)

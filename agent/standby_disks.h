@@ -33,6 +33,8 @@ int standby_disks_judge(const Godwit__OrderReplicaIn *order, struct fault *fault
 int standby_disks_open(const Godwit__OrderReplicaIn *order, const char *host, bool is_known,
                        struct standby_disks *ret_disks, struct fault *fault);
 void standby_disks_close(struct standby_disks *disks);
+/* Could they have their own names now? ERR_EXISTS: one is somebody else's. */
+int standby_disks_check_names(const Godwit__OrderReplicaIn *order, struct fault *fault);
 int standby_disks_keep(const Godwit__OrderReplicaIn *order, struct fault *fault);
 /* `keep_disks`: but not its disks, which stay as a replica's. */
 int standby_disks_drop(const Godwit__OrderReplicaIn *order, bool keep_disks, struct fault *fault);

@@ -465,6 +465,36 @@ static int give_name(int made_fd, const char *replica, int parent_fd, const char
     return 0;
 }
 
+int share_judge_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                        struct fault *fault)
+{
+    AUTO_FD int made_fd = -1;
+    AUTO_FD int parent_fd = -1;
+    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+    const char *base;
+
+    int r = open_parent(share_fd, file, &parent_fd, &base, fault);
+    if (r == 0)
+        r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
+    if (r == 0)
+        r = path_join(made, sizeof made, fault, "%s.replica", name);
+    if (r == 0)
+        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+    if (r < 0)
+        return fault_wrap(fault, r, "disk %s", name);
+    const char *replica =
+        faccessat(made_fd, lent, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? lent : made; /* as it is kept */
+    bool is_there = faccessat(made_fd, replica, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    bool is_named = faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    if (is_there && is_named && !is_same_file(parent_fd, base, made_fd, replica))
+        r = fault_set(fault, ERR_EXISTS,
+                      "%s is somebody else's by now: the replica can have its name once that is moved away",
+                      file);
+    else if (!is_there && !is_named)
+        r = fault_set(fault, ERR_NOT_FOUND, "%s and its replica are gone", base);
+    return r < 0 ? fault_wrap(fault, r, "disk %s", name) : 0;
+}
+
 int share_keep_replica(int share_fd, const char *vm_id, const char *name, const char *file,
                        struct fault *fault)
 {

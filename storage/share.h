@@ -75,6 +75,9 @@ int share_open_replica(int share_fd, const char *vm_id, const char *name, const 
 /* `anew`: an earlier one is forgotten. */
 int share_open_replica_journal(int share_fd, const char *vm_id, const char *name, bool anew,
                                int *ret_fd, struct fault *fault);
+/* Could it have its own name now? ERR_EXISTS: that is somebody else's; ERR_NOT_FOUND: it is gone. */
+int share_judge_replica(int share_fd, const char *vm_id, const char *name, const char *file,
+                        struct fault *fault);
 /* The replica is the VM's disk from now on: it gets its own name. Again is as good; ERR_NOT_FOUND:
  * there is neither. ERR_EXISTS: somebody took the name meanwhile. */
 int share_keep_replica(int share_fd, const char *vm_id, const char *name, const char *file,
