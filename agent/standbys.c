@@ -4,6 +4,7 @@
  *   MAKING    worker: record, disks --> spawn --> VM_CREATE (RAM) --> VM_REPLICA_IN --> answer
  *   HEARING   VM_REPLICA_IN again: another key and socket --> answer
  *   TAKING    worker: record --> VM_REPLICA_TAKE --> worker: names, record --> the VM's, answer
+ *             a refusal: what is it now? taken all the same (by an agent before us) --> goes on
  *   DROPPING  its process ends --> worker: files --> answer, gone */
 #include "agent/standbys.h"
 
@@ -81,9 +82,11 @@ struct standing { /* one replica of this host */
     struct standby_disks disks;
     bool in_call;            /* its process has the stage's call */
     bool is_settled;         /* its process took what it held */
+    bool sends_again;        /* TAKE, with the next tick: its process could not be spoken to, or was busy */
     Godwit__VmStatus *taken; /* owned: what it said then; NULL: an agent before us heard it */
     char incarnation[80];    /* that the failover is for */
     bool keep_disks, is_killed;
+    struct fault take_fault; /* why the failover failed, while its end is seen to */
     struct fault drop_fault; /* why it is dropped, for who waits; code 0: because it was ordered */
 
     /* a worker's */
@@ -344,10 +347,14 @@ void standbys_tell(struct standbys *standbys)
     standbys->config.tell(standbys->config.data, &all);
 }
 
+static void take_again(struct standing *standing);
+
 static void timer_fired(void *data)
 {
     struct standbys *standbys = data;
 
+    for (struct standing *at = standbys->first; at; at = at->next)
+        take_again(at);
     if (standbys->dirty)
         standbys_tell(standbys);
 }
@@ -401,6 +408,26 @@ static void kill_process(struct standing *standing);
 static void process_over(struct standing *standing, const char *how);
 static void go_on_taking(struct standing *standing);
 
+/* Which generation it ran as; 0: it never was the VM. Its latch file is the last word. */
+static uint64_t ran_as(const struct standing *standing)
+{
+    struct latch_record record = {0};
+    struct fault ignored = {0};
+    char path[VM_PATH_SIZE];
+
+    return run_path(standing, "latch", path, NULL) == 0 &&
+                   latch_file_read(path, &record, &ignored) == 0
+               ? record.generation
+               : 0;
+}
+
+/* Did it run as the VM that the failover makes of it? */
+static bool has_run(const struct standing *standing)
+{
+    return standing->record->take_generation &&
+           ran_as(standing) == standing->record->take_generation;
+}
+
 static void take_status(struct standing *standing, const Godwit__ReplicaStatus *status)
 {
     Godwit__ReplicaStatus *copy = copy_of(&status->base);
@@ -413,6 +440,11 @@ static void take_status(struct standing *standing, const Godwit__ReplicaStatus *
     standing->standbys->dirty = true;
 }
 
+static bool is_taken(const Godwit__ReplicaStatus *status)
+{
+    return status->state && strcmp(status->state, "taken") == 0;
+}
+
 static void on_replica(void *data, const Godwit__ReplicaStatus *status)
 {
     struct standing *standing = data;
@@ -420,6 +452,10 @@ static void on_replica(void *data, const Godwit__ReplicaStatus *status)
     if (status->protection_id &&
         strcmp(status->protection_id, standing->record->order->protection_id) == 0)
         take_status(standing, status);
+    if (standing->stage == STAGE_IDLE && !standing->is_found && !standing->record->is_taken &&
+        standing->process && vm_process_is_known(standing->process) && is_taken(status) &&
+        has_run(standing))
+        go_on_taking(standing); /* it was at it still when we came */
 }
 
 static void on_state(void *data, const Godwit__VmStatus *status)
@@ -460,7 +496,7 @@ static void asked(void *data, const ProtobufCMessage *reply, const struct fault 
     standing->is_found = false;
     log_info("standbys", "found a replica again vm=%s state=%s", standing->vm_id,
              status->state ? status->state : "");
-    if (status->state && strcmp(status->state, "taken") == 0)
+    if (is_taken(status))
         go_on_taking(standing);
 }
 
@@ -969,8 +1005,12 @@ static void become_vm(struct standing *standing)
                            "its process ended right after the failover");
     standing->stage = STAGE_IDLE;
     entry = vm_table_find(table, standing->vm_id);
-    if (entry)
+    if (entry && standing->taken) {
         answer_vm(standing, entry);
+    } else { /* it is being asked: whoever orders it again hears how it is */
+        (void)fault_set(&fault, ERR_BUSY, "it goes on here, and is being asked how it is");
+        answer(standing, &fault);
+    }
     standing->standbys->dirty = true;
 }
 
@@ -981,6 +1021,39 @@ static void name_work(void *data)
     standing->result = standby_disks_keep(standing->record->order, &standing->fault);
     if (standing->result == 0)
         standing->result = save_record(standing, &standing->fault);
+}
+
+static void unmark_work(void *data)
+{
+    struct standing *standing = data;
+    struct fault fault = {0};
+
+    if (save_record(standing, &fault) < 0) /* the table's word, that it is refused, stands above it */
+        log_error("standbys", "a failover that failed stays in its record vm=%s: %s", standing->vm_id,
+                  fault.text);
+}
+
+static void unmark_done(void *data)
+{
+    struct standing *standing = data;
+
+    standing->standbys->workers--;
+    if (!standing->standbys->stopped)
+        take_failed(standing, &standing->take_fault);
+}
+
+/* It does not come to its end, and its record said that it did. */
+static void unmark(struct standing *standing)
+{
+    struct fault ignored = {0};
+
+    standing->take_fault = standing->fault;
+    standing->record->is_taken = standing->is_settled = false;
+    kill_process(standing);
+    vm_table_refuse(standing->standbys->config.table, standing->vm_id,
+                    standing->record->take_generation);
+    if (work(standing, unmark_work, unmark_done, &ignored) < 0)
+        take_failed(standing, &standing->take_fault);
 }
 
 static void name_done(void *data)
@@ -998,9 +1071,7 @@ static void name_done(void *data)
         if (standing->result == 0)
             (void)fault_set(&standing->fault, ERR_REFUSED,
                             "this host began another life meanwhile");
-        standing->record->is_taken = false;
-        kill_process(standing);
-        take_failed(standing, &standing->fault);
+        unmark(standing);
         return;
     }
     if (standing->record->order->disks_only)
@@ -1039,17 +1110,54 @@ static void asked_after_take(void *data, const ProtobufCMessage *reply, const st
         name_disks(standing);
 }
 
+/* What was refused may have been done for an agent before us: then it goes on. */
+static void asked_after_refusal(void *data, const ProtobufCMessage *reply,
+                                const struct fault *fault)
+{
+    struct standing *standing = data;
+    uint64_t generation = ran_as(standing);
+    bool is_done = reply && is_taken((const Godwit__ReplicaStatus *)reply);
+
+    if (is_done && (standing->record->order->disks_only || has_run(standing))) {
+        asked_after_take(standing, reply, fault);
+        return;
+    }
+    standing->in_call = false;
+    if (reply)
+        take_status(standing, (const Godwit__ReplicaStatus *)reply);
+    if (!reply || generation) /* nobody knows what runs there, or it is another generation */
+        kill_process(standing);
+    take_failed(standing, &standing->take_fault);
+}
+
+static void refused(struct standing *standing, const struct fault *fault)
+{
+    Godwit__Empty empty = GODWIT__EMPTY__INIT;
+    bool is_certain = fault->code != ERR_TIMEOUT && fault->code != ERR_CLOSED;
+
+    standing->take_fault = *fault;
+    standing->in_call = is_certain && is_linked_to(standing) &&
+                        rpc_call(vm_process_rpc(standing->process), METHOD_VM_REPLICA_STATUS,
+                                 &empty.base, &godwit__replica_status__descriptor, CALL_MS_MAX,
+                                 asked_after_refusal, standing, NULL) == 0;
+    if (standing->in_call)
+        return;
+    kill_process(standing); /* whatever it did: nothing of it runs when that is told */
+    take_failed(standing, &standing->take_fault);
+}
+
 static void taken(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
     struct standing *standing = data;
     Godwit__Empty empty = GODWIT__EMPTY__INIT;
 
     standing->in_call = false;
+    if (!reply && fault->code == ERR_BUSY) { /* an agent before us ordered it, or its disks are read */
+        standing->sends_again = true;
+        return;
+    }
     if (!reply) {
-        bool is_certain = fault->code != ERR_TIMEOUT && fault->code != ERR_CLOSED;
-        if (!is_certain)
-            kill_process(standing); /* whatever it did: nothing of it runs when that is told */
-        take_failed(standing, fault);
+        refused(standing, fault);
         return;
     }
     if (standing->taken)
@@ -1070,9 +1178,13 @@ static int send_take(struct standing *standing, struct fault *fault)
     char path[VM_PATH_SIZE];
     AUTO_FD int console_fd = -1;
 
-    if (!is_linked_to(standing))
+    if (!standing->process)
         return fault_set(fault, ERR_STATE, "the replica's process has ended: %.300s",
                          standing->reason);
+    if (!is_linked_to(standing)) {
+        standing->sends_again = true; /* connected to again, or its end comes */
+        return 0;
+    }
     order.vm_id = standing->vm_id;
     order.protection_id = standing->record->order->protection_id;
     order.has_generation = true;
@@ -1096,11 +1208,25 @@ static int send_take(struct standing *standing, struct fault *fault)
     return r;
 }
 
+static void take_again(struct standing *standing)
+{
+    struct fault fault = {0};
+
+    if (!standing->sends_again)
+        return;
+    standing->sends_again = false;
+    if (send_take(standing, &fault) < 0)
+        take_failed(standing, &fault);
+}
+
 static void mark_work(void *data)
 {
     struct standing *standing = data;
 
-    standing->result = save_record(standing, &standing->fault);
+    /* Refused here its memory stays; once the guest has gone on there is no way back. */
+    standing->result = standby_disks_check_names(standing->record->order, &standing->fault);
+    if (standing->result == 0)
+        standing->result = save_record(standing, &standing->fault);
 }
 
 static void mark_done(void *data)
@@ -1112,23 +1238,72 @@ static void mark_done(void *data)
     if (standing->standbys->stopped)
         return;
     int r = standing->result;
+    if (r == 0 && standing->record->is_taken) { /* its disks have their names */
+        start_from_disks(standing);
+        return;
+    }
     if (r == 0)
         r = send_take(standing, &fault);
     if (r < 0)
         take_failed(standing, &fault);
 }
 
-/* An agent before us began it, and its process went on: the rest. */
+static int judge_going_on(const struct standing *standing, struct fault *fault)
+{
+    const struct standbys *standbys = standing->standbys;
+    const Godwit__StandbyRecord *record = standing->record;
+
+    if (record->take_generation <= vm_table_hiwater(standbys->config.table, standing->vm_id))
+        return fault_set(fault, ERR_REFUSED, "generation %llu was refused here meanwhile",
+                         (unsigned long long)record->take_generation);
+    if (record->incarnation &&
+        strcmp(record->incarnation, host_facts_incarnation(standbys->config.facts)) != 0)
+        return fault_set(fault, ERR_REFUSED, "this host began another life meanwhile");
+    if (!record->order->disks_only && !has_run(standing))
+        return fault_set(fault, ERR_STATE, "its guest did not go on as that");
+    return 0;
+}
+
+/* An agent before us began it, and its process went on: the rest. But what was refused since may run
+ * elsewhere by now. */
 static void go_on_taking(struct standing *standing)
 {
+    const Godwit__StandbyRecord *record = standing->record;
+    struct fault fault = {0};
+
     if (standing->stage != STAGE_IDLE)
         return;
+    if (judge_going_on(standing, &fault) < 0) {
+        log_warn("standbys", "a failover that was begun does not go on vm=%s generation=%llu: %s",
+                 standing->vm_id, (unsigned long long)record->take_generation, fault.text);
+        if (ran_as(standing)) {
+            kill_process(standing);
+            unlink_run(standing, "latch");
+            vm_table_refuse(standing->standbys->config.table, standing->vm_id,
+                            record->take_generation);
+        }
+        standbys_tell(standing->standbys);
+        return;
+    }
     log_info("standbys", "a failover that was begun goes on vm=%s generation=%llu", standing->vm_id,
-             (unsigned long long)standing->record->take_generation);
+             (unsigned long long)record->take_generation);
     standing->stage = STAGE_TAKING;
     (void)snprintf(standing->incarnation, sizeof standing->incarnation, "%s",
-                   host_facts_incarnation(standing->standbys->config.facts));
+                   record->incarnation
+                       ? record->incarnation
+                       : host_facts_incarnation(standing->standbys->config.facts));
     asked_after_take(standing, NULL, NULL);
+}
+
+/* Disks alone whose start failed are the newest still when nobody had a generation since. */
+static bool may_start_again(const struct standing *standing, const struct vm_entry *entry,
+                            uint64_t generation)
+{
+    uint64_t before = standing->record->take_generation;
+    bool has_started = entry && entry->status->generation >= before;
+
+    return standing->record->order->disks_only &&
+           (generation == before || (generation == before + 1 && !has_started));
 }
 
 static int judge_take(struct standbys *standbys, const Godwit__OrderReplicaTake *order,
@@ -1145,6 +1320,13 @@ static int judge_take(struct standbys *standbys, const Godwit__OrderReplicaTake 
         return fault_set(fault, ERR_NOT_FOUND, "this host holds no such replica");
     if (standing->stage != STAGE_IDLE)
         return fault_set(fault, ERR_BUSY, "the replica is being worked at");
+    if (standing->is_found || standing->is_asked ||
+        (standing->process &&
+         (!is_linked_to(standing) || !vm_process_is_known(standing->process))))
+        return fault_set(fault, ERR_BUSY, "it is being found out how the replica is");
+    if (standing->record->is_taken && standing->record->take_generation == order->generation &&
+        entry && (vm_entry_is_alive(entry) || entry->starting)) /* as that, or it has not said yet */
+        return fault_set(fault, ERR_BUSY, "it goes on here, and is being asked how it is");
     if (order->generation <= hiwater)
         return fault_set(fault, ERR_REFUSED,
                          "a failover as generation %llu is too old: this host has seen %llu",
@@ -1152,8 +1334,7 @@ static int judge_take(struct standbys *standbys, const Godwit__OrderReplicaTake 
     if (entry && (vm_entry_is_alive(entry) || entry->starting))
         return fault_set(fault, ERR_STATE, "it has a process here already, as generation %llu",
                          (unsigned long long)entry->status->generation);
-    if (standing->record->is_taken && (!standing->record->order->disks_only ||
-                                       standing->record->take_generation != order->generation))
+    if (standing->record->is_taken && !may_start_again(standing, entry, order->generation))
         return fault_set(fault, ERR_STATE, "this replica was taken as generation %llu",
                          (unsigned long long)standing->record->take_generation);
     return 0;
@@ -1196,12 +1377,16 @@ void standbys_take(struct standbys *standbys, const Godwit__OrderReplicaTake *or
     waiters_add(standing, request);
     standing->stage = STAGE_TAKING;
     (void)snprintf(standing->incarnation, sizeof standing->incarnation, "%s", order->incarnation);
-    if (standing->record->is_taken) {
-        start_from_disks(standing);
-        return;
-    }
     standing->record->has_take_generation = true;
     standing->record->take_generation = order->generation;
+    char *incarnation = strdup(order->incarnation);
+    if (!incarnation) {
+        (void)fault_set(&fault, ERR_NOMEM, "no memory for a failover");
+        take_failed(standing, &fault);
+        return;
+    }
+    free(standing->record->incarnation);
+    standing->record->incarnation = incarnation;
     if (work(standing, mark_work, mark_done, &fault) < 0)
         take_failed(standing, &fault);
 }
@@ -1235,18 +1420,6 @@ void standbys_drop(struct standbys *standbys, const Godwit__OrderReplicaDrop *or
 }
 
 /* ---- its end ---- */
-/* Did it run as the VM? Its latch file is the last word. */
-static bool has_run(const struct standing *standing)
-{
-    struct latch_record record = {0};
-    struct fault ignored = {0};
-    char path[VM_PATH_SIZE];
-
-    return standing->record->take_generation && run_path(standing, "latch", path, NULL) == 0 &&
-           latch_file_read(path, &record, &ignored) == 0 &&
-           record.generation == standing->record->take_generation;
-}
-
 static void process_over(struct standing *standing, const char *how)
 {
     struct fault fault = {0};
@@ -1261,6 +1434,10 @@ static void process_over(struct standing *standing, const char *how)
     case STAGE_TAKING:
         if (standing->in_call) { /* its answer will not come any more */
             standing->in_call = false;
+            (void)fault_set(&fault, ERR_CLOSED, "%s", how);
+            take_failed(standing, &fault);
+        } else if (standing->sends_again) {
+            standing->sends_again = false;
             (void)fault_set(&fault, ERR_CLOSED, "%s", how);
             take_failed(standing, &fault);
         } else if (standing->record->order->disks_only && standing->is_settled &&
@@ -1282,7 +1459,8 @@ static void process_over(struct standing *standing, const char *how)
     if (has_run(standing)) {
         standing->is_found = false;
         go_on_taking(standing);
-        return;
+        if (standing->stage == STAGE_TAKING)
+            return;
     }
     (void)fault_set(&fault, ERR_CLOSED, "%s", how);
     log_warn("standbys", "a replica's process is over vm=%s: %s", standing->vm_id, how);

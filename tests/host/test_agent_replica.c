@@ -19,6 +19,7 @@
 
 #include <cmocka.h>
 
+#include "agent/vm/latch_file.h"
 #include "base/bytes.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -589,7 +590,7 @@ static uint64_t held(const struct node *node)
     return node->replica && node->replica->held ? node->replica->held->seq : 0;
 }
 
-static struct answer order_take(struct node *node, const char *id, uint64_t generation)
+static Godwit__OrderReplicaTake take_of(struct node *node, const char *id, uint64_t generation)
 {
     Godwit__OrderReplicaTake order = GODWIT__ORDER_REPLICA_TAKE__INIT;
     order.vm_id = (char *)"v1";
@@ -597,6 +598,12 @@ static struct answer order_take(struct node *node, const char *id, uint64_t gene
     order.incarnation = node->incarnation;
     order.has_generation = true;
     order.generation = generation;
+    return order;
+}
+
+static struct answer order_take(struct node *node, const char *id, uint64_t generation)
+{
+    Godwit__OrderReplicaTake order = take_of(node, id, generation);
     return call(node->rpc, METHOD_ORDER_REPLICA_TAKE, &order.base, &godwit__vm_status__descriptor);
 }
 
@@ -808,7 +815,7 @@ static void a_last_checkpoint_can_be_called_off(void **state)
 }
 
 /* Its one godwit-vm that this agent started. */
-static void kill_child(const struct node *node)
+static pid_t child_of(const struct node *node)
 {
     pid_t pid = 0;
     DIR *folder = opendir("/proc");
@@ -831,7 +838,7 @@ static void kill_child(const struct node *node)
     if (folder)
         (void)closedir(folder);
     assert_true(pid > 0);
-    assert_int_equal(kill(pid, SIGKILL), 0);
+    return pid;
 }
 
 static void a_replica_whose_process_died_is_made_again(void **state)
@@ -842,7 +849,7 @@ static void a_replica_whose_process_died_is_made_again(void **state)
 
     protect(&there);
     WAIT_FOR(is_in_state(b, "holding"));
-    kill_child(b);
+    assert_int_equal(kill(child_of(b), SIGKILL), 0);
     WAIT_FOR(is_in_state(b, "broken"));
     expect_refusal(order_take(b, "p5", 4), ERR_STATE, "has ended");
     protect(&there);
@@ -865,19 +872,151 @@ static void disks_alone_are_booted_from(void **state)
 
     kernel = "/no/such/kernel"; /* told now, and not when it is needed */
     expect_refusal(order_in(&there), ERR_NOT_FOUND, "/no/such/kernel");
-    kernel = NULL;
     assert_int_equal(count_files(b->store), 0);
+    char path[256];
+    (void)snprintf(path, sizeof path, "%s/kernel", b->dir);
+    assert_int_equal(symlink(GUEST_ELF, path), 0);
+    kernel = path;
     protect(&there);
     WAIT_FOR(is_in_state(b, "holding"));
     uint64_t seq = held(b);
     WAIT_FOR(held(b) > seq);
     node_die(a);
-    expect_taken(b, "p6", 5);
+    /* a start that fails is tried again as the next generation; not when another was in between */
+    assert_int_equal(unlink(path), 0);
+    expect_refusal(order_take(b, "p6", 5), ERR_NOT_FOUND, "kernel");
+    assert_int_equal(symlink(GUEST_ELF, path), 0);
+    expect_refusal(order_take(b, "p6", 5), ERR_REFUSED, "too old");
+    node_kill(b, SIGKILL);
+    node_again(b);
+    expect_taken(b, "p6", 6);
+    assert_int_equal(unlink(path), 0);
+    kernel = NULL;
     order_attach(b);
     (void)node_ask(b, "", "gw ready");
     expect_ok(order_drop(b, "p6"));
     expect_ok(order_stop(b, true));
     assert_int_equal(count_files(b->store), 0); /* made for it: removed with it */
+}
+
+/* What the replica's process says that it runs as; 0: it does not. */
+static uint64_t latched(const struct node *node)
+{
+    struct latch_record record = {0};
+    struct fault fault = {0};
+    char path[256];
+
+    (void)snprintf(path, sizeof path, "%s/replicas/v1/latch", node->run_dir);
+    return latch_file_read(path, &record, &fault) == 0 ? record.generation : 0;
+}
+
+static void on_tick(void *data)
+{
+    (void)data;
+}
+
+/* Its agent dies when it has given the order, and the replica's process carries it out all the same.
+ * It stands still afterwards. */
+static void take_without_an_answer(struct protection *protection, uint64_t generation, pid_t pid)
+{
+    struct node *node = protection->target;
+    Godwit__OrderReplicaTake order = take_of(node, protection->id, generation);
+    struct answer lost = {0};
+    struct fault fault = {0};
+    char path[256];
+
+    (void)snprintf(path, sizeof path, "%s/vms/v1/console.log", node->dir);
+    (void)unlink(path);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_int_equal(rpc_call(node->rpc, METHOD_ORDER_REPLICA_TAKE, &order.base,
+                              &godwit__vm_status__descriptor, 90000, on_answer, &lost, &fault),
+                     0);
+    do { /* the log is made just before the order is given */
+        expect_refusal(order_in(protection), ERR_BUSY, "being worked at");
+    } while (access(path, F_OK) < 0);
+    expect_refusal(order_in(protection), ERR_BUSY, "being worked at");
+    assert_int_equal(kill(node->pid, SIGSTOP), 0);
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    struct loop_timer *tick = NULL; /* a file tells nobody that it changed */
+    assert_int_equal(loop_timer_new(&tick, loop, on_tick, NULL, &fault), 0);
+    loop_timer_start(tick, 10, 10);
+    WAIT_FOR(latched(node) == generation);
+    (void)loop_timer_free(tick);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    node_kill(node, SIGKILL);
+    WAIT_FOR(lost.came);
+    assert_null(lost.message);
+    node_again(node);
+}
+
+static void a_failover_that_an_agent_died_in_is_carried_out_once(void **state)
+{
+    (void)state;
+    struct node *a = &nodes[0], *b = &nodes[1];
+    struct protection there = {.id = "p7", .source = a, .target = b, .generation = 6};
+
+    node_again(a);
+    WAIT_FOR(a->state == GODWIT__VM_STATE__VM_STATE_CRASHED);
+    a->read = a->used;
+    boot(a, 6);
+    a->vm_pid = child_of(a);
+    protect(&there);
+    WAIT_FOR(is_in_state(b, "holding"));
+
+    /* its name is another's by now: its memory is not spent on finding that out */
+    int fd = open(path_of(b), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    expect_refusal(order_take(b, "p7", 7), ERR_EXISTS, "somebody else's");
+    assert_int_equal(unlink(path_of(b)), 0);
+    uint64_t seq = held(b);
+    WAIT_FOR(held(b) > seq);
+
+    pid_t pid = child_of(b);
+    node_die(a);
+    take_without_an_answer(&there, 8, pid);
+    expect_refusal(order_take(b, "p7", 8), ERR_BUSY, "found out"); /* and that is not final */
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    struct answer answer = {.fault.code = ERR_BUSY};
+    while (!answer.message && answer.fault.code == ERR_BUSY)
+        answer = order_take(b, "p7", 8);
+    if (!answer.message)
+        fail_msg("%s", answer.fault.text);
+    assert_int_equal(((Godwit__VmStatus *)answer.message)->pid, pid);
+    assert_int_equal(((Godwit__VmStatus *)answer.message)->generation, 8);
+    answer_free(&answer);
+    WAIT_FOR(is_in_state(b, "taken"));
+    b->vm_pid = pid;
+    order_attach(b);
+    expect_whole(b);
+}
+
+static void what_was_refused_does_not_run_when_it_is_found_out_about(void **state)
+{
+    (void)state;
+    struct node *a = &nodes[0], *b = &nodes[1];
+    struct protection back = {
+        .id = "p8", .source = b, .target = a, .generation = 8, .keep_disks = true};
+
+    node_again(a);
+    WAIT_FOR(a->state == GODWIT__VM_STATE__VM_STATE_CRASHED);
+    protect(&back);
+    WAIT_FOR(is_in_state(a, "holding"));
+    pid_t pid = child_of(a);
+    take_without_an_answer(&back, 9, pid);
+    expect_refusal(order_start(a, 9), ERR_STATE, "holds a replica"); /* 9 is over with that */
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    WAIT_FOR(is_in_state(a, "broken") && !strstr(a->replica->reason, "tried again"));
+    assert_int_equal(a->state, GODWIT__VM_STATE__VM_STATE_CRASHED);
+    expect_refusal(order_take(a, "p8", 9), ERR_REFUSED, "too old");
+    expect_refusal(order_take(a, "p8", 10), ERR_STATE, "has ended");
+
+    expect_whole(b);
+    protect(&back); /* and it is a replica again */
+    WAIT_FOR(is_in_state(a, "holding"));
+    expect_ok(order_end(b, "p8"));
+    expect_ok(order_drop(a, "p8"));
+    expect_ok(order_drop(b, "p7"));
 }
 
 static void remove_work_dir(void)
@@ -939,6 +1078,8 @@ int main(void)
         cmocka_unit_test(a_last_checkpoint_can_be_called_off),
         cmocka_unit_test(a_replica_whose_process_died_is_made_again),
         cmocka_unit_test(disks_alone_are_booted_from),
+        cmocka_unit_test(a_failover_that_an_agent_died_in_is_carried_out_once),
+        cmocka_unit_test(what_was_refused_does_not_run_when_it_is_found_out_about),
     };
     int failed = cmocka_run_group_tests(tests, set_up, tear_down);
     loop = loop_free(loop);
