@@ -1285,8 +1285,9 @@ static bool runs_at_home(void)
 static void a_failback_of_what_came_to_run_at_home_is_over(void **ignored)
 {
     (void)ignored;
-    size_t disks = vm(0)->spec->n_disks;
-    vm(0)->spec->n_disks = 0; /* nothing binds it to a host */
+    for (size_t i = 0; i < vm(0)->spec->n_disks; i++) /* nothing is to bind it to a host */
+        godwit__disk_spec__free_unpacked(vm(0)->spec->disks[i], NULL);
+    vm(0)->spec->n_disks = 0;
     assert_int_equal(cluster_ha_set_reserve(&world.cluster, 0, &world.problem, &world.todo), 0);
     assert_int_equal(
         cluster_ha_protect(&world.cluster, "web", true, 50, now(), &world.problem, &world.todo), 0);
@@ -1309,7 +1310,6 @@ static void a_failback_of_what_came_to_run_at_home_is_over(void **ignored)
     assert_string_equal(vm(0)->dr->info->last_state, "failed");
     assert_non_null(strstr(vm(0)->dr->info->last_error, "runs on node1 already"));
     assert_int_equal(running(0), 1);
-    vm(0)->spec->n_disks = disks;
 }
 
 static void a_protected_vm_does_not_move_to_its_replica_and_is_not_removed(void **ignored)
