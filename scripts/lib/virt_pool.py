@@ -48,6 +48,44 @@ class Reaper(threading.Thread):
                     continue
 
 
+class OwnTime(threading.Thread):
+    """Hosts of one machine see all that it does. With this each sees, as its /proc/stat, the CPU time of its own
+    guests and no other, as a machine of its own would."""
+
+    def __init__(self, pool):
+        super().__init__(daemon=True)
+        self.pool, self.over, self.seen, self.total = pool, threading.Event(), {}, {}
+
+    @staticmethod
+    def ticks(pid):
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0
+        return int(fields[11]) + int(fields[12])
+
+    @staticmethod
+    def write(path, ticks):
+        """In place, of one length: who reads it meanwhile reads either."""
+        rest = pathlib.Path("/proc/stat").read_text().partition("\n")[2]
+        idle = int(time.monotonic() * os.sysconf("SC_CLK_TCK"))
+        text = f"cpu  {ticks:020} 0 0 {idle:020} 0 0 0 0 0 0\n".encode()
+        if not path.exists():
+            path.write_bytes(text + rest.encode())
+            return
+        with open(path, "r+b") as file:
+            file.write(text)
+
+    def run(self):
+        while not self.over.wait(0.5):
+            for host in list(self.pool.hosts):
+                for pid in host.qemu_pids() + host.vm_pids():
+                    now, key = self.ticks(pid), (host.name, pid)
+                    self.total[host.name] = self.total.get(host.name, 0) + max(0, now - self.seen.get(key, 0))
+                    self.seen[key] = now
+                self.write(host.dir / "stat", self.total.get(host.name, 0))
+
+
 class VirtHost(pools.Host):
     """Everything of this host runs behind `enter`: its libvirtd, its agent, virsh."""
 
@@ -74,6 +112,9 @@ class VirtHost(pools.Host):
             (self.dir / file).chmod(0o644)
         binds = " && ".join([f"mount --bind {self.dir}/libvirt/{place} {where}" for place, where in PLACES.items()] +
                             [f"mount --bind {self.dir}/{file} /etc/{file}" for file in ("passwd", "group")])
+        if pool.own_time:
+            OwnTime.write(self.dir / "stat", 0)
+            binds += f" && mount --bind {self.dir}/stat /proc/stat"
         self.script = f"{binds} && echo {name} >/proc/sys/kernel/hostname && exec \"$@\""
 
     def make_certificates(self):
@@ -157,6 +198,8 @@ class VirtPool(pools.Pool):
     """VirtPool(hosts=2): every host has a libvirtd that runs, and an agent that drives it."""
     host_kind = VirtHost
     tls = False  # memory travels in QEMU's TLS, with certificates made here
+    clock = None
+    own_time = False  # each host sees the CPU time of its own guests only
 
     def _start(self):
         for where in PLACES.values():
@@ -164,6 +207,9 @@ class VirtPool(pools.Pool):
         self.reaper = Reaper()
         self.reaper.start()
         super()._start()
+        if self.own_time:
+            self.clock = OwnTime(self)
+            self.clock.start()
 
     def make_host(self, name, number):
         host = VirtHost(self, name, number)
@@ -171,6 +217,9 @@ class VirtPool(pools.Pool):
         return host
 
     def close(self):
+        if self.clock:
+            self.clock.over.set()
+            self.clock.join()
         for host in self.hosts:
             for pid in host.qemu_pids():
                 self._end_pid(pid)
@@ -268,3 +317,8 @@ class VirtPool(pools.Pool):
     def runs_on(self, name):
         """Names of the hosts whose libvirt runs the domain: more than one is the end of the world."""
         return [h.name for h in self.hosts if h.libvirtd and h.domain_state(name) == "running"]
+
+
+class ApartPool(VirtPool):
+    """For what hosts make of their loads."""
+    own_time = True
