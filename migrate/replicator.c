@@ -32,6 +32,8 @@ static void fill_status(struct replicator *replicator, struct replicator_status 
     replicator->status.missed_count = replicator->pace.missed_count;
     replicator->status.is_finishing = replicator->finish_until_ns != 0;
     *ret_status = replicator->status;
+    if (replicator->link) /* those that are closed are counted */
+        ret_status->bytes_out += __atomic_load_n(&replicator->link->wire_bytes_out, __ATOMIC_RELAXED);
     (void)pthread_mutex_unlock(&replicator->lock);
 }
 

@@ -871,6 +871,26 @@ static void break_links(const struct setting *setting, unsigned faults, enum pip
     world_free(world);
 }
 
+static void what_was_sent_counts_while_the_link_is_up(void **state)
+{
+    (void)state;
+    const struct setting setting = {.writes_per_ms = 40, .rpo_ms = 20};
+    struct world *world = world_new(&setting);
+    struct replicator_status before, after;
+    start_replica(world);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+    replicator_status(world->replicator, &before);
+    await_checkpoints(world, checkpoints_held(world) + 2);
+    replicator_status(world->replicator, &after);
+    assert_true(before.links == 1 && after.links == 1);
+    assert_true(before.bytes_out > before.pages);
+    assert_true(after.bytes_out > before.bytes_out);
+    world->replicator = replicator_free(world->replicator);
+    take_and_check(world);
+    world_free(world);
+}
+
 static void flipped_bits_cut_and_dead_links_never_harm_what_is_held(void **state)
 {
     (void)state;
@@ -1455,6 +1475,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_replica_follows_a_writing_guest_checkpoint_by_checkpoint),
         cmocka_unit_test(over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts),
+        cmocka_unit_test(what_was_sent_counts_while_the_link_is_up),
         cmocka_unit_test(flipped_bits_cut_and_dead_links_never_harm_what_is_held),
         cmocka_unit_test(segments_dropped_doubled_swapped_replayed_or_forged_harm_nothing),
         cmocka_unit_test(ram_and_disk_are_of_the_same_checkpoint_after_any_cut),

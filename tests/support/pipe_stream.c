@@ -133,7 +133,7 @@ static int end_write(struct stream *stream, const void *bytes, size_t count, str
         put_bytes(way, from, part);
         from += part;
         count -= part;
-        stream->wire_bytes_out += part;
+        __atomic_store_n(&stream->wire_bytes_out, stream->wire_bytes_out + part, __ATOMIC_RELAXED);
         if (is_past(way, PIPE_FAULT_DIE, way->written))
             pipe->dead = true;
         pthread_cond_broadcast(&pipe->changed);
