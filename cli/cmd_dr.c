@@ -60,10 +60,18 @@ static void cell_link(const ProtobufCMessage *row, char ret_cell[static RENDER_C
                                         : "down");
 }
 
+/* Away it runs where its replica was, and nobody holds another. */
+static void cell_target(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__DrInfo *info = info_of(row);
+    bool is_away = info->state && strcmp(info->state, "away") == 0;
+    (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s", is_away || !info->target ? "-" : info->target);
+}
+
 static const struct render_column columns[] = {
     {.field = "vm", .head = "VM"},
     {.field = "source", .head = "FROM"},
-    {.field = "target", .head = "TO"},
+    {.field = "target", .head = "TO", .cell = cell_target},
     {.field = "state", .head = "STATE"},
     {.field = "rpo_ms", .head = "RPO", .cell = cell_rpo},
     {.field = "rpo_goal_ms", .head = "GOAL", .cell = cell_goal},

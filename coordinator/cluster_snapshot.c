@@ -9,6 +9,7 @@
 #include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -168,6 +169,12 @@ static int judge_running(const struct cluster *cluster, const struct cluster_vm 
         return wrong_state(cluster, vm, now, problem, "neither runs nor is stopped just now");
     if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD || vm->in_postcopy)
         return wrong_state(cluster, vm, now, problem, "is held by a move and goes on by itself");
+    if (vm->dr && !dr_step_is(vm->dr, "away")) {
+        (void)wrong_state(cluster, vm, now, problem,
+                          "is replicated to another host: no snapshot is taken of it meanwhile");
+        problem_hint(problem, "godwit dr unprotect %s", vm->spec->name);
+        return -1;
+    }
     return 0;
 }
 

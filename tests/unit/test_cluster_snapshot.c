@@ -190,6 +190,26 @@ static void one_is_taken_of_what_runs_and_the_vm_is_busy_meanwhile(void **state)
     assert_int_equal(problem.code, GW_VM_BUSY);
 }
 
+static void none_is_taken_of_one_that_is_replicated_as_long_as_it_is(void **state)
+{
+    (void)state;
+    struct cluster_snapshot_order order;
+    char step[] = "protect", target[] = "node2", away[] = "away";
+    Godwit__DrRecord record = GODWIT__DR_RECORD__INIT;
+    struct cluster_dr dr = {.info = &record, .vm = vm};
+    record.step = step;
+    record.target = target;
+    vm->dr = &dr;
+    assert_int_equal(take(NULL, false, true, &order), -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_string_equal(problem.hint, "godwit dr unprotect web");
+    assert_non_null(strstr(problem.vm_state, "running on node1"));
+    assert_int_equal(vm->ticket, 0);
+    record.step = away; /* nothing follows it any more */
+    assert_int_equal(take(NULL, false, true, &order), 0);
+    vm->dr = NULL;
+}
+
 static void names_are_judged_and_taken_once(void **state)
 {
     (void)state;
@@ -293,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_record_follows_all_that_a_host_tells, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_is_taken_of_what_runs_and_the_vm_is_busy_meanwhile, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(none_is_taken_of_one_that_is_replicated_as_long_as_it_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(names_are_judged_and_taken_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(of_a_stopped_vm_only_its_disks_are_taken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stopped_vm_starts_from_it_as_a_new_generation, set_up, tear_down),
