@@ -363,6 +363,20 @@ static int make_replica(int made_fd, const char *name, int *ret_fd, struct fault
     return 0;
 }
 
+/* In the VM's folder of made files, as long as the disk itself has no name. */
+struct replica_names {
+    char made[SHARE_PATH_SIZE]; /* begun as a replica */
+    char lent[SHARE_PATH_SIZE]; /* was the VM's disk here before */
+};
+
+static int name_replica(struct replica_names *ret_names, const char *name, struct fault *fault)
+{
+    int r = path_join(ret_names->made, sizeof ret_names->made, fault, "%s.replica", name);
+    if (r == 0)
+        r = path_join(ret_names->lent, sizeof ret_names->lent, fault, "%s.replica-lent", name);
+    return r;
+}
+
 /* The VM's own disk loses its name: while it is half a replica nobody may start from it. */
 static int lend_disk(int made_fd, const char *lent, int parent_fd, const char *base, int *ret_fd,
                      struct fault *fault)
@@ -384,27 +398,25 @@ static int lend_disk(int made_fd, const char *lent, int parent_fd, const char *b
 static int find_replica(int made_fd, const char *name, int parent_fd, const char *base, bool lend,
                         int *ret_fd, enum share_replica *ret_how, struct fault *fault)
 {
-    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+    struct replica_names names;
 
-    int r = path_join(made, sizeof made, fault, "%s.replica", name);
-    if (r == 0)
-        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+    int r = name_replica(&names, name, fault);
     if (r < 0)
         return r;
     *ret_how = SHARE_REPLICA_FOUND;
-    r = open_found_replica(made_fd, lent, ret_fd, fault);
+    r = open_found_replica(made_fd, names.lent, ret_fd, fault);
     if (r == 1)
-        r = open_found_replica(made_fd, made, ret_fd, fault);
+        r = open_found_replica(made_fd, names.made, ret_fd, fault);
     if (r != 1)
         return r;
     if (faccessat(parent_fd, base, F_OK, AT_SYMLINK_NOFOLLOW) != 0) {
         *ret_how = SHARE_REPLICA_MADE;
-        return make_replica(made_fd, made, ret_fd, fault);
+        return make_replica(made_fd, names.made, ret_fd, fault);
     }
     if (!lend)
         return fault_set(fault, ERR_EXISTS, "%s is there already; nothing is written over", base);
     *ret_how = SHARE_REPLICA_LENT;
-    return lend_disk(made_fd, lent, parent_fd, base, ret_fd, fault);
+    return lend_disk(made_fd, names.lent, parent_fd, base, ret_fd, fault);
 }
 
 int share_open_replica(int share_fd, const char *vm_id, const char *name, const char *file,
@@ -470,18 +482,17 @@ int share_judge_replica(int share_fd, const char *vm_id, const char *name, const
 {
     AUTO_FD int made_fd = -1;
     AUTO_FD int parent_fd = -1;
-    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+    struct replica_names names;
     const char *base;
 
     int r = open_parent(share_fd, file, &parent_fd, &base, fault);
     if (r == 0)
         r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
     if (r == 0)
-        r = path_join(made, sizeof made, fault, "%s.replica", name);
-    if (r == 0)
-        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+        r = name_replica(&names, name, fault);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
+    const char *made = names.made, *lent = names.lent;
     const char *replica =
         faccessat(made_fd, lent, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? lent : made; /* as it is kept */
     bool is_there = faccessat(made_fd, replica, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
@@ -500,18 +511,17 @@ int share_keep_replica(int share_fd, const char *vm_id, const char *name, const 
 {
     AUTO_FD int made_fd = -1;
     AUTO_FD int parent_fd = -1;
-    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE];
+    struct replica_names names;
     const char *base;
 
     int r = open_parent(share_fd, file, &parent_fd, &base, fault);
     if (r == 0)
         r = open_part(share_fd, vm_id, "made", false, &made_fd, fault);
     if (r == 0)
-        r = path_join(made, sizeof made, fault, "%s.replica", name);
-    if (r == 0)
-        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+        r = name_replica(&names, name, fault);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
+    const char *made = names.made, *lent = names.lent;
     if (faccessat(made_fd, lent, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
         r = give_name(made_fd, lent, parent_fd, base, fault);
         if (r == 0 && (fsync(parent_fd) < 0 || unlinkat(made_fd, lent, 0) < 0)) /* it is as it was */
@@ -533,7 +543,8 @@ int share_drop_replica(int share_fd, const char *vm_id, const char *name, const 
 {
     AUTO_FD int made_fd = -1;
     AUTO_FD int parent_fd = -1;
-    char made[SHARE_PATH_SIZE], lent[SHARE_PATH_SIZE], aside[SHARE_PATH_SIZE];
+    struct replica_names names;
+    char aside[SHARE_PATH_SIZE];
     const char *base;
 
     int r = open_part(share_fd, vm_id, "made", false, &made_fd, NULL);
@@ -542,17 +553,15 @@ int share_drop_replica(int share_fd, const char *vm_id, const char *name, const 
     if (r == 0)
         r = open_parent(share_fd, file, &parent_fd, &base, fault);
     if (r == 0)
-        r = path_join(made, sizeof made, fault, "%s.replica", name);
-    if (r == 0)
-        r = path_join(lent, sizeof lent, fault, "%s.replica-lent", name);
+        r = name_replica(&names, name, fault);
     if (r == 0)
         r = path_join(aside, sizeof aside, fault, "%s.replica-%s", base, word);
     if (r < 0)
         return fault_wrap(fault, r, "disk %s", name);
-    if (unlinkat(made_fd, made, 0) < 0 && errno != ENOENT)
+    if (unlinkat(made_fd, names.made, 0) < 0 && errno != ENOENT)
         return fault_set_errno(fault, err_from_errno(errno), errno, "removing the replica of disk %s",
                                name);
-    if (renameat2(made_fd, lent, parent_fd, aside, RENAME_NOREPLACE) < 0 && errno != ENOENT)
+    if (renameat2(made_fd, names.lent, parent_fd, aside, RENAME_NOREPLACE) < 0 && errno != ENOENT)
         return fault_set_errno(fault, err_from_errno(errno), errno, "disk %s: putting it aside as %s",
                                name, aside);
     if (!is_same_file(parent_fd, base, made_fd, name))
