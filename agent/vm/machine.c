@@ -1069,13 +1069,12 @@ static void suspend_now(struct machine *machine)
     }
 }
 
-int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
-                    void (*done)(void *data, const struct fault *fault), void *data,
-                    struct fault *fault)
+/* It runs here or is paused, with all it has, and nothing else is being done to it. */
+static int check_is_whole(struct machine *machine, const char *what, struct fault *fault)
 {
-    int r = check_not_moving(machine, "be suspended", fault);
+    int r = check_not_moving(machine, what, fault);
     if (r == 0)
-        r = check_disks_stay(machine, "be suspended", fault);
+        r = check_disks_stay(machine, what, fault);
     if (r < 0)
         return r;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
@@ -1084,6 +1083,16 @@ int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int
     if (wants_backends(machine))
         return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
                          machine->config.name);
+    return 0;
+}
+
+int machine_suspend(struct machine *machine, const Godwit__VmSuspend *order, int file,
+                    void (*done)(void *data, const struct fault *fault), void *data,
+                    struct fault *fault)
+{
+    int r = check_is_whole(machine, "be suspended", fault);
+    if (r < 0)
+        return r;
     if (!order->nonce || !*order->nonce || strlen(order->nonce) >= sizeof machine->rest_nonce)
         return fault_set(fault, ERR_INVALID, "a guest's file without a fit nonce");
     (void)snprintf(machine->rest_nonce, sizeof machine->rest_nonce, "%s", order->nonce);
@@ -1688,17 +1697,9 @@ int machine_lend(struct machine *machine, struct machine_lent *ret_lent, struct 
     struct machine_lent *lent = ret_lent;
     int kernel_fd = -1, initrd_fd = -1;
 
-    int r = check_not_moving(machine, "be upgraded", fault);
-    if (r == 0)
-        r = check_disks_stay(machine, "be upgraded", fault);
+    int r = check_is_whole(machine, "be upgraded", fault);
     if (r < 0)
         return r;
-    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
-        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
-        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
-    if (wants_backends(machine))
-        return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
-                         machine->config.name);
     r = boot_files_get(machine->boot_files, &kernel_fd, &initrd_fd, fault);
     if (r < 0 && r != ERR_NOT_FOUND) /* it came by a move that brought none */
         return r;
@@ -1807,17 +1808,9 @@ static int check_protect(struct machine *machine, const Godwit__OrderProtect *or
 {
     if (!order->vm_id || strcmp(order->vm_id, machine->config.vm_id) != 0)
         return fault_set(fault, ERR_INVALID, "this process is of VM %s", machine->config.vm_id);
-    int r = check_not_moving(machine, "be replicated", fault);
-    if (r == 0)
-        r = check_disks_stay(machine, "be replicated", fault);
+    int r = check_is_whole(machine, "be replicated", fault);
     if (r < 0)
         return r;
-    if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
-        machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
-        return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
-    if (wants_backends(machine))
-        return fault_set(fault, ERR_BUSY, "%s still waits for its disks and nics",
-                         machine->config.name);
     if (order->generation != record_get(machine).generation)
         return fault_set(fault, ERR_STATE, "%s runs as generation %llu, %llu was meant",
                          machine->config.name,
