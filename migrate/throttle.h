@@ -10,7 +10,8 @@
  *
  * Where the goal is reached a last press pays, too: at slope a, with writers that run for a share b, rounds of
  * what is left take R + abR + ... = R / (1 - ab), and R (1 - b) / (1 - ab) of it are lost to the guest; standing
- * still it loses R at one go. With a <= 1 the first is never more, and no hole is longer than a period of the brake.
+ * still it loses R at one go. With a <= 1 the first is never more by this count, which leaves out what
+ * faults on protected pages cost; and no hole is longer than a period of the brake.
  */
 #ifndef GODWIT_MIGRATE_THROTTLE_H
 #define GODWIT_MIGRATE_THROTTLE_H
