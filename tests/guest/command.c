@@ -34,6 +34,7 @@ static struct {
     uint64_t stats_tsc, stats_work;
     uint64_t mark_tsc, mark_work;
     uint64_t verifies;
+    uint64_t disk_until, nic_until; /* told of when so much is done; 0: nobody waits */
     /* work done by the end of each slot since the mark; 0: nobody looked */
     uint64_t timeline[TIMELINE_SLOTS];
 } state;
@@ -475,16 +476,22 @@ static void report_latency(void)
     record_end(&record);
 }
 
+/* The number behind a word, as in `every 8`. */
+static bool word_number(const char *argument, const char *word, uint64_t *ret_number)
+{
+    while (*word && *argument == *word) {
+        argument++;
+        word++;
+    }
+    return !*word && option_number(argument, ret_number);
+}
+
 /* `disk seq`, `disk random`, `disk every N`, `disk mark`: false when it is none of them. */
 static bool set_disk(const char *argument)
 {
-    static const char every[] = "every ";
     uint64_t writes;
-    uint32_t same = 0;
 
-    while (every[same] && argument[same] == every[same])
-        same++;
-    if (!every[same] && option_number(argument + same, &writes))
+    if (word_number(argument, "every ", &writes))
         disk_set_flush_every(writes);
     else if (option_equal(argument, "seq") || option_equal(argument, "random"))
         disk_set_in_order(option_equal(argument, "seq"));
@@ -495,9 +502,17 @@ static bool set_disk(const char *argument)
     return true;
 }
 
+static void await_disk(uint64_t more)
+{
+    struct disk_numbers numbers;
+
+    disk_numbers(&numbers);
+    state.disk_until = numbers.written + more;
+}
+
 static void on_disk(const char *argument)
 {
-    uint64_t rate;
+    uint64_t rate, more;
 
     if (!disk_is_there()) {
         answer_error("disk", "none");
@@ -507,6 +522,8 @@ static void on_disk(const char *argument)
         verify_disk();
     } else if (option_equal(argument, "latency")) {
         report_latency();
+    } else if (word_number(argument, "await ", &more)) {
+        await_disk(more);
     } else if (option_equal(argument, "flush")) {
         answer(disk_flush() ? "ok" : "error");
     } else if (option_equal(argument, "on") || option_equal(argument, "off")) {
@@ -545,9 +562,40 @@ static void report_nic(void)
     record_end(&record);
 }
 
+static void await_nic(uint64_t more)
+{
+    struct nic_numbers numbers;
+
+    nic_numbers(&numbers);
+    state.nic_until = numbers.echoed + more;
+}
+
+/* What is waited for is told of once, when it is there. */
+static void report_awaited(void)
+{
+    if (state.disk_until) {
+        struct disk_numbers numbers;
+
+        disk_numbers(&numbers);
+        if (numbers.written >= state.disk_until) {
+            state.disk_until = 0;
+            report_disk();
+        }
+    }
+    if (state.nic_until) {
+        struct nic_numbers numbers;
+
+        nic_numbers(&numbers);
+        if (numbers.echoed >= state.nic_until) {
+            state.nic_until = 0;
+            report_nic();
+        }
+    }
+}
+
 static void on_nic(const char *argument)
 {
-    uint64_t rate;
+    uint64_t rate, more;
 
     if (!nic_is_there()) {
         answer_error("nic", "none");
@@ -556,6 +604,8 @@ static void on_nic(const char *argument)
     } else if (option_equal(argument, "drain")) {
         nic_drain();
         report_nic();
+    } else if (word_number(argument, "await ", &more)) {
+        await_nic(more);
     } else if (option_equal(argument, "gap")) {
         nic_forget_gap();
         answer("ok");
@@ -721,5 +771,6 @@ void command_step(uint64_t now_tsc)
         state.tick_next = now_tsc + state.tick_ticks;
         print_tick();
     }
+    report_awaited();
     state.poll_next = machine_tsc() + state.poll_ticks;
 }

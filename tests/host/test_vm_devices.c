@@ -96,21 +96,6 @@ static void stage_end(struct stage *stage)
     (void)close(stage->disk_fd);
 }
 
-/* Ask until the guest's number has grown by so much. */
-static void reach(struct stage *stage, const char *command, const char *key, uint64_t more)
-{
-    char line[CONSOLE_LINE_MAX], prefix[32];
-    (void)snprintf(prefix, sizeof prefix, "gw %s ", command);
-    test_vm_ask(stage->vm, command, prefix, line);
-    uint64_t until = test_vm_number(line, key) + more;
-    uint64_t give_up_ns = world_now_ns() + 60 * NS_PER_S;
-    while (test_vm_number(line, key) < until) {
-        if (world_now_ns() > give_up_ns)
-            fail_msg("%s does not get on: %s", command, line);
-        test_vm_ask(stage->vm, command, prefix, line);
-    }
-}
-
 static void expect_fine(struct stage *stage)
 {
     char line[CONSOLE_LINE_MAX];
@@ -244,13 +229,13 @@ static void moves_under_load(const char *ring, unsigned irq, unsigned moves)
     struct stage stage;
     uint64_t begun_ns = world_now_ns();
     stage_begin(&stage, ring, irq);
-    reach(&stage, "disk", "written", 500);
-    reach(&stage, "nic", "echoed", 500);
+    test_vm_await(stage.vm, "disk", 500);
+    test_vm_await(stage.vm, "nic", 500);
     expect_whole(&stage);
     for (unsigned i = 0; i < moves; i++) {
         move(&stage);
-        reach(&stage, "disk", "written", PROGRESS);
-        reach(&stage, "nic", "echoed", PROGRESS);
+        test_vm_await(stage.vm, "disk", PROGRESS);
+        test_vm_await(stage.vm, "nic", PROGRESS);
         expect_fine(&stage);
         if (i % read_back == read_back - 1)
             expect_whole(&stage);
@@ -300,13 +285,13 @@ static void a_source_that_resumes_loses_nothing(void **state)
         struct fault fault = {0};
         uint8_t *bytes = NULL;
         size_t count = 0;
-        reach(&stage, "disk", "written", 10);
+        test_vm_await(stage.vm, "disk", 10);
         vm_pause(stage.vm->vm);
         assert_int_equal(vm_save(stage.vm->vm, &bytes, &count, &fault), 0);
         free(bytes);
         assert_int_equal(vm_resume(stage.vm->vm, &fault), 0);
     }
-    reach(&stage, "nic", "echoed", 100);
+    test_vm_await(stage.vm, "nic", 100);
     expect_whole(&stage);
     stage_end(&stage);
 }
@@ -331,8 +316,8 @@ static void a_guest_whose_devices_come_late_waits_for_them(void **state)
     assert_int_equal(vm_attach_disk(stage.vm->vm, 0, disk, &fault), 0);
     assert_int_equal(vm_attach_nic(stage.vm->vm, 0, &tap, 1, &fault), 0);
 
-    reach(&stage, "disk", "written", 200);
-    reach(&stage, "nic", "echoed", 200);
+    test_vm_await(stage.vm, "disk", 200);
+    test_vm_await(stage.vm, "nic", 200);
     attached = test_vm_free(attached);
     stage_end(&stage);
 }

@@ -254,6 +254,14 @@ void test_vm_ask(struct test_vm *test, const char *command, const char *prefix,
     test_vm_expect(test, prefix, ret_line);
 }
 
+void test_vm_await(struct test_vm *test, const char *device, uint64_t more)
+{
+    char line[CONSOLE_LINE_MAX], command[64], prefix[32];
+    (void)snprintf(command, sizeof command, "%s await %llu", device, (unsigned long long)more);
+    (void)snprintf(prefix, sizeof prefix, "gw %s ", device);
+    test_vm_ask(test, command, prefix, line);
+}
+
 uint64_t test_vm_number(const char *line, const char *key)
 {
     char word[64];

@@ -57,6 +57,9 @@ void test_vm_expect_text(struct test_vm *test, const char *text);
 /* Send a command, get its answer "gw <kind>...". */
 void test_vm_ask(struct test_vm *test, const char *command, const char *prefix,
                  char ret_line[static CONSOLE_LINE_MAX]);
+/* Wait until the guest has written so many more blocks ("disk") or got so many more frames back
+ * ("nic"): it says so itself, since a guest that is asked again and again does little else. */
+void test_vm_await(struct test_vm *test, const char *device, uint64_t more);
 /* The number behind " key=" in a line; fails the test when there is none. */
 uint64_t test_vm_number(const char *line, const char *key);
 int test_vm_wait_event(struct test_vm *test);
