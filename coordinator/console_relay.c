@@ -148,6 +148,19 @@ static void detach(struct coordinator *coordinator, struct console_session *sess
 /* ---- handlers ---------------------------------------------------------------------------------
  */
 
+/* Its host's agent is here, or was a moment ago: an agent or a coordinator that has just begun anew
+ * is no reason to refuse, the session waits for the link. */
+static bool has_console(struct coordinator *coordinator, const struct cluster_vm *vm)
+{
+    if (vm->own.phase == OWN_STOPPED)
+        return false;
+    if (agent_link_find(coordinator, vm->own.owner))
+        return true;
+    const struct cluster_host *host = cluster_host(&coordinator->cluster, vm->own.owner);
+    return host && cluster_host_state(host, coordinator_now().ns) != HOST_DOWN &&
+           !own_is_lost(&vm->own);
+}
+
 void console_relay_open(struct peer *peer, struct rpc_request *request, const void *message)
 {
     struct coordinator *coordinator = peer->coordinator;
@@ -160,7 +173,7 @@ void console_relay_open(struct peer *peer, struct rpc_request *request, const vo
         return;
     }
     struct fault fault = {0};
-    if (vm->own.phase == OWN_STOPPED || !agent_link_find(coordinator, vm->own.owner)) {
+    if (!has_console(coordinator, vm)) {
         char place[128];
         cluster_vm_place(&coordinator->cluster, vm, coordinator_now().ns, place, sizeof place);
         fault_set(&fault, ERR_STATE, "%s has no console now; it is %s", vm->spec->name, place);
@@ -187,7 +200,8 @@ void console_relay_open(struct peer *peer, struct rpc_request *request, const vo
     reply.session = session->number;
     reply.vm = &info;
     (void)rpc_reply(request, &reply.base);
-    attach(coordinator, session, vm->own.owner);
+    if (agent_link_find(coordinator, vm->own.owner))
+        attach(coordinator, session, vm->own.owner); /* else console_relay_follow does */
 }
 
 void console_relay_input(struct peer *peer, struct rpc_request *request, const void *message)

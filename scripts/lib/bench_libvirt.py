@@ -30,6 +30,8 @@ def one(pool, how):
     # The record follows a move by hand a moment later; both begin from a pool at rest.
     pools.wait_for("the pool to be at rest", 60, lambda: (
         lambda vm: vm["state"] == "running" and vm.get("host") == source.name)(pool.vm("bench")), 0.1)
+    # A target's libvirtd runs the guest a moment before it has ended its own job.
+    pools.wait_for("libvirt's job to end", 60, lambda: "None" in source.virsh("domjobinfo", "bench").stdout, 0.1)
     pool.say(source, "bench", "gap reset", "gw ok")
     began = time.monotonic()
     how(pool, source, target)

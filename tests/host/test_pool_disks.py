@@ -165,6 +165,24 @@ def an_agent_that_dies_between_took_and_its_stamp_attaches_when_it_is_back(pool)
     pool.godwit("job", "watch", job, check=False)
 
 
+def a_console_asked_for_while_its_agent_begins_anew_waits_for_it(pool):
+    need_writer(pool)
+    agent = host_of(pool, pool.vm("writer")["host"])
+
+    def opened():
+        return pool.godwit("audit", "ls").stdout.count("vm-console")
+    before = opened()
+    agent.kill_agent()
+    console = subprocess.Popen(pool.command("vm", "console", "writer", "--until", "gw disk "), env=pool.environment(),
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    console.stdin.write("disk\n")
+    console.stdin.flush()
+    pools.wait_for("the console to be asked for", 20, lambda: opened() > before or console.poll() is not None)
+    agent.start_agent()
+    out, said = console.communicate(timeout=60)
+    expect(console.returncode == 0 and "gw disk " in out, f"exit {console.returncode}: {out} {said}")
+
+
 def stamp(pool, name, *take):
     """(generation, owner) beside the VM's disks; with `take` another host's swap, exactly from that."""
     vm_id = pool.vm(name)["id"]
@@ -369,6 +387,7 @@ run([
     moves_with_its_disk_and_nic_back_and_forth,
     a_rolled_back_move_writes_on_and_the_next_one_moves,
     an_agent_that_dies_between_took_and_its_stamp_attaches_when_it_is_back,
+    a_console_asked_for_while_its_agent_begins_anew_waits_for_it,
     the_stamp_follows_the_guest,
     a_target_that_is_killed_before_it_took_leaves_the_source_writing,
     a_target_that_dies_between_took_and_its_stamp_starts_again_from_its_disk,
