@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/world.h"
 #include "migrate/guest.h"
 #include "migrate/pacer.h"
@@ -17,7 +18,10 @@
 #include "migrate/watch.h"
 #include "net/stream.h"
 
-enum { ROUNDS_BEFORE_CUT_MAX = 8 };
+enum {
+    ROUNDS_BEFORE_CUT_MAX = 8,
+    READ_PAGES_EASY = 64, /* of disks: read from their medium in the pause */
+};
 
 /* ---- segments ---- */
 /* What is to be written or read has to be so by then. A guest that stands still waits no longer
@@ -194,19 +198,19 @@ static int collect(struct replicator *replicator, struct fault *fault)
     return 0;
 }
 
-static uint64_t pending_pages(const struct replicator *replicator)
+static uint64_t pending_pages(const struct replicator *replicator, unsigned first_part)
 {
     uint64_t pages = 0;
-    for (unsigned i = 0; i < replicator->count; i++)
+    for (unsigned i = first_part; i < replicator->count; i++)
         pages += bitmap_count(&replicator->parts[i].pending);
     return pages;
 }
 
-/* All that is pending, while the guest runs. INV-5: cleared before it is read. */
-static int send_round(struct replicator *replicator, struct fault *fault)
+/* All that is pending from that part on, while the guest runs. INV-5: cleared before it is read. */
+static int send_round(struct replicator *replicator, unsigned first_part, struct fault *fault)
 {
     int r = 0;
-    for (unsigned i = 0; r == 0 && i < replicator->count; i++) {
+    for (unsigned i = first_part; r == 0 && i < replicator->count; i++) {
         struct replicator_part *part = &replicator->parts[i];
         struct page_scan scan;
         struct page_batch batch;
@@ -226,7 +230,9 @@ static int send_round(struct replicator *replicator, struct fault *fault)
     return r;
 }
 
-/* Smaller the dirty set, while that goes quickly: what is left stands for the pause. */
+/* Smaller the dirty set, while that goes quickly: what is left stands for the pause. What is in memory
+ * is copied so quickly that a little is left for it at once; what a disk has, is read from its medium,
+ * page by page: one round of it in any case. */
 static int send_rounds(struct replicator *replicator, struct fault *fault)
 {
     uint64_t before = UINT64_MAX;
@@ -235,18 +241,20 @@ static int send_rounds(struct replicator *replicator, struct fault *fault)
         int r = collect(replicator, fault);
         if (r < 0)
             return r;
-        uint64_t pages = pending_pages(replicator);
+        unsigned disks = replicator->config.ram_count; /* RAM's parts are first */
+        uint64_t pages = pending_pages(replicator, 0);
         (void)pthread_mutex_lock(&replicator->lock);
         replicator->status.owed_pages = pages;
         (void)pthread_mutex_unlock(&replicator->lock);
         bool shrinks = pages < before - before / 8;
         bool compares =
             round == 0 && replicator_knows_blocks(replicator); /* while the guest runs */
-        if (!compares && (pages * PAGE_BYTES <= REPLICATOR_COPY_BYTES_EASY ||
-                          (!shrinks && pages <= replicator->aside_pages)))
+        bool is_easy = pages * PAGE_BYTES <= REPLICATOR_COPY_BYTES_EASY;
+        bool reads = round == 0 && pending_pages(replicator, disks) > READ_PAGES_EASY;
+        if (!compares && !reads && (is_easy || (!shrinks && pages <= replicator->aside_pages)))
             return 0;
         before = pages;
-        r = send_round(replicator, fault);
+        r = send_round(replicator, is_easy ? disks : 0, fault);
         if (r < 0)
             return r;
     }
@@ -264,7 +272,7 @@ static int copy_aside(struct replicator *replicator, struct fault *fault)
     int r = collect(replicator, fault);
     if (r < 0)
         return r;
-    if (pending_pages(replicator) > replicator->aside_pages)
+    if (pending_pages(replicator, 0) > replicator->aside_pages)
         return E_TOO_MUCH;
     for (unsigned i = 0; i < replicator->count; i++) {
         struct replicator_part *part = &replicator->parts[i];
@@ -287,19 +295,34 @@ static int copy_aside(struct replicator *replicator, struct fault *fault)
     return collect(replicator, fault); /* a disk that failed under the copying says so here */
 }
 
-static int stand_and_copy(struct replicator *replicator, struct fault *fault)
+/* The time since `*from_ns`, which becomes now. */
+static uint64_t lap(uint64_t *from_ns)
+{
+    uint64_t now_ns = world_now_ns(), took_ns = now_ns - *from_ns;
+
+    *from_ns = now_ns;
+    return took_ns;
+}
+
+static int stand_and_copy(struct replicator *replicator, uint64_t begun_ns, struct fault *fault)
 {
     struct guest *guest = replicator->config.guest;
+    uint64_t lap_ns = begun_ns;
 
+    guest->ops->pause(guest->owner);
+    replicator->stop_ns = lap(&lap_ns);
     free(replicator->state);
     replicator->state = NULL;
     /* Also with disks only: what they were asked for has ended and is on them after it. */
     int r = guest->ops->save(guest->owner, &replicator->state, &replicator->state_bytes, fault);
+    replicator->save_ns = lap(&lap_ns);
     if (r < 0)
         return fault_wrap(fault, r, "saving the machine");
     if (replicator->state_bytes == 0 || replicator->state_bytes > MACHINE_STATE_MAX)
         return fault_set(fault, ERR_LIMIT, "a machine state of %zu bytes", replicator->state_bytes);
-    return copy_aside(replicator, fault);
+    r = copy_aside(replicator, fault);
+    replicator->copy_ns = lap(&lap_ns);
+    return r;
 }
 
 /* The guest stands still only in here, unless it is the last one. */
@@ -309,8 +332,7 @@ static int cut(struct replicator *replicator, bool is_last, struct fault *fault)
 
     replicator_hold(replicator);
     uint64_t begun_ns = world_now_ns();
-    guest->ops->pause(guest->owner);
-    int r = stand_and_copy(replicator, fault);
+    int r = stand_and_copy(replicator, begun_ns, fault);
     replicator->guest_is_held = is_last && r == 0;
     struct fault broken = {0};
     int resumed = !replicator->guest_is_held && guest->was_running
@@ -406,6 +428,16 @@ static void on_held(struct replicator *replicator)
     status->pages += replicator->pages;
     status->owed_pages = 0;
     status->trouble = (struct fault){0};
+    log_debug("replicator",
+              "checkpoint vm=%s seq=%llu rpo_us=%llu ship_us=%llu pause_us=%llu stop_us=%llu "
+              "save_us=%llu copy_us=%llu pages=%llu",
+              replicator->config.guest->vm_id, (unsigned long long)status->held.seq,
+              (unsigned long long)(status->rpo_worst_ns / 1000),
+              (unsigned long long)(status->ship_ns / 1000),
+              (unsigned long long)(status->pause_ns / 1000),
+              (unsigned long long)(replicator->stop_ns / 1000),
+              (unsigned long long)(replicator->save_ns / 1000),
+              (unsigned long long)(replicator->copy_ns / 1000), (unsigned long long)replicator->pages);
     (void)pthread_mutex_unlock(&replicator->lock);
 }
 
@@ -419,6 +451,9 @@ int replicator_ship_one(struct replicator *replicator, struct fault *fault)
         (void)replicator_core_begin(&replicator->core);
         replicator->running = replicator->pages = 0;
     }
+    (void)pthread_mutex_lock(&replicator->lock);
+    replica_pace_begin(&replicator->pace, world_now_ns());
+    (void)pthread_mutex_unlock(&replicator->lock);
     int r = send_rounds(replicator, fault);
     if (r < 0)
         return r;

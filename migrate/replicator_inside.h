@@ -74,6 +74,7 @@ struct replicator {
     uint8_t *block;     /* owned: a copy of one */
     bool guest_is_held; /* by a last checkpoint */
     uint64_t stood_ns;  /* the guest, for the last cut, whatever came of it */
+    uint64_t stop_ns, save_ns, copy_ns; /* of it: vCPUs and disks at rest; the machine saved; the rest */
     bool in_cut;        /* where it failed, if it did */
     bool guest_failed;  /* what another link would not make better */
 

@@ -94,10 +94,10 @@ class DiskHost(pools.Host):
 
 
 class DiskPool(pools.Pool):
-    def __init__(self, disks):
+    def __init__(self, disks, log_level="warn"):
         self.disks, self.store_path = disks, disks / "store"
         self.store_path.mkdir()
-        super().__init__(hosts=2, log_level="warn")
+        super().__init__(hosts=2, log_level=log_level)
 
     def make_host(self, name, number):
         return DiskHost(self, name, number)

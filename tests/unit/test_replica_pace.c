@@ -106,6 +106,34 @@ static void nothing_held_yet_counts_from_the_beginning(void **state)
     assert_true(replica_pace_tick(&pace, NS_PER_S + 200 * MS));
 }
 
+static void rounds_before_a_cut_are_begun_so_much_earlier(void **state)
+{
+    (void)state;
+    const uint64_t rounds[] = {1, 50, 200, 500};
+    for (unsigned i = 0; i < 4; i++) {
+        struct replica_pace pace;
+        uint64_t now_ns = 5 * NS_PER_S, held_cut_ns = 0, worst_ns = 0;
+        replica_pace_init(&pace, 1000 * MS, 0, now_ns);
+
+        for (unsigned n = 0; n < 50; n++) {
+            uint64_t next_ns = replica_pace_next_ns(&pace);
+            now_ns = next_ns > now_ns ? next_ns : now_ns;
+            replica_pace_begin(&pace, now_ns);
+            now_ns += n == 0 ? 20 * NS_PER_S : rounds[i] * MS; /* a first image */
+            uint64_t cut_ns = now_ns;
+            replica_pace_cut(&pace, now_ns, 2 * MS);
+            now_ns += 20 * MS;
+            if (n > 2 && now_ns - held_cut_ns > worst_ns)
+                worst_ns = now_ns - held_cut_ns;
+            replica_pace_held(&pace, now_ns);
+            held_cut_ns = cut_ns;
+        }
+        assert_true(worst_ns <= 1000 * MS);
+        assert_true(worst_ns > 800 * MS); /* and as seldom as that lets them be */
+        assert_false(pace.is_missed);
+    }
+}
+
 static void the_guest_never_stands_still_for_more_than_its_share(void **state)
 {
     (void)state;
@@ -141,6 +169,7 @@ int main(void)
         cmocka_unit_test(a_link_that_is_too_slow_misses_the_goal_and_the_alarm_says_so),
         cmocka_unit_test(the_alarm_comes_by_time_alone_once_and_goes_with_a_checkpoint),
         cmocka_unit_test(nothing_held_yet_counts_from_the_beginning),
+        cmocka_unit_test(rounds_before_a_cut_are_begun_so_much_earlier),
         cmocka_unit_test(the_guest_never_stands_still_for_more_than_its_share),
         cmocka_unit_test(a_cut_that_came_to_nothing_costs_no_more_of_the_guest_s_time),
     };
