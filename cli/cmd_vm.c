@@ -132,8 +132,9 @@ static void print_disk(FILE *out, const Godwit__DiskSpec *disk)
         (void)fputs(", from image ", out);
         put_words(out, disk->image);
     }
-    (void)fprintf(out, "%s%s\n", disk->shared ? ", shared" : "",
-                  disk->read_only ? ", read only" : "");
+    (void)fprintf(out, "%s%s%s\n", disk->shared ? ", shared" : "",
+                  disk->read_only ? ", read only" : "",
+                  vm_spec_disk_waits(disk) ? ", an error pauses" : "");
 }
 
 static void print_nic(FILE *out, const Godwit__NicSpec *nic)

@@ -407,6 +407,23 @@ static void verdict_without_job(const struct cluster_vm *vm, const char *host,
              vm->spec->name, host, status->move_id);
 }
 
+/* It stands still though nobody asked it to, and why; or runs again. */
+static void note_halt(struct cluster_vm *vm, const struct status *status, struct cluster_todo *todo)
+{
+    char reason[CLUSTER_REASON_SIZE];
+
+    WORDS_COPY(reason, status->state == GODWIT__VM_STATE__VM_STATE_PAUSED ? status->reason : "");
+    if (is_same(vm->reason, reason))
+        return;
+    set_reason(vm, false, reason);
+    if (!reason[0])
+        return;
+    cluster_todo_event(todo, vm->id, "VM %s is paused on %s: %s", vm->spec->name, vm->own.owner,
+                       reason);
+    log_warn("cluster_core", "VM paused vm=%s host=%s reason='%s'", vm->spec->name, vm->own.owner,
+             reason);
+}
+
 /* The owner reports its VM under the recorded generation. */
 static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
                             struct cluster_vm *vm, const struct status *status, enum heard heard,
@@ -448,6 +465,8 @@ static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
             carry_out(cluster, job, &wanted, now, todo);
         }
     }
+    if (status->runs && vm->own.phase == OWN_RUN && !vm->job)
+        note_halt(vm, status, todo);
     if (vm->want != WANT_RUNNING && status->runs && !vm->ticket && vm->own.phase == OWN_RUN) {
         struct cluster_order *order = cluster_order_vm(vm, host->name, ORDER_STOP, now, todo);
         order->remove = vm->want == WANT_REMOVED; /* what was recorded is carried out */

@@ -156,6 +156,10 @@ static int judge_disk(const Godwit__DiskSpec *disk, unsigned index, struct fault
         return fault_set(fault, ERR_INVALID,
                          "disks[%u].cache: found '%.40s'; direct or host would fit", index,
                          disk->cache);
+    if (!is_word_of(disk->on_error, "report", "pause"))
+        return fault_set(fault, ERR_INVALID,
+                         "disks[%u].on_error: found '%.40s'; report or pause would fit", index,
+                         disk->on_error);
     if (disk->shared && !disk->read_only && is_given(disk->cache) &&
         strcmp(disk->cache, "host") == 0)
         return fault_set(fault, ERR_INVALID,
@@ -362,6 +366,11 @@ bool vm_spec_is_libvirt(const Godwit__VmSpec *spec)
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec)
 {
     return spec->boot && strcmp(spec->boot, "disk") == 0;
+}
+
+bool vm_spec_disk_waits(const Godwit__DiskSpec *disk)
+{
+    return is_given(disk->on_error) && strcmp(disk->on_error, "pause") == 0;
 }
 
 bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk)

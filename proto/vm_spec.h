@@ -42,6 +42,8 @@ unsigned vm_spec_nic_taps(const Godwit__NicSpec *nic);
 /* Does libvirt run it? Then its disks and nics are libvirt's, and not in the description. */
 bool vm_spec_is_libvirt(const Godwit__VmSpec *spec);
 bool vm_spec_boots_from_disk(const Godwit__VmSpec *spec);
+/* A request of it that fails waits, and the guest stands still. */
+bool vm_spec_disk_waits(const Godwit__DiskSpec *disk);
 /* Is it made from an image? Its place is then filled in by the coordinator where it is not given. */
 bool vm_spec_disk_is_clone(const Godwit__DiskSpec *disk);
 bool vm_spec_has_clones(const Godwit__VmSpec *spec);

@@ -57,7 +57,7 @@ struct blk;
 struct blk_request {
     struct disk_request disk;
     struct blk *blk;
-    struct blk_request *next; /* free list */
+    struct blk_request *next; /* free list, or those that wait */
     unsigned queue;
     struct virtqueue_chain chain;
     struct iovec parts[VIRTQUEUE_PARTS_MAX];
@@ -72,6 +72,8 @@ struct blk {
     struct blk_request *free;
     unsigned request_count; /* made so far */
     unsigned in_flight;
+    bool waits_on_error;
+    struct blk_request *waiting, **waiting_end; /* failed, to be tried again */
     bool crowded;    /* a queue was left with requests for want of a free one */
     uint32_t pushed; /* bit n: queue n got chains back since it was last told */
 
@@ -84,6 +86,7 @@ struct blk {
 
     struct vm_disk_stats stats;
     void (*on_error)(void *data, unsigned disk, const struct fault *fault);
+    void (*on_wait)(void *data, unsigned disk, const struct fault *fault);
     void *callback_data;
 };
 
@@ -133,6 +136,7 @@ static void complete_ready(void *data, uint32_t events);
 static void look_at_queues(void *data);
 static struct blk_request *take_request(struct blk *blk);
 static void give_request(struct blk *blk, struct blk_request *request);
+static void drop_waiting(struct blk *blk);
 
 static int blk_create(struct virtio_device *device, const struct vm_config *config,
                       struct fault *fault)
@@ -147,7 +151,10 @@ static int blk_create(struct virtio_device *device, const struct vm_config *conf
     blk->device = device;
     blk->watch.fd = -1;
     blk->look = (struct io_job){.run = look_at_queues, .data = blk};
+    blk->waits_on_error = disk->waits_on_error;
+    blk->waiting_end = &blk->waiting;
     blk->on_error = config->on_disk_error;
+    blk->on_wait = config->on_disk_wait;
     blk->callback_data = config->data;
 
     device->features = VIRTIO_FEATURE(VIRTIO_BLK_F_SEG_MAX) |
@@ -179,6 +186,7 @@ static void blk_destroy(struct virtio_device *device)
     assert(blk->in_flight == 0 && !blk->flushing); /* the io loop drained before it ended */
     io_loop_cancel(device->loop, &blk->look);
     io_loop_remove(device->loop, &blk->watch);
+    drop_waiting(blk);
     blk->disk = disk_free(blk->disk);
     while (blk->free) {
         struct blk_request *request = blk->free;
@@ -246,6 +254,12 @@ bool virtio_blk_is_read_only(const struct virtio_device *device)
     return blk->guest.read_only;
 }
 
+bool virtio_blk_waits(const struct virtio_device *device)
+{
+    const struct blk *blk = device->state;
+    return blk->waiting != NULL;
+}
+
 void virtio_blk_stats(const struct virtio_device *device, struct vm_disk_stats *ret_stats)
 {
     const struct blk *blk = device->state;
@@ -300,20 +314,32 @@ static void give_request(struct blk *blk, struct blk_request *request)
     blk->free = request;
 }
 
-static void tell_error(struct blk *blk, const struct blk_request *request, int error)
+/* They are given back to nobody: their driver forgets them, or its guest is no more. */
+static void drop_waiting(struct blk *blk)
+{
+    while (blk->waiting) {
+        struct blk_request *request = blk->waiting;
+        blk->waiting = request->next;
+        give_request(blk, request);
+    }
+    blk->waiting_end = &blk->waiting;
+}
+
+static void tell_error(struct blk *blk, const struct blk_request *request, bool waits, int error)
 {
     static const char *const words[] = {"reading", "writing", "flushing", "discarding",
                                         "writing zeroes"};
     blk->stats.errors++;
     blk->stats.last_errno = error;
-    if (!blk->on_error)
-        return;
     struct fault fault = {0};
     (void)fault_set_errno(&fault, ERR_IO, error, "disk %u: %s %llu sectors at %llu",
                           blk->device->instance, words[request->disk.op],
                           (unsigned long long)(request->disk.bytes / DISK_SECTOR_BYTES),
                           (unsigned long long)(request->disk.offset / DISK_SECTOR_BYTES));
-    blk->on_error(blk->callback_data, blk->device->instance, &fault);
+    if (blk->on_error)
+        blk->on_error(blk->callback_data, blk->device->instance, &fault);
+    if (waits && !blk->waiting && blk->on_wait)
+        blk->on_wait(blk->callback_data, blk->device->instance, &fault);
 }
 
 /* Give the chain back with its status, which is its last writable byte. */
@@ -364,6 +390,35 @@ static void note_lost(struct blk *blk, enum disk_op op, int error)
         blk->lost_errno = error;
 }
 
+/* What a flush was for may be gone, whatever the next one says: it is told. */
+static bool may_wait(const struct blk *blk, const struct disk_request *done)
+{
+    return blk->waits_on_error && done->op != DISK_FLUSH && !blk->device->resetting;
+}
+
+static void let_wait(struct blk *blk, struct blk_request *request)
+{
+    request->next = NULL;
+    *blk->waiting_end = request;
+    blk->waiting_end = &request->next;
+}
+
+static void blk_go_on(struct virtio_device *device)
+{
+    struct blk *blk = device->state;
+    struct blk_request *request = blk->waiting;
+
+    blk->waiting = NULL;
+    blk->waiting_end = &blk->waiting;
+    while (request) {
+        struct blk_request *next = request->next;
+        submit(blk, request);
+        request = next;
+    }
+    if (blk->disk)
+        disk_kick(blk->disk);
+}
+
 static void request_done(struct disk_request *done, int error)
 {
     struct blk_request *request = CONTAINER_OF(done, struct blk_request, disk);
@@ -374,8 +429,13 @@ static void request_done(struct disk_request *done, int error)
     if (is_write)
         blk->written++; /* also when it failed: part of it may be there */
     if (error) {
-        tell_error(blk, request, error);
+        bool waits = may_wait(blk, done);
+        tell_error(blk, request, waits, error);
         note_lost(blk, done->op, error);
+        if (waits) {
+            let_wait(blk, request);
+            return;
+        }
     } else {
         count_done(blk, done);
         if (done->op == DISK_FLUSH && blk->durable < (uintptr_t)done->data)
@@ -606,6 +666,8 @@ static void begin_own_flush(struct blk *blk)
 {
     if (blk->flushing || blk->lost_errno || blk->durable == blk->written)
         return;
+    if (blk->waiting)
+        return; /* it fails just now, and nobody may take the guest as it is */
     blk->flushing = true;
     blk->flush_covers = blk->written;
     blk->flush = (struct disk_request){.op = DISK_FLUSH, .done = flush_done};
@@ -638,7 +700,13 @@ static bool blk_is_quiet(const struct virtio_device *device)
 
 static void blk_reset(struct virtio_device *device)
 {
-    (void)device; /* what is in flight ends by itself; there is nothing else to forget */
+    struct blk *blk = device->state;
+    while (blk->waiting) { /* what is in flight ends by itself */
+        struct blk_request *request = blk->waiting;
+        blk->waiting = request->next;
+        answer(blk, request, VIRTIO_BLK_S_IOERR);
+    }
+    blk->waiting_end = &blk->waiting;
 }
 
 static void complete_ready(void *data, uint32_t events)
@@ -671,6 +739,7 @@ const struct virtio_kind virtio_blk_kind = {
     .drain = blk_drain,
     .flush_ahead = blk_flush_ahead,
     .is_quiet = blk_is_quiet,
+    .go_on = blk_go_on,
 };
 
 /* State */
@@ -680,6 +749,12 @@ int virtio_blk_capture(const struct virtio_device *device, struct virtio_blk_gue
 {
     const struct blk *blk = device->state;
     assert(blk_is_quiet(device));
+    if (blk->waiting)
+        return fault_set(
+            fault, ERR_BUSY,
+            "disk %u: requests of the guest wait until it is resumed, because its medium "
+            "failed them",
+            device->instance);
     if (blk->lost_errno || blk->durable != blk->written)
         return fault_set_errno(fault, ERR_IO, blk->lost_errno,
                                "disk %u: what the guest wrote may not be durable: flushing it",

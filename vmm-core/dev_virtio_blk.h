@@ -46,6 +46,7 @@ int virtio_blk_track(struct virtio_device *device, struct bitmap *written, struc
 int virtio_blk_mirror(struct virtio_device *device, struct disk_mirror *mirror,
                       struct fault *fault);
 int virtio_blk_switch(struct virtio_device *device, struct fault *fault);
+bool virtio_blk_waits(const struct virtio_device *device); /* a failed request, for a resume */
 void virtio_blk_stats(const struct virtio_device *device, struct vm_disk_stats *ret_stats);
 
 /* The guest half of a device. Saving is refused while something written may not be durable. */

@@ -286,6 +286,16 @@ int vm_switch_disk(struct vm *vm, unsigned index, struct fault *fault)
     return r;
 }
 
+bool vm_disks_wait(struct vm *vm)
+{
+    bool waits = false;
+    (void)pthread_mutex_lock(&vm->device_lock);
+    for (unsigned i = 0; i < vm->shape.disks; i++)
+        waits |= virtio_blk_waits(find_disk(vm, i));
+    (void)pthread_mutex_unlock(&vm->device_lock);
+    return waits;
+}
+
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats)
 {
     struct virtio_device *device = find_disk(vm, index);

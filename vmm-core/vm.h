@@ -40,6 +40,9 @@ struct vm_disk_config {
     bool read_only;
     unsigned queues;    /* 1 to VM_DISK_QUEUES_MAX; 0: one for each vCPU, at most 4 */
     const char *serial; /* borrowed during vm_new; up to VM_DISK_SERIAL_MAX characters */
+    /* The guest is not told of a request that failed: it waits, and is tried again at the next
+     * vm_resume. But a flush, which cannot be: what it was for may be gone. */
+    bool waits_on_error;
 };
 
 /* One network card. A tap of several queues has one descriptor for each queue pair. */
@@ -77,6 +80,9 @@ struct vm_config {
     /* A request of a disk failed; the guest was told. I/O thread, with the vm's devices locked:
      * take note and return. */
     void (*on_disk_error)(void *data, unsigned disk, const struct fault *fault);
+    /* The same of one that waits, the first of its disk since the last resume: whoever has the vm
+     * pauses it. */
+    void (*on_disk_wait)(void *data, unsigned disk, const struct fault *fault);
     void *data;
 };
 
@@ -121,6 +127,7 @@ int vm_track_disk(struct vm *vm, unsigned index, struct bitmap *written, struct 
 /* As disk_mirror and disk_switch, of a disk that is attached. */
 int vm_mirror_disk(struct vm *vm, unsigned index, struct disk_mirror *mirror, struct fault *fault);
 int vm_switch_disk(struct vm *vm, unsigned index, struct fault *fault);
+bool vm_disks_wait(struct vm *vm); /* a request of any disk waits for a resume */
 void vm_disk_stats(struct vm *vm, unsigned index, struct vm_disk_stats *ret_stats);
 int vm_attach_nic(struct vm *vm, unsigned index, const int *fds, unsigned count,
                   struct fault *fault);

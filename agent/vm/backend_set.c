@@ -154,6 +154,7 @@ int backend_set_config(const struct backend_set *set, const Godwit__VmSpec *spec
             .bytes = set->disk_bytes[i],
             .read_only = i == spec->n_disks || spec->disks[i]->read_only,
             .serial = set->serials[i],
+            .waits_on_error = i < spec->n_disks && vm_spec_disk_waits(spec->disks[i]),
         };
         if (r == 0)
             r = copy_fd(set->disk_fds[i], &ret_disks[i].fd, fault);

@@ -103,9 +103,10 @@ struct machine {
     char host[HOST_NAME_SIZE]; /* for the guest; "": not known */
     char last_move_id[LATCH_FILE_MOVE_ID_SIZE];
     struct loop_timer *over_timer, *rest_timer;
-    struct sampler *sampler;        /* looks at the vm's memory; NULL: nobody asked */
-    atomic_uint epoch;              /* of the vm; read by vCPU threads */
-    _Atomic(uint64_t) disk_told_ms; /* when a disk's failure was told last; any thread */
+    struct sampler *sampler;         /* looks at the vm's memory; NULL: nobody asked */
+    atomic_uint epoch;               /* of the vm; read by vCPU threads */
+    _Atomic(uint64_t) disk_told_ms;  /* when a disk's failure was told last; any thread */
+    char disk_waits[LATCH_FILE_REASON_SIZE]; /* why it stands still, or is to, since a request failed; "" */
 
     pthread_mutex_t latch_mutex;
     struct latch_file *latch_file; /* set before any thread */
@@ -152,6 +153,8 @@ set_state(struct machine *machine, Godwit__VmState state, const char *format, ..
     va_start(args, format);
     vsnprintf(machine->reason, sizeof machine->reason, format, args);
     va_end(args);
+    if (state == GODWIT__VM_STATE__VM_STATE_PAUSED && !machine->reason[0])
+        (void)snprintf(machine->reason, sizeof machine->reason, "%s", machine->disk_waits);
     machine->state = state;
     machine->seq++;
     log_info("machine", "state=%s vm=%s generation=%llu%s%s",
@@ -187,6 +190,7 @@ static void unbuild(struct machine *machine)
     machine->port = guest_port_free(machine->port);
     machine->vm = vm_free(machine->vm);
     machine->backends.disks_attached = machine->backends.nics_attached = 0;
+    machine->disk_waits[0] = '\0';
     atomic_fetch_add(&machine->epoch, 1);
 }
 
@@ -283,18 +287,50 @@ static void on_event(void *data, enum vm_event event, const struct fault *fault)
 struct disk_note {
     struct machine *machine;
     unsigned epoch, disk;
+    bool waits;
     struct fault fault;
 };
+
+static void pause_for_disk(struct machine *machine);
 
 static void disk_note_posted(void *data)
 {
     struct disk_note *note = data;
-    const struct machine *machine = note->machine;
+    struct machine *machine = note->machine;
 
-    if (note->epoch == atomic_load(&machine->epoch) && note->disk < machine->backends.disk_count)
+    if (note->epoch == atomic_load(&machine->epoch) && note->disk < machine->backends.disk_count) {
+        const char *name = machine->backends.serials[note->disk];
         log_error("machine", "a disk failed the guest vm=%s disk=%s: %s", machine->config.vm_id,
-                  machine->backends.serials[note->disk], note->fault.text);
+                  name, note->fault.text);
+        if (note->waits) {
+            (void)snprintf(machine->disk_waits, sizeof machine->disk_waits,
+                           "disk %s failed it (%.150s): godwit vm resume tries again", name,
+                           note->fault.text);
+            pause_for_disk(machine);
+        }
+    }
     free(note);
+}
+
+static void post_disk_note(struct machine *machine, unsigned disk, bool waits,
+                           const struct fault *fault)
+{
+    struct disk_note *note = calloc(1, sizeof *note);
+    if (!note)
+        return; /* the guest was told: it has its own log; or waits, as for a disk that is slow */
+    note->machine = machine;
+    note->epoch = atomic_load(&machine->epoch);
+    note->disk = disk;
+    note->waits = waits;
+    note->fault = *fault;
+    if (loop_post(machine->config.loop, disk_note_posted, note) < 0)
+        free(note);
+}
+
+/* I/O thread. */
+static void on_disk_wait(void *data, unsigned disk, const struct fault *fault)
+{
+    post_disk_note(data, disk, true, fault);
 }
 
 /* I/O thread. Once a second is enough: a store that is away fails every request. */
@@ -306,15 +342,7 @@ static void on_disk_error(void *data, unsigned disk, const struct fault *fault)
     if ((told_ms && now_ms - told_ms < DISK_TOLD_MS) ||
         !atomic_compare_exchange_strong(&machine->disk_told_ms, &told_ms, now_ms))
         return;
-    struct disk_note *note = calloc(1, sizeof *note);
-    if (!note)
-        return; /* the guest was told: it has its own log */
-    note->machine = machine;
-    note->epoch = atomic_load(&machine->epoch);
-    note->disk = disk;
-    note->fault = *fault;
-    if (loop_post(machine->config.loop, disk_note_posted, note) < 0)
-        free(note);
+    post_disk_note(machine, disk, false, fault);
 }
 
 /* vCPU thread. */
@@ -363,6 +391,7 @@ static int build(struct machine *machine, int memory_fd, struct fault *fault)
         .on_serial = on_serial,
         .on_event = on_event,
         .on_disk_error = on_disk_error,
+        .on_disk_wait = on_disk_wait,
         .data = machine,
     };
     int r = backend_set_config(&machine->backends, machine->spec, disks, nics, &config, fault);
@@ -593,6 +622,7 @@ static void tell_rested(struct machine *machine, const struct fault *fault)
 
 static void take_pending(struct machine *machine)
 {
+    pause_for_disk(machine);
     if (machine->has_pending && machine->vm && state_has_machine(machine->state)) {
         machine->has_pending = false;
         on_guest_event(machine, machine->pending, &machine->pending_fault);
@@ -910,6 +940,29 @@ static int check_disks_stay(const struct machine *machine, const char *what, str
     return 0;
 }
 
+static void stand_still(struct machine *machine)
+{
+    hold_protect(machine);
+    guest_port_pause(machine->port);
+    machine->paused = true;
+    release_protect(machine);
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "%s", "");
+}
+
+/* A request of a disk of it failed and waits. While something else is done to it that comes first,
+ * and this once that is over: then it may have been tried again. */
+static void pause_for_disk(struct machine *machine)
+{
+    struct fault ignored = {0};
+
+    if (!machine->disk_waits[0] || check_not_moving(machine, "be paused", &ignored) < 0)
+        return;
+    if (!machine->vm || !vm_disks_wait(machine->vm))
+        machine->disk_waits[0] = '\0';
+    else if (machine->state == GODWIT__VM_STATE__VM_STATE_RUNNING)
+        stand_still(machine);
+}
+
 int machine_pause(struct machine *machine, struct fault *fault)
 {
     int r = check_not_moving(machine, "be paused", fault);
@@ -919,11 +972,7 @@ int machine_pause(struct machine *machine, struct fault *fault)
         return 0;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING)
         return fault_set(fault, ERR_STATE, "%s does not run", machine->config.name);
-    hold_protect(machine);
-    guest_port_pause(machine->port);
-    machine->paused = true;
-    release_protect(machine);
-    set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "%s", "");
+    stand_still(machine);
     return 0;
 }
 
@@ -936,6 +985,7 @@ int machine_resume(struct machine *machine, struct fault *fault)
         return 0;
     if (machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s is not paused", machine->config.name);
+    machine->disk_waits[0] = '\0'; /* tried again: told anew if that helps nothing */
     hold_protect(machine);
     r = guest_port_resume(machine->port, fault);
     machine->paused = r < 0;

@@ -170,7 +170,7 @@ def need_stores(pool):
         pool.godwit("store", "add", name, WHERE / name, "--hosts", "node1,node2")
 
 
-def new_writer(pool, store="sick", content=os.urandom):
+def new_writer(pool, store="sick", content=os.urandom, on_error="report"):
     """A guest on its own disk on node1, which is full of `content`: writing needs no more room, moving takes its time.
     None: a hole."""
     need_stores(pool)
@@ -189,7 +189,7 @@ def new_writer(pool, store="sick", content=os.urandom):
     path.write_text("\n".join([
         "name: writer", f"kernel: {pool.guest_elf()}", f"cmdline: vcpus=1 disk={DISK_MIB} diskrate=300",
         "cpu: {vcpus: 1}", "memory: {size: 64MiB}", "host: node1", "disks:",
-        f"  - {{name: root, store: {store}, file: writer.raw}}"]) + "\n")
+        f"  - {{name: root, store: {store}, file: writer.raw, on_error: {on_error}}}"]) + "\n")
     pool.godwit("vm", "create", "-f", path)
     pools.wait_for("the guest to be ready", 60,
                    lambda: "gw ready" in pool.godwit("vm", "logs", "writer", check=False).stdout)
@@ -300,6 +300,36 @@ def a_medium_that_goes_away_is_told_and_its_disk_is_whole_when_it_is_back(pool):
     expect(len(found) > 0 and max(found.values()) >= written, f"the newest of {len(found)} blocks is older than {written}")
     pool.godwit("vm", "start", "writer")
     writes_and_has_all(pool)
+
+
+def stands_still(pool, *words):
+    pools.wait_for("the VM to stand still", 60, lambda: pool.vm("writer")["state"] == "paused")
+    shown = pool.godwit("vm", "show", "writer").stdout
+    for word in ("disk root failed it", "vm resume", *words):
+        expect(word in shown, f"'{word}' is not shown: {shown}")
+
+
+def a_disk_that_is_to_pause_stands_its_guest_still_untold_until_a_resume_that_helps(pool):
+    new_writer(pool, content=None, on_error="pause")  # every first write of a block needs room
+    sick = medium(pool, "node1")
+    pool.ask("writer", "disk every 1000000", "gw ok")  # no flush: one that failed is told in any case
+    with sick.failing("writes"):
+        stands_still(pool, "Input/output error")
+        events = pool.godwit("events", "--vm", "writer").stdout
+        expect("VM writer is paused on node1: disk root failed it" in events, events)
+        pool.godwit("vm", "resume", "writer")  # nothing is better
+        stands_still(pool, "Input/output error")
+        refused = pool.godwit("vm", "suspend", "writer", check=False)
+        expect(refused.returncode != 0 and "requests of the guest wait" in refused.stderr, refused.stderr)
+        stands_still(pool, "Input/output error")
+    pool.godwit("vm", "resume", "writer")
+    writes_and_has_all(pool, flushes=False)
+    expect("failed it" not in pool.godwit("vm", "show", "writer").stdout, "the reason stays")
+    with sick.full():
+        stands_still(pool, "No space left on device")
+    pool.godwit("vm", "resume", "writer")
+    writes_and_has_all(pool, flushes=False)
+    expect(numbers(pool)["errors"] == 0, f"the guest was told: {numbers(pool)}")
 
 
 # ---- a move with its local disk ----
@@ -489,6 +519,7 @@ try:
     run([
         a_medium_that_fails_is_told_to_guest_and_operator_and_loses_nothing,
         a_full_store_is_told_and_loses_nothing,
+        a_disk_that_is_to_pause_stands_its_guest_still_untold_until_a_resume_that_helps,
         a_medium_that_stands_still_holds_the_guests_writes_and_fails_none,
         a_slow_medium_slows_the_guest_and_fails_nothing,
         a_medium_that_goes_away_is_told_and_its_disk_is_whole_when_it_is_back,

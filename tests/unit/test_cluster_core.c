@@ -739,6 +739,44 @@ static void a_vm_that_is_where_it_should_be_is_left_alone(void **state)
     assert_int_equal(todo.order_count, 0);
 }
 
+static unsigned events_with(const char *words)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < todo.put_count; i++)
+        count += todo.puts[i].kind == PUT_EVENT && strstr(todo.puts[i].text, words) != NULL;
+    return count;
+}
+
+static void a_vm_that_stands_still_by_itself_is_told_once_with_its_reason(void **state)
+{
+    (void)state;
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    char reason[1000];
+    create_running("web", "node1");
+    memset(reason, 'x', sizeof reason);
+    memcpy(reason, "disk root failed it ", 20);
+    reason[sizeof reason - 1] = '\0'; /* longer than what is kept of it */
+    status.vm_id = vm_named("web")->id;
+    status.has_state = status.has_generation = true;
+    status.state = VM_STATE(PAUSED);
+    status.generation = 1;
+    status.reason = reason;
+
+    hello("node1", "boot-1", &status);
+    assert_memory_equal(vm_named("web")->reason, reason, 20);
+    assert_int_equal(events_with("is paused on node1: disk root failed it"), 1);
+    assert_string_equal(cluster_vm_word(&cluster, vm_named("web"), now_ns), "paused");
+
+    hello("node1", "boot-1", &status);
+    assert_int_equal(events_with("is paused"), 0);
+
+    status.state = VM_STATE(RUNNING);
+    status.reason = NULL;
+    hello("node1", "boot-1", &status);
+    assert_string_equal(vm_named("web")->reason, "");
+    assert_int_equal(todo.order_count, 0);
+}
+
 static void an_unknown_or_superseded_vm_is_warned_of_and_never_killed(void **state)
 {
     (void)state;
@@ -949,6 +987,7 @@ int main(void)
         TEST(a_dry_run_changes_nothing),
         TEST(a_move_event_of_a_host_that_has_no_part_in_it_is_ignored),
         TEST(a_vm_that_its_host_does_not_have_any_more_has_crashed),
+        TEST(a_vm_that_stands_still_by_itself_is_told_once_with_its_reason),
         TEST(a_vm_that_is_where_it_should_be_is_left_alone),
         TEST(an_unknown_or_superseded_vm_is_warned_of_and_never_killed),
         TEST(what_a_move_left_over_is_cleared_away),

@@ -96,12 +96,38 @@ static void a_guest_with_a_vsock_is_told_of_its_moves_unless_it_says_otherwise(v
     assert_int_equal(vm_spec_judge(&spec, &fault), ERR_INVALID);
 }
 
+static void a_disk_tells_or_waits_when_a_request_fails(void **state)
+{
+    (void)state;
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    Godwit__DiskSpec disk = GODWIT__DISK_SPEC__INIT, *disks[] = {&disk};
+    struct fault fault = {0};
+    disk.name = (char *)"root";
+    disk.path = (char *)"/srv/root.raw";
+    spec.disks = disks;
+    spec.n_disks = 1;
+    assert_int_equal(vm_spec_judge(&spec, &fault), 0);
+    assert_false(vm_spec_disk_waits(&disk));
+
+    disk.on_error = (char *)"report";
+    assert_int_equal(vm_spec_judge(&spec, &fault), 0);
+    assert_false(vm_spec_disk_waits(&disk));
+    disk.on_error = (char *)"pause";
+    assert_int_equal(vm_spec_judge(&spec, &fault), 0);
+    assert_true(vm_spec_disk_waits(&disk));
+
+    disk.on_error = (char *)"ignore";
+    assert_int_equal(vm_spec_judge(&spec, &fault), ERR_INVALID);
+    assert_string_equal(fault.text, "disks[0].on_error: found 'ignore'; report or pause would fit");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_one_stations_address_from_anything_else),
         cmocka_unit_test(makes_an_address_that_is_local_and_always_the_same),
         cmocka_unit_test(a_guest_with_a_vsock_is_told_of_its_moves_unless_it_says_otherwise),
+        cmocka_unit_test(a_disk_tells_or_waits_when_a_request_fails),
         cmocka_unit_test(keeps_the_stamp_with_the_first_shared_disk_that_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

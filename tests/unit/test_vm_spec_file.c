@@ -110,7 +110,7 @@ static void says_where_what_and_what_would_fit(void **state)
          "would fit"},
         {"disks:\n  - name: a\n    siez: 1GiB\n",
          "web.yaml:3:5: disks[0].siez: unknown key; did you mean 'size'?; there are name, path, "
-         "store, file, size, read_only, serial, cache, shared, pool_store, image, image_digest, snapshot"},
+         "store, file, size, read_only, serial, cache, shared, pool_store, image, image_digest, snapshot, on_error"},
         {"disks:\n  - {name: a, store: ../s, file: b}\n",
          "web.yaml:2:22: disks[0].store: found '../s'; a store's name or the absolute path of a "
          "folder would fit"},
