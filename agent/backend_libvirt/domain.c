@@ -304,6 +304,32 @@ static void ask_peer(struct domain *domain, Godwit__PeerMoveKind kind, domain_pe
     domain->config.line_ask(move->line, &message, done, domain);
 }
 
+static void target_said(void *data, const Godwit__PeerMoveReply *reply, const struct fault *fault)
+{
+    struct domain *domain = data;
+    struct domain_event event = {
+        .type = DOMAIN_EVENT_TARGET_SAYS, .now_ns = world_now_ns(), .answer = {.fault = fault}};
+
+    domain->move.is_asking_target = false;
+    if (reply)
+        event.answer.latch = reply->latch;
+    else
+        log_debug("domain", "the target does not say whether it runs vm=%s: %s", domain->vm_id,
+                  fault->text);
+    if (event.answer.latch == GODWIT__LATCH__LATCH_TOOK)
+        log_warn("domain", "the target runs it, by somebody's hand: what stands here stays vm=%s",
+                 domain->vm_id);
+    domain_step(domain, &event);
+}
+
+static void ask_target(struct domain *domain)
+{
+    if (domain->move.is_asking_target)
+        return;
+    domain->move.is_asking_target = true;
+    ask_peer(domain, GODWIT__PEER_MOVE_KIND__PEER_MOVE_HELLO, target_said);
+}
+
 static void transferred(void *data, const Godwit__PeerMoveReply *reply, const struct fault *fault)
 {
     struct domain *domain = data;
@@ -425,6 +451,8 @@ static void carry_out(struct domain *domain, unsigned bits)
                               domain_ask_new(domain, DOMAIN_CALL_ABORT_JOB, NULL, job_aborted));
     if (bits & DOMAIN_TODO_ASK_JOB)
         seek_job(domain);
+    if (bits & DOMAIN_TODO_ASK_TARGET)
+        ask_target(domain);
     if (bits & DOMAIN_TODO_LOOK)
         look(domain);
     if (bits & DOMAIN_TODO_DISCARD)

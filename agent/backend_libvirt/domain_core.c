@@ -7,7 +7,10 @@
 #include "base/world.h"
 #include "proto/limits.h"
 
-enum { TRANSFER_AGAIN_MS = 300 };
+enum {
+    TRANSFER_AGAIN_MS = 300,
+    TARGET_WORD_MS = 3000, /* for the target's word, or the coordinator's, that it runs there */
+};
 
 static const char *const phase_names[DOMAIN_PHASE_COUNT] = {
     [DOMAIN_PLAIN] = "plain",   [DOMAIN_GREET] = "greet",       [DOMAIN_COPY] = "copy",
@@ -164,10 +167,15 @@ static void abort_job(struct domain_core *core, struct domain_todo *todo)
     todo->bits |= DOMAIN_TODO_ABORT_JOB;
 }
 
-/* It stands still, and the target has no word to run: this is the copy that goes on. */
-static void go_on_here(struct domain_core *core, struct domain_todo *todo)
+/* It stands still, and the target has no word of ours to run: this is the copy that goes on. But somebody may have let
+ * the arrival run by hand, so the target is asked. One that does not answer may be what broke the move. */
+static void go_on_here(struct domain_core *core, uint64_t now_ns, struct domain_todo *todo)
 {
-    if (core->was_paused)
+    if (!core->stand_ns)
+        core->stand_ns = now_ns;
+    if (!core->is_target_still && now_ns - core->stand_ns < TARGET_WORD_MS * NS_PER_MS)
+        todo->bits |= DOMAIN_TODO_ASK_TARGET;
+    else if (core->was_paused)
         roll_back(core, todo);
     else
         todo->bits |= DOMAIN_TODO_RESUME;
@@ -192,13 +200,13 @@ static void settle(struct domain_core *core, uint64_t now_ns, struct domain_todo
         return;
     case SIGHT_PAUSED:
         if (!core->is_inherited)
-            go_on_here(core, todo);
+            go_on_here(core, now_ns, todo);
         return;
     case SIGHT_MIGRATING:
         /* A libvirtd that began anew while the target finished leaves the source standing: it does
          * not know who has the guest. */
         if (core->is_jobless)
-            go_on_here(core, todo);
+            go_on_here(core, now_ns, todo);
         return;
     case SIGHT_UNKNOWN:
         return; /* asked again with every tick */
@@ -350,7 +358,8 @@ static void begin_move(struct domain_core *core, const struct domain_event *even
     core->deadline_ns = event->move.deadline_ns;
     core->cause = (struct fault){0};
     core->aborting = core->is_calling = core->is_inherited = core->is_told_parked = false;
-    core->is_jobless = core->is_wanted = core->is_taken = false;
+    core->is_jobless = core->is_wanted = core->is_taken = core->is_target_still = false;
+    core->stand_ns = 0;
     core->has_arrived = core->stay_paused = false;
 }
 
@@ -569,6 +578,18 @@ static void on_jobless(struct domain_core *core, struct domain_todo *todo)
     todo->bits |= DOMAIN_TODO_LOOK;
 }
 
+static void on_target_says(struct domain_core *core, const struct domain_event *event,
+                           struct domain_todo *todo)
+{
+    if (core->phase != DOMAIN_SETTLE || event->answer.fault)
+        return;
+    if (event->answer.latch == GODWIT__LATCH__LATCH_TOOK)
+        core->is_taken = true;
+    else
+        core->is_target_still = true;
+    todo->bits |= DOMAIN_TODO_LOOK;
+}
+
 static void on_tick(struct domain_core *core, uint64_t now_ns, struct domain_todo *todo)
 {
     switch (core->phase) {
@@ -638,6 +659,9 @@ int domain_core_step(struct domain_core *core, const struct domain_event *event,
         return 0;
     case DOMAIN_EVENT_JOBLESS:
         on_jobless(core, todo);
+        return 0;
+    case DOMAIN_EVENT_TARGET_SAYS:
+        on_target_says(core, event, todo);
         return 0;
     case DOMAIN_EVENT_ABANDON:
         return on_abandon(core, todo, fault);

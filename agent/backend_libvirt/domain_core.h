@@ -70,10 +70,12 @@ struct domain_core {
     bool is_inherited;   /* a migration of a life before: nobody will hear its call end */
     bool is_jobless;     /* settling: libvirt knows of no migration any more */
     bool is_taken;       /* settling: the target is said to run it */
+    bool is_target_still; /* settling: the target says that it does not */
     bool is_told_parked;
     bool is_resuming;    /* TOOK, and not yet seen to run: part of what is durable */
     uint64_t deadline_ns; /* 0: none */
     uint64_t gave_ns, transfer_ns;
+    uint64_t stand_ns; /* settling: since when it could go on here, standing; 0: it cannot */
     struct fault cause; /* why the move rolls back */
     enum domain_ending ending;
     char reason[200];
@@ -89,6 +91,7 @@ enum domain_event_type {
     DOMAIN_EVENT_TAKE,        /* TRANSFER of the source, or the coordinator's TAKE */
     DOMAIN_EVENT_NO_JOB,      /* libvirt was asked to break a migration off, and has none */
     DOMAIN_EVENT_JOBLESS,     /* libvirt was asked: no migration of it is under way */
+    DOMAIN_EVENT_TARGET_SAYS, /* to a source that asked: the target's latch, or a fault */
     DOMAIN_EVENT_ABANDON,
     DOMAIN_EVENT_CANCEL,
     DOMAIN_EVENT_STARTED,     /* to a source: the target runs it, by another path */
@@ -137,6 +140,7 @@ enum {
     DOMAIN_TODO_MOVE_ENDED = 1024,
     DOMAIN_TODO_OVER = 2048,   /* the domain is no longer this host's */
     DOMAIN_TODO_ASK_JOB = 4096, /* is a migration of it under way? */
+    DOMAIN_TODO_ASK_TARGET = 8192, /* its latch */
 };
 
 struct domain_todo {

@@ -29,7 +29,7 @@ struct domain_move {               /* of the shell: what the core need not know 
     void *line;
     struct domain_receipt figures;
     char libvirt_uri[DOMAIN_URI_SIZE], data_uri[DOMAIN_URI_SIZE];
-    bool is_asking_job, is_transferring, is_final_job;
+    bool is_asking_job, is_asking_target, is_transferring, is_final_job;
 };
 
 struct domain {

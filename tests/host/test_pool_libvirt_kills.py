@@ -236,23 +236,52 @@ def breaks_at(pool, broken, place):
     print(f"        {broken} at {place}: job {word}, {where}{missed}, {time.monotonic() - begun:.1f} s", flush=True)
 
 
+def lose_the_source_libvirtd_while_the_target_finishes(move):
+    """The source stands still, QEMU has sent all of it, and its libvirtd is dead before the target's answers."""
+    pool, witness = move.pool, move.witness
+    hold_at(move, COPYING)
+    move.target.libvirtd.send_signal(signal.SIGSTOP)
+    try:
+        pool.godwit("job", "set", move.job, "--bandwidth", "1GiB/s")
+        pools.wait_for("the source to stand still", 60, lambda: not witness.running(), 0.01)
+        pools.wait_for("the end of QEMU's migration", 60, lambda: witness.has_migrated(move.source.name), 0.01)
+        move.source.kill_libvirtd()
+    finally:
+        move.target.libvirtd.send_signal(signal.SIGCONT)
+
+
 def a_source_libvirtd_that_dies_while_the_target_finishes(pool):
     """Then libvirt itself does not know who has the guest, and leaves the source standing."""
     seq = need_domain(pool)
     with virt_witness.Witness(pool.hosts[1:], "dom") as witness:
         move = Move(pool, witness)
         pools.wait_for("the witness to see it", 30, lambda: witness.running() == [move.source.name], 0.01)
-        hold_at(move, COPYING)
-        move.target.libvirtd.send_signal(signal.SIGSTOP)
-        try:
-            pool.godwit("job", "set", move.job, "--bandwidth", "1GiB/s")
-            pools.wait_for("the source to stand still", 60, lambda: not witness.running(), 0.01)
-            pools.wait_for("the end of QEMU's migration", 60, lambda: witness.has_migrated(move.source.name), 0.01)
-            move.source.kill_libvirtd()
-        finally:
-            move.target.libvirtd.send_signal(signal.SIGCONT)
+        lose_the_source_libvirtd_while_the_target_finishes(move)
         move.source.start_libvirtd()
         where, word = settled(move, seq)
+    print(f"        job {word}, {where}", flush=True)
+
+
+def what_stands_at_the_source_asks_before_it_goes_on(pool):
+    """Somebody lets the arrival run by hand meanwhile, and no coordinator is there to tell the source."""
+    seq = need_domain(pool)
+    with virt_witness.Witness(pool.hosts[1:], "dom") as witness:
+        move = Move(pool, witness)
+        pools.wait_for("the witness to see it", 30, lambda: witness.running() == [move.source.name], 0.01)
+        lose_the_source_libvirtd_while_the_target_finishes(move)
+        pools.wait_for("the arrival", 60, lambda: move.target.domain_state("dom") == "paused", 0.05)
+        pool.kill_coordinator()
+        move.target.virsh("resume", "dom")
+        pools.wait_for("it to run at the target", 60, lambda: witness.running() == [move.target.name], 0.01)
+        move.source.start_libvirtd()
+        log = pool.dir / f"agent-{move.source.name}.log"
+        pools.wait_for("the source to be told", 90, lambda: witness.doubles() or "the target runs it" in log.read_text(), 0.1)
+        expect(not witness.doubles(), f"it ran twice: {witness.doubles()}")
+        pool.start_coordinator()
+        pool.wait_hosts_up(90)
+        move.source.virsh("destroy", "dom")  # what stands there is its operator's to end
+        where, word = settled(move, seq)
+    expect(where == "target", f"it is {where}, job {word}")
     print(f"        job {word}, {where}", flush=True)
 
 
@@ -279,7 +308,8 @@ if __name__ == "__main__":
         print(f"skipped: {why_not}")
         sys.exit(77)
     try:
-        run([*(case_of(*cell) for cell in cells()), a_source_libvirtd_that_dies_while_the_target_finishes],
+        run([*(case_of(*cell) for cell in cells()), a_source_libvirtd_that_dies_while_the_target_finishes,
+             what_stands_at_the_source_asks_before_it_goes_on],
             hosts=3, kind=KillPool, failpoints=True)
     finally:
         for outcome, count in sorted(counts.items()):

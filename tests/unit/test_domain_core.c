@@ -107,12 +107,23 @@ static void rolls_back_when_libvirt_runs_it_on_and_tells_the_target(void **state
     assert_int_equal(domain_core_state(&core), GODWIT__VM_STATE__VM_STATE_RUNNING);
 }
 
+/* Asked, since the source stands. */
+static void target_says(Godwit__Latch latch)
+{
+    assert_true(todo.bits & DOMAIN_TODO_ASK_TARGET);
+    assert_false(todo.bits & (DOMAIN_TODO_RESUME | DOMAIN_TODO_ABANDON));
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_TARGET_SAYS, .answer = {.latch = latch}});
+    assert_true(todo.bits & DOMAIN_TODO_LOOK);
+}
+
 static void resumes_a_source_that_libvirt_left_standing(void **state)
 {
     (void)state;
     copy();
     (void)step((struct domain_event){.type = DOMAIN_EVENT_MIGRATED});
 
+    see(SIGHT_PAUSED, HOW_UNKNOWN, true);
+    target_says(GODWIT__LATCH__LATCH_READY);
     see(SIGHT_PAUSED, HOW_UNKNOWN, true);
     assert_true(todo.bits & DOMAIN_TODO_RESUME);
     assert_int_equal(core.latch, GODWIT__LATCH__LATCH_OUT);
@@ -137,6 +148,8 @@ static void a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is
     (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
     assert_true(todo.bits & DOMAIN_TODO_LOOK);
     see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    target_says(GODWIT__LATCH__LATCH_READY);
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
     assert_true(todo.bits & DOMAIN_TODO_RESUME);
     see(SIGHT_RUNNING, HOW_UNKNOWN, true);
     assert_int_equal(core.latch, GODWIT__LATCH__LATCH_ABORTED);
@@ -154,7 +167,52 @@ static void a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is
     (void)step((struct domain_event){.type = DOMAIN_EVENT_NO_JOB});
     (void)step((struct domain_event){.type = DOMAIN_EVENT_JOBLESS});
     see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
+    target_says(GODWIT__LATCH__LATCH_IN);
+    see(SIGHT_MIGRATING, HOW_UNKNOWN, true);
     assert_true(todo.bits & DOMAIN_TODO_RESUME);
+}
+
+static void a_source_that_stands_goes_on_without_the_word_of_a_target_that_is_away(void **state)
+{
+    (void)state;
+    struct fault away = {0};
+    (void)fault_set(&away, ERR_UNREACHABLE, "no route");
+    const struct domain_event no_answer = {.type = DOMAIN_EVENT_TARGET_SAYS, .answer = {.fault = &away}};
+    struct domain_event stands = {.type = DOMAIN_EVENT_SIGHT,
+                                  .now_ns = NS_PER_S,
+                                  .seen = {.sight = SIGHT_PAUSED, .is_fresh = true}};
+    copy();
+    (void)step((struct domain_event){.type = DOMAIN_EVENT_MIGRATED});
+    for (; stands.now_ns < 4 * NS_PER_S; stands.now_ns += NS_PER_S) {
+        (void)step(stands);
+        assert_true(todo.bits & DOMAIN_TODO_ASK_TARGET);
+        assert_false(todo.bits & DOMAIN_TODO_RESUME);
+        (void)step(no_answer);
+        assert_int_equal(core.latch, GODWIT__LATCH__LATCH_OUT);
+    }
+
+    (void)step(stands);
+    assert_true(todo.bits & DOMAIN_TODO_RESUME);
+}
+
+static void what_stands_here_stays_where_the_target_itself_says_that_it_runs(void **state)
+{
+    (void)state;
+    for (unsigned was_paused = 0; was_paused < 2; was_paused++) {
+        core = (struct domain_core){.generation = 4,
+                                    .sight = was_paused ? SIGHT_PAUSED : SIGHT_RUNNING};
+        copy();
+        (void)step((struct domain_event){.type = DOMAIN_EVENT_MIGRATED});
+        see(SIGHT_PAUSED, HOW_UNKNOWN, true);
+        target_says(GODWIT__LATCH__LATCH_TOOK);
+        for (uint64_t s = 1; s < 100; s++) {
+            (void)step((struct domain_event){.type = DOMAIN_EVENT_SIGHT,
+                                             .now_ns = s * NS_PER_S,
+                                             .seen = {.sight = SIGHT_PAUSED, .is_fresh = true}});
+            assert_false(todo.bits & (DOMAIN_TODO_RESUME | DOMAIN_TODO_ABANDON));
+        }
+        assert_int_equal(core.latch, GODWIT__LATCH__LATCH_OUT);
+    }
 }
 
 /* Somebody let the arrival run by hand while the source's libvirtd was away. */
@@ -462,6 +520,8 @@ int main(void)
         cmocka_unit_test_setup(
             a_source_that_libvirtd_forgot_in_the_midst_is_resumed_once_no_job_is_left, setup),
         cmocka_unit_test_setup(what_stands_here_never_goes_on_once_the_target_is_said_to_run_it, setup),
+        cmocka_unit_test_setup(what_stands_here_stays_where_the_target_itself_says_that_it_runs, setup),
+        cmocka_unit_test_setup(a_source_that_stands_goes_on_without_the_word_of_a_target_that_is_away, setup),
         cmocka_unit_test_setup(waits_while_libvirtd_does_not_say, setup),
         cmocka_unit_test_setup(a_guest_that_switches_itself_off_is_not_given_away, setup),
         cmocka_unit_test_setup(cancel_and_deadline_break_libvirts_migration_off, setup),
