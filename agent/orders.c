@@ -101,7 +101,7 @@ struct step {
     struct backends backends;
     struct stamp expected, wanted;
     int result;
-    bool incoming, start_paused;
+    bool incoming, start_paused, only_running;
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
@@ -460,6 +460,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.incoming = step->incoming;
     order.has_start_paused = true;
     order.start_paused = step->start_paused;
+    order.has_only_running = true;
+    order.only_running = step->only_running;
     order.disk_bytes = step->backends.disk_bytes;
     order.n_disk_bytes = step->backends.disk_count;
     if (step->expected.generation) {
@@ -688,6 +690,7 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
     step->generation = order->generation;
     waiters_add(&entry->start_waiters, request);
     step->start_paused = order->start_paused;
+    step->only_running = order->only_running;
     r = attach_stamp_read(order->expected_stamp, &step->expected, &fault);
     if (r == 0)
         r = take_snapshot(step, order, &fault);

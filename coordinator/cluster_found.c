@@ -63,6 +63,7 @@ static void follow(struct cluster_host *host, struct cluster_vm *vm, struct clus
     vm->reason[0] = '\0';
     vm->start_ns = now.ns;
     vm->found_ns = now.ns;
+    vm->found_gen = vm->own.gen;
     cluster_put_own(vm, now, todo);
     (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
     cluster_todo_event(todo, vm->id, "VM %s was started on %s outside of the pool: it follows",
@@ -409,6 +410,7 @@ int cluster_found_adopt(struct cluster *cluster, struct cluster_host *host,
             host->facts && host->facts->incarnation ? host->facts->incarnation : "";
         own_start(&vm->own, host->name, incarnation);
         vm->want = WANT_RUNNING;
+        vm->found_gen = vm->own.gen;
         cluster_put_own(vm, now, todo);
         cluster_order_vm(vm, host->name, ORDER_START, now, todo)->ticket = vm->ticket;
         return 0;

@@ -40,6 +40,7 @@ add_dependencies(test_host_agent_replica agent_guest godwit-vm godwit-agent)
 set_tests_properties(host/agent_replica PROPERTIES RUN_SERIAL ON)
 godwit_test(unit domain_core ROOMS backend_libvirt)
 godwit_test(unit domain_needs ROOMS backend_libvirt)
+godwit_test(unit domain_call ROOMS backend_libvirt)
 godwit_test(unit backend_libvirt ROOMS backend_libvirt)
 foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call domain_call_list domain_call_run)
   target_link_options(test_unit_backend_libvirt PRIVATE -Wl,--wrap=${call}) # its libvirt is none

@@ -182,6 +182,12 @@ static void start(virConnectPtr connection, struct domain_call *call)
     virDomainPtr domain =
         virt_view_uuid(call->vm_id, uuid) ? virDomainLookupByUUIDString(connection, uuid) : NULL;
 
+    if (call->only_running && !(domain && is_active(domain))) { /* by hand, and so was its end */
+        (void)fault_set(&call->fault, ERR_STATE, "it was seen running, and has ended by now");
+        if (domain)
+            (void)virDomainFree(domain);
+        return;
+    }
     if (!domain && call->may_define && call->xml) {
         domain = virDomainDefineXML(connection, call->xml);
         if (!domain) {

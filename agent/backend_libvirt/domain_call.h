@@ -54,6 +54,7 @@ struct domain_call {
     /* in */
     const char *xml; /* start, check: borrowed */
     bool start_paused, may_define;
+    bool only_running; /* start: off it is refused */
     struct virt_plan plan; /* migrate, tune */
     char libvirt_uri[DOMAIN_URI_SIZE], data_uri[DOMAIN_URI_SIZE];
     /* out */

@@ -154,6 +154,7 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
         ask->call.xml = ask->spec && ask->spec->domain_xml ? ask->spec->domain_xml : NULL;
         ask->call.start_paused = order->start_paused;
         ask->call.may_define = true;
+        ask->call.only_running = order->only_running;
     }
     domain->was_created = domain->was_created || order->incoming;
     (void)domain_ask_send(domain, ask);

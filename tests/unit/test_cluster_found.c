@@ -285,6 +285,35 @@ static void follows_a_start_by_hand(void **state)
     assert_int_equal(cluster.vms[0]->want, WANT_RUNNING);
 }
 
+/* What it was found by may be old: the order takes up what runs, and starts nothing. */
+static void what_is_found_running_is_taken_up_and_never_started(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    const struct cluster_vm *vm = cluster.vms[0];
+    assert_int_equal(todo.orders[0].generation, vm->found_gen);
+    order_succeeds();
+
+    report("node1", VM_STATE(STOPPED), "stopped outside of the pool");
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_START);
+    assert_int_equal(todo.orders[0].generation, vm->found_gen);
+
+    struct cluster_order order = todo.orders[0];
+    struct fault ended = {0};
+    const struct cluster_result refused = {.definite = true, .fault = &ended};
+    (void)fault_set(&ended, ERR_STATE, "it was seen running, and has ended by now");
+    cluster_order_done(&cluster, &order, &refused, later(), &todo);
+    assert_int_equal(vm->own.phase, OWN_STOPPED);
+    assert_string_equal(vm->reason, ended.text);
+    assert_int_equal(todo.order_count, 0);
+
+    own_start(&cluster.vms[0]->own, "node1", "boot-1");
+    assert_int_not_equal(vm->own.gen, vm->found_gen); /* a start of the pool's own is one */
+}
+
 static void follows_a_move_by_hand_whichever_host_tells_first(void **state)
 {
     (void)state;
@@ -512,6 +541,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(never_renames_a_domain_to_fit, set_up, tear_down),
         cmocka_unit_test_setup_teardown(leaves_out_what_makes_no_sense, set_up, tear_down),
         cmocka_unit_test_setup_teardown(follows_a_start_by_hand, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_found_running_is_taken_up_and_never_started, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(follows_a_move_by_hand_whichever_host_tells_first, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(two_claims_are_a_conflict_and_nothing_is_stopped, set_up,

@@ -1,0 +1,123 @@
+/* Calls against libvirt's own test driver: domains in this process's memory, no libvirtd. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+
+#include "agent/backend_libvirt/domain_call.h"
+#include "base/err.h"
+
+static virConnectPtr connection;
+static struct domain_call call;
+
+static void be_silent(void *data, virErrorPtr error)
+{
+    (void)data;
+    (void)error;
+}
+
+/* The driver begins with one domain, "test", which runs. */
+static int set_up(void **state)
+{
+    struct domain_list list = {0};
+    (void)state;
+
+    virSetErrorFunc(NULL, be_silent);
+    connection = virConnectOpen("test:///default");
+    if (!connection)
+        return -1;
+    domain_call_list(connection, &list);
+    assert_int_equal(list.count, 1);
+    assert_int_equal(list.states[0].sight, SIGHT_RUNNING);
+    call = (struct domain_call){0};
+    memcpy(call.vm_id, list.states[0].vm_id, sizeof call.vm_id);
+    free(list.states);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    (void)virConnectClose(connection);
+    return 0;
+}
+
+static void run(enum domain_call_kind kind)
+{
+    call.kind = kind;
+    call.fault = (struct fault){0};
+    domain_call_run(connection, &call);
+}
+
+static void starts_what_is_off_and_takes_up_what_runs(void **state)
+{
+    (void)state;
+    run(DOMAIN_CALL_START); /* runs already: as good */
+    assert_int_equal(call.fault.code, 0);
+    run(DOMAIN_CALL_DESTROY);
+    assert_int_equal(call.state.sight, SIGHT_OFF);
+    run(DOMAIN_CALL_START);
+
+    assert_int_equal(call.fault.code, 0);
+    assert_int_equal(call.state.sight, SIGHT_RUNNING);
+}
+
+/* Somebody started it, the pool follows, and he has ended it before its word came. */
+static void what_was_seen_running_and_is_off_by_now_is_not_started(void **state)
+{
+    (void)state;
+    call.only_running = true;
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, 0);
+    assert_int_equal(call.state.sight, SIGHT_RUNNING);
+    run(DOMAIN_CALL_DESTROY);
+
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, ERR_STATE);
+    assert_int_equal(call.state.sight, SIGHT_OFF);
+    run(DOMAIN_CALL_LOOK);
+    assert_int_equal(call.state.sight, SIGHT_OFF);
+}
+
+static void nor_is_it_defined_again(void **state)
+{
+    (void)state;
+    char uuid[37];
+    run(DOMAIN_CALL_READ);
+    char *xml = call.text;
+    assert_non_null(xml);
+    run(DOMAIN_CALL_DESTROY);
+    assert_true(virt_view_uuid(call.vm_id, uuid));
+    virDomainPtr domain = virDomainLookupByUUIDString(connection, uuid);
+    assert_int_equal(virDomainUndefine(domain), 0);
+    (void)virDomainFree(domain);
+
+    call.xml = xml;
+    call.may_define = call.only_running = true;
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, ERR_STATE);
+    assert_false(call.state.exists);
+    call.only_running = false;
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, 0);
+    assert_int_equal(call.state.sight, SIGHT_RUNNING);
+    free(xml);
+}
+
+int main(void)
+{
+#define ON_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        ON_TEST(starts_what_is_off_and_takes_up_what_runs),
+        ON_TEST(what_was_seen_running_and_is_off_by_now_is_not_started),
+        ON_TEST(nor_is_it_defined_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
