@@ -113,6 +113,8 @@ enum failpoint_kill { FAILPOINT_SPARES, FAILPOINT_ENDS };
     X(VM_SAVE, "vm.save", FAILPOINT_CALL | FAILPOINT_TRUNCATE, ENDS)                               \
     X(VM_LOAD, "vm.load", FAILPOINT_CALL | FAILPOINT_TRUNCATE, SPARES)                             \
     X(VM_LATCH_TORN, "vm.latch_torn", FAILPOINT_KILL, ENDS)                                        \
+    /* a guest that runs while its memory still comes out of a file */                            \
+    X(PAGER_READ, "pager.read", FAILPOINT_CALL, ENDS)                                              \
     /* a disk that goes to another store */                                                        \
     X(MIRROR_WRITE, "mirror.write", FAILPOINT_CALL, ENDS)                                          \
     /* the agent, where it moves a libvirt domain: its guest is QEMU's, and lives on */            \

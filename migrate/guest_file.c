@@ -14,6 +14,7 @@
 #include "migrate/file_stream.h"
 #include "migrate/guest.h"
 #include "migrate/guest_file_writer.h"
+#include "migrate/guest_index.h"
 #include "migrate/guest_shape.h"
 #include "migrate/page_digest.h"
 #include "migrate/page_place.h"
@@ -145,7 +146,14 @@ static int read_tail(struct reader *reader, int fd, struct fault *fault)
     uint8_t tail[GUEST_FILE_TAIL_BYTES];
     struct stat status;
 
-    int r = stream_read(reader->stream, tail, 24, fault);
+    int r = stream_read(reader->stream, tail, 8, fault);
+    if (r == 0 && bytes_get_u64(tail) == GUEST_INDEX_MAGIC) {
+        r = guest_index_skip(reader->guest, reader->stream, fault);
+        if (r == 0)
+            r = stream_read(reader->stream, tail, 8, fault);
+    }
+    if (r == 0)
+        r = stream_read(reader->stream, tail + 8, 16, fault);
     if (r < 0)
         return r;
     uint64_t digest = file_stream_digest(reader->stream);

@@ -7,6 +7,7 @@
  *   1024  its shape: machine, CPU baseline, vCPUs, regions, with their own digest
  *   4096  page frames of one lane, round 1, as they travel (proto/page_frame.h), and their last fence
  *         u64 bytes of machine state, the state
+ *         an index of the frames (guest_index.h); files from before it have none
  *         tail: magic, pages, sum of the page digests, XXH3-64 of label, shape and all bytes up to here
  *
  * Zero pages and pages that never had memory are not in it. A file is believed only when its tail

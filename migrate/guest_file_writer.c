@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <xxhash.h>
+
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/err.h"
@@ -36,29 +38,28 @@ int guest_file_writer_init(struct guest_file_writer *writer, struct guest *guest
                            const struct guest_label *label, int fd, const bool *is_stopped,
                            struct fault *fault)
 {
-    uint8_t head[GUEST_FILE_HEAD_BYTES] = {0};
-
     *writer = (struct guest_file_writer){
         .guest = guest, .is_stopped = is_stopped, .fd = fd, .begun_ns = world_now_ns()};
-    int r = guest_label_encode(label, head, fault);
+    int r = guest_label_encode(label, writer->head, fault);
     if (r == 0)
-        r = guest_shape_encode(guest, head + GUEST_FILE_SHAPE_AT, fault);
+        r = guest_shape_encode(guest, writer->head + GUEST_FILE_SHAPE_AT, fault);
     if (r == 0)
         r = file_stream_new(&writer->stream, fd, GUEST_FILE_HEAD_BYTES, fault);
     if (r == 0)
         r = page_codec_init(&writer->codec, PAGE_TUNER_AUTO, false, fault);
     if (r < 0)
         return r;
-    if (pwrite(fd, head, sizeof head, 0) != (ssize_t)sizeof head)
+    if (pwrite(fd, writer->head, sizeof writer->head, 0) != (ssize_t)sizeof writer->head)
         return fault_set_errno(fault, errno == ENOSPC || errno == EDQUOT ? ERR_LIMIT : ERR_IO,
                                errno, "writing the guest's file");
-    guest_file_seed(writer->stream, head);
+    guest_file_seed(writer->stream, writer->head);
     return 0;
 }
 
 void guest_file_writer_deinit(struct guest_file_writer *writer)
 {
     page_codec_deinit(&writer->codec);
+    guest_index_deinit(&writer->index);
     writer->stream = stream_free(writer->stream);
 }
 
@@ -73,7 +74,10 @@ void guest_file_writer_begin(struct guest_file_writer *writer, unsigned region, 
 {
     writer->region = region;
     writer->block = block;
-    page_codec_begin(&writer->codec, writer->guest->regions[region].id, block, GUEST_FILE_ROUND);
+    uint32_t id = writer->guest->regions[region].id;
+    page_codec_begin(&writer->codec, id, block, GUEST_FILE_ROUND);
+    writer->frame = (struct guest_index_frame){
+        .region = id, .first_page = block, .digest = guest_index_digest_begin(id)};
 }
 
 void guest_file_writer_take(struct guest_file_writer *writer, unsigned page_in_block,
@@ -89,6 +93,8 @@ void guest_file_writer_take(struct guest_file_writer *writer, unsigned page_in_b
     page_codec_add_data(&writer->codec, page_in_block);
     writer->sum += page_digest_term(region->id, page, hash);
     writer->running = page_digest_fold(writer->running, page, hash);
+    writer->frame.digest = page_digest_fold(writer->frame.digest, page, hash);
+    writer->frame.mask[page_in_block / 64] |= UINT64_C(1) << (page_in_block % 64);
     writer->pages++;
 }
 
@@ -102,7 +108,11 @@ int guest_file_writer_flush(struct guest_file_writer *writer, struct fault *faul
 {
     const uint8_t *bytes = NULL;
     size_t count = page_codec_encode(&writer->codec, &bytes);
-    int r = count ? stream_write(writer->stream, bytes, count, fault) : 0;
+    writer->frame.offset = file_stream_offset(writer->stream);
+    writer->frame.bytes = (uint32_t)count;
+    int r = count ? guest_index_add(&writer->index, &writer->frame, fault) : 0;
+    if (r == 0 && count)
+        r = stream_write(writer->stream, bytes, count, fault);
     if (count)
         page_codec_sent(&writer->codec, writer->stream, 0);
     guest_file_writer_begin(writer, writer->region, writer->block);
@@ -166,6 +176,10 @@ static int write_machine(struct guest_file_writer *writer, const uint8_t *machin
                          MACHINE_STATE_MAX);
     bytes_put_u64(count_bytes, count);
     int r = stream_write(writer->stream, count_bytes, sizeof count_bytes, fault);
+    writer->index.machine_at = file_stream_offset(writer->stream);
+    writer->index.machine_bytes = count;
+    writer->index.machine_digest = XXH3_64bits(machine, count);
+    writer->index.sum = writer->sum;
     return r < 0 ? r : stream_write(writer->stream, machine, count, fault);
 }
 
@@ -189,6 +203,8 @@ int guest_file_writer_finish(struct guest_file_writer *writer, const uint8_t *ma
     int r = write_fence(writer, fault);
     if (r == 0)
         r = write_machine(writer, machine, count, fault);
+    if (r == 0)
+        r = guest_index_write(&writer->index, writer->head, writer->stream, fault);
     if (r == 0)
         r = write_tail(writer, fault);
     if (r == 0 && fsync(writer->fd) < 0)

@@ -1,4 +1,4 @@
-/* The bytes of a guest's file (guest_file.h) in their order: head, frames, fence, machine, tail.
+/* The bytes of a guest's file (guest_file.h) in their order: head, frames, fence, machine, index, tail.
  *
  * Flow:   guest_file, snapshot -> [guest_file_writer] -> page_codec -> file_stream -> file
  * Thread: its owner's; blocking.
@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "migrate/guest_index.h"
 #include "migrate/page_codec.h"
 #include "storage/guest_seal.h"
 
@@ -36,6 +37,9 @@ struct guest_file_writer {
     int fd;                 /* borrowed */
     unsigned region;        /* of the block that is begun */
     uint64_t block;
+    struct guest_index_frame frame; /* that is being filled */
+    struct guest_index index;
+    uint8_t head[GUEST_FILE_HEAD_BYTES];
     uint64_t sum, running, pages, begun_ns;
 };
 

@@ -73,6 +73,29 @@ static int judge(struct page_faults *faults, uint8_t *page, int error, struct fa
     return fault_set_errno(fault, err_from_errno(error), error, "laying a page of guest memory");
 }
 
+/* EAGAIN: the process's memory map is just being changed, maybe after some of them. */
+int page_faults_lay_run(struct page_faults *faults, uint8_t *first, const uint8_t *bytes,
+                        unsigned pages, struct fault *fault)
+{
+    uint64_t left = (uint64_t)pages * PAGE_BYTES;
+    while (left > 0) {
+        struct uffdio_copy copy = {
+            .dst = (uintptr_t)first, .src = (uintptr_t)bytes, .len = left};
+        if (ioctl(faults->fd, UFFDIO_COPY, &copy) == 0)
+            return 0;
+        if (errno != EAGAIN)
+            return judge(faults, first, errno, fault);
+        if (copy.copy > 0) {
+            first += copy.copy;
+            bytes += copy.copy;
+            left -= (uint64_t)copy.copy;
+        } else {
+            (void)sched_yield();
+        }
+    }
+    return 0;
+}
+
 /* EAGAIN: the process's memory map is just being changed. */
 int page_faults_lay(struct page_faults *faults, uint8_t *page, const uint8_t *bytes,
                     struct fault *fault)

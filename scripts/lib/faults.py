@@ -48,10 +48,11 @@ class Point:
 
 
 def table(pool):
-    """What godwit-vm says can go wrong in a move of it; a disk's mirror and an agent's domain are of no such move."""
+    """What godwit-vm says can go wrong in a move of it; a disk's mirror, a file's pager and an agent's domain are of no
+    such move."""
     done = subprocess.run([str(pool.bin / "godwit-vm"), "--list-failpoints"], capture_output=True, text=True,
                           check=True)
-    return [Point(line) for line in done.stdout.splitlines() if not line.startswith(("mirror.", "domain."))]
+    return [Point(line) for line in done.stdout.splitlines() if not line.startswith(("mirror.", "pager.", "domain."))]
 
 
 class Console:

@@ -82,6 +82,7 @@ static bool is_here(enum failpoint_id id)
 {
     return strncmp(failpoint_name(id), "vm.", 3) != 0 &&
            strncmp(failpoint_name(id), "mirror.", 7) != 0 && /* of no move: unit/disk_mirror */
+           strncmp(failpoint_name(id), "pager.", 6) != 0 &&  /* of none either: flow/guest_pager */
            strncmp(failpoint_name(id), "domain.", 7) != 0; /* an agent's */
 }
 

@@ -1,0 +1,401 @@
+/* A guest goes on from its file before its memory is read: every page is what was written, whoever touches it
+ * first; and a page that cannot be read is never seen as anything else.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/failpoint.h"
+#include "base/log.h"
+#include "base/own.h"
+#include "migrate/guest_file.h"
+#include "migrate/guest_pager.h"
+#include "migrate/page_faults.h"
+#include "storage/guest_label.h"
+#include "tests/support/fake_guest.h"
+
+enum { PAGES = 3000, HEAD = 4096 };
+
+static const struct guest_label label = {.vm_id = "vm-1", .nonce = "n0nce", .generation = 7};
+
+struct scene {
+    struct fake_guest *from, *to;
+    int fd;
+    struct guest_pager *pager;
+    struct fault fault;
+
+    pthread_mutex_t mutex; /* guards what was told */
+    pthread_cond_t changed;
+    unsigned whole, lost;
+    struct fault why;
+};
+
+static void on_whole(void *data)
+{
+    struct scene *scene = data;
+    pthread_mutex_lock(&scene->mutex);
+    scene->whole++;
+    pthread_cond_broadcast(&scene->changed);
+    pthread_mutex_unlock(&scene->mutex);
+}
+
+static void on_lost(void *data, const struct fault *fault)
+{
+    struct scene *scene = data;
+    pthread_mutex_lock(&scene->mutex);
+    scene->lost++;
+    scene->why = *fault;
+    pthread_cond_broadcast(&scene->changed);
+    pthread_mutex_unlock(&scene->mutex);
+}
+
+static void await(struct scene *scene, const unsigned *count)
+{
+    pthread_mutex_lock(&scene->mutex);
+    while (*count == 0)
+        pthread_cond_wait(&scene->changed, &scene->mutex);
+    pthread_mutex_unlock(&scene->mutex);
+}
+
+static void scene_init_filled(struct scene *scene, enum fake_fill fill)
+{
+    const struct fake_guest_config from = {.pages = PAGES, .fill = fill, .half = true};
+    const struct fake_guest_config to = {.pages = PAGES, .fill = FAKE_FILL_NONE};
+    struct page_faults faults = {.fd = -1};
+    struct guest_file_counts counts;
+
+    if (page_faults_open(&faults, NULL) < 0)
+        skip();
+    page_faults_close(&faults);
+    *scene = (struct scene){.from = fake_guest_new(&from), .to = fake_guest_new(&to)};
+    pthread_mutex_init(&scene->mutex, NULL);
+    pthread_cond_init(&scene->changed, NULL);
+    scene->fd = memfd_create("guest-file", MFD_CLOEXEC);
+    assert_int_equal(guest_file_write(fake_guest_guest(scene->from), &label, scene->fd, NULL, &counts,
+                                      &scene->fault),
+                     0);
+}
+
+static void scene_init(struct scene *scene)
+{
+    scene_init_filled(scene, FAKE_FILL_MIX);
+}
+
+static int begin(struct scene *scene)
+{
+    const struct guest_pager_config config = {.guest = fake_guest_guest(scene->to),
+                                              .expected = &label,
+                                              .fd = scene->fd,
+                                              .whole = on_whole,
+                                              .lost = on_lost,
+                                              .data = scene};
+    return guest_pager_new(&scene->pager, &config, &scene->fault);
+}
+
+static void begin_to_run(struct scene *scene)
+{
+    if (begin(scene) < 0)
+        fail_msg("%s", scene->fault.text);
+    assert_int_equal(guest_pager_load(scene->pager, &scene->fault), 0);
+    assert_int_equal(guest_pager_commit(scene->pager, &scene->fault), 0);
+}
+
+static void scene_deinit(struct scene *scene)
+{
+    scene->pager = guest_pager_free(scene->pager);
+    scene->from = fake_guest_free(scene->from);
+    scene->to = fake_guest_free(scene->to);
+    (void)close(scene->fd);
+    pthread_cond_destroy(&scene->changed);
+    pthread_mutex_destroy(&scene->mutex);
+}
+
+static bool page_is_same(struct scene *scene, uint64_t page)
+{
+    return memcmp(fake_guest_guest(scene->from)->regions[0].base + page * PAGE_BYTES,
+                  fake_guest_guest(scene->to)->regions[0].base + page * PAGE_BYTES, PAGE_BYTES) == 0;
+}
+
+static void all_of_it_comes_by_itself(void **state)
+{
+    (void)state;
+    const enum fake_fill fills[] = {FAKE_FILL_ZERO, FAKE_FILL_RANDOM, FAKE_FILL_TEXT, FAKE_FILL_MIX};
+    for (size_t i = 0; i < ARRAY_COUNT(fills); i++) {
+        struct scene scene;
+        struct guest_pager_counts counts;
+        scene_init_filled(&scene, fills[i]);
+        begin_to_run(&scene);
+
+        assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+        await(&scene, &scene.whole);
+
+        guest_pager_counts(scene.pager, &counts);
+        assert_true(counts.pages_left == 0 && counts.faults == 0);
+        scene.pager = guest_pager_free(scene.pager);
+        assert_true(fake_guest_compare(scene.from, scene.to) == UINT64_MAX);
+        assert_true(scene.whole == 1 && scene.lost == 0);
+        scene_deinit(&scene);
+    }
+}
+
+static void who_touches_a_page_gets_what_was_written(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct guest_pager_counts counts;
+    scene_init(&scene);
+    begin_to_run(&scene);
+
+    /* Backwards, and nobody reads the file but for this. */
+    for (uint64_t page = PAGES; page-- > 0;)
+        assert_true(page_is_same(&scene, page));
+
+    guest_pager_counts(scene.pager, &counts);
+    assert_true(counts.pages_left == 0 && counts.faults > 0 && counts.fault_pages == counts.pages);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.whole);
+    scene_deinit(&scene);
+}
+
+struct toucher {
+    struct scene *scene;
+    uint64_t random, wrong;
+};
+
+static void *touch(void *data)
+{
+    struct toucher *toucher = data;
+    for (unsigned i = 0; i < 4 * PAGES; i++) {
+        toucher->random = toucher->random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        toucher->wrong += !page_is_same(toucher->scene, (toucher->random >> 33) % PAGES);
+    }
+    return NULL;
+}
+
+static void readers_and_the_pager_go_through_it_at_once(void **state)
+{
+    (void)state;
+    struct scene scene;
+    pthread_t threads[3];
+    struct toucher touchers[3];
+    scene_init(&scene);
+    begin_to_run(&scene);
+
+    for (unsigned i = 0; i < 3; i++) {
+        touchers[i] = (struct toucher){.scene = &scene, .random = i + 1};
+        assert_int_equal(pthread_create(&threads[i], NULL, touch, &touchers[i]), 0);
+    }
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(touchers[i].wrong, 0);
+    }
+    await(&scene, &scene.whole);
+
+    scene.pager = guest_pager_free(scene.pager);
+    assert_true(fake_guest_compare(scene.from, scene.to) == UINT64_MAX);
+    scene_deinit(&scene);
+}
+
+static void what_the_guest_writes_meanwhile_stays(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    begin_to_run(&scene);
+    uint8_t *memory = fake_guest_guest(scene.to)->regions[0].base;
+
+    for (uint64_t page = 0; page < PAGES; page += 7)
+        memory[page * PAGE_BYTES + 5] = (uint8_t)(page * 3 + 1);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.whole);
+
+    for (uint64_t page = 0; page < PAGES; page++) {
+        if (page % 7 == 0)
+            assert_int_equal(memory[page * PAGE_BYTES + 5], (uint8_t)(page * 3 + 1));
+        else
+            assert_true(page_is_same(&scene, page));
+    }
+    scene_deinit(&scene);
+}
+
+/* A page that it gives back is zero from then on, and not what the file has. */
+static void what_it_gives_back_after_it_was_there_is_zero(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init_filled(&scene, FAKE_FILL_RANDOM);
+    begin_to_run(&scene);
+    struct region *ram = &fake_guest_guest(scene.to)->regions[0];
+    static const uint8_t zeros[PAGE_BYTES];
+
+    assert_true(page_is_same(&scene, 3));
+    assert_int_equal(ram->ops->discard(ram, 3, 1, &scene.fault), 0);
+    assert_memory_equal(ram->base + 3 * PAGE_BYTES, zeros, PAGE_BYTES);
+    assert_int_equal(ram->ops->discard(ram, 3, 1, &scene.fault), 0);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.whole);
+
+    assert_memory_equal(ram->base + 3 * PAGE_BYTES, zeros, PAGE_BYTES);
+    scene_deinit(&scene);
+}
+
+/* The first frames begin right behind the head: a byte in the body of one of them. */
+static void damage(struct scene *scene, uint64_t at)
+{
+    uint8_t byte;
+    assert_int_equal(pread(scene->fd, &byte, 1, (off_t)at), 1);
+    byte ^= 8;
+    assert_int_equal(pwrite(scene->fd, &byte, 1, (off_t)at), 1);
+}
+
+static void a_damaged_frame_is_told_and_nobody_sees_its_pages(void **state)
+{
+    (void)state;
+    struct scene scene;
+    struct guest_pager_counts counts;
+    scene_init_filled(&scene, FAKE_FILL_RANDOM);
+    damage(&scene, HEAD + 1000);
+    begin_to_run(&scene);
+
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.lost);
+
+    assert_true(scene.whole == 0 && scene.lost == 1 && scene.why.code == ERR_CORRUPT);
+    assert_non_null(strstr(scene.why.text, "is damaged at byte 4096: pages from 0"));
+    guest_pager_counts(scene.pager, &counts);
+    assert_true(counts.pages_left > 0);
+    /* The rest is served, and of the damaged frame nothing was laid. */
+    assert_true(page_is_same(&scene, 200));
+    uint8_t resident = 1;
+    assert_int_equal(mincore(fake_guest_guest(scene.to)->regions[0].base, PAGE_BYTES, &resident), 0);
+    assert_int_equal(resident & 1, 0);
+    scene_deinit(&scene);
+}
+
+static void *read_first_page(void *data)
+{
+    struct scene *scene = data;
+    (void)page_is_same(scene, 0);
+    return NULL;
+}
+
+static void who_waits_for_a_damaged_page_is_not_let_go(void **state)
+{
+    (void)state;
+    struct scene scene;
+    pthread_t thread;
+    scene_init_filled(&scene, FAKE_FILL_RANDOM);
+    damage(&scene, HEAD + 1000);
+    begin_to_run(&scene);
+
+    assert_int_equal(pthread_create(&thread, NULL, read_first_page, &scene), 0);
+    await(&scene, &scene.lost);
+    assert_true(page_is_same(&scene, 300)); /* asked for later, served */
+
+    assert_int_equal(pthread_tryjoin_np(thread, NULL), EBUSY);
+    scene.pager = guest_pager_free(scene.pager); /* as if its guest were ended: now it goes */
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    scene_deinit(&scene);
+}
+
+static void a_read_error_is_told_as_damage_is(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    begin_to_run(&scene);
+
+    assert_int_equal(failpoint_arm("pager.read=error@3", &scene.fault), 0);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.lost);
+
+    assert_true(scene.whole == 0 && scene.why.code == ERR_IO);
+    assert_int_equal(failpoint_arm("", &scene.fault), 0);
+    scene_deinit(&scene);
+}
+
+static void a_file_that_is_cut_under_it_is_told(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    begin_to_run(&scene);
+    assert_int_equal(ftruncate(scene.fd, HEAD + 100), 0);
+
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.lost);
+
+    assert_true(scene.whole == 0 && scene.why.code == ERR_CORRUPT);
+    scene_deinit(&scene);
+}
+
+static void what_is_wrong_is_refused_before_anything_runs(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    struct stat status;
+    assert_int_equal(fstat(scene.fd, &status), 0);
+
+    damage(&scene, 40); /* label */
+    assert_true(begin(&scene) < 0 && !scene.pager);
+    damage(&scene, 40);
+    damage(&scene, 1030); /* shape */
+    assert_true(begin(&scene) < 0);
+    damage(&scene, 1030);
+    damage(&scene, (uint64_t)status.st_size - 60); /* index */
+    assert_int_equal(begin(&scene), ERR_CORRUPT);
+    damage(&scene, (uint64_t)status.st_size - 60);
+    assert_int_equal(guest_label_consume(scene.fd, 8, &scene.fault), 0);
+    assert_int_equal(begin(&scene), ERR_REFUSED);
+    assert_non_null(strstr(scene.fault.text, "consumed by generation 8"));
+    assert_false(fake_guest_runs(scene.to));
+    scene_deinit(&scene);
+}
+
+static void a_load_that_fails_lets_nothing_run(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    const struct fake_guest_config to = {.pages = PAGES, .fill = FAKE_FILL_NONE, .fail_load = true};
+    scene.to = fake_guest_free(scene.to);
+    scene.to = fake_guest_new(&to);
+    assert_int_equal(begin(&scene), 0);
+
+    assert_true(guest_pager_load(scene.pager, &scene.fault) < 0);
+
+    assert_false(fake_guest_runs(scene.to));
+    scene_deinit(&scene);
+}
+
+int main(void)
+{
+    log_set_level(LOG_WARN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_of_it_comes_by_itself),
+        cmocka_unit_test(who_touches_a_page_gets_what_was_written),
+        cmocka_unit_test(readers_and_the_pager_go_through_it_at_once),
+        cmocka_unit_test(what_the_guest_writes_meanwhile_stays),
+        cmocka_unit_test(what_it_gives_back_after_it_was_there_is_zero),
+        cmocka_unit_test(a_damaged_frame_is_told_and_nobody_sees_its_pages),
+        cmocka_unit_test(who_waits_for_a_damaged_page_is_not_let_go),
+        cmocka_unit_test(a_read_error_is_told_as_damage_is),
+        cmocka_unit_test(a_file_that_is_cut_under_it_is_told),
+        cmocka_unit_test(what_is_wrong_is_refused_before_anything_runs),
+        cmocka_unit_test(a_load_that_fails_lets_nothing_run),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
