@@ -292,6 +292,11 @@ static const char *step_nonce(const struct step *step)
     return nonce && *nonce ? nonce : NULL;
 }
 
+static bool is_lazy(const struct step *step)
+{
+    return step_nonce(step) && ((const Godwit__OrderVmStart *)step->order)->lazy;
+}
+
 /* Exactly the one that was meant, and nobody has gone on from it. In the kernel's place: it brings
  * its own. */
 static int open_file(struct step *step, struct vm_entry *entry, struct fault *fault)
@@ -473,6 +478,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.is_snapshot = step->snapshot != NULL;
     if (step->is_clone)
         order.file_vm_id = step->snapshot->vm_id;
+    order.has_lazy = true;
+    order.lazy = is_lazy(step);
     order.has_suspend_generation = true;
     order.suspend_generation = step->file_generation;
     uint64_t gib = step_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
@@ -582,7 +589,8 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     vm_entry_update(entry, (const Godwit__VmStatus *)reply);
     vm_entry_commit(entry);
     struct fault left = {0};
-    if (step_nonce(step) && !step->snapshot && vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
+    if (step_nonce(step) && !step->snapshot && !vm_entry_is_paging(entry) &&
+        vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
         log_warn("orders", "vm=%s: %s", entry->id, left.text);
     vm_entry_journal(entry, "start");
     log_info("orders", "started vm=%s name=%s generation=%llu pid=%d", entry->id,

@@ -467,6 +467,12 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
             return fault_set(fault, ERR_BUSY, "VM %s is just being made from it",
                              clone->spec->name);
     }
+    for (const struct vm_entry *entry = vm_table_first(snapshots->config.table); info && entry;
+         entry = entry->next) {
+        if (vm_entry_is_paging(entry) && strcmp(entry->status->paging_nonce, info->id) == 0)
+            return fault_set(fault, ERR_BUSY, "VM %s still reads its memory from it",
+                             entry->status->name ? entry->status->name : entry->id);
+    }
     if (info)
         return begin_on(snapshots, info, request, remove_work, removed, fault);
     snapshots_tell(snapshots); /* whoever asks believes that it is here */

@@ -420,6 +420,7 @@ void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t genera
         status->wants_backends = false;
         status->has_pid = status->has_memory_populated = status->has_vcpu_cpu_ns = false;
         status->pid = 0;
+        set_text(&status->paging_nonce, NULL);
     }
     changed(entry, tell);
 }
@@ -456,6 +457,8 @@ static void send_quit(struct vm_entry *entry)
     entry->quit_sent = rpc_send_event(rpc, METHOD_VM_QUIT, &action.base, NULL) == 0;
 }
 
+static void drop_read_file(const struct vm_entry *entry);
+
 void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
 {
     Godwit__VmStatus bare = *status;
@@ -487,8 +490,11 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
                          entry->status->generation != copy->generation;
     bool latch_changed = !latch_is_same(entry->status->latch, copy->latch);
     bool post_changed = entry->status->in_postcopy != copy->in_postcopy;
+    bool was_paging = vm_entry_is_paging(entry);
     godwit__vm_status__free_unpacked(entry->status, NULL);
     entry->status = copy;
+    if (was_paging && !vm_entry_is_paging(entry) && !entry->starting)
+        drop_read_file(entry);
     if (latch_changed && copy->latch)
         vm_entry_journal(entry, "latch");
     if (state_changed || latch_changed || post_changed)
@@ -680,6 +686,30 @@ bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
     if (ret_nonce)
         memcpy(ret_nonce, label.nonce, VM_NONCE_SIZE);
     return true;
+}
+
+bool vm_entry_is_paging(const struct vm_entry *entry)
+{
+    const char *nonce = entry->status->paging_nonce;
+
+    return entry->process && nonce && nonce[0];
+}
+
+/* A guest has gone on from it, and has read all of it by now. */
+static void drop_read_file(const struct vm_entry *entry)
+{
+    char path[VM_PATH_SIZE];
+    struct fault fault = {0};
+    struct guest_label label;
+    uint64_t consumed_by = 0;
+
+    if (vm_entry_state_path(entry, "suspended", path, NULL) < 0)
+        return;
+    AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || guest_label_read(fd, &label, &consumed_by, &fault) < 0 || !consumed_by)
+        return; /* a fresh one is a suspend's that is just being ended */
+    if (vm_entry_drop_file(entry, &fault) < 0)
+        log_warn("vm_table", "vm=%s: %s", entry->id, fault.text); /* the next start tries again */
 }
 
 int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault)

@@ -183,6 +183,8 @@ bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
                        char ret_nonce[VM_NONCE_SIZE]);
 /* Nobody goes on from it any more, whatever power does. */
 int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault);
+/* Its guest runs while its memory is still read from a file: that is kept until all is here, or it has ended. */
+bool vm_entry_is_paging(const struct vm_entry *entry);
 /* Write ABANDONED into the latch file of this name, whose process is no more. */
 bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name,
                               struct latch_record *record);

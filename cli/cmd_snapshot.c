@@ -98,6 +98,9 @@ static int ask(struct context *context, const char *vm, const char *name, Godwit
     request.vm = (char *)(uintptr_t)vm; /* only read, as the next */
     request.name = (char *)(uintptr_t)name;
     request.has_disks_only = request.has_with_memory = true;
+    bool restores = strcmp(context->line->command->words, "vm snapshot restore") == 0;
+    request.has_shallow = request.shallow = verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_CHECK &&
+                                            restores && command_flag(context->line, "lazy");
     request.disks_only = verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_CREATE &&
                          strcmp(context->line->command->words, "vm snapshot create") == 0 &&
                          command_flag(context->line, "disks-only");
@@ -231,6 +234,8 @@ static int act(struct context *context, const char *vm, Godwit__VmVerb verb, con
     request.has_verb = true;
     request.verb = verb;
     request.snapshot = (char *)(uintptr_t)snapshot;
+    request.has_lazy = request.lazy =
+        verb == GODWIT__VM_VERB__VM_VERB_RESTORE && command_flag(context->line, "lazy");
     int r = client_of(context, &client, &fault);
     if (r == 0)
         r = client_call(client, METHOD_VM_ACTION, &request.base, &godwit__action_reply__descriptor,
@@ -291,8 +296,11 @@ int cmd_snapshot_restore(struct context *context)
     Godwit__SnapshotReply *checked = NULL;
     Godwit__ActionReply *stopped = NULL, *restored = NULL;
     enum rest rest = RUNS;
+    bool lazy;
 
-    int exit_code = ask(context, vm, name, GODWIT__SNAPSHOT_VERB__SNAPSHOT_CHECK, &checked);
+    int exit_code = cmd_vm_read_lazy(context, &lazy);
+    if (exit_code == EXIT_CODE_DONE)
+        exit_code = ask(context, vm, name, GODWIT__SNAPSHOT_VERB__SNAPSHOT_CHECK, &checked);
     if (exit_code == EXIT_CODE_DONE)
         exit_code = confirm(context, vm, name, keep);
     if (exit_code == EXIT_CODE_DONE && keep)
@@ -348,14 +356,18 @@ int cmd_snapshot_clone(struct context *context)
     request.bridge = (char *)(uintptr_t)command_text(line, "nic-bridge");
     request.has_cold = true;
     request.cold = command_flag(line, "cold");
+    bool lazy;
+    int exit_code = cmd_vm_read_lazy(context, &lazy);
+    if (exit_code != EXIT_CODE_DONE)
+        return exit_code;
+    request.has_lazy = request.lazy = lazy;
     int r = client_of(context, &client, &fault);
     if (r == 0)
         r = client_call(client, METHOD_SNAPSHOT_CLONE, &request.base,
                         &godwit__action_reply__descriptor, FILE_MS, &reply, &fault);
     if (r < 0)
         return error_print_fault(context, &fault);
-    int exit_code =
-        reply->error ? error_print(context, reply->error) : tell_clone(context, reply->vm);
+    exit_code = reply->error ? error_print(context, reply->error) : tell_clone(context, reply->vm);
     godwit__action_reply__free_unpacked(reply, NULL);
     return exit_code;
 }

@@ -453,6 +453,19 @@ int cmd_vm_create(struct context *context)
 
 /* ---- actions ---- */
 
+int cmd_vm_read_lazy(struct context *context, bool *ret_lazy)
+{
+    struct fault fault = {0};
+    bool lazy = command_flag(context->line, "lazy");
+
+    if (lazy && command_flag(context->line, "eager")) {
+        (void)fault_set(&fault, ERR_INVALID, "--lazy and --eager exclude each other");
+        return error_print_fault(context, &fault);
+    }
+    *ret_lazy = lazy;
+    return EXIT_CODE_DONE;
+}
+
 static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, bool and_stop)
 {
     Godwit__VmActionRequest request = GODWIT__VM_ACTION_REQUEST__INIT;
@@ -465,6 +478,13 @@ static int act_on(struct context *context, const char *vm, Godwit__VmVerb verb, 
     request.verb = verb;
     request.has_and_stop = and_stop;
     request.and_stop = and_stop;
+    if (verb == GODWIT__VM_VERB__VM_VERB_RESUME) {
+        bool lazy = false;
+        int exit_code = cmd_vm_read_lazy(context, &lazy);
+        if (exit_code != EXIT_CODE_DONE)
+            return exit_code;
+        request.has_lazy = request.lazy = lazy;
+    }
     bool takes_file = verb == GODWIT__VM_VERB__VM_VERB_SUSPEND ||
                       verb == GODWIT__VM_VERB__VM_VERB_RESUME || /* as long as a memory to a disk */
                       verb == GODWIT__VM_VERB__VM_VERB_START; /* the first: as its disks are made */

@@ -6,6 +6,8 @@
 #ifndef GODWIT_CLI_CMD_VM_H
 #define GODWIT_CLI_CMD_VM_H
 
+#include <stdbool.h>
+
 #include "proto/pool.pb-c.h"
 
 struct context;
@@ -25,5 +27,7 @@ int cmd_vm_logs(struct context *context);
 int cmd_vm_schema(struct context *context);
 /* What became of it: `did` ("is stopped"; NULL: what it is now), or all of it for a program. An exit code. */
 int cmd_vm_tell(struct context *context, const Godwit__VmInfo *vm, const char *did);
+/* --lazy or --eager: does the guest run before its memory is read? *ret_lazy is for exit code DONE. */
+int cmd_vm_read_lazy(struct context *context, bool *ret_lazy);
 
 #endif

@@ -369,9 +369,24 @@ static const struct command_option snapshot_restore_options[] = {
      .type = COMMAND_TEXT,
      .value = "NAME",
      .help = "take a snapshot of what it is now first, of this name"},
+    {.name = "lazy",
+     .type = COMMAND_FLAG,
+     .help = "let it run at once; its memory is read behind it"},
+    {.name = "eager", .type = COMMAND_FLAG, .help = "read all of its memory first (the default)"},
+    {0}};
+
+static const struct command_option vm_resume_options[] = {
+    {.name = "lazy",
+     .type = COMMAND_FLAG,
+     .help = "let it run at once; its memory is read behind it"},
+    {.name = "eager", .type = COMMAND_FLAG, .help = "read all of its memory first (the default)"},
     {0}};
 
 static const struct command_option snapshot_clone_options[] = {
+    {.name = "lazy",
+     .type = COMMAND_FLAG,
+     .help = "let it run at once; its memory is read behind it"},
+    {.name = "eager", .type = COMMAND_FLAG, .help = "read all of its memory first (the default)"},
     {.name = "cold",
      .type = COMMAND_FLAG,
      .help = "boot from its disks, without the memory of that instant"},
@@ -1197,8 +1212,14 @@ static const struct command commands[] = {
     {.words = "vm resume",
      .operands = "VM...",
      .summary = "let paused or suspended VMs run on",
+     .more = "With --lazy a suspended one runs at once, while its memory is still read from its file: what it "
+             "touches comes first. Until all of it is here it is not paused, moved, suspended or "
+             "snapshotted. A page that cannot be read then holds the VM still for good; without --lazy "
+             "nothing runs before every byte is read and found whole.",
+     .options = vm_resume_options,
      .run = cmd_vm_resume,
-     .examples = {{"godwit vm resume web-01", "one"}, {"godwit vm resume web-01 web-02", "two"}}},
+     .examples = {{"godwit vm resume web-01 web-02", "two"},
+                  {"godwit vm resume --lazy web-01", "a large one, at once"}}},
     {.words = "vm upgrade",
      .operands = "VM...",
      .summary = "let running VMs go on in a fresh process",
@@ -1325,7 +1346,9 @@ static const struct command commands[] = {
      .summary = "let a VM go back to a snapshot",
      .more = "First the snapshot is checked, every byte of its memory; then the VM is stopped, its "
              "disks become what they were, and it goes on from the snapshot's instant as a new "
-             "generation. One of disks alone boots. It must be on the host where the snapshot lies.",
+             "generation. One of disks alone boots. It must be on the host where the snapshot lies. With "
+             "--lazy its memory is not checked first but read behind the guest that runs already (see vm "
+             "resume).",
      .options = snapshot_restore_options,
      .run = cmd_snapshot_restore,
      .examples = {{"godwit vm snapshot restore web-01 before-upgrade", "after a question"},

@@ -269,6 +269,8 @@ static void send_start(struct sent *sent, struct cluster_vm *vm, Godwit__Stamp *
     order.suspend_nonce = vm->suspended;
     order.has_only_running = true;
     order.only_running = vm->found_gen == sent->order.generation;
+    order.has_lazy = true;
+    order.lazy = vm->lazy;
     const struct cluster_snapshot *snapshot =
         cluster_snapshot_to_restore(&sent->coordinator->cluster, vm, sent->order.host);
     if (snapshot) {

@@ -451,6 +451,9 @@ static void act_on_vm(struct coordinator *coordinator, struct rpc_request *reque
                                            coordinator_now(), &ticket, &problem, &todo)
                 : cluster_act(&coordinator->cluster, vm, wanted->verb, wanted->and_stop,
                               coordinator_now(), &ticket, &problem, &todo);
+    struct cluster_vm *started = r == 0 ? cluster_find_vm(&coordinator->cluster, vm, &problem) : NULL;
+    if (started) /* else it was removed */
+        started->lazy = wanted->lazy;
     if (r != 0)
         api_reply_action(coordinator, request, "", &problem, NULL);
     else

@@ -32,6 +32,7 @@ struct cloning {
     struct rpc_request *request;
     char vm_id[ID_TEXT_SIZE];
     bool is_created; /* the VM was, by this request */
+    bool is_lazy;    /* it runs at once, its memory follows */
     /* while it is removed again */
     struct problem problem; /* that is told when it is */
     struct loop_timer *timer;
@@ -141,6 +142,7 @@ static void start(struct cloning *cloning)
     struct problem problem;
 
     vm->ticket = 0;
+    vm->lazy = cloning->is_lazy;
     if (cluster_start_home(&coordinator->cluster, vm, coordinator_now(), &problem, &todo) != 0) {
         fail(cloning, &problem, true);
         return;
@@ -242,8 +244,9 @@ void api_clone_request(struct peer *peer, struct rpc_request *request, const voi
         api_reply_action(coordinator, request, "", &problem, NULL);
         return;
     }
-    coordinator_apply(coordinator, &todo, NULL, make_disks,
-                      cloning_new(coordinator, request, vm_id, true));
+    struct cloning *cloning = cloning_new(coordinator, request, vm_id, true);
+    cloning->is_lazy = wanted->lazy;
+    coordinator_apply(coordinator, &todo, NULL, make_disks, cloning);
 }
 
 bool api_clone_start(struct coordinator *coordinator, struct rpc_request *request,

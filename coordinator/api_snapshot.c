@@ -180,6 +180,13 @@ static void check(struct coordinator *coordinator, struct rpc_request *request,
         reply_problem(request, &problem);
         return;
     }
+    if (wanted->shallow) {
+        Godwit__SnapshotReply reply = GODWIT__SNAPSHOT_REPLY__INIT;
+        reply.snapshots = &snapshot->info;
+        reply.n_snapshots = 1;
+        (void)rpc_reply(request, &reply.base);
+        return;
+    }
     struct asked *asked = asked_new(coordinator, request, vm->id);
     (void)snprintf(asked->what, sizeof asked->what, "snapshot %s of %s cannot be restored",
                    snapshot->info->name, vm->spec->name);

@@ -76,6 +76,7 @@ struct cluster_vm {
     bool crashed;
     char suspended[GUEST_NONCE_SIZE]; /* STOPPED, at rest in this file of its owner's; STARTING: from it */
     char restoring[ID_TEXT_SIZE]; /* STARTING: from this snapshot of its owner's; "" */
+    bool lazy; /* STARTING from either: it runs at once; not kept, a coordinator that is new reads all first */
     char reason[CLUSTER_REASON_SIZE];
     /* as its owner's agent told last */
     Godwit__VmState state;

@@ -306,6 +306,7 @@ struct status { /* a VmStatus, judged */
     const char *reason;  /* "" */
     bool absent, runs;
     bool in_postcopy;
+    bool is_lost; /* a part of its memory cannot be read from its file: it stands still */
     const char *nonce; /* of a suspended one; "" */
 };
 
@@ -317,6 +318,8 @@ static struct status judge_status(const Godwit__VmStatus *message)
         .move_id = "",
         .reason = message->reason ? message->reason : "",
         .in_postcopy = message->in_postcopy,
+        .is_lost = message->paging_nonce && message->paging_nonce[0] && message->reason &&
+                   message->reason[0],
     };
     if (message->latch && message->latch->move_id) {
         status.latch = message->latch->latch;
@@ -386,6 +389,7 @@ static void record_suspended(struct cluster_vm *vm, const char *nonce, struct cl
 static void record_started(struct cluster_vm *vm, struct cluster_now now, struct cluster_todo *todo)
 {
     vm->suspended[0] = vm->restoring[0] = '\0'; /* it went on from there, or booted */
+    vm->lazy = false;
     own_started(&vm->own);
     cluster_ha_started(vm, now);
     set_reason(vm, false, "");
@@ -442,6 +446,11 @@ static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
                          status->reason[0] ? status->reason : "the guest ended by itself", now,
                          todo);
         return;
+    }
+    if (status->is_lost && phase == OWN_RUN && !is_same(vm->reason, status->reason)) {
+        set_reason(vm, false, status->reason);
+        cluster_todo_event(todo, vm->id, "VM %s stands still for good on %s: %.300s", vm->spec->name,
+                           host->name, status->reason);
     }
     if (status->runs && phase == OWN_STARTING) {
         record_started(vm, now, todo);

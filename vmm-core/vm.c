@@ -568,6 +568,14 @@ void vm_pause(struct vm *vm)
     vm->drain_late = !io_loop_pause(vm->io_loop, DRAIN_MS_MAX * NS_PER_MS);
 }
 
+void vm_halt(struct vm *vm)
+{
+    if (!vm->started || gate_order(&vm->gate) == GATE_CLOSED)
+        return;
+    gate_close(&vm->gate);
+    kick_all(vm);
+}
+
 int vm_resume(struct vm *vm, struct fault *fault)
 {
     if (!vm->started)

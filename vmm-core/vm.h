@@ -147,6 +147,9 @@ int vm_resume(struct vm *vm, struct fault *fault);
 /* Kick all vCPUs at once and wait until none is inside the guest and device emulation is quiet.
  * Idempotent. */
 void vm_pause(struct vm *vm);
+/* The guest runs no further, and never again: for one that waits for memory which nobody can give it. Does not wait:
+ * who waits for a page inside the guest stays there. */
+void vm_halt(struct vm *vm);
 bool vm_is_running(const struct vm *vm);
 
 /* All state that the guest can observe, as one packed MachineStateV1 (proto/device_state.proto), in

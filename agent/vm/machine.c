@@ -38,6 +38,7 @@
 #include "base/world.h"
 #include "base/thread.h"
 #include "migrate/guest.h"
+#include "migrate/guest_pager.h"
 #include "migrate/region.h"
 #include "migrate/replica.h"
 #include "proto/limits.h"
@@ -74,6 +75,11 @@ struct machine {
     char rest_nonce[GUEST_LABEL_WORD_SIZE];
     bool rest_is_kept; /* it is a snapshot's: others may go on from it later */
     char rest_vm_id[GUEST_LABEL_WORD_SIZE]; /* whose file it is, when not this VM's: a twin; "" */
+    struct guest_pager *pager; /* it runs, and its memory still comes out of its file */
+    char paging_nonce[GUEST_LABEL_WORD_SIZE]; /* of that file */
+    bool is_lost;              /* a page of it cannot be read: it stands still until it is stopped */
+    atomic_bool pager_lost;    /* the same, at once; set on the pager's threads */
+    atomic_bool waits_for_guest; /* the loop, or a worker that it waits for, may wait for a page */
     struct snapshot *snapshot; /* it goes into files while it runs */
     void (*snapshot_done)(void *data, const struct guest_snapshot_result *result,
                           const struct fault *fault);
@@ -138,10 +144,12 @@ static struct latch_record record_get(struct machine *machine)
     return record;
 }
 
-/* It has taken its guest and its move is not over: pages may be missing, and who touches one waits
- * for it. So the loop touches no memory of the guest. */
+/* It has taken its guest and its move is not over, or its file is still being read: pages may be missing, and who
+ * touches one waits for it. So the loop touches no memory of the guest. */
 static bool may_lack_pages(struct machine *machine)
 {
+    if (machine->pager)
+        return true;
     return machine->move && !move_is_source(machine->move) && !machine->in_place &&
            record_get(machine).latch == GODWIT__LATCH__LATCH_TOOK;
 }
@@ -178,12 +186,24 @@ static void record_set_generation(struct machine *machine, uint64_t generation)
     pthread_mutex_unlock(&machine->latch_mutex);
 }
 
+/* Any thread. */
+static void die(void)
+{
+    for (;;)
+        (void)kill(getpid(), SIGKILL);
+}
+
 static void unbuild(struct machine *machine)
 {
     if (machine->notice)
         notice_stop(machine->notice);
+    /* Whoever waits for a page that is lost is never let go: see on_pager_lost. */
+    atomic_store(&machine->waits_for_guest, true);
+    if (machine->pager && atomic_load(&machine->pager_lost))
+        die();
     if (machine->vm)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
+    machine->pager = guest_pager_free(machine->pager);
     machine->sampler = sampler_free(machine->sampler);
     if (machine->vm)
         counters_add(&machine->counters, machine->vm, false);
@@ -199,6 +219,16 @@ static void rest_timer_fired(void *data)
     struct machine *machine = data;
     thread_stand_back(); /* nothing that this process still does is in a hurry */
     unbuild(machine);
+}
+
+static void write_ending(struct machine *machine, enum latch_ending ending, const char *reason)
+{
+    pthread_mutex_lock(&machine->latch_mutex);
+    machine->record.ending = (uint8_t)ending;
+    snprintf(machine->record.reason, sizeof machine->record.reason, "%.*s",
+             (int)sizeof machine->record.reason - 1, reason);
+    record_put_locked(machine);
+    pthread_mutex_unlock(&machine->latch_mutex);
 }
 
 /* The VM is over: memory back, the ending written, the process lingers for who wants to know. */
@@ -220,12 +250,7 @@ static void end(struct machine *machine, Godwit__VmState state, enum latch_endin
     machine->disk_move = disk_move_free(machine->disk_move, machine->vm);
     backend_set_deinit(&machine->backends); /* taps go, disks are nobody's any more */
 
-    pthread_mutex_lock(&machine->latch_mutex);
-    machine->record.ending = (uint8_t)ending;
-    snprintf(machine->record.reason, sizeof machine->record.reason, "%s", reason);
-    record_put_locked(machine);
-    pthread_mutex_unlock(&machine->latch_mutex);
-
+    write_ending(machine, ending, reason);
     console_flush(machine->console);
     set_state(machine, state, "%s", reason);
     loop_timer_start(machine->over_timer,
@@ -364,9 +389,17 @@ static size_t give_console_input(void *data, const uint8_t *bytes, size_t count)
 {
     struct machine *machine = data;
 
-    if (!machine->port || may_lack_pages(machine))
+    if (!machine->port || (may_lack_pages(machine) && !machine->pager))
         return 0; /* it is offered again */
-    return guest_port_input(machine->port, bytes, count);
+    if (!machine->pager)
+        return guest_port_input(machine->port, bytes, count);
+    /* A vCPU that holds the device lock may wait for a page: whoever loses it now knows that the loop does, too. */
+    size_t taken = 0;
+    atomic_store(&machine->waits_for_guest, true);
+    if (!atomic_load(&machine->pager_lost))
+        taken = guest_port_input(machine->port, bytes, count);
+    atomic_store(&machine->waits_for_guest, false);
+    return taken;
 }
 
 /* ---- building and rebuilding ---- */
@@ -469,6 +502,8 @@ static void on_guest_event(struct machine *machine, enum vm_event event, const s
 {
     assert(machine->vm);
     end_protect(machine, "the guest reset or ended itself");
+    if (machine->is_lost)
+        return; /* nothing that it did since counts */
     if (machine->rest || machine->snapshot || machine->suspend_fd >= 0) {
         /* It is told when that is done, and its save refuses. */
         machine->has_pending = true;
@@ -629,6 +664,8 @@ static void take_pending(struct machine *machine)
     }
 }
 
+static void on_move_lost(void *data, const struct fault *fault);
+
 /* Worker: from here on this process is the one that goes on. */
 static void before_consume(void *data)
 {
@@ -639,6 +676,26 @@ static void before_consume(void *data)
 
 static void take_cmdline(struct machine *machine);
 
+static void log_pager(struct machine *machine, const char *what)
+{
+    struct guest_pager_counts counts;
+
+    guest_pager_counts(machine->pager, &counts);
+    log_info("machine",
+             "%s vm=%s pages=%llu bytes=%llu left=%llu faults=%llu fault_pages=%llu ms=%llu", what,
+             machine->config.vm_id, (unsigned long long)counts.pages,
+             (unsigned long long)counts.bytes, (unsigned long long)counts.pages_left,
+             (unsigned long long)counts.faults, (unsigned long long)counts.fault_pages,
+             (unsigned long long)(counts.ns / NS_PER_MS));
+}
+
+static void tell_restored(struct machine *machine)
+{
+    if (hears(machine))
+        notice_resumed(machine->notice, NOTICE_KIND_SUSPEND, NULL, NULL,
+                       machine->host[0] ? machine->host : NULL);
+}
+
 static void restored(void *data, const struct guest_file_counts *counts, const struct fault *fault)
 {
     struct machine *machine = data;
@@ -647,13 +704,17 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
 
     if (fault)
         words = *fault;
+    else
+        machine->pager = rest_take_pager(machine->rest);
     machine->rest = rest_free(machine->rest);
     if (!words.code) {
         take_cmdline(machine);
         if (!machine->rest_vm_id[0]) /* what its twin did is not its own */
             (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
         machine->paused = guest_port_stays_paused(machine->port);
-        if (!machine->paused)
+        if (machine->pager)
+            (void)guest_pager_run(machine->pager, &words); /* it runs already */
+        else if (!machine->paused)
             (void)guest_port_resume(machine->port, &words);
     }
     if (words.code) {
@@ -668,13 +729,93 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
               machine->paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
                               : GODWIT__VM_STATE__VM_STATE_RUNNING,
               "%s", "");
-    log_info("machine", "goes on from its file vm=%s pages=%llu bytes=%llu ms=%llu",
-             machine->config.vm_id, (unsigned long long)done.pages, (unsigned long long)done.bytes,
-             (unsigned long long)(done.ns / NS_PER_MS));
-    if (hears(machine))
-        notice_resumed(machine->notice, NOTICE_KIND_SUSPEND, NULL, NULL,
-                       machine->host[0] ? machine->host : NULL);
+    if (machine->pager) {
+        log_pager(machine, "goes on while its file is read");
+        atomic_store(&machine->waits_for_guest, false);
+    } else {
+        log_info("machine", "goes on from its file vm=%s pages=%llu bytes=%llu ms=%llu",
+                 machine->config.vm_id, (unsigned long long)done.pages,
+                 (unsigned long long)done.bytes, (unsigned long long)(done.ns / NS_PER_MS));
+        tell_restored(machine);
+    }
     tell_rested(machine, NULL);
+    take_pending(machine); /* one that ran already may have ended itself */
+}
+
+/* ---- its memory comes behind it ---- */
+/* From the pager's thread: all of it is here, or (with a fault) a part of it will never be. */
+struct pager_note {
+    struct machine *machine;
+    unsigned epoch;
+    struct fault fault; /* code 0: whole */
+};
+
+static void on_whole(struct machine *machine)
+{
+    log_pager(machine, "has all of its memory");
+    machine->pager = guest_pager_free(machine->pager);
+    machine->seq++;
+    machine->config.on_state(machine->config.data);
+    tell_restored(machine);
+}
+
+/* It is not ended: what it had begun with its disks may be at rest by now, and an operator decides. */
+static void on_lost(struct machine *machine, const struct fault *fault)
+{
+    machine->is_lost = machine->paused = true;
+    vm_halt(machine->vm);
+    log_error("machine", "it stands still for good vm=%s: %s", machine->config.vm_id, fault->text);
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_PAUSED, "its memory cannot be read: %s",
+              fault->text);
+}
+
+static void pager_note_posted(void *data)
+{
+    struct pager_note *note = data;
+    struct machine *machine = note->machine;
+
+    if (note->epoch == atomic_load(&machine->epoch) && machine->pager && !machine->is_lost) {
+        if (note->fault.code)
+            on_lost(machine, &note->fault);
+        else
+            on_whole(machine);
+    }
+    free(note);
+}
+
+static int post_pager_note(struct machine *machine, const struct fault *fault)
+{
+    struct pager_note *note = calloc(1, sizeof *note);
+    if (!note)
+        return ERR_NOMEM;
+    note->machine = machine;
+    note->epoch = atomic_load(&machine->epoch);
+    if (fault)
+        note->fault = *fault;
+    int r = loop_post(machine->config.loop, pager_note_posted, note);
+    if (r < 0)
+        free(note);
+    return r;
+}
+
+static void on_pager_whole(void *data)
+{
+    struct machine *machine = data;
+
+    if (post_pager_note(machine, NULL) < 0)
+        log_error("machine", "no memory to be told that all memory is here vm=%s",
+                  machine->config.vm_id); /* it counts as busy until it is stopped */
+}
+
+/* Whoever waits for a page that cannot be read waits on. Where the loop may be among them, all end with the process:
+ * let go, they would read zeros, and a device would write them to a disk. */
+static void on_pager_lost(void *data, const struct fault *fault)
+{
+    struct machine *machine = data;
+
+    atomic_store(&machine->pager_lost, true);
+    if (atomic_load(&machine->waits_for_guest) || post_pager_note(machine, fault) < 0)
+        on_move_lost(machine, fault);
 }
 
 static int begin_rest(struct machine *machine, const char *nonce, uint64_t generation, bool is_load,
@@ -685,6 +826,9 @@ static int begin_rest(struct machine *machine, const char *nonce, uint64_t gener
         .guest = guest_port_guest(machine->port),
         .label = {.generation = generation},
         .is_load = is_load,
+        .is_lazy = is_load && machine->paging_nonce[0],
+        .whole = on_pager_whole,
+        .lost = on_pager_lost,
         .keeps_file = is_load && machine->rest_is_kept,
         .before_consume = before_consume,
         .consumed_by = machine->rest_generation,
@@ -710,6 +854,9 @@ static int restore(struct machine *machine, const Godwit__VmCreate *order, int *
     if (strlen(of) >= sizeof machine->rest_vm_id || (of[0] && !order->is_snapshot))
         return fault_set(fault, ERR_INVALID, "a file of another VM that is no snapshot");
     (void)snprintf(machine->rest_vm_id, sizeof machine->rest_vm_id, "%s", of);
+    (void)snprintf(machine->paging_nonce, sizeof machine->paging_nonce, "%s",
+                   order->lazy ? order->suspend_nonce : "");
+    atomic_store(&machine->waits_for_guest, true); /* until it runs */
     int r = build(machine, -1, fault);
     if (r == 0)
         r = vm_start(machine->vm, fault);
@@ -805,7 +952,8 @@ static int begin_disk_move(struct machine *machine, const Godwit__VmDiskMove *or
     if (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
         machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED)
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
-    if (machine->move || machine->rest || machine->in_postcopy || wants_backends(machine))
+    if (machine->move || machine->rest || machine->pager || machine->in_postcopy ||
+        wants_backends(machine))
         return fault_set(fault, ERR_BUSY, "%s is on its way: its disks stay where they are",
                          machine->config.name);
     if (machine->protect)
@@ -892,8 +1040,33 @@ int machine_disk_move(struct machine *machine, const Godwit__VmDiskMove *order, 
 }
 
 /* ---- an operator's hand ---- */
+static int check_has_memory(const struct machine *machine, const char *what, struct fault *fault)
+{
+    struct guest_pager_counts counts;
+
+    if (machine->is_lost) {
+        (void)fault_set(fault, ERR_STATE,
+                        "a part of the memory of %s cannot be read from its file: it cannot %s, only be "
+                        "stopped",
+                        machine->config.name, what);
+        fault_hint(fault, "godwit vm stop --force %s", machine->config.name);
+        return ERR_STATE;
+    }
+    if (!machine->pager)
+        return 0;
+    guest_pager_counts(machine->pager, &counts);
+    return fault_set(fault, ERR_BUSY,
+                     "%s runs while its memory is still read from its file, %llu MiB are to come: it cannot "
+                     "%s until all of it is here",
+                     machine->config.name,
+                     (unsigned long long)(counts.pages_left * PAGE_BYTES / MIB(1)), what);
+}
+
 static int check_not_moving(const struct machine *machine, const char *what, struct fault *fault)
 {
+    int r = check_has_memory(machine, what, fault);
+    if (r < 0)
+        return r;
     if (machine->in_postcopy)
         return fault_set(fault, ERR_BUSY,
                          "%s still fetches memory from its old host (post-copy): it cannot %s until "
@@ -1017,6 +1190,9 @@ int machine_sample(struct machine *machine, sampler_done_fn *done, void *data, s
     if (!machine->port || (machine->state != GODWIT__VM_STATE__VM_STATE_RUNNING &&
                            machine->state != GODWIT__VM_STATE__VM_STATE_PAUSED))
         return fault_set(fault, ERR_STATE, "%s does not run here", machine->config.name);
+    int r = check_has_memory(machine, "be sampled", fault);
+    if (r < 0)
+        return r;
     if (may_lack_pages(machine))
         return fault_set(fault, ERR_BUSY, "%s still fetches memory from its old host",
                          machine->config.name);
@@ -1054,10 +1230,24 @@ int machine_counters(struct machine *machine, struct counters_message *ret_messa
     return 0;
 }
 
+/* Its threads are not to be ended one by one, so its memory is given back by the process's end alone. */
+static void quit_lost(struct machine *machine)
+{
+    const char *reason = "stopped on request";
+
+    write_ending(machine, LATCH_ENDING_QUIT, reason);
+    set_state(machine, GODWIT__VM_STATE__VM_STATE_STOPPED, "%s", reason);
+    loop_timer_start(machine->over_timer, ENDED_LINGER_MS, 0);
+}
+
 int machine_quit(struct machine *machine, struct fault *fault)
 {
     end_protect(machine, "the VM is stopped");
-    int r = check_not_moving(machine, "be stopped", fault);
+    if (machine->is_lost) {
+        quit_lost(machine);
+        return 0;
+    }
+    int r = machine->pager ? 0 : check_not_moving(machine, "be stopped", fault);
     if (r < 0)
         return r;
     if (state_has_machine(machine->state))
@@ -1316,15 +1506,9 @@ static void begin_postcopy(struct machine *machine)
 static void on_move_lost(void *data, const struct fault *fault)
 {
     struct machine *machine = data;
-    pthread_mutex_lock(&machine->latch_mutex);
-    machine->record.ending = LATCH_ENDING_CRASHED;
-    snprintf(machine->record.reason, sizeof machine->record.reason, "%.*s",
-             (int)sizeof machine->record.reason - 1, fault->text);
-    record_put_locked(machine);
-    pthread_mutex_unlock(&machine->latch_mutex);
+    write_ending(machine, LATCH_ENDING_CRASHED, fault->text);
     log_error("machine", "%s vm=%s", fault->text, machine->config.vm_id);
-    for (;;)
-        (void)kill(getpid(), SIGKILL);
+    die();
 }
 
 /* It has its guest, whose disks and nics are still to come: the agent has to know at once. */
@@ -2199,7 +2383,9 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.has_wants_backends = true;
     status->vm.wants_backends = wants_backends(machine);
     status->vm.has_in_postcopy = true;
-    status->vm.in_postcopy = may_lack_pages(machine);
+    status->vm.in_postcopy = may_lack_pages(machine) && !machine->pager;
+    if (machine->pager)
+        status->vm.paging_nonce = machine->paging_nonce;
     status->vm.expected_stamp = machine->expected_stamp;
     status->vm.disk_bytes = machine->backends.disk_bytes;
     status->vm.n_disk_bytes = machine->backends.disk_count;

@@ -13,6 +13,7 @@
 
 struct fault;
 struct guest;
+struct guest_pager;
 struct loop;
 struct rest;
 
@@ -21,6 +22,11 @@ struct rest_config {
     struct guest *guest; /* borrowed, must outlive the rest */
     struct guest_label label;
     bool is_load;
+    /* load: the guest runs at once and its memory follows, where that can be done; else as always. These two
+     * come on threads of its own (see migrate/guest_pager.h), also after `done`. */
+    bool is_lazy;
+    void (*whole)(void *data);
+    void (*lost)(void *data, const struct fault *fault);
     /* Worker: all is loaded and nobody has gone on from the file yet; when it returns, whoever asks
      * finds that this process is about to. */
     void (*before_consume)(void *data);
@@ -33,6 +39,9 @@ struct rest_config {
 
 /* Takes fd when it returns 0. */
 int rest_new(struct rest **ret_rest, const struct rest_config *config, int fd, struct fault *fault);
+/* After `done`, once: gives what brings the memory of a guest that runs already; NULL: all of it is here, and it
+ * does not run yet. */
+struct guest_pager *rest_take_pager(struct rest *rest);
 /* Waits for the worker, without a callback. */
 struct rest *rest_free(struct rest *rest);
 

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Guests that run at once while their memory still comes out of its file: whole in the end, never with a wrong byte, and
+nothing goes on from that file twice. GODWIT_LAZY_MIB: the size of the guest whose times are printed."""
+import os
+import pathlib
+import signal
+import time
+
+from pool_case import clean_vms, expect, expect_host, need_guest, pools, run
+
+FILL_MIB = 96
+MEASURED_MIB = int(os.environ.get("GODWIT_LAZY_MIB", "512"))
+HOLD = "pager.read=delay:9000@20\n"  # the reader stands at its 20th frame while the guest runs
+
+
+def need_sleeper(pool):
+    need_guest(pool, "sleeper", f"writers=1 rate=20 ws=32 fill=random fillmb={FILL_MIB}", vcpus=2)
+
+
+def file_of(pool, name="sleeper"):
+    return pathlib.Path(pool.hosts[0].dir, "agent", "vms", pool.vm(name)["id"], "suspended")
+
+
+def log_of(pool, name="sleeper"):
+    return pathlib.Path(pool.hosts[0].dir, "agent", "vms", pool.vm(name)["id"], "vm.log").read_text(errors="replace")
+
+
+def suspend(pool, name="sleeper"):
+    pool.godwit("vm", "suspend", name)
+    expect_host(pool, name, "node1", "suspended")
+    pools.wait_for("its process to end", 60, lambda: not pool.hosts[0].vm_pids())
+
+
+def wait_whole(pool, name="sleeper", count=1):
+    pools.wait_for("all of its memory to be there", 60,
+                   lambda: log_of(pool, name).count("has all of its memory") >= count)
+
+
+def arm(pool, spec):
+    pool.hosts[0].failpoints.write_text(spec)
+
+
+def refused(pool, *words):
+    done = pool.godwit(*words, check=False)
+    expect(done.returncode != 0, f"{words} was done: {done.stdout}")
+    return done.stderr + done.stdout
+
+
+def goes_on_at_once_and_has_all_in_the_end(pool):
+    need_sleeper(pool)
+    before = pool.vm("sleeper")
+    suspend(pool)
+    path = file_of(pool)
+    wholes = log_of(pool).count("has all of its memory")
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    vm = expect_host(pool, "sleeper", "node1")
+    expect(vm["generation"] > before["generation"], str(vm))
+    pool.verify("sleeper")
+    wait_whole(pool, count=wholes + 1)
+    pools.wait_for("the file to go", 15, lambda: not path.exists())
+    stats = pool.ask("sleeper", "stats", "gw stats")
+    expect(int(stats["back_tsc_ns"]) == 0 and int(stats["back_kvmclock_ns"]) == 0, f"a clock stepped back: {stats['_']}")
+    for eager in ((), ("--eager",)):  # and again, from a file that a lazily resumed one wrote
+        suspend(pool)
+        pool.godwit("vm", "resume", *eager, "sleeper")
+        expect_host(pool, "sleeper", "node1")
+        pool.verify("sleeper")
+    said = refused(pool, "vm", "resume", "--lazy", "--eager", "sleeper")
+    expect("exclude each other" in said, said)
+
+
+def nothing_else_is_done_to_it_until_all_is_there(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    wholes = log_of(pool).count("has all of its memory")
+    arm(pool, HOLD)
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    path = file_of(pool)
+    for words in (["vm", "pause", "sleeper"], ["vm", "suspend", "sleeper"], ["migrate", "sleeper", "--to", "node2"],
+                  ["vm", "upgrade", "sleeper"], ["vm", "snapshot", "create", "sleeper", "early"]):
+        said = refused(pool, *words)
+        expect("are to come" in said, f"{words}: {said}")
+    expect(path.exists(), "its file went while it is still read")
+    expect(log_of(pool).count("has all of its memory") == wholes, "the reader did not stand")
+    pool.hosts[0].kill_agent()  # the next one knows of it, too
+    pool.hosts[0].start_agent()
+    pool.wait_hosts_up()
+    wait_whole(pool, count=wholes + 1)
+    arm(pool, "")
+    pools.wait_for("the file to go", 15, lambda: not path.exists())
+    pool.verify("sleeper")
+    pool.godwit("migrate", "sleeper", "--to", "node2")
+    expect_host(pool, "sleeper", "node2")
+    pool.verify("sleeper")
+    pool.godwit("migrate", "sleeper", "--to", "node1")
+    expect_host(pool, "sleeper", "node1")
+
+
+def a_process_killed_on_the_way_has_crashed_and_its_file_is_stale(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    arm(pool, HOLD)
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    os.kill(pool.vm("sleeper")["pid"], signal.SIGKILL)
+    expect_host(pool, "sleeper", "node1", "crashed")
+    arm(pool, "")
+    refused(pool, "vm", "resume", "--lazy", "sleeper")
+    pool.godwit("vm", "start", "sleeper")
+    expect_host(pool, "sleeper", "node1")
+    pool.verify("sleeper")
+    expect(not file_of(pool).exists(), "the stale file is still there")
+
+
+def it_can_be_stopped_on_the_way(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    arm(pool, HOLD)
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    expect_host(pool, "sleeper", "node1", "stopped")
+    arm(pool, "")
+    pool.godwit("vm", "start", "sleeper")
+    expect_host(pool, "sleeper", "node1")
+    pool.verify("sleeper")
+
+
+def stands_still_and_says_why(pool, words):
+    vm = pools.wait_for("it to stand still", 60, lambda: (
+        lambda v: v if v["state"] == "paused" and v.get("reason") else None)(pool.vm("sleeper")))
+    expect("its memory cannot be read" in vm["reason"] and words in vm["reason"], str(vm))
+    events = pool.godwit("events", check=False).stdout
+    expect("stands still for good" in events, events)
+
+
+def a_damaged_frame_holds_it_still_for_good(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    path = file_of(pool)
+    with path.open("r+b") as file:  # among what is read last, so that it runs by then
+        file.seek(path.stat().st_size * 3 // 4)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 16]))
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    stands_still_and_says_why(pool, "is damaged at byte")
+    expect(path.exists(), "its file is gone")
+    for words in (["vm", "resume", "sleeper"], ["migrate", "sleeper", "--to", "node2"], ["vm", "suspend", "sleeper"],
+                  ["vm", "snapshot", "create", "sleeper", "late"]):
+        refused(pool, *words)
+    pids = pool.hosts[0].vm_pids()
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    expect_host(pool, "sleeper", "node1", "stopped")
+    pools.wait_for("its process to end", 60, lambda: not set(pids) & set(pool.hosts[0].vm_pids()))
+    refused(pool, "vm", "resume", "sleeper")
+    pool.godwit("vm", "start", "sleeper")
+    expect_host(pool, "sleeper", "node1")
+    pool.verify("sleeper")
+
+
+def a_read_error_does_so_as_well(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    arm(pool, "pager.read=error@30\n")
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    stands_still_and_says_why(pool, "pager.read")
+    arm(pool, "")
+    pool.godwit("vm", "rm", "sleeper", "--stop", "-y")
+
+
+def a_snapshot_comes_back_and_is_kept_meanwhile(pool):
+    need_sleeper(pool)
+    pool.godwit("vm", "snapshot", "create", "sleeper", "first", "--ram")
+    wholes = log_of(pool).count("has all of its memory")
+    arm(pool, HOLD)
+    pool.godwit("vm", "snapshot", "restore", "-y", "--lazy", "sleeper", "first")
+    expect_host(pool, "sleeper", "node1")
+    said = refused(pool, "vm", "snapshot", "rm", "-y", "sleeper", "first")
+    expect("still reads its memory from it" in said, said)
+    wait_whole(pool, count=wholes + 1)
+    arm(pool, "")
+    pool.verify("sleeper")
+    for name in ("twin", "other"):
+        pool.godwit("vm", "snapshot", "clone", "sleeper", "first", name, "--lazy")
+        expect_host(pool, name, "node1")
+        pool.verify(name)
+        wait_whole(pool, name)
+        pool.godwit("vm", "rm", name, "--stop", "-y")
+    pool.godwit("vm", "snapshot", "restore", "-y", "--lazy", "sleeper", "first")  # as often as one likes
+    pool.verify("sleeper")
+    pools.wait_for("the snapshot to be free", 60, lambda: pool.godwit(
+        "vm", "snapshot", "rm", "-y", "sleeper", "first", check=False).returncode == 0)
+    pool.verify("sleeper")
+    pool.godwit("vm", "rm", "sleeper", "--stop", "-y")
+
+
+def drop_cache(path):
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def the_time_to_run_is_printed_beside_an_eager_one(pool):
+    fill = MEASURED_MIB - 64
+    pool.create_guest("large", f"writers=1 rate=5 ws=16 fill=random fillmb={fill}", memory=f"{MEASURED_MIB}MiB")
+    seconds = {}
+    for how in ("--eager", "--lazy", "--eager", "--lazy"):
+        suspend(pool, "large")
+        drop_cache(file_of(pool, "large"))
+        wholes = log_of(pool, "large").count("has all of its memory")
+        begun = time.monotonic()
+        pool.godwit("vm", "resume", how, "large")
+        seconds.setdefault(how, []).append(time.monotonic() - begun)
+        if how == "--lazy":
+            wait_whole(pool, "large", wholes + 1)
+            seconds.setdefault("whole", []).append(time.monotonic() - begun)
+        pool.verify("large")
+    best = {how: min(times) for how, times in seconds.items()}
+    print(f"        {MEASURED_MIB} MiB, {fill} filled: runs after {best['--eager']:.2f} s eagerly, {best['--lazy']:.2f} s "
+          f"lazily ({best['--eager'] / best['--lazy']:.1f} times), whole after {best['whole']:.2f} s; all: "
+          + " ".join(f"{how}={','.join(f'{s:.2f}' for s in times)}" for how, times in seconds.items()), flush=True)
+    for line in log_of(pool, "large").splitlines():
+        if "has all of its memory" in line or "goes on" in line:
+            print("        " + line, flush=True)
+    clean_vms(pool)
+
+
+run([goes_on_at_once_and_has_all_in_the_end,
+     nothing_else_is_done_to_it_until_all_is_there,
+     a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
+     it_can_be_stopped_on_the_way,
+     a_damaged_frame_holds_it_still_for_good,
+     a_read_error_does_so_as_well,
+     a_snapshot_comes_back_and_is_kept_meanwhile,
+     the_time_to_run_is_printed_beside_an_eager_one], failpoints=True)
