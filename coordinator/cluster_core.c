@@ -474,7 +474,7 @@ static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
             carry_out(cluster, job, &wanted, now, todo);
         }
     }
-    if (status->runs && vm->own.phase == OWN_RUN && !vm->job)
+    if (status->runs && vm->own.phase == OWN_RUN && !vm->job && !dr_is_acting(vm))
         note_halt(vm, status, todo);
     if (vm->want != WANT_RUNNING && status->runs && !vm->ticket && vm->own.phase == OWN_RUN) {
         struct cluster_order *order = cluster_order_vm(vm, host->name, ORDER_STOP, now, todo);

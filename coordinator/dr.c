@@ -358,17 +358,18 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
 /* ---- what was lost ----------------------------------------------------------------------------
  */
 
-/* At most: from what is held until its host cannot have been alive any more. */
+/* At most: from what is held until its host cannot have been alive any more. A checkpoint that was cut
+ * after the last beat says that it lived on until then, and with its next beat missing not much longer. */
 static void note_loss(const struct cluster *cluster, struct cluster_dr *dr)
 {
     const struct cluster_host *source = cluster_host(cluster, dr->info->source);
     Godwit__DrRecord *info = dr->info;
     uint64_t held = dr->in ? dr->in->held_unix_ms : 0;
     uint64_t died = source ? source->seen_unix_ms + BEAT_SLACK_MS : 0;
-    if (dr->lost_unix_ms && dr->lost_unix_ms < died)
+    if (dr->lost_unix_ms >= held && dr->lost_unix_ms < died)
         died = dr->lost_unix_ms;
-    info->has_last_rpo_ms = held > 0 && source && source->seen_unix_ms >= held;
-    info->last_rpo_ms = info->has_last_rpo_ms && died > held ? died - held : 0;
+    info->has_last_rpo_ms = held > 0 && source && source->seen_unix_ms > 0 && died >= held;
+    info->last_rpo_ms = info->has_last_rpo_ms ? died - held : 0;
 }
 
 /* Only out of what is proven: STOPPED, or lost. */

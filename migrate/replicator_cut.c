@@ -332,6 +332,7 @@ static int cut(struct replicator *replicator, bool is_last, struct fault *fault)
 
     replicator_hold(replicator);
     uint64_t begun_ns = world_now_ns();
+    replicator->cut_wall_ms = world_wall_ms();
     int r = stand_and_copy(replicator, begun_ns, fault);
     replicator->guest_is_held = is_last && r == 0;
     struct fault broken = {0};
@@ -386,7 +387,7 @@ static int send_commit(struct replicator *replicator, struct fault *fault)
         .running = replicator->running,
         .sum = replicator->sum,
         .state = has_state ? replica_frame_digest(replicator->state, replicator->state_bytes) : 0,
-        .wall_ms = world_wall_ms(),
+        .wall_ms = replicator->cut_wall_ms,
         .is_whole = replicator->is_whole,
     };
 

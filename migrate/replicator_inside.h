@@ -75,6 +75,7 @@ struct replicator {
     bool guest_is_held; /* by a last checkpoint */
     uint64_t stood_ns;  /* the guest, for the last cut, whatever came of it */
     uint64_t stop_ns, save_ns, copy_ns; /* of it: vCPUs and disks at rest; the machine saved; the rest */
+    uint64_t cut_wall_ms; /* when it stood still, by this host's clock */
     bool in_cut;        /* where it failed, if it did */
     bool guest_failed;  /* what another link would not make better */
 

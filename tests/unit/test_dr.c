@@ -722,6 +722,29 @@ static void a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told(void **ignored)
     assert_int_equal(world.problem.code, GW_DR_STATE);
 }
 
+static void a_checkpoint_from_after_the_last_beat_bounds_its_loss_where_the_next_was_missed(void **ignored)
+{
+    (void)ignored;
+    for (unsigned i = 0; i < 2; i++) {
+        if (i > 0) {
+            assert_int_equal(tear_down(NULL), 0);
+            assert_int_equal(set_up(NULL), 0);
+        }
+        hold();
+        /* Within a beat; or so late that it was cut off and lived: nobody knows how long. */
+        uint64_t later_ms = i == 0 ? 400 : 3000;
+        world.processes[1][0].held_ms = cluster_host(&world.cluster, "node1")->seen_unix_ms + later_ms;
+        power_off(0);
+        tell_replicas(1);
+        turn_for(10000);
+        assert_int_equal(failover(false, "node1", false), 0);
+        turn_until(is_away, "away");
+        const Godwit__DrRecord *info = vm(0)->dr->info;
+        assert_int_equal(info->has_last_rpo_ms, i == 0);
+        assert_true(i > 0 || info->last_rpo_ms <= 600);
+    }
+}
+
 static void a_fenced_hosts_vm_is_taken_also_before_its_record_says_lost(void **ignored)
 {
     (void)ignored;
@@ -1446,6 +1469,7 @@ int main(void)
         TEST(an_answer_that_comes_after_an_end_went_does_not_count),
         TEST(a_host_that_is_not_fenced_keeps_its_vm),
         TEST(a_fenced_hosts_vm_is_taken_once_and_its_loss_is_told),
+        TEST(a_checkpoint_from_after_the_last_beat_bounds_its_loss_where_the_next_was_missed),
         TEST(a_fenced_hosts_vm_is_taken_also_before_its_record_says_lost),
         TEST(a_fenced_life_that_comes_back_ends_what_it_still_runs),
         TEST(a_split_is_taken_with_the_words_typed_and_ended_when_its_host_is_back),
