@@ -404,6 +404,15 @@ void backends_close(struct backends *backends)
     backends->fd_count = 0;
 }
 
+int backends_open_disk(const Godwit__DiskSpec *disk, int *ret_fd, uint64_t *ret_bytes,
+                       struct fault *fault)
+{
+    int r = open_disk(disk, false, ret_fd, ret_bytes, fault);
+    if (r == 0)
+        (void)posix_fadvise(*ret_fd, 0, 0, POSIX_FADV_DONTNEED); /* its guest wrote past it */
+    return r;
+}
+
 int backends_open_boot(const Godwit__VmSpec *spec, int *ret_fd, struct fault *fault)
 {
     assert(spec->n_disks > 0);

@@ -58,6 +58,9 @@ void backends_close(struct backends *backends); /* zeroed ones too */
 void backends_drop_landed(const Godwit__VmSpec *spec, const char *vm_id);
 void backends_leave(const Godwit__VmSpec *spec, const char *vm_id, uint64_t generation);
 
+/* A disk that nobody writes, to be read whole: as the next. */
+int backends_open_disk(const Godwit__DiskSpec *disk, int *ret_fd, uint64_t *ret_bytes,
+                       struct fault *fault);
 /* The first disk, to be read for what it boots: through the cache, which is emptied first. */
 int backends_open_boot(const Godwit__VmSpec *spec, int *ret_fd, struct fault *fault);
 

@@ -158,13 +158,13 @@ static bool proof_is_equal(const struct image_proof *a, const struct image_proof
            a->changed_s == b->changed_s && a->changed_ns == b->changed_ns;
 }
 
-static int sum_file(int fd, uint64_t size, char ret_digest[static DIGEST_TEXT_SIZE],
-                    atomic_ullong *done, const atomic_bool *canceled, struct fault *fault)
+int image_folder_sum(int fd, uint64_t size, char ret_digest[static DIGEST_TEXT_SIZE],
+                     atomic_ullong *done, const atomic_bool *canceled, struct fault *fault)
 {
     AUTO_FREE uint8_t *buffer = malloc(MIB(1));
     struct digest *sum = digest_new();
     struct sparse_piece piece;
-    int r = buffer && sum ? 0 : fault_set(fault, ERR_NOMEM, "no memory to verify an image");
+    int r = buffer && sum ? 0 : fault_set(fault, ERR_NOMEM, "no memory to read an image");
 
     for (uint64_t at = 0; r == 0 && at < size; at += piece.count + piece.zeros) {
         piece = (struct sparse_piece){0};
@@ -199,7 +199,7 @@ int image_folder_verify(int folder_fd, const char *digest, struct image_proof *p
     if (r < 0 || proof_is_equal(&before, proof))
         return r;
     *proof = (struct image_proof){0};
-    r = sum_file(fd, size, found, done, canceled, fault);
+    r = image_folder_sum(fd, size, found, done, canceled, fault);
     if (r == 0)
         r = take_proof(fd, digest, &after, fault);
     if (r < 0)

@@ -38,6 +38,9 @@ int image_folder_file(int folder_fd, const char *digest, int *ret_fd, uint64_t *
  * answer is ERR_CANCELED when `canceled` becomes true. */
 int image_folder_verify(int folder_fd, const char *digest, struct image_proof *proof,
                         atomic_ullong *done, const atomic_bool *canceled, struct fault *fault);
+/* SHA-256 of a file of that size; `done` and `canceled` as above. */
+int image_folder_sum(int fd, uint64_t size, char ret_digest[static DIGEST_TEXT_SIZE],
+                     atomic_ullong *done, const atomic_bool *canceled, struct fault *fault);
 /* One that was found damaged is an image no more: its file is .damaged-DIGEST, for who wants to look. */
 int image_folder_set_aside(int folder_fd, const char *digest, struct fault *fault);
 int image_folder_remove(int folder_fd, const char *digest, struct fault *fault); /* absent: 0 */

@@ -7,6 +7,7 @@
 #include "agent/agent_link.h"
 #include "agent/image_clone.h"
 #include "agent/image_fetch.h"
+#include "agent/image_seal.h"
 #include "agent/image_upload.h"
 #include "base/bytes.h"
 #include "base/err.h"
@@ -35,6 +36,7 @@ struct images {
     struct image_uploads *uploads;
     struct image_fetches *fetches;
     struct image_clones *clones;
+    struct image_seals *seals;
     unsigned workers;
     bool stopped;
 };
@@ -213,6 +215,17 @@ void images_clone(struct images *images, const Godwit__OrderImageClone *order,
     image_clone_begin(images->clones, order, request);
 }
 
+void images_seal(struct images *images, const Godwit__OrderImageSeal *order,
+                 struct rpc_request *request)
+{
+    image_seal_begin(images->seals, order, request);
+}
+
+bool images_are_sealed_for(const struct images *images, const char *vm_id)
+{
+    return images && image_seal_is_busy(images->seals, vm_id);
+}
+
 bool images_are_cloned_for(const struct images *images, const char *vm_id)
 {
     return images && image_clone_is_busy(images->clones, vm_id);
@@ -383,6 +396,8 @@ int images_new(struct images **ret_images, struct loop *loop, struct tls_context
         r = image_fetches_new(&images->fetches, images, fault);
     if (r == 0)
         r = image_clones_new(&images->clones, images, fault);
+    if (r == 0)
+        r = image_seals_new(&images->seals, images, fault);
     if (r < 0) {
         (void)images_free(images);
         return r;
@@ -404,6 +419,7 @@ void images_stop(struct images *images)
     images->stopped = true;
     image_fetches_stop(images->fetches);
     image_clones_stop(images->clones);
+    image_seals_stop(images->seals);
     while (images->workers)
         loop_turn(images->loop, true); /* each holds a pointer to us */
 }
@@ -415,6 +431,7 @@ struct images *images_free(struct images *images)
     images->uploads = image_uploads_free(images->uploads);
     images->fetches = image_fetches_free(images->fetches);
     images->clones = image_clones_free(images->clones);
+    images->seals = image_seals_free(images->seals);
     if (images->timer)
         (void)loop_timer_free(images->timer);
     image_folder_list_free(images->digests, images->count);

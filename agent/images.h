@@ -1,7 +1,7 @@
 /* Images on this host: what is here, what comes in from an operator or another host, what becomes a
- * VM's disk.
+ * VM's disk, and of which disks they are made.
  *
- * Flow:   orders, peers -> [images] -> image_upload, image_fetch, image_clone -> image_folder
+ * Flow:   orders, peers -> [images] -> image_upload, image_fetch, image_clone, image_seal -> image_folder
  * Thread: the loop's; files on workers.
  *
  * The coordinator is told what is here when it welcomes this host and whenever it changes, before
@@ -47,14 +47,17 @@ void images_fetch(struct images *images, const Godwit__OrderImageFetch *order,
                   struct rpc_request *request);
 void images_clone(struct images *images, const Godwit__OrderImageClone *order,
                   struct rpc_request *request);
+void images_seal(struct images *images, const Godwit__OrderImageSeal *order,
+                 struct rpc_request *request);
 bool images_are_cloned_for(const struct images *images, const char *vm_id); /* just now */
+bool images_are_sealed_for(const struct images *images, const char *vm_id); /* just now */
 void images_remove(struct images *images, const Godwit__OrderImageRemove *order,
                    struct rpc_request *request);
 /* Also of other hosts. */
 void images_read(struct images *images, const Godwit__ImageReadRequest *message,
                  struct rpc_request *request);
 
-/* ---- for image_upload, image_fetch, image_clone ---- */
+/* ---- for image_upload, image_fetch, image_clone, image_seal ---- */
 struct images_watch { /* how far something is: written by a worker, told by the loop */
     struct images_watch *next;
     uint64_t number; /* 0: nobody is told */

@@ -76,7 +76,7 @@ struct orders {
     struct snapshots *snapshots;
     struct protects *protects;
     struct standbys *standbys;
-    struct step *held; /* MOVE_INs and STARTs that wait for what a VM's last process comes to */
+    struct step *held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
 };
 
 enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
@@ -662,6 +662,11 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
 
     int r = check_incarnation(orders, order->incarnation, &fault);
     if (r < 0) {
+        reply_fault(request, &fault);
+        return;
+    }
+    if (order->vm_id && images_are_sealed_for(orders->images, order->vm_id)) {
+        (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just becoming an image");
         reply_fault(request, &fault);
         return;
     }
@@ -1348,6 +1353,40 @@ static void handle_move_in(void *data, struct rpc *rpc, struct rpc_request *requ
     begin_move_in(orders_of(data), (const Godwit__MoveIn *)message, request);
 }
 
+/* What it said last was that its guest is off: it goes, and holds the disk until then. */
+static bool has_stopped(const struct vm_entry *entry)
+{
+    return entry->process && !entry->starting && !entry->unreachable &&
+           entry->status->state == GODWIT__VM_STATE__VM_STATE_STOPPED;
+}
+
+static void begin_image_seal(struct orders *orders, const Godwit__OrderImageSeal *order,
+                             struct rpc_request *request)
+{
+    const struct vm_entry *entry = order->vm_id ? vm_table_find(orders->table, order->vm_id) : NULL;
+    struct fault fault = {0};
+
+    int r = check_incarnation(orders, order->incarnation, &fault);
+    if (r == 0 && entry && (is_ending(entry) || has_stopped(entry))) {
+        r = hold(orders, order->vm_id, &order->base, request, &fault);
+        if (r == 0)
+            return;
+    }
+    if (r == 0 && entry && (vm_entry_is_alive(entry) || entry->starting))
+        r = fault_set(&fault, ERR_STATE, "it has a process here: its disk is being written");
+    if (r < 0)
+        reply_fault(request, &fault);
+    else if (request)
+        images_seal(orders->images, order, request);
+}
+
+static void handle_image_seal(void *data, struct rpc *rpc, struct rpc_request *request,
+                              const ProtobufCMessage *message)
+{
+    (void)rpc;
+    begin_image_seal(orders_of(data), (const Godwit__OrderImageSeal *)message, request);
+}
+
 /* Those that waited for the end of this VM's process. */
 static void take_up_held(struct orders *orders, const char *vm_id, bool only_starts)
 {
@@ -1361,6 +1400,8 @@ static void take_up_held(struct orders *orders, const char *vm_id, bool only_sta
         *at = step->next_held;
         if (is_start)
             orders_start(orders, (const Godwit__OrderVmStart *)step->order, step->request);
+        else if (step->order->descriptor == &godwit__order_image_seal__descriptor)
+            begin_image_seal(orders, (const Godwit__OrderImageSeal *)step->order, step->request);
         else
             begin_move_in(orders, (const Godwit__MoveIn *)step->order, step->request);
         step_free(step);
@@ -2295,6 +2336,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_IMAGE_END, &godwit__order_image_end__descriptor, handle_image_end},
     {METHOD_ORDER_IMAGE_FETCH, &godwit__order_image_fetch__descriptor, handle_image_fetch},
     {METHOD_ORDER_IMAGE_CLONE, &godwit__order_image_clone__descriptor, handle_image_clone},
+    {METHOD_ORDER_IMAGE_SEAL, &godwit__order_image_seal__descriptor, handle_image_seal},
     {METHOD_ORDER_IMAGE_REMOVE, &godwit__order_image_remove__descriptor, handle_image_remove},
     {METHOD_ORDER_IMAGE_READ, &godwit__image_read_request__descriptor, handle_image_read},
 };

@@ -252,6 +252,50 @@ int cmd_image_copy(struct context *context)
     return exit_code;
 }
 
+/* ---- seal ---- */
+int cmd_image_seal_disk(struct context *context, const char *vm, const char *disk,
+                        const char *name, Godwit__ImageReply **ret_reply, struct fault *fault)
+{
+    Godwit__ImageSealRequest request = GODWIT__IMAGE_SEAL_REQUEST__INIT;
+    struct client *client;
+    struct transfer_bar bar;
+
+    request.vm = (char *)(uintptr_t)vm; /* only read, as the next two */
+    request.disk = (char *)(uintptr_t)disk;
+    request.name = (char *)(uintptr_t)name;
+    transfer_bar_init(&bar, context);
+    int r = client_of(context, &client, fault);
+    if (r == 0) {
+        transfer_bar_listen(&bar, client);
+        r = client_call(client, METHOD_IMAGE_SEAL, &request.base, &godwit__image_reply__descriptor,
+                        0, ret_reply, fault);
+        client_listen(client, NULL);
+    }
+    transfer_bar_clear(&bar);
+    return r;
+}
+
+int cmd_image_tell(struct context *context, Godwit__ImageReply *reply)
+{
+    int exit_code = reply->error   ? error_print(context, reply->error)
+                    : reply->image ? print_page(context, reply->image)
+                                   : EXIT_CODE_FAILED;
+
+    godwit__image_reply__free_unpacked(reply, NULL);
+    return exit_code;
+}
+
+int cmd_image_seal(struct context *context)
+{
+    const struct command_line *line = context->line;
+    Godwit__ImageReply *reply = NULL;
+    struct fault fault = {0};
+
+    int r = cmd_image_seal_disk(context, line->operands[0], command_text(line, "disk"),
+                                line->operands[1], &reply, &fault);
+    return r < 0 ? error_print_fault(context, &fault) : cmd_image_tell(context, reply);
+}
+
 static int remove_one(struct context *context, const char *name)
 {
     Godwit__ImageRemoveRequest request = GODWIT__IMAGE_REMOVE_REQUEST__INIT;

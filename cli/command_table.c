@@ -10,6 +10,7 @@
 #include "cli/cmd_explain.h"
 #include "cli/cmd_ha.h"
 #include "cli/cmd_host.h"
+#include "cli/cmd_build.h"
 #include "cli/cmd_image.h"
 #include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
@@ -307,6 +308,17 @@ static const struct command_option image_import_options[] = {
      .help = "kernel of VMs made from it, a path on hosts; else they boot from the disk"},
     {.name = "initrd", .type = COMMAND_FILE, .value = "FILE", .help = "initial ramdisk"},
     {.name = "cmdline", .type = COMMAND_TEXT, .value = "WORDS", .help = "kernel command line"},
+    PROGRESS_OPTION,
+    {0}};
+
+static const struct command_option image_build_options[] = {
+    {.name = "file", .letter = 'f', .type = COMMAND_TEXT, .value = "FILE", .help = "what to build"},
+    {.name = "keep", .type = COMMAND_FLAG, .help = "leave its VM and disk when it fails, to look at"},
+    PROGRESS_OPTION,
+    {0}};
+
+static const struct command_option image_seal_options[] = {
+    {.name = "disk", .type = COMMAND_TEXT, .value = "DISK", .help = "of the VM's disks; else the first"},
     PROGRESS_OPTION,
     {0}};
 
@@ -852,6 +864,27 @@ static const struct command commands[] = {
      .run = cmd_image_show,
      .examples = {{"godwit image show debian12", "its digest, its hosts, its VMs"},
                   {"godwit image show debian12 -o json", "for a script"}}},
+    {.words = "image build",
+     .operands = "",
+     .summary = "make an image from another one and the steps of a file",
+     .more = "A VM is made from the base, runs the steps of the file as root and switches itself off; what "
+             "is on its disk then becomes the image. The steps' output is shown as it comes. A step that "
+             "fails, the time that is up and Ctrl-C end the build, and leave neither VM nor disk "
+             "(unless --keep) nor image. The base needs cloud-init, or Godwit's seed runner, and a "
+             "console on its serial port.",
+     .options = image_build_options,
+     .run = cmd_build,
+     .examples = {{"godwit image build -f build.yaml", "see docs/images.md for the file"},
+                  {"godwit image build -f web/build.yaml --keep", "look at its VM when a step fails"}}},
+    {.words = "image seal",
+     .operands = "VM NAME",
+     .summary = "make an image of a stopped VM's disk",
+     .more = "Its host reads the disk, which stays the VM's, into an image of the pool; it boots as the "
+             "VM does. Whatever is in the disk is in the image: machine id, host keys, users.",
+     .options = image_seal_options,
+     .run = cmd_image_seal,
+     .examples = {{"godwit image seal web-01 web-2026", "its first disk"},
+                  {"godwit image seal web-01 web-data --disk data", "another one"}}},
     {.words = "image copy",
      .operands = "IMAGE",
      .summary = "have another host fetch an image now",

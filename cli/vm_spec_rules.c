@@ -13,6 +13,8 @@ static const struct vm_spec_rule rules[] = {
     {"vms.writes", VM_SPEC_BYTES, 0, UINT64_C(1) << 40, {0}, "of a simulated VM, in a second"},
     {"link", VM_SPEC_BYTES, MIB(1), UINT64_C(1) << 40, {0}, "of a simulated pool, in a second"},
     {"vms", VM_SPEC_PLAIN, 0, 0, {0}, "that godwit up brings up and godwit destroy takes away"},
+    {"size", VM_SPEC_BYTES, DISK_BYTES_MIN, DISK_BYTES_MAX, {0}, "of a built image's disk"},
+    {"timeout_ms", VM_SPEC_MS, 1000, UINT64_C(7) * 24 * 3600 * 1000, {0}, "for all of a build"},
     {"count", VM_SPEC_PLAIN, 1, 1000, {0}, "that many, named NAME-1, NAME-2 ..."},
     {"image", VM_SPEC_NAME, 0, 0, {0}, "make its first disk from this image"},
     {"version", VM_SPEC_PLAIN, 1, 1, {0}, "of this form"},

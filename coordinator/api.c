@@ -31,6 +31,7 @@
 #include "coordinator/events.h"
 #include "coordinator/ha_api.h"
 #include "coordinator/image_api.h"
+#include "coordinator/image_seal.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/preflight.h"
 #include "coordinator/sampling.h"
@@ -930,6 +931,7 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_IMAGE_LIST, image_list_request, "operator", image_api_list)                           \
     X(METHOD_IMAGE_REMOVE, image_remove_request, "operator", image_api_remove)                     \
     X(METHOD_IMAGE_COPY, image_copy_request, "operator", image_api_copy)                           \
+    X(METHOD_IMAGE_SEAL, image_seal_request, "operator", image_seal_request)                       \
     X(METHOD_IMAGE_READ, image_read_request, "operator", image_api_read)                           \
     X(METHOD_AGENT_IMAGES, agent_images, "host", image_api_on_images)                              \
     X(METHOD_AGENT_IMAGE_PROGRESS, agent_image_progress, "host", image_api_on_progress)

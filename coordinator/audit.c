@@ -184,6 +184,8 @@ static const char *name_of(uint16_t method, const ProtobufCMessage *message)
         return ((const Godwit__ImageEndRequest *)message)->abort ? NULL : "image-import";
     case METHOD_IMAGE_REMOVE:
         return "image-rm";
+    case METHOD_IMAGE_SEAL:
+        return "image-seal";
     case METHOD_IMAGE_COPY:
         return "image-copy";
     case METHOD_PLAN_MAKE:

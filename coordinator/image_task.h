@@ -1,6 +1,6 @@
 /* One request about images that takes a while: who asked, and how far it is.
  *
- * Flow:   image_api, image_make -> [image_task] -> the operator; agents' progress -> [image_task]
+ * Flow:   image_api, image_make, image_seal -> [image_task] -> the operator; agents' progress -> [image_task]
  * Thread: the loop's.
  */
 #ifndef GODWIT_COORDINATOR_IMAGE_TASK_H

@@ -176,6 +176,9 @@ enum exit_code {
       "made from it do not need it.")                                                              \
     X(GW_IMAGE_FAILED, 2783, "image-failed", EXIT_CODE_FAILED, true,                               \
       "A host could not take, give or use the image; nothing of it was published there.")          \
+    X(GW_BUILD_FAILED, 2784, "build-failed", EXIT_CODE_FAILED, false,                              \
+      "The guest that was to build an image did not come to its end: a step failed, it took too "  \
+      "long or it ended before its time; no image was made.")                                      \
     X(GW_DR_UNPROTECTED, 2801, "dr-unprotected", EXIT_CODE_NOT_FOUND, false,                       \
       "The VM has no replica on another host, or no VM is in a group of that name: godwit dr "     \
       "protect makes one.")                                                                        \

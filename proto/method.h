@@ -95,6 +95,7 @@ enum method {
     METHOD_ORDER_IMAGE_END = 282,    /* OrderImageEnd -> ImageState */
     METHOD_ORDER_IMAGE_FETCH = 283,  /* OrderImageFetch -> ImageState */
     METHOD_ORDER_IMAGE_CLONE = 284,  /* OrderImageClone -> ImageCloned */
+    METHOD_ORDER_IMAGE_SEAL = 550,   /* OrderImageSeal -> ImageSealed */
     METHOD_ORDER_SNAPSHOT_CLONE = 510, /* OrderSnapshotClone -> SnapshotCloned */
     METHOD_ORDER_IMAGE_REMOVE = 285, /* OrderImageRemove -> ImageState */
     METHOD_ORDER_IMAGE_READ = 286,   /* ImageReadRequest -> ImageData */
@@ -170,6 +171,7 @@ enum method {
     METHOD_DISK_MOVE = 444,     /* DiskMoveRequest -> MigrateReply */
     METHOD_SNAPSHOT = 395,      /* SnapshotRequest -> SnapshotReply */
     METHOD_DR = 540,            /* DrRequest -> DrReply */
+    METHOD_IMAGE_SEAL = 551,     /* ImageSealRequest -> ImageReply */
     METHOD_SNAPSHOT_CLONE = 511, /* SnapshotCloneRequest -> ActionReply */
 };
 
