@@ -435,8 +435,10 @@ int backends_remove(const Godwit__VmSpec *spec, const char *vm_id, struct fault 
         if (!is_given(disk->store))
             continue;
         int one = share_open(disk->store, &share_fd, &told);
-        if (one == 0)
+        if (one == 0) {
+            share_drop_disk(share_fd, vm_id, disk->name); /* that never got its name */
             one = share_remove_disk(share_fd, vm_id, disk->name, disk->file, &removed, &told);
+        }
         if (one < 0 && r == 0) {
             r = one;
             *fault = told;

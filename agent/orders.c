@@ -26,6 +26,7 @@
 #include "agent/redial.h"
 #include "agent/snapshot_folder.h"
 #include "agent/snapshots.h"
+#include "agent/standby_twin.h"
 #include "agent/standbys.h"
 #include "agent/store_beat.h"
 #include "agent/store_look.h"
@@ -64,6 +65,7 @@ struct orders {
     const char *boot_reader; /* the program */
     struct store_questions questions;
     struct disk_orders disks;
+    struct standby_twins twins;
     unsigned workers; /* that hold a step */
     bool stopped;
     struct peers *peers;
@@ -885,7 +887,14 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
         reply_fault(request, &fault);
         return;
     }
+    if (order->vm_id && order->remove && standby_twins_make(&orders->twins, order->vm_id)) {
+        (void)fault_set(&fault, ERR_BUSY, "this VM is just being made from a replica");
+        reply_fault(request, &fault);
+        return;
+    }
     if (!entry && order->vm_id && order->remove) { /* gone already: as wanted */
+        if (id_name_is_valid(order->vm_id) && check_no_replica(orders, order->vm_id, &fault) == 0)
+            vm_table_clear(orders->table, order->vm_id);
         if (order->spec && order->spec->n_disks > 0)
             store_question_remove(&orders->questions, order, request);
         else
@@ -1751,6 +1760,7 @@ void orders_set_dr(struct orders *orders, struct protects *protects, struct stan
 {
     orders->protects = protects;
     orders->standbys = standbys;
+    orders->twins.standbys = standbys;
 }
 
 static void wipe(const ProtobufCBinaryData *secret)
@@ -1826,6 +1836,19 @@ static void handle_replica_in(void *data, struct rpc *rpc, struct rpc_request *r
     else
         standbys_in(orders_of(data)->standbys, order, request);
     wipe(&order->psk);
+}
+
+static void handle_replica_copy(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    const Godwit__OrderReplicaCopy *order = (const Godwit__OrderReplicaCopy *)message;
+    struct fault fault = {0};
+    (void)rpc;
+
+    if (check_incarnation(orders_of(data), order->incarnation, &fault) < 0)
+        reply_fault(request, &fault);
+    else
+        standby_twin_make(&orders_of(data)->twins, order, request);
 }
 
 static void handle_replica_take(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -2327,6 +2350,7 @@ static const struct rpc_method orders_table[] = {
     {METHOD_ORDER_PROTECT_END, &godwit__order_protect_end__descriptor, handle_protect_end},
     {METHOD_ORDER_REPLICA_TAKE, &godwit__order_replica_take__descriptor, handle_replica_take},
     {METHOD_ORDER_REPLICA_DROP, &godwit__order_replica_drop__descriptor, handle_replica_drop},
+    {METHOD_ORDER_REPLICA_COPY, &godwit__order_replica_copy__descriptor, handle_replica_copy},
     {METHOD_ORDER_SNAPSHOT_CLONE, &godwit__order_snapshot_clone__descriptor, handle_snapshot_clone},
     {METHOD_ORDER_VM_UPGRADE, &godwit__vm_upgrade__descriptor, handle_upgrade},
     {METHOD_ORDER_PROBE, &godwit__order_probe__descriptor, handle_probe},
@@ -2359,6 +2383,7 @@ int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *t
     orders->boot_reader = boot_reader;
     orders->questions = (struct store_questions){.loop = loop, .facts = facts};
     orders->disks = (struct disk_orders){.loop = loop, .table = table, .facts = facts};
+    orders->twins = (struct standby_twins){.loop = loop, .table = table};
     *ret_orders = orders;
     return 0;
 }
@@ -2372,6 +2397,7 @@ void orders_stop(struct orders *orders)
         loop_turn(orders->loop, true); /* each holds a pointer to us */
     store_questions_wait(&orders->questions);
     disk_orders_wait(&orders->disks);
+    standby_twins_stop(&orders->twins);
 }
 
 struct orders *orders_free(struct orders *orders)
@@ -2381,6 +2407,8 @@ struct orders *orders_free(struct orders *orders)
         orders->held = step->next_held;
         step_free(step);
     }
+    if (orders)
+        standby_twins_free(&orders->twins);
     free(orders);
     return NULL;
 }

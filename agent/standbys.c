@@ -1419,6 +1419,27 @@ void standbys_drop(struct standbys *standbys, const Godwit__OrderReplicaDrop *or
     begin_drop(standing, order->keep_disks);
 }
 
+/* ---- looking at one ---- */
+int standbys_look(const struct standbys *standbys, const char *vm_id, const char *protection_id,
+                  const Godwit__OrderReplicaIn **ret_order, struct rpc **ret_rpc,
+                  struct fault *fault)
+{
+    const struct standing *standing = find(standbys, vm_id);
+
+    if (!standing || !protection_id || standing->record->is_taken ||
+        strcmp(standing->record->order->protection_id, protection_id) != 0)
+        return fault_set(fault, ERR_NOT_FOUND, "this host holds no such replica");
+    if (standing->stage != STAGE_IDLE || standing->is_found || standing->is_asked)
+        return fault_set(fault, ERR_BUSY, "the replica is being worked at");
+    if (!standing->process)
+        return fault_set(fault, ERR_STATE, "the replica has no process: %.300s", standing->reason);
+    if (!is_linked_to(standing) || !vm_process_is_known(standing->process))
+        return fault_set(fault, ERR_BUSY, "the replica's process cannot be spoken to just now");
+    *ret_order = standing->record->order;
+    *ret_rpc = vm_process_rpc(standing->process);
+    return 0;
+}
+
 /* ---- its end ---- */
 static void process_over(struct standing *standing, const char *how)
 {

@@ -30,6 +30,7 @@
 struct fault;
 struct host_facts;
 struct loop;
+struct rpc;
 struct rpc_request;
 struct standbys;
 struct vm_table;
@@ -56,6 +57,12 @@ struct standbys *standbys_free(struct standbys *standbys); /* processes run on *
 void standbys_tell(struct standbys *standbys); /* at once: a new link to the coordinator */
 /* Is a replica of it here, which was not taken? Then it is taken, never started. */
 bool standbys_hold(const struct standbys *standbys, const char *vm_id);
+
+/* One that may be looked at, of this protection: what it was made by, and the line to its process. Borrowed until the
+ * loop's next turn. */
+int standbys_look(const struct standbys *standbys, const char *vm_id, const char *protection_id,
+                  const Godwit__OrderReplicaIn **ret_order, struct rpc **ret_rpc,
+                  struct fault *fault);
 
 /* Orders, judged for this life of the host already. Each answers its request, now or later. */
 void standbys_in(struct standbys *standbys, const Godwit__OrderReplicaIn *order,

@@ -121,6 +121,12 @@ static int table_path(const char *dir, const char *id, const char *name,
                      name);
 }
 
+int vm_table_state_path(const struct vm_table *table, const char *vm_id, const char *name,
+                        char ret_path[static VM_PATH_SIZE], struct fault *fault)
+{
+    return table_path(table->config.state_dir, vm_id, name, ret_path, fault);
+}
+
 int vm_entry_state_path(const struct vm_entry *entry, const char *name,
                         char ret_path[static VM_PATH_SIZE], struct fault *fault)
 {
@@ -345,23 +351,28 @@ int vm_table_add(struct vm_table *table, const char *vm_id, struct vm_entry **re
 }
 
 /* INV-13 of RELIABILITY: exactly the files that this agent made for this VM, by name. */
-void vm_table_remove(struct vm_entry *entry)
+void vm_table_clear(const struct vm_table *table, const char *vm_id)
 {
     static const char *const names[] = {"vm.bin", "console.log", "vm.log", "suspended",
                                         "suspended.tmp"};
     char path[VM_PATH_SIZE];
 
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (table_path(table->config.state_dir, vm_id, names[i], path, NULL) == 0)
+            (void)unlink(path); /* absent is as good */
+    }
+    if (table_path(table->config.state_dir, vm_id, "", path, NULL) == 0)
+        (void)rmdir(path); /* keeps what is not ours */
+}
+
+void vm_table_remove(struct vm_entry *entry)
+{
     assert(!vm_entry_is_alive(entry));
     if (entry->saving) {
         entry->removed = true; /* when the worker is done with its file */
         return;
     }
-    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
-        if (vm_entry_state_path(entry, names[i], path, NULL) == 0)
-            (void)unlink(path); /* absent is as good */
-    }
-    if (vm_entry_state_path(entry, "", path, NULL) == 0)
-        (void)rmdir(path); /* keeps what is not ours */
+    vm_table_clear(entry->table, entry->id);
     unlink_run_files(entry);
     entry_drop(entry);
 }
@@ -710,6 +721,18 @@ static void drop_read_file(const struct vm_entry *entry)
         return; /* a fresh one is a suspend's that is just being ended */
     if (vm_entry_drop_file(entry, &fault) < 0)
         log_warn("vm_table", "vm=%s: %s", entry->id, fault.text); /* the next start tries again */
+}
+
+bool vm_entry_rest(struct vm_entry *entry, uint64_t generation)
+{
+    char nonce[VM_NONCE_SIZE];
+
+    assert(!vm_entry_is_alive(entry));
+    if (!vm_entry_has_file(entry, generation, nonce))
+        return false;
+    set_text(&entry->status->suspend_nonce, nonce);
+    vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_SUSPENDED, generation, "", true);
+    return true;
 }
 
 int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault)

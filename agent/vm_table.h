@@ -138,7 +138,12 @@ int vm_table_add(struct vm_table *table, const char *vm_id, struct vm_entry **re
                  struct fault *fault);
 /* Forget a VM without a process, and delete its own files. */
 void vm_table_remove(struct vm_entry *entry);
+/* The same for one that has no entry: what an agent before us may have left. */
+void vm_table_clear(const struct vm_table *table, const char *vm_id);
 
+/* Of a VM that may have no entry; otherwise as the next. */
+int vm_table_state_path(const struct vm_table *table, const char *vm_id, const char *name,
+                        char ret_path[static VM_PATH_SIZE], struct fault *fault);
 /* Paths of a VM's things: "console.log", "vm.log" in STATE; "control.sock", "latch", "move" in RUN.
  */
 int vm_entry_state_path(const struct vm_entry *entry, const char *name,
@@ -181,6 +186,8 @@ void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */
 enum { VM_NONCE_SIZE = 64 };
 bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
                        char ret_nonce[VM_NONCE_SIZE]);
+/* A VM that never ran here rests in such a file, which was put into its place: it is SUSPENDED. False: there is none. */
+bool vm_entry_rest(struct vm_entry *entry, uint64_t generation);
 /* Nobody goes on from it any more, whatever power does. */
 int vm_entry_drop_file(const struct vm_entry *entry, struct fault *fault);
 /* Its guest runs while its memory is still read from a file: that is kept until all is here, or it has ended. */

@@ -68,6 +68,33 @@ static void cell_target(const ProtobufCMessage *row, char ret_cell[static RENDER
     (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s", is_away || !info->target ? "-" : info->target);
 }
 
+static void cell_test(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__DrTest *test = info_of(row)->test;
+    const char *word = !test || !test->step                            ? "-"
+                       : test->error && test->error[0]                 ? "failed"
+                       : strcmp(test->step, "over") == 0               ? "ok"
+                                                                       : test->step;
+    (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s", word);
+}
+
+static void cell_test_rpo(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__DrTest *test = info_of(row)->test;
+    say_ms(test && test->has_rpo_ms, test ? test->rpo_ms : 0, ret_cell);
+}
+
+static void cell_test_rto(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    const Godwit__DrTest *test = info_of(row)->test;
+    say_ms(test && test->has_rto_ms, test ? test->rto_ms : 0, ret_cell);
+}
+
+static void cell_drill(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
+{
+    say_ms(info_of(row)->has_drill_every_ms, info_of(row)->drill_every_ms, ret_cell);
+}
+
 static const struct render_column columns[] = {
     {.field = "vm", .head = "VM"},
     {.field = "source", .head = "FROM"},
@@ -91,6 +118,13 @@ static const struct render_column columns[] = {
     {.field = "last_op", .head = "LAST", .wide = true},
     {.field = "last_state", .head = "ENDED", .wide = true},
     {.field = "last_error", .head = "WHY", .wide = true},
+    {.field = "test.step", .head = "TEST", .cell = cell_test, .wide = true},
+    {.field = "test.began_unix_ms", .head = "TESTED", .unit = RENDER_AGO, .wide = true},
+    {.field = "test.copy", .head = "COPY", .wide = true},
+    {.field = "test.rpo_ms", .head = "TEST RPO", .cell = cell_test_rpo, .wide = true},
+    {.field = "test.rto_ms", .head = "TEST RTO", .cell = cell_test_rto, .wide = true},
+    {.field = "test.error", .head = "TEST WHY", .wide = true},
+    {.field = "drill_every_ms", .head = "DRILL EVERY", .cell = cell_drill, .wide = true},
 };
 static const struct render_view view = {
     .columns = columns, .count = ARRAY_COUNT(columns), .name_field = "vm"};

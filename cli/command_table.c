@@ -7,6 +7,7 @@
 #include "cli/cmd_dirty_rate.h"
 #include "cli/cmd_doctor.h"
 #include "cli/cmd_dr.h"
+#include "cli/cmd_dr_test.h"
 #include "cli/cmd_explain.h"
 #include "cli/cmd_ha.h"
 #include "cli/cmd_host.h"
@@ -191,6 +192,25 @@ static const struct command_option dr_failover_options[] = {
 
 static const struct command_option dr_failback_options[] = {
     {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it, in their order"},
+    {0}};
+
+static const struct command_option dr_test_options[] = {
+    {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it"},
+    {.name = "as",
+     .type = COMMAND_TEXT,
+     .value = "NAME",
+     .help = "the copy's name; VM-test if you do not say"},
+    {.name = "end", .type = COMMAND_FLAG, .help = "take the copy away, and its disks"},
+    {0}};
+
+static const struct command_option dr_drill_options[] = {
+    {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it"},
+    {.name = "every",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .help = "by itself, so often: 24h"},
+    {.name = "off", .type = COMMAND_FLAG, .help = "no more by itself"},
+    {.name = "now", .type = COMMAND_FLAG, .help = "once, and wait for it"},
     {0}};
 
 static const struct command_option ha_disarm_options[] = {
@@ -1095,6 +1115,26 @@ static const struct command commands[] = {
      .run = cmd_dr_failback,
      .examples = {{"godwit dr failback db-01", "by name"},
                   {"godwit dr failback --group shop", "all of a group"}}},
+    {.words = "dr test",
+     .operands = "[VM]",
+     .summary = "start a copy of a VM from its replica, cut off from every network",
+     .more = "On the replica's host, from the newest checkpoint that is held whole, memory and disks. The copy "
+             "is a VM of its own, with disks of its own, its network cards unplugged; replication goes on "
+             "meanwhile and a failover may come at any time. Ends with how old that checkpoint was (RPO) "
+             "and how long it took until the copy ran (RTO). --end, or vm rm of the copy, takes it away.",
+     .options = dr_test_options,
+     .run = cmd_dr_test,
+     .examples = {{"godwit dr test db-01", "look at it by godwit vm console db-01-test"},
+                  {"godwit dr test db-01 --end", "it is gone, and its disks"}}},
+    {.words = "dr drill",
+     .operands = "[VM]",
+     .summary = "test a VM's replica by itself, again and again",
+     .more = "A drill is a test whose copy is watched for 10 s, and taken away again. What it found is in dr "
+             "status, in the events and in the metrics; one that fails is an alert.",
+     .options = dr_drill_options,
+     .run = cmd_dr_drill,
+     .examples = {{"godwit dr drill db-01 --every 24h", "every day"},
+                  {"godwit dr drill --group shop --now", "all of a group, and wait for it"}}},
     {.words = "host fence",
      .operands = "HOST",
      .summary = "tell that a host is down, where nothing else can prove it",

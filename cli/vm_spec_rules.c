@@ -109,6 +109,7 @@ static const struct vm_spec_rule rules[] = {
      0,
      {0},
      "told: the id of the snapshot that it was made from by vm snapshot clone"},
+    {"test_of", VM_SPEC_PLAIN, 0, 0, {0}, "told: the id of the VM that it is a test copy of (dr test)"},
     {"nics", VM_SPEC_PLAIN, 0, 0, {0}, "network cards"},
     {"nics.bridge", VM_SPEC_NAME, 0, 0, {0}, "of that name on every host the VM may run on"},
     {"nics.unplugged", VM_SPEC_PLAIN, 0, 0, {0}, "no bridge: the guest sees its link down"},

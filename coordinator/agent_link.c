@@ -189,6 +189,8 @@ static void on_order_done(void *data, const ProtobufCMessage *reply, const struc
         result.protect = (const Godwit__ProtectStatus *)reply;
     if (reply && reply->descriptor == &godwit__replica_status__descriptor)
         result.replica = (const Godwit__ReplicaStatus *)reply;
+    if (reply && reply->descriptor == &godwit__replica_copied__descriptor)
+        result.copied = (const Godwit__ReplicaCopied *)reply;
     if (dr_is_order(sent->order.kind))
         dr_order_answered(coordinator, &sent->order, reply);
     if (sent->order.kind == ORDER_REPLICA_IN && reply &&
@@ -583,6 +585,7 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
     case ORDER_PROTECT_END:
     case ORDER_REPLICA_TAKE:
     case ORDER_REPLICA_DROP:
+    case ORDER_REPLICA_COPY:
         send_dr(sent);
         break;
     case ORDER_FENCE:

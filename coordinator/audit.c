@@ -135,6 +135,13 @@ static const char *dr_name(Godwit__DrVerb verb, bool accept_split)
         return accept_split ? "dr-failover-split" : "dr-failover";
     case GODWIT__DR_VERB__DR_VERB_FAILBACK:
         return "dr-failback";
+    case GODWIT__DR_VERB__DR_VERB_TEST:
+        return "dr-test";
+    case GODWIT__DR_VERB__DR_VERB_TEST_END:
+        return "dr-test-end";
+    case GODWIT__DR_VERB__DR_VERB_DRILL:
+    case GODWIT__DR_VERB__DR_VERB_DRILL_NOW:
+        return "dr-drill";
     case GODWIT__DR_VERB__DR_VERB_STATUS:
     case _GODWIT__DR_VERB_IS_INT_SIZE:
     default: /* a number from the wire: refused anyway */

@@ -194,6 +194,10 @@ struct cluster_dr { /* a VM's replica on another host */
     uint64_t lost_unix_ms; /* when its source's line broke; 0: it has not */
     uint64_t late_ns;      /* since when it has not kept its goal; 0: it does */
     bool is_alarm;
+    bool is_copying;     /* a test: the order for its copy is out */
+    uint64_t test_ns;    /* not before: its next step */
+    uint64_t watch_ns;   /* a drill: since when its copy is seen to run; its end: that it waits was told */
+    uint64_t watch_vcpu_ns; /* and what its vCPUs had run by then */
     char trouble[CLUSTER_REASON_SIZE]; /* why an end was not ready; "" */
     uint8_t psk[CLUSTER_PSK_BYTES];    /* one-time, drawn and wiped by the shell */
     char address[CLUSTER_ADDRESS_SIZE];
@@ -334,6 +338,7 @@ enum cluster_order_kind {
     ORDER_PROTECT_END,
     ORDER_REPLICA_TAKE,
     ORDER_REPLICA_DROP,
+    ORDER_REPLICA_COPY, /* nonce: its test's */
     ORDER_SPLIT_STOP, /* what a host that was given up still runs of it */
     ORDER_AUTOSTART_OFF, /* of a libvirt domain, to any host that has it defined */
 };
@@ -390,6 +395,7 @@ struct cluster_result {
     const Godwit__VmUpgraded *upgraded; /* the same, as are the next two */
     const Godwit__ProtectStatus *protect;
     const Godwit__ReplicaStatus *replica;
+    const Godwit__ReplicaCopied *copied;
     bool confirmed;                 /* probe: it was reached; evict, fence: it is done */
     uint64_t storage_age_ms;        /* probe; UINT64_MAX: it cannot tell */
 };

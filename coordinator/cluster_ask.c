@@ -200,6 +200,7 @@ static Godwit__VmSpec *complete_spec(const Godwit__VmSpec *given, const char *ba
     spec.cpu = &cpu;
     spec.has_version = true;
     spec.version = 1;
+    spec.test_of = NULL; /* ours to say, and a copy of a copy is none */
     Godwit__VmSpec *whole = cluster_message_copy(&spec.base);
     if (whole && !complete_nics(whole, vm_id)) {
         godwit__vm_spec__free_unpacked(whole, NULL);

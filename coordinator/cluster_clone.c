@@ -102,9 +102,9 @@ static void keep_seed(const struct cluster_vm *vm, Godwit__VmSpec *spec)
     set_text(&spec->cloud_init->meta_data, meta);
 }
 
-static int make_spec(const struct cluster_vm *vm, const Godwit__SnapshotInfo *info,
-                     const struct cluster_clone_ask *ask, bool cold, Godwit__VmSpec *spec,
-                     struct problem *problem)
+int cluster_clone_make_spec(const struct cluster_vm *vm, const Godwit__SnapshotInfo *info,
+                            const struct cluster_clone_ask *ask, bool cold, Godwit__VmSpec *spec,
+                            struct problem *problem)
 {
     if (!cold)
         keep_seed(vm, spec); /* made of the old name */
@@ -159,8 +159,8 @@ int cluster_clone_judge(struct cluster *cluster, const struct cluster_clone_ask 
     Godwit__VmSpec *spec = cluster_message_copy(&vm->spec->base);
     if (!spec)
         return problem_set(problem, GW_INTERNAL, "no memory for VM %s", ask->name);
-    if (make_spec(vm, snapshot->info, ask, ask->cold || !snapshot->info->with_memory, spec,
-                  problem) != 0) {
+    if (cluster_clone_make_spec(vm, snapshot->info, ask, ask->cold || !snapshot->info->with_memory,
+                                spec, problem) != 0) {
         godwit__vm_spec__free_unpacked(spec, NULL);
         return -1;
     }

@@ -29,6 +29,11 @@ int cluster_clone_create(struct cluster *cluster, const struct cluster_snapshot 
                          struct cluster_now now, struct cluster_vm **ret_vm,
                          struct problem *problem, struct cluster_todo *todo);
 
+/* Turn a copy of `vm`'s spec into that of its twin `ask->name` from the disks of `info`; `cold`: it boots anew. */
+int cluster_clone_make_spec(const struct cluster_vm *vm, const Godwit__SnapshotInfo *info,
+                            const struct cluster_clone_ask *ask, bool cold, Godwit__VmSpec *spec,
+                            struct problem *problem);
+
 /* It is a clone that has not run yet: its disks may lack, and its memory is the snapshot's. */
 bool cluster_clone_is_raw(const struct cluster *cluster, const struct cluster_vm *vm);
 /* Of a raw one. NULL with `problem` set: it is there no more, or its host does not answer. */

@@ -1286,6 +1286,7 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_PROTECT_FINISH:
     case ORDER_PROTECT_END:
     case ORDER_REPLICA_DROP:
+    case ORDER_REPLICA_COPY:
     case ORDER_SPLIT_STOP:
         break; /* dr's */
     case ORDER_AUTOSTART_OFF:

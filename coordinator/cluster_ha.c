@@ -13,6 +13,7 @@
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/fence_options.h"
 #include "coordinator/planner.h"
 #include "coordinator/rows.h"
@@ -494,6 +495,9 @@ int cluster_ha_protect(struct cluster *cluster, const char *word, bool protect, 
         return -1;
     if (priority > 100)
         return problem_set(problem, GW_USAGE, "priority %u, possible are 0 to 100", priority);
+    if (protect && dr_test_is_copy(vm))
+        return problem_set(problem, GW_VM_STATE, "%s is a test copy: it is not started elsewhere",
+                           vm->spec->name);
     Godwit__HaSpec ha = GODWIT__HA_SPEC__INIT;
     Godwit__VmSpec spec = *vm->spec;
     ha.has_restart = ha.has_priority = true;

@@ -14,6 +14,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 
@@ -652,7 +653,8 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
         order(dr, info->source, ORDER_PROTECT_END, now, todo);
     } else if (!dr->in_ended && dr_host_is_up(cluster, info->target, now)) {
         order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
-    } else if (dr->out_ended && dr->in_ended && !is_given(info->split_host)) {
+    } else if (dr->out_ended && dr->in_ended && !is_given(info->split_host) &&
+               !dr_test_is_open(dr)) {
         struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_DR);
         put->revision = dr->revision;
         WORDS_COPY(put->key, info->vm_id);
@@ -755,7 +757,7 @@ void dr_tick(struct cluster *cluster, struct cluster_now now, struct cluster_tod
     for (size_t i = cluster->dr_count; i-- > 0;) { /* backwards: one that ends drops out */
         if (is_restored)
             settle_restored(cluster->drs[i], now, todo);
-        else
+        else if (!dr_test_tick(cluster, cluster->drs[i], now, todo))
             step(cluster, cluster->drs[i], now, todo);
     }
 }
@@ -864,7 +866,7 @@ bool dr_is_order(enum cluster_order_kind kind)
 {
     return kind == ORDER_REPLICA_IN || kind == ORDER_PROTECT || kind == ORDER_PROTECT_FINISH ||
            kind == ORDER_PROTECT_END || kind == ORDER_REPLICA_TAKE || kind == ORDER_REPLICA_DROP ||
-           kind == ORDER_SPLIT_STOP;
+           kind == ORDER_REPLICA_COPY || kind == ORDER_SPLIT_STOP;
 }
 
 static void note_trouble(struct cluster_dr *dr, const struct cluster_result *result)
@@ -964,6 +966,10 @@ void dr_order_done(struct cluster *cluster, const struct cluster_order *order,
         on_split_stopped(dr, order, result, todo);
         return;
     }
+    if (order->kind == ORDER_REPLICA_COPY) {
+        dr_test_copied(cluster, dr, order, result, now, todo);
+        return;
+    }
     if (!is_pair(dr, order->move_id))
         return;
     dr->is_asked = false;
@@ -1010,6 +1016,7 @@ struct cluster_dr *dr_load(struct cluster *cluster, Godwit__DrRecord *info)
         if (!*texts[i])
             dr_set_text(texts[i], "");
     }
+    dr_test_load(info);
     dr->info = info;
     return dr;
 }

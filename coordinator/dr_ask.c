@@ -10,6 +10,7 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/words.h"
@@ -112,6 +113,11 @@ static int judge_vm(const struct cluster *cluster, const struct cluster_vm *vm,
     if (vm_spec_is_libvirt(vm->spec)) {
         (void)problem_set(problem, GW_DR_STATE,
                           "%s is a libvirt domain; replicas are of godwit-vm's guests",
+                          vm->spec->name);
+        return refuse(cluster, vm, now, problem);
+    }
+    if (dr_test_is_copy(vm)) {
+        (void)problem_set(problem, GW_DR_STATE, "%s is a test copy: it is not protected itself",
                           vm->spec->name);
         return refuse(cluster, vm, now, problem);
     }
@@ -253,6 +259,8 @@ static int unprotect(struct cluster *cluster, const Godwit__DrRequest *request,
     dr->out_ended = dr->in_ended = dr_step_is(dr, "away"); /* nothing is replicated */
     if (dr->info->op[0])
         dr_give_up_op(dr, "dr unprotect ended its protection", now, todo);
+    if (dr_test_is_open(dr))
+        dr_test_stop(dr, now, todo);
     dr_set_step(dr, "end", todo);
     return 0;
 }
@@ -486,6 +494,13 @@ int dr_ask(struct cluster *cluster, const Godwit__DrRequest *request, struct clu
         return protect(cluster, request, now, problem, todo);
     case GODWIT__DR_VERB__DR_VERB_UNPROTECT:
         return unprotect(cluster, request, now, problem, todo);
+    case GODWIT__DR_VERB__DR_VERB_TEST:
+    case GODWIT__DR_VERB__DR_VERB_DRILL_NOW:
+        return dr_test_begin(cluster, request, now, problem, todo);
+    case GODWIT__DR_VERB__DR_VERB_TEST_END:
+        return dr_test_end(cluster, word(request->vm), now, problem, todo);
+    case GODWIT__DR_VERB__DR_VERB_DRILL:
+        return dr_test_set_drill(cluster, request, problem, todo);
     case GODWIT__DR_VERB__DR_VERB_FAILOVER:
     case GODWIT__DR_VERB__DR_VERB_FAILBACK:
         return act(cluster, request, now, problem, todo);

@@ -4,11 +4,12 @@
 
 #include "base/world.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 #include "proto/method.h"
 #include "proto/vm_spec.h"
 
-enum { READY_MS = 60000, TAKE_MS = 120000 };
+enum { READY_MS = 60000, TAKE_MS = 120000, COPY_MS_A_GIB = 60000 };
 
 static struct cluster_dr *find(struct coordinator *coordinator, const struct cluster_order *order)
 {
@@ -121,6 +122,34 @@ static void make_drop(struct cluster_dr *dr, struct dr_order *ret_order)
     ret_order->method = METHOD_ORDER_REPLICA_DROP;
 }
 
+/* False: that test is over. */
+static bool make_copy(struct coordinator *coordinator, struct cluster_dr *dr,
+                      const struct cluster_order *order, struct dr_order *ret_order)
+{
+    Godwit__OrderReplicaCopy *copy = &ret_order->copy;
+    const Godwit__DrTest *test = dr->info->test;
+    struct cluster_vm *twin = test ? cluster_vm(&coordinator->cluster, test->copy_id) : NULL;
+    if (!twin || strcmp(test->nonce, order->nonce) != 0)
+        return false;
+    godwit__order_replica_copy__init(copy);
+    copy->vm_id = dr->info->vm_id;
+    copy->protection_id = dr->info->protection_id;
+    copy->incarnation = life_of(coordinator, order->host);
+    copy->copy_id = test->copy_id;
+    copy->spec = twin->spec;
+    copy->nonce = test->nonce;
+    copy->has_generation = true;
+    copy->generation = DR_TEST_GENERATION;
+    uint64_t bytes = twin->spec->memory->size;
+    for (size_t i = 0; i < twin->spec->n_disks; i++)
+        bytes += dr->vm->disk_bytes[i];
+    ret_order->message = &copy->base;
+    ret_order->reply = &godwit__replica_copied__descriptor;
+    ret_order->method = METHOD_ORDER_REPLICA_COPY;
+    ret_order->timeout_ms = TAKE_MS + (bytes >> 30) * COPY_MS_A_GIB;
+    return true;
+}
+
 bool dr_order_make(struct coordinator *coordinator, const struct cluster_order *order,
                    struct dr_order *ret_order)
 {
@@ -147,6 +176,8 @@ bool dr_order_make(struct coordinator *coordinator, const struct cluster_order *
     case ORDER_REPLICA_DROP:
         make_drop(dr, ret_order);
         return true;
+    case ORDER_REPLICA_COPY:
+        return make_copy(coordinator, dr, order, ret_order);
     default:
         return false;
     }

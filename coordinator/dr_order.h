@@ -19,6 +19,7 @@ struct dr_order { /* borrows from the cluster until it is sent */
         Godwit__OrderProtectEnd end;
         Godwit__OrderReplicaTake take;
         Godwit__OrderReplicaDrop drop;
+        Godwit__OrderReplicaCopy copy;
     };
     const ProtobufCMessage *message;
     const ProtobufCMessageDescriptor *reply;

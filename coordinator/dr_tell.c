@@ -178,6 +178,11 @@ void dr_tell(const struct cluster *cluster, const struct cluster_dr *dr, struct 
     info->auto_take = from->auto_take;
     info->bandwidth_bytes_per_s = from->bandwidth_bytes_per_s;
     info->has_rpo_ms = dr_rpo_now(cluster, dr, now, &info->rpo_ms);
+    info->test = from->test;
+    info->has_drill_every_ms = from->drill_every_ms > 0;
+    info->drill_every_ms = from->drill_every_ms;
+    info->has_drilled_unix_ms = from->has_drilled_unix_ms;
+    info->drilled_unix_ms = from->drilled_unix_ms;
     tell_ends(dr, info);
     tell_last(from, info);
 }

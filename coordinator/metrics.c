@@ -124,6 +124,33 @@ static void write_dr(const struct cluster *cluster, struct cluster_now now, FILE
                       strcmp(dr_state(cluster, cluster->drs[i], now, reason), "protected") == 0);
 }
 
+/* What the last test, or drill, of each replica showed. */
+static void write_tests(const struct cluster *cluster, FILE *out)
+{
+    head(out, "godwit_dr_test_ok", "gauge",
+         "1 when the copy of the last test of a replica ran; 0 when it did not.");
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const Godwit__DrTest *test = cluster->drs[i]->info->test;
+        if (test && (test->has_rto_ms || test->error[0]))
+            (void)fprintf(out, "godwit_dr_test_ok{vm=\"%s\"} %d\n", cluster->drs[i]->info->vm,
+                          !test->error[0]);
+    }
+    head(out, "godwit_dr_test_rpo_seconds", "gauge", "How old what it started from was.");
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const Godwit__DrTest *test = cluster->drs[i]->info->test;
+        if (test && test->has_rto_ms)
+            (void)fprintf(out, "godwit_dr_test_rpo_seconds{vm=\"%s\"} %.3f\n",
+                          cluster->drs[i]->info->vm, (double)test->rpo_ms / 1e3);
+    }
+    head(out, "godwit_dr_test_rto_seconds", "gauge", "How long it took until it ran.");
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const Godwit__DrTest *test = cluster->drs[i]->info->test;
+        if (test && test->has_rto_ms)
+            (void)fprintf(out, "godwit_dr_test_rto_seconds{vm=\"%s\"} %.3f\n",
+                          cluster->drs[i]->info->vm, (double)test->rto_ms / 1e3);
+    }
+}
+
 void metrics_write(struct coordinator *coordinator, FILE *out)
 {
     struct cluster_now now = coordinator_now();
@@ -148,4 +175,5 @@ void metrics_write(struct coordinator *coordinator, FILE *out)
     write_vms(&view, out);
     write_ha(&coordinator->cluster, now, out);
     write_dr(&coordinator->cluster, now, out);
+    write_tests(&coordinator->cluster, out);
 }

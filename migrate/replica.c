@@ -23,7 +23,9 @@
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
+#include "migrate/guest.h"
 #include "migrate/region.h"
+#include "migrate/replica_copy.h"
 #include "migrate/replica_core.h"
 #include "migrate/replica_journal.h"
 #include "migrate/replica_stage.h"
@@ -59,6 +61,7 @@ struct replica {
     uint8_t *state;
     size_t state_bytes;
     struct replica_status status;
+    struct replica_copy *copy; /* of what is held: it sees what changes it first; NULL: none is made */
     bool stopping;
 };
 
@@ -176,6 +179,11 @@ static int on_state(struct replica *replica, struct stream *link, const struct r
 static void keep(struct replica *replica, const struct replica_id *id,
                  const struct replica_commit *commit, uint64_t sum)
 {
+    for (unsigned i = 0; replica->copy && i < replica->config.region_count; i++) {
+        const struct bitmap *pages = replica_stage_named(replica->stage, i);
+        if (pages)
+            replica_copy_before_pages(replica->copy, i, pages);
+    }
     replica_stage_apply(replica->stage);
     free(replica->state);
     replica->state = TAKE(replica->next_state);
@@ -592,6 +600,35 @@ static int find_held(struct replica *replica, struct fault *fault)
     return 0;
 }
 
+/* ---- the journal's files ---- */
+static int io_read(void *owner, unsigned file, void *ret_bytes, size_t count, uint64_t offset)
+{
+    return replica_journal_file_io.read(((struct replica *)owner)->fds, file, ret_bytes, count, offset);
+}
+
+/* While a copy is made disks are written under the lock alone: something is held, so a log comes first. */
+static int io_write(void *owner, unsigned file, const void *bytes, size_t count, uint64_t offset)
+{
+    struct replica *replica = owner;
+
+    if (file > 0 && replica->copy)
+        replica_copy_before_disk(replica->copy, file - 1, offset, count);
+    return replica_journal_file_io.write(replica->fds, file, bytes, count, offset);
+}
+
+static int io_sync(void *owner, unsigned file)
+{
+    return replica_journal_file_io.sync(((struct replica *)owner)->fds, file);
+}
+
+static int io_cut(void *owner, unsigned file, uint64_t bytes)
+{
+    return replica_journal_file_io.cut(((struct replica *)owner)->fds, file, bytes);
+}
+
+static const struct replica_journal_io replica_io = {
+    .read = io_read, .write = io_write, .sync = io_sync, .cut = io_cut};
+
 static int open_disks(struct replica *replica, const struct replica_config *config,
                       struct fault *fault)
 {
@@ -601,8 +638,8 @@ static int open_disks(struct replica *replica, const struct replica_config *conf
         replica->disk_bytes[i] = config->disks[i].bytes;
         replica->fds[1 + i] = config->disks[i].fd;
     }
-    return replica_journal_new(&replica->journal, &replica_journal_file_io, replica->fds,
-                               replica->disk_bytes, config->disk_count, fault);
+    return replica_journal_new(&replica->journal, &replica_io, replica, replica->disk_bytes,
+                               config->disk_count, fault);
 }
 
 /* ---- life ---- */
@@ -668,6 +705,7 @@ struct replica *replica_free(struct replica *replica)
 {
     if (!replica)
         return NULL;
+    assert(!replica->copy);
     if (replica->started) {
         stop(replica);
         (void)pthread_join(replica->thread, NULL);
@@ -690,6 +728,8 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
     /* Not: a take whose disks could not be written, which may be tried again, also as a newer one. */
     if (replica->status.is_taken)
         r = fault_set(fault, ERR_STATE, "it was taken before");
+    else if (replica->copy) /* whose memory would be the guest's from now on */
+        r = fault_set(fault, ERR_BUSY, "a copy of it is being made");
     if (r == 0 && replica->status.is_broken && replica->core.held.id.seq) {
         r = replica_journal_mend(replica->journal, fault);
         if (r < 0)
@@ -711,6 +751,69 @@ int replica_take(struct replica *replica, uint64_t generation, struct replica_ta
     (void)pthread_mutex_unlock(&replica->lock);
     if (r == 0)
         stop(replica);
+    return r;
+}
+
+/* ---- a copy of what is held ---- */
+/* Under the lock: disks, memory and state are one checkpoint, and the copy sees every change of it. */
+static int begin_copy(struct replica *replica, struct replica_copy *copy, uint8_t **ret_state,
+                      struct replica_copied *copied, struct fault *fault)
+{
+    AUTO_FREE uint8_t *state = malloc(replica->state_bytes + (size_t)1);
+
+    if (!state)
+        return fault_set(fault, ERR_NOMEM, "no memory to copy a replica");
+    if (replica->status.is_taken)
+        return fault_set(fault, ERR_STATE, "it was taken before");
+    if (replica->copy)
+        return fault_set(fault, ERR_BUSY, "a copy of it is being made");
+    if (replica->status.is_broken)
+        return fault_set(fault, ERR_STATE, "this replica is broken: its disks are not certain");
+    if (!replica->core.held.id.seq || (replica->config.region_count && !replica->state))
+        return fault_set(fault, ERR_STATE, "nothing whole is held yet");
+    /* A failure is found again by who settles, and told. */
+    int r = replica->journal ? replica_journal_apply(replica->journal, fault) : 0;
+    if (r == 0)
+        r = replica_copy_fix(copy, fault);
+    if (r < 0)
+        return r;
+    if (replica->state_bytes)
+        memcpy(state, replica->state, replica->state_bytes);
+    copied->id = replica->core.held.id;
+    copied->held_wall_ms = replica->status.held_wall_ms;
+    replica->copy = copy;
+    *ret_state = TAKE(state);
+    return 0;
+}
+
+int replica_make_copy(struct replica *replica, const struct replica_copy_config *config,
+                      struct replica_copied *ret_copied, struct fault *fault)
+{
+    struct replica_copied copied = {0};
+    struct replica_copy *copy = NULL;
+    uint8_t *state = NULL;
+    size_t state_bytes = 0;
+
+    if ((config->memory_fd >= 0) != (replica->config.region_count != 0) ||
+        (config->guest && config->guest->region_count != replica->config.region_count))
+        return fault_set(fault, ERR_INVALID, "a copy that is not of what the replica holds");
+    int r = replica_copy_new(&copy, config, replica->disks, replica->config.disk_count, fault);
+    if (r < 0)
+        return r;
+    (void)pthread_mutex_lock(&replica->lock);
+    r = begin_copy(replica, copy, &state, &copied, fault);
+    state_bytes = replica->state_bytes;
+    (void)pthread_mutex_unlock(&replica->lock);
+    if (r == 0) {
+        r = replica_copy_run(copy, state, state_bytes, &copied, fault);
+        (void)pthread_mutex_lock(&replica->lock);
+        replica->copy = NULL;
+        (void)pthread_mutex_unlock(&replica->lock);
+    }
+    (void)replica_copy_free(copy);
+    free(state);
+    if (r == 0)
+        *ret_copied = copied;
     return r;
 }
 

@@ -15,9 +15,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "migrate/guest_file.h"
 #include "proto/replica_frame.h"
 
 struct fault;
+struct guest;
+struct guest_label;
 struct region;
 struct replica;
 struct stream;
@@ -78,6 +81,25 @@ struct replica_taken {
     uint64_t stood_ns; /* since the checkpoint was held here: the guest's time stood still */
 };
 
+/* Files that get what is held: all borrowed, empty, the disks' of their sizes. */
+struct replica_copy_config {
+    struct guest *guest; /* of the replica's regions; NULL: disks only */
+    const struct guest_label *label;
+    int memory_fd;       /* becomes a guest's file (guest_file.h); -1: disks only */
+    const int *disk_fds; /* one for each disk of the replica */
+    unsigned disk_count;
+    const bool *is_stopped; /* looked at between blocks; may be NULL */
+};
+
+struct replica_copied {
+    struct replica_id id;  /* of the checkpoint that it is */
+    uint64_t held_wall_ms; /* as replica_status has it */
+    struct guest_file_counts memory;
+    unsigned reflinks; /* disks that share their blocks with the replica's until either is written */
+    uint64_t copied_bytes;    /* of the others */
+    uint64_t put_aside_pages; /* were about to be written by a newer checkpoint */
+};
+
 /* Opens the journal, which puts a checkpoint that was committed into the disks, and reads disks
  * that it names, to know what they are. */
 int replica_new(struct replica **ret_replica, const struct replica_config *config,
@@ -90,6 +112,11 @@ struct replica *replica_free(struct replica *replica);
  * whole is held, or it was taken before; ERR_IO: its disks cannot be made certain. Blocks while a checkpoint is being applied. */
 int replica_take(struct replica *replica, uint64_t generation, struct replica_taken *ret_taken,
                  struct fault *fault);
+/* Copy what is held now, memory and disks at one instant, while checkpoints go on becoming the image. Blocks
+ * until all is durable; one at a time. ERR_STATE: nothing whole is held; ERR_CANCELED: it was stopped. Who takes
+ * or frees the replica stops it before, and waits. */
+int replica_make_copy(struct replica *replica, const struct replica_copy_config *config,
+                      struct replica_copied *ret_copied, struct fault *fault);
 void replica_status(struct replica *replica, struct replica_status *ret_status);
 /* Any thread: end the link that there is; the next one is accepted. */
 void replica_unlink(struct replica *replica);

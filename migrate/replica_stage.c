@@ -477,6 +477,12 @@ static void apply_part(struct replica_stage *stage, unsigned i)
     }
 }
 
+const struct bitmap *replica_stage_named(const struct replica_stage *stage, unsigned region)
+{
+    assert(region < stage->count && stage->parts[region].ram);
+    return stage->is_direct ? NULL : &stage->parts[region].named;
+}
+
 void replica_stage_apply(struct replica_stage *stage)
 {
     for (unsigned i = 0; !stage->is_direct && i < stage->count; i++)

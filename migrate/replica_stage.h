@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct bitmap;
 struct fault;
 struct region;
 struct replica_blocks;
@@ -54,6 +55,9 @@ int replica_stage_judge(struct replica_stage *stage, const struct replica_commit
                         struct replica_journal_held *ret_held, struct fault *fault);
 /* Make what was judged the image. The disks' part is the journal's. */
 void replica_stage_apply(struct replica_stage *stage);
+
+/* Pages of a region that apply would change; NULL: none. */
+const struct bitmap *replica_stage_named(const struct replica_stage *stage, unsigned region);
 
 uint64_t replica_stage_pages(const struct replica_stage *stage); /* staged of the one arriving */
 

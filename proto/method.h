@@ -39,6 +39,8 @@ enum method {
                                        journal and its disks -> ReplicaStatus */
     METHOD_VM_REPLICA_TAKE = 185,   /* OrderReplicaTake + fd of the console log -> VmStatus */
     METHOD_VM_REPLICA_STATUS = 186, /* Empty -> ReplicaStatus */
+    METHOD_VM_REPLICA_COPY = 553,   /* OrderReplicaCopy + fds: its memory's file, unless it is of disks alone,
+                                       then each disk's -> ReplicaCopied */
     METHOD_VM_PROTECT_EVENT = 187,  /* VmProtectEvent, event to every connection, as the next */
     METHOD_VM_REPLICA_EVENT = 188,  /* ReplicaStatus, event */
     /* godwit-vm -> agent, events to every connection */
@@ -111,6 +113,7 @@ enum method {
     METHOD_ORDER_PROTECT_END = 523,    /* OrderProtectEnd -> Empty */
     METHOD_ORDER_REPLICA_TAKE = 524,   /* OrderReplicaTake -> VmStatus */
     METHOD_ORDER_REPLICA_DROP = 525,   /* OrderReplicaDrop -> Empty */
+    METHOD_ORDER_REPLICA_COPY = 554,   /* OrderReplicaCopy -> ReplicaCopied */
     METHOD_AGENT_REPLICAS = 526,       /* AgentReplicas, event */
     METHOD_AGENT_PROTECT = 527,        /* ProtectStatus, event */
     /* agent -> agent */

@@ -14,6 +14,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "migrate/guest_snapshot.h"
+#include "migrate/replica.h"
 #include "migrate/sample.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
@@ -435,6 +436,63 @@ static void handle_replica_take(void *data, struct rpc *rpc, struct rpc_request 
     reply_status(machine, request, r, &fault);
 }
 
+struct copying {
+    struct rpc_request *request;
+    uint64_t begun_ns;
+};
+
+static void on_copied(void *data, const struct replica_copied *copied, const struct fault *fault)
+{
+    struct copying *copying = data;
+    Godwit__ReplicaCopied reply = GODWIT__REPLICA_COPIED__INIT;
+    Godwit__CheckpointId held = GODWIT__CHECKPOINT_ID__INIT;
+
+    if (fault) {
+        (void)rpc_reply_fault(copying->request, fault);
+        free(copying);
+        return;
+    }
+#define SET(message, field, value) ((message)->has_##field = true, (message)->field = (value))
+    SET(&held, generation, copied->id.generation);
+    SET(&held, session, copied->id.session);
+    SET(&held, seq, copied->id.seq);
+    reply.held = &held;
+    SET(&reply, held_unix_ms, copied->held_wall_ms);
+    SET(&reply, memory_pages, copied->memory.pages);
+    SET(&reply, memory_bytes, copied->memory.bytes);
+    SET(&reply, reflinks, copied->reflinks);
+    SET(&reply, copied_bytes, copied->copied_bytes);
+    SET(&reply, put_aside_pages, copied->put_aside_pages);
+    SET(&reply, ns, world_now_ns() - copying->begun_ns);
+#undef SET
+    (void)rpc_reply(copying->request, &reply.base);
+    free(copying);
+}
+
+static void handle_replica_copy(void *data, struct rpc *rpc, struct rpc_request *request,
+                                const ProtobufCMessage *message)
+{
+    struct fault fault = {0};
+    int fds[RPC_FDS_MAX];
+    (void)rpc;
+
+    if (!request)
+        return; /* nobody would hear of it */
+    size_t count = take_fds(request, fds);
+    struct copying *copying = calloc(1, sizeof *copying);
+    int r = copying ? 0 : fault_set(&fault, ERR_NOMEM, "no memory to copy a replica");
+    if (r == 0) {
+        *copying = (struct copying){request, world_now_ns()};
+        r = machine_replica_copy(machine_of(data), (const Godwit__OrderReplicaCopy *)message, fds,
+                                 count, on_copied, copying, &fault);
+    }
+    close_fds(fds, count);
+    if (r == 0)
+        return;
+    free(copying);
+    (void)rpc_reply_fault(request, &fault);
+}
+
 static void handle_replica_status(void *data, struct rpc *rpc, struct rpc_request *request,
                                   const ProtobufCMessage *message)
 {
@@ -781,6 +839,7 @@ static const struct rpc_method control_methods[] = {
     {METHOD_VM_PROTECT_LINK, &godwit__vm_protect_link__descriptor, handle_protect_link},
     {METHOD_VM_REPLICA_IN, &godwit__order_replica_in__descriptor, handle_replica_in},
     {METHOD_VM_REPLICA_TAKE, &godwit__order_replica_take__descriptor, handle_replica_take},
+    {METHOD_VM_REPLICA_COPY, &godwit__order_replica_copy__descriptor, handle_replica_copy},
     {METHOD_VM_REPLICA_STATUS, &godwit__empty__descriptor, handle_replica_status},
     {METHOD_VM_LEND, &godwit__vm_action__descriptor, handle_lend},
     {METHOD_VM_CONSOLE_INPUT, &godwit__console_data__descriptor, handle_input},

@@ -2353,6 +2353,30 @@ int machine_replica_take(struct machine *machine, const Godwit__OrderReplicaTake
     return 0;
 }
 
+int machine_replica_copy(struct machine *machine, const Godwit__OrderReplicaCopy *order, int *fds,
+                         size_t fd_count,
+                         void (*done)(void *data, const struct replica_copied *copied,
+                                      const struct fault *fault),
+                         void *data, struct fault *fault)
+{
+    struct guest_label label = {.generation = order->generation};
+
+    if (!machine->standby || !standby_has_id(machine->standby, order->protection_id))
+        return fault_set(fault, ERR_STATE, "%s: this process holds no such replica",
+                         machine->config.name);
+    if (!order->copy_id || !*order->copy_id || strlen(order->copy_id) >= sizeof label.vm_id ||
+        !order->nonce || !*order->nonce || strlen(order->nonce) >= sizeof label.nonce ||
+        !order->generation || strcmp(order->copy_id, machine->config.vm_id) == 0)
+        return fault_set(fault, ERR_INVALID, "a copy of a replica without a fit id or nonce");
+    (void)snprintf(label.vm_id, sizeof label.vm_id, "%s", order->copy_id);
+    (void)snprintf(label.nonce, sizeof label.nonce, "%s", order->nonce);
+    int r = standby_copy(machine->standby, machine->vm ? guest_port_guest(machine->port) : NULL,
+                         &label, fds, fd_count, done, data, fault);
+    for (size_t i = 0; r == 0 && i < fd_count; i++)
+        fds[i] = -1;
+    return r;
+}
+
 void machine_replica_status(struct machine *machine, Godwit__ReplicaStatus *ret_status)
 {
     if (machine->standby) {

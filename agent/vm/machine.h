@@ -31,6 +31,7 @@
 struct fault;
 struct loop;
 struct machine;
+struct replica_copied;
 
 struct machine_config {
     struct loop *loop;
@@ -151,6 +152,13 @@ int machine_replica_in(struct machine *machine, const Godwit__OrderReplicaIn *or
  * (it becomes -1) when it returns 0. */
 int machine_replica_take(struct machine *machine, const Godwit__OrderReplicaTake *order,
                          int *console_fd, void (*done)(void *data, const struct fault *fault),
+                         void *data, struct fault *fault);
+/* Copy what the replica holds into files, for another VM: see standby_copy. Takes descriptors out of `fds` when it
+ * returns 0. */
+int machine_replica_copy(struct machine *machine, const Godwit__OrderReplicaCopy *order, int *fds,
+                         size_t fd_count,
+                         void (*done)(void *data, const struct replica_copied *copied,
+                                      const struct fault *fault),
                          void *data, struct fault *fault);
 void machine_replica_status(struct machine *machine, Godwit__ReplicaStatus *ret_status);
 

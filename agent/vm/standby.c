@@ -1,6 +1,7 @@
 /*   new --> worker: replica_new (disks are read) --> replica_start --> links, one after the other
  *                                                                        |
  *   take --> worker: replica_take, replica_free --> done  <--------------'
+ *   copy --> worker: replica_make_copy --> done             a take that comes meanwhile waits for its end
  */
 #include "agent/vm/standby.h"
 
@@ -25,6 +26,7 @@
 #include "migrate/replica.h"
 #include "net/stream.h"
 #include "net/tls_lane.h"
+#include "storage/guest_label.h"
 
 enum {
     ID_SIZE = TLS_LANE_MOVE_ID_MAX + 1,
@@ -57,6 +59,18 @@ struct standby {
     uint64_t stood_ns;
     void (*take_done)(void *data, const struct replica_taken *taken, const struct fault *fault);
     void *take_data;
+
+    /* a copy: the loop's, but while its worker has it */
+    bool is_copying, takes_after; /* a take waits for its end */
+    bool is_copy_stopped;         /* atomic */
+    struct guest *guest;          /* of the copy; NULL: disks only */
+    struct guest_label label;
+    int copy_fds[1 + DISKS_MAX]; /* its memory's, or -1; then its disks' */
+    struct replica_copied copied;
+    struct fault copy_fault;
+    int copy_result;
+    void (*copy_done)(void *data, const struct replica_copied *copied, const struct fault *fault);
+    void *copy_data;
 
     int wake_fd; /* eventfd: a waiting accept looks anew */
 
@@ -386,9 +400,13 @@ struct standby *standby_free(struct standby *standby)
     if (!standby)
         return NULL;
     standby->take_done = NULL;
+    standby->copy_done = NULL;
+    standby->is_working = standby->is_working && !standby->takes_after; /* no worker has it yet */
+    standby->takes_after = false;
+    __atomic_store_n(&standby->is_copy_stopped, true, __ATOMIC_RELAXED);
     if (standby->timer)
         loop_timer_stop(standby->timer);
-    while (standby->is_working)
+    while (standby->is_working || standby->is_copying)
         loop_turn(standby->config.loop, true); /* it holds a pointer to us */
     standby->replica = replica_free(standby->replica);
     if (standby->timer)
@@ -464,6 +482,17 @@ static void take_done(void *data)
          standby->result < 0 ? &standby->fault : NULL);
 }
 
+static int begin_take(struct standby *standby, struct fault *fault)
+{
+    int r = loop_work(standby->config.loop, take_work, take_done, standby);
+    if (r < 0) {
+        standby->is_working = false;
+        standby->take_done = NULL;
+        return fault_set(fault, r, "no worker to take a replica");
+    }
+    return 0;
+}
+
 int standby_take(struct standby *standby, uint64_t generation,
                  void (*done)(void *data, const struct replica_taken *taken,
                               const struct fault *fault),
@@ -483,11 +512,101 @@ int standby_take(struct standby *standby, uint64_t generation,
     standby->take_done = done;
     standby->take_data = data;
     standby->is_working = true;
-    int r = loop_work(standby->config.loop, take_work, take_done, standby);
-    if (r < 0) {
-        standby->is_working = false;
-        standby->take_done = NULL;
-        return fault_set(fault, r, "no worker to take a replica");
+    if (standby->is_copying) { /* nobody copies what is about to run */
+        standby->takes_after = true;
+        __atomic_store_n(&standby->is_copy_stopped, true, __ATOMIC_RELAXED);
+        return 0;
     }
+    return begin_take(standby, fault);
+}
+
+/* ---- a copy of what is held ---- */
+static void copy_work(void *data)
+{
+    struct standby *standby = data;
+    const struct replica_copy_config config = {
+        .guest = standby->guest,
+        .label = &standby->label,
+        .memory_fd = standby->copy_fds[0],
+        .disk_fds = standby->copy_fds + 1,
+        .disk_count = standby->config.disk_count,
+        .is_stopped = &standby->is_copy_stopped,
+    };
+
+    standby->copy_result =
+        replica_make_copy(standby->replica, &config, &standby->copied, &standby->copy_fault);
+}
+
+static void close_copy(struct standby *standby)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(standby->copy_fds); i++)
+        close_p(&standby->copy_fds[i]);
+}
+
+static void take_after(struct standby *standby)
+{
+    void (*done)(void *data, const struct replica_taken *taken, const struct fault *fault) =
+        standby->take_done;
+    struct fault fault = {0};
+
+    standby->takes_after = false;
+    if (begin_take(standby, &fault) < 0)
+        done(standby->take_data, NULL, &fault);
+}
+
+static void copy_done(void *data)
+{
+    struct standby *standby = data;
+    void (*done)(void *data, const struct replica_copied *copied, const struct fault *fault) =
+        standby->copy_done;
+    struct replica_copied copied = standby->copied;
+    struct fault fault = standby->copy_fault;
+    int r = standby->copy_result;
+
+    standby->is_copying = false;
+    standby->copy_done = NULL;
+    close_copy(standby);
+    if (standby->takes_after)
+        take_after(standby);
+    if (done)
+        done(standby->copy_data, r < 0 ? NULL : &copied, r < 0 ? &fault : NULL);
+}
+
+int standby_copy(struct standby *standby, struct guest *guest, const struct guest_label *label,
+                 const int *fds, size_t fd_count,
+                 void (*done)(void *data, const struct replica_copied *copied,
+                              const struct fault *fault),
+                 void *data, struct fault *fault)
+{
+    size_t memory = guest != NULL;
+
+    if (standby->is_taken)
+        return fault_set(fault, ERR_STATE, "it was taken before");
+    if (standby->is_working || standby->is_copying)
+        return fault_set(fault, ERR_BUSY, "%s",
+                         standby->is_copying   ? "a copy of it is being made"
+                         : standby->is_opening ? "its disks are being read"
+                                               : "it is being taken");
+    if (!standby->replica)
+        return fault_set(fault, ERR_STATE, "the replica could not be opened: %.300s",
+                         standby->reason);
+    if (fd_count != memory + standby->config.disk_count)
+        return fault_set(fault, ERR_INVALID, "a copy of %u disks into %zu files",
+                         standby->config.disk_count, fd_count);
+    standby->guest = guest;
+    standby->label = *label;
+    for (size_t i = 0; i < ARRAY_COUNT(standby->copy_fds); i++)
+        standby->copy_fds[i] = -1;
+    for (size_t i = 0; i < fd_count; i++)
+        standby->copy_fds[1 - memory + i] = fds[i];
+    standby->copied = (struct replica_copied){0};
+    standby->copy_fault = (struct fault){0};
+    __atomic_store_n(&standby->is_copy_stopped, false, __ATOMIC_RELAXED);
+    int r = loop_work(standby->config.loop, copy_work, copy_done, standby);
+    if (r < 0)
+        return fault_set(fault, r, "no worker to copy a replica");
+    standby->is_copying = true;
+    standby->copy_done = done;
+    standby->copy_data = data;
     return 0;
 }

@@ -19,8 +19,11 @@
 #include "proto/limits.h"
 
 struct fault;
+struct guest;
+struct guest_label;
 struct loop;
 struct region;
+struct replica_copied;
 struct replica_taken;
 struct standby;
 
@@ -63,6 +66,15 @@ int standby_listen(struct standby *standby, const ProtobufCBinaryData *psk, int 
  * then. */
 int standby_take(struct standby *standby, uint64_t generation,
                  void (*done)(void *data, const struct replica_taken *taken,
+                              const struct fault *fault),
+                 void *data, struct fault *fault);
+
+/* As replica_make_copy, on a worker. `guest`: whose regions the replica has; NULL: disks only. Descriptors: with a
+ * guest its memory's file, then each disk's; taken when it returns 0. `done` comes once unless the standby is freed
+ * before. Whoever takes the replica meanwhile ends it: ERR_CANCELED. */
+int standby_copy(struct standby *standby, struct guest *guest, const struct guest_label *label,
+                 const int *fds, size_t fd_count,
+                 void (*done)(void *data, const struct replica_copied *copied,
                               const struct fault *fault),
                  void *data, struct fault *fault);
 

@@ -32,6 +32,7 @@
 #include "migrate/replicator.h"
 #include "net/stream.h"
 #include "net/tls_lane.h"
+#include "storage/guest_label.h"
 #include "tests/support/fake_guest.h"
 #include "tests/support/pipe_stream.h"
 
@@ -827,6 +828,98 @@ static void a_replica_follows_a_writing_guest_checkpoint_by_checkpoint(void **st
     world_free(world);
 }
 
+/* Is it a checkpoint that was cut? */
+static bool is_noted(struct world *world, uint64_t sum)
+{
+    bool found = false;
+    pthread_mutex_lock(&world->lock);
+    for (unsigned i = 0; i < world->note_count; i++)
+        found = found || world->notes[i] == sum;
+    pthread_mutex_unlock(&world->lock);
+    return found;
+}
+
+static uint64_t sum_of_copy(int memory_fd, const struct guest_label *label, int disk_fd)
+{
+    const struct fake_guest_config empty = {.pages = PAGES};
+    struct fake_guest *fresh = fake_guest_new(&empty);
+    struct guest_file_counts counts = {0};
+    struct fault fault = {0};
+    if (guest_file_read(fake_guest_guest(fresh), label, memory_fd, &counts, &fault) < 0)
+        fail_msg("%s", fault.text);
+    uint64_t sum = sum_of(region_of(fresh)->base, PAGES, 7) + sum_of_file(disk_fd, DISK_PAGES);
+    fresh = fake_guest_free(fresh);
+    return sum;
+}
+
+/* What a replica writes is written past the fake guest, which has not seen it and would write into what it
+ * populates; real memory keeps what it has. */
+static int nothing_to_populate(struct region *region, uint64_t first_page, uint64_t pages,
+                               struct fault *fault)
+{
+    (void)region;
+    (void)first_page;
+    (void)pages;
+    (void)fault;
+    return 0;
+}
+
+static int all_populated(struct region *region, struct bitmap *ret_populated, struct fault *fault)
+{
+    (void)region;
+    (void)fault;
+    bitmap_set_all(ret_populated);
+    return 0;
+}
+
+static void a_copy_of_it_is_a_whole_checkpoint_while_newer_ones_arrive(void **state)
+{
+    (void)state;
+    enum { COPIES = 10, COPIES_MAX = 1000 };
+    const struct setting setting = {.writes_per_ms = 40, .rpo_ms = 10, .has_disk = true};
+    const struct guest_label label = {.vm_id = "copy", .nonce = "n0nce", .generation = 1};
+    struct world *world = world_new(&setting);
+    struct replica_copied copied = {0};
+    uint64_t put_aside = 0, last = 0;
+    struct fault fault = {0};
+    struct region_ops ops = *region_of(world->target)->ops;
+    ops.populated = all_populated;
+    ops.populate = nothing_to_populate;
+    region_of(world->target)->ops = &ops;
+    start_replica(world);
+    AUTO_FD int early = memfd_create("disk", MFD_CLOEXEC);
+    struct replica_copy_config config = {.guest = fake_guest_guest(world->target),
+                                         .label = &label,
+                                         .memory_fd = memfd_create("memory", MFD_CLOEXEC),
+                                         .disk_fds = &early,
+                                         .disk_count = 1};
+    assert_int_equal(replica_make_copy(world->replica, &config, &copied, &fault), ERR_STATE);
+    (void)close(config.memory_fd);
+    start_source(world, &setting);
+    await_checkpoints(world, 2);
+
+    for (unsigned i = 0; i < COPIES || (put_aside == 0 && i < COPIES_MAX); i++) {
+        AUTO_FD int memory_fd = memfd_create("memory", MFD_CLOEXEC);
+        AUTO_FD int disk_fd = memfd_create("disk", MFD_CLOEXEC);
+        assert_int_equal(ftruncate(disk_fd, DISK_PAGES * PAGE_BYTES), 0);
+        config.memory_fd = memory_fd;
+        config.disk_fds = &disk_fd;
+        if (replica_make_copy(world->replica, &config, &copied, &fault) < 0)
+            fail_msg("%s", fault.text);
+        put_aside += copied.put_aside_pages;
+        assert_true(copied.id.seq >= last);
+        last = copied.id.seq;
+        assert_true(is_noted(world, sum_of_copy(memory_fd, &label, disk_fd)));
+    }
+    await_checkpoints(world, checkpoints_held(world) + 2); /* nothing of it stays behind */
+    world->replicator = replicator_free(world->replicator);
+
+    print_message("%llu pages were put aside\n", (unsigned long long)put_aside);
+    assert_true(put_aside > 0);
+    take_and_check(world);
+    world_free(world);
+}
+
 static void over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts(void **state)
 {
     (void)state;
@@ -1474,6 +1567,7 @@ int main(void)
     log_set_level(LOG_WARN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_replica_follows_a_writing_guest_checkpoint_by_checkpoint),
+        cmocka_unit_test(a_copy_of_it_is_a_whole_checkpoint_while_newer_ones_arrive),
         cmocka_unit_test(over_tls_a_replica_is_a_whole_checkpoint_after_any_of_100_cuts),
         cmocka_unit_test(what_was_sent_counts_while_the_link_is_up),
         cmocka_unit_test(flipped_bits_cut_and_dead_links_never_harm_what_is_held),

@@ -1078,6 +1078,9 @@ static void agent_handle(struct call *call)
     case ORDER_REPLICA_TAKE:
         err = agent_take(process, &sim.hosts[h].replicas[v], call);
         break;
+    case ORDER_REPLICA_COPY:
+        err = ERR_UNSUPPORTED;
+        break;
     case ORDER_REPLICA_DROP:
         if (strcmp(sim.hosts[h].replicas[v].id, call->order.move_id) == 0)
             sim.hosts[h].replicas[v] = (struct replica){0};

@@ -20,6 +20,7 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_tell.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/rows.h"
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
@@ -56,6 +57,15 @@ static struct {
     bool keeps_whole; /* disks of kept_id lie there whole: asked for, they are held */
     char kept_id[ID_TEXT_SIZE];
     unsigned busy_takes; /* so many are put off */
+    /* the copy of a test: at most one at a time here */
+    struct {
+        bool exists, runs; /* it was made; and started */
+        char id[ID_TEXT_SIZE];
+        int h;
+        uint64_t generation, vcpu_ns;
+    } twin;
+    bool refuses_copy, refuses_twin, twin_stands, twin_is_busy;
+    unsigned copies;
     bool misses;         /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
     unsigned takes[VMS];
@@ -155,6 +165,19 @@ static void fill_status(int h, int v, Godwit__VmStatus *status)
     status->n_disk_bytes = 1;
 }
 
+static void fill_twin(Godwit__VmStatus *status)
+{
+    godwit__vm_status__init(status);
+    status->vm_id = world.twin.id;
+    status->has_state = status->has_generation = status->has_vcpu_cpu_ns = true;
+    status->state = world.twin.runs ? GODWIT__VM_STATE__VM_STATE_RUNNING
+                                    : GODWIT__VM_STATE__VM_STATE_SUSPENDED;
+    status->generation = world.twin.generation;
+    status->vcpu_cpu_ns = world.twin.vcpu_ns;
+    if (!world.twin.runs)
+        status->suspend_nonce = (char *)(uintptr_t) "nonce";
+}
+
 static void tell_replicas(int h)
 {
     Godwit__ReplicaStatus statuses[VMS], *list[VMS];
@@ -233,7 +256,7 @@ static void say_hello(int h)
     Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, *baselines[] = {&v1};
     Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
     Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
-    Godwit__VmStatus statuses[VMS], *list[VMS];
+    Godwit__VmStatus statuses[VMS + 1], *list[VMS + 1];
     char life[16];
     (void)snprintf(life, sizeof life, "boot-%u", world.boot[h]);
     v1.name = (char *)(uintptr_t) "x86-64-v1";
@@ -252,6 +275,10 @@ static void say_hello(int h)
             continue;
         fill_status(h, v, &statuses[v]);
         list[hello.n_vms++] = &statuses[v];
+    }
+    if (world.twin.exists && world.twin.h == h) {
+        fill_twin(&statuses[VMS]);
+        list[hello.n_vms++] = &statuses[VMS];
     }
     struct cluster_host *host = cluster_host(&world.cluster, host_names[h]);
     if (!cluster_ha_hello(&world.cluster, host, &hello, now(), &world.todo)) {
@@ -363,6 +390,83 @@ static void lose(int h)
     apply();
 }
 
+/* ---- the copy of a test ---- */
+static int copy_replica(int h, const struct cluster_order *order)
+{
+    const struct process *process = &world.processes[h][vm_of(order->vm_id)];
+    const Godwit__DrTest *test = vm(0)->dr ? vm(0)->dr->info->test : NULL;
+    if (world.refuses_copy || !process->holds || strcmp(process->in_id, order->move_id) != 0 || !test)
+        return ERR_STATE;
+    assert_false(world.twin.exists);
+    world.twin.exists = true;
+    world.twin.runs = false;
+    world.twin.h = h;
+    world.twin.generation = DR_TEST_GENERATION;
+    WORDS_COPY(world.twin.id, test->copy_id);
+    world.copies++;
+    return 0;
+}
+
+static int order_twin(const struct cluster_order *order)
+{
+    bool is_it = world.twin.exists && strcmp(world.twin.id, order->vm_id) == 0;
+    switch (order->kind) {
+    case ORDER_START:
+        if (!is_it || world.refuses_twin ||
+            (!world.twin.runs && order->generation <= world.twin.generation))
+            return ERR_REFUSED;
+        world.twin.runs = true;
+        world.twin.generation = order->generation;
+        return 0;
+    case ORDER_STOP:
+        assert_true(order->remove);
+        if (world.twin_is_busy) {
+            world.twin_is_busy = false;
+            return ERR_BUSY;
+        }
+        if (is_it)
+            world.twin.exists = world.twin.runs = false;
+        return 0; /* gone already is as wanted */
+    case ORDER_STATUS:
+        world.twin.vcpu_ns += is_it && world.twin.runs && !world.twin_stands ? NS_PER_MS : 0;
+        return is_it ? 0 : ERR_NOT_FOUND;
+    default:
+        fail_msg("order %d for a copy", (int)order->kind);
+        return ERR_UNSUPPORTED;
+    }
+}
+
+/* True: it was for a copy, or made one. */
+static bool deliver_twin(struct cluster_order order)
+{
+    struct cluster_result result = {.definite = true};
+    Godwit__ReplicaCopied copied = GODWIT__REPLICA_COPIED__INIT;
+    Godwit__VmStatus status;
+    struct fault fault = {0};
+    bool makes = order.kind == ORDER_REPLICA_COPY;
+    if (!makes && (strcmp(order.vm_id, "id-web") == 0 || strcmp(order.vm_id, "id-db") == 0))
+        return false;
+    int h = host_of(order.host), err = ERR_UNREACHABLE;
+    if (world.up[h])
+        err = makes ? copy_replica(h, &order) : order_twin(&order);
+    if (err)
+        fault_set(&fault, err, "simulated: %s", err_name(err));
+    result.never_left = !world.up[h];
+    world.orders[order.kind]++;
+    copied.has_held_unix_ms = true;
+    copied.held_unix_ms = world.processes[h][0].held_ms;
+    fill_twin(&status);
+    if (err)
+        result.fault = &fault;
+    else if (makes)
+        result.copied = &copied;
+    else if (order.kind != ORDER_STOP)
+        result.status = &status;
+    cluster_order_done(&world.cluster, &order, &result, now(), &world.todo);
+    apply();
+    return true;
+}
+
 static void deliver(struct cluster_order order)
 {
     struct cluster_result result = {.definite = true};
@@ -373,6 +477,8 @@ static void deliver(struct cluster_order order)
     Godwit__ReplicaStatus replica = GODWIT__REPLICA_STATUS__INIT;
     if (order.about[0])
         return; /* nobody is fenced here but by an operator's word */
+    if (deliver_twin(order))
+        return;
     int h = host_of(order.host), v = vm_of(order.vm_id), err;
     if (!world.up[h]) {
         fault_set(&fault, ERR_UNREACHABLE, "not connected");
@@ -1375,6 +1481,285 @@ static void a_stop_waits_and_a_start_goes_on(void **ignored)
     assert_int_equal(vm(0)->dr->info->generation, vm(0)->own.gen);
 }
 
+/* ---- tests of a replica ------------------------------------------------------------------------
+ */
+
+static int begin_test(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_TEST);
+    return ask(&request);
+}
+
+static int end_test(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_TEST_END);
+    return ask(&request);
+}
+
+static const Godwit__DrTest *test_of(void)
+{
+    return vm(0)->dr ? vm(0)->dr->info->test : NULL;
+}
+
+static struct cluster_vm *twin(void)
+{
+    for (size_t i = 0; i < world.cluster.vm_count; i++) {
+        if (dr_test_is_copy(world.cluster.vms[i]))
+            return world.cluster.vms[i];
+    }
+    return NULL;
+}
+
+static bool test_runs(void)
+{
+    return test_of() && strcmp(test_of()->step, "runs") == 0;
+}
+
+static bool test_is_over(void)
+{
+    return test_of() && strcmp(test_of()->step, "over") == 0;
+}
+
+static void a_test_starts_a_copy_of_its_own_and_leaves_the_protection_alone(void **ignored)
+{
+    (void)ignored;
+    hold();
+    unsigned asked = world.orders[ORDER_REPLICA_IN] + world.orders[ORDER_PROTECT];
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+
+    const struct cluster_vm *copy = twin();
+    assert_non_null(copy);
+    assert_string_equal(copy->spec->name, "web-test");
+    assert_string_equal(copy->spec->test_of, "id-web");
+    assert_string_equal(copy->own.owner, "node2");
+    assert_int_equal(copy->own.phase, OWN_RUN);
+    assert_string_equal(copy->spec->disks[0]->file, "web-test-root.raw");
+    assert_false(copy->spec->disks[0]->has_size); /* what is not there is not made */
+    assert_null(copy->spec->ha);
+    assert_in_range(test_of()->rpo_ms, 600, 900);
+    assert_true(test_of()->has_rto_ms);
+    assert_int_equal(world.orders[ORDER_REPLICA_IN] + world.orders[ORDER_PROTECT], asked);
+    assert_true(is_held());
+    assert_string_equal(vm(0)->own.owner, "node1");
+
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_int_equal(cluster_ha_protect(&world.cluster, "web-test", true, 50, now(), &world.problem,
+                                        &world.todo),
+                     -1);
+    assert_int_equal(protect("web-test", "node3", NULL, 0, 0), -1);
+
+    world.twin_is_busy = true; /* its host is asked again */
+    assert_int_equal(end_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_null(twin());
+    assert_false(world.twin.exists);
+    assert_string_equal(test_of()->error, "");
+    assert_int_equal(end_test(), -1);
+    assert_true(is_held());
+    assert_int_equal(running(0), 1);
+}
+
+static void a_nic_of_a_copy_is_on_no_bridge(void **ignored)
+{
+    Godwit__NicSpec nic = GODWIT__NIC_SPEC__INIT, *nics[] = {&nic};
+    (void)ignored;
+    hold();
+    nic.bridge = (char *)(uintptr_t) "br0";
+    nic.mac = (char *)(uintptr_t) "52:54:00:00:00:01";
+    Godwit__VmSpec with = *vm(0)->spec;
+    with.nics = nics;
+    with.n_nics = 1;
+    Godwit__VmSpec *whole = cluster_message_copy(&with.base);
+    godwit__vm_spec__free_unpacked(vm(0)->spec, NULL);
+    vm(0)->spec = whole;
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+
+    const Godwit__NicSpec *copied = twin()->spec->nics[0];
+    assert_true(copied->unplugged);
+    assert_true(!copied->bridge || !copied->bridge[0]);
+    assert_string_not_equal(copied->mac, "52:54:00:00:00:01");
+}
+
+static void a_test_of_what_is_not_held_is_refused(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_DR_UNPROTECTED);
+    assert_int_equal(protect("web", "node2", NULL, 0, 0), 0);
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    turn_until(is_held, "held");
+    world.up[1] = false;
+    lose(1);
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_HOST_DOWN);
+    assert_null(twin());
+}
+
+static void a_name_that_is_taken_or_none_changes_nothing(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_TEST);
+    (void)ignored;
+    hold();
+    request.as = (char *)(uintptr_t) "db";
+    assert_int_equal(ask(&request), -1);
+    assert_int_equal(world.problem.code, GW_NAME_TAKEN);
+    request.as = (char *)(uintptr_t) "../db";
+    assert_int_equal(ask(&request), -1);
+    assert_int_equal(world.problem.code, GW_USAGE);
+    assert_int_equal(world.cluster.vm_count, VMS);
+    assert_null(test_of());
+}
+
+static void a_copy_that_is_refused_or_does_not_start_is_taken_away(void **ignored)
+{
+    (void)ignored;
+    hold();
+    world.refuses_copy = true;
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_non_null(strstr(test_of()->error, "simulated"));
+    assert_null(twin());
+    world.refuses_copy = false;
+    world.refuses_twin = true;
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_true(test_of()->error[0]);
+    assert_false(test_of()->has_rto_ms);
+    assert_null(twin());
+    assert_false(world.twin.exists);
+    assert_true(is_held());
+}
+
+static void vm_rm_of_the_copy_ends_the_test(void **ignored)
+{
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    assert_int_equal(cluster_act(&world.cluster, "web-test", GODWIT__VM_VERB__VM_VERB_RM, true,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(test_is_over, "the test is over");
+    assert_string_equal(test_of()->error, "");
+}
+
+static void the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(failover(false, "node1", false), 0);
+    turn_until(is_away, "away");
+    assert_string_equal(vm(0)->own.owner, "node2");
+    assert_non_null(twin());
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(end_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_int_equal(running(0), 1);
+    assert_false(world.twin.exists);
+}
+
+static void a_copy_is_not_started_again_when_its_host_comes_back(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    unsigned starts = world.orders[ORDER_START];
+    power_off(1);
+    world.twin.exists = world.twin.runs = false;
+    turn_for(10000);
+    world.up[1] = true;
+    say_hello(1);
+    turn_for(10000);
+    assert_int_equal(world.orders[ORDER_START], starts);
+    assert_int_equal(twin()->own.phase, OWN_STOPPED);
+    assert_int_equal(end_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_null(twin());
+}
+
+static void unprotect_ends_a_test_first(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    assert_int_equal(ask(&request), 0);
+    turn_until(is_unprotected, "unprotected");
+    assert_null(twin());
+    assert_false(world.twin.exists);
+}
+
+static int begin_drill(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL_NOW);
+    return ask(&request);
+}
+
+static void a_drill_watches_its_copy_and_takes_it_away(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_drill(), 0);
+    turn_until(test_is_over, "the drill is over");
+    assert_string_equal(test_of()->error, "");
+    assert_true(test_of()->ran_ms >= DR_DRILL_WATCH_MS);
+    assert_true(test_of()->vcpu_ms > 0);
+    assert_null(twin());
+    world.twin_stands = true;
+    assert_int_equal(begin_drill(), 0);
+    turn_until(test_is_over, "the drill is over");
+    assert_non_null(strstr(test_of()->error, "stands still"));
+    assert_false(world.twin.exists);
+}
+
+static void drills_come_by_themselves_as_often_as_was_said(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL);
+    (void)ignored;
+    hold();
+    request.has_drill_every_ms = true;
+    request.drill_every_ms = DR_DRILL_EVERY_MS_MIN - 1;
+    assert_int_equal(ask(&request), -1);
+    request.drill_every_ms = 100000;
+    assert_int_equal(ask(&request), 0);
+    restart(); /* it is in the record */
+    turn_for(350000);
+    assert_in_range(world.copies, 3, 4);
+    assert_true(test_is_over());
+    request.drill_every_ms = 0;
+    assert_int_equal(ask(&request), 0);
+    unsigned copies = world.copies;
+    turn_for(200000);
+    assert_int_equal(world.copies, copies);
+}
+
+static bool test_came_to_something(void)
+{
+    return test_runs() || test_is_over();
+}
+
+static bool drill_is_over(void)
+{
+    return test_is_over() && test_of()->is_drill;
+}
+
+static bool nothing_is_left_of_it(void)
+{
+    return !twin() && (!test_of() || test_is_over());
+}
+
 /* ---- death at every step ----------------------------------------------------------------------
  */
 
@@ -1425,6 +1810,22 @@ static void lost_and_back(void)
     assert_int_equal(running(0), 1);
 }
 
+/* Whatever dies when: no copy is left, and the VM is protected as before. */
+static void test_and_end(void)
+{
+    until(ask_protect, is_held, "held");
+    until(begin_test, test_came_to_something, "tested");
+    until(end_test, nothing_is_left_of_it, "nothing of the copy");
+    unsigned copies = world.copies;
+    until(begin_drill, drill_is_over, "drilled");
+    turn_until(nothing_is_left_of_it, "nothing of the drill's");
+    assert_true(world.copies >= copies);
+    turn_until(is_held, "held as before");
+    assert_false(world.twin.exists);
+    assert_int_equal(running(0), 1);
+    assert_true(world.processes[0][0].runs);
+}
+
 static void dies_at_each_step_of(void (*scenario)(void))
 {
     unsigned steps = 0;
@@ -1456,6 +1857,12 @@ static void a_coordinator_that_dies_at_any_step_of_a_failover_goes_on(void **ign
 {
     (void)ignored;
     dies_at_each_step_of(lost_and_back);
+}
+
+static void a_coordinator_that_dies_at_any_step_of_a_test_leaves_no_copy(void **ignored)
+{
+    (void)ignored;
+    dies_at_each_step_of(test_and_end);
 }
 
 int main(void)
@@ -1502,7 +1909,19 @@ int main(void)
         TEST(a_protected_vm_does_not_move_to_its_replica_and_is_not_removed),
         TEST(a_stop_waits_and_a_start_goes_on),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on),
+        TEST(a_test_starts_a_copy_of_its_own_and_leaves_the_protection_alone),
+        TEST(a_nic_of_a_copy_is_on_no_bridge),
+        TEST(a_test_of_what_is_not_held_is_refused),
+        TEST(a_name_that_is_taken_or_none_changes_nothing),
+        TEST(a_copy_that_is_refused_or_does_not_start_is_taken_away),
+        TEST(vm_rm_of_the_copy_ends_the_test),
+        TEST(the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later),
+        TEST(a_copy_is_not_started_again_when_its_host_comes_back),
+        TEST(unprotect_ends_a_test_first),
+        TEST(a_drill_watches_its_copy_and_takes_it_away),
+        TEST(drills_come_by_themselves_as_often_as_was_said),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_failover_goes_on),
+        cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_test_leaves_no_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,7 +66,7 @@ static void every_order_has_one_row(void **state)
 
     /* and of HA, SAMPLE, COUNTERS, libvirt, UPGRADE, STORE_LOOK, images and their sealing, DISK_MOVE, REBOOT, RESET,
      * snapshots and their clones, disaster recovery, AUTOSTART_OFF */
-    assert_int_equal(count, METHOD_ORDER_MOVE_TUNE - METHOD_ORDER_VM_START + 31);
+    assert_int_equal(count, METHOD_ORDER_MOVE_TUNE - METHOD_ORDER_VM_START + 32);
     for (unsigned method = METHOD_ORDER_VM_START; method <= METHOD_ORDER_MOVE_TUNE; method++) {
         unsigned rows = 0;
         for (size_t i = 0; i < count; i++)

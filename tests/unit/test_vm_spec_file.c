@@ -104,7 +104,7 @@ static void says_where_what_and_what_would_fit(void **state)
         {"name: web\nkernal: /k\n",
          "web.yaml:2:1: kernal: unknown key; did you mean 'kernel'?; there are version, name, cpu, "
          "memory, kernel, initrd, cmdline, host, migration, disks, nics, rng, balloon, vsock, "
-         "console, cloud_init, ha, boot, backend, domain_xml"},
+         "console, cloud_init, ha, boot, backend, domain_xml, test_of"},
         {"disks: {name: a}\n",
          "web.yaml:1:9: disks: found a mapping (key: value); a list (lines that begin with '- ') "
          "would fit"},
