@@ -23,7 +23,7 @@
 
 #define VM_ID "00112233445566778899aabbccddeeff"
 #define OTHER_ID "ffeeddccbbaa99887766554433221100"
-enum { CALLS_MAX = 16, TURNS_MAX = 1000, GENERATION = 3 };
+enum { CALLS_MAX = 16, TURNS_MAX = 100, GENERATION = 3 };
 
 struct call {
     void (*work)(virConnectPtr connection, void *data);
