@@ -1,7 +1,8 @@
-/* protect all -> settle -> prepare -> [pause: fix, save, capture] -> copy, released block by block -> tail.
+/* protect all -> settle -> prepare -> [pause: fix, save, capture] -> copy, released block by block
+ * -> tail.
  *
- * Pages that the guest wanted to write before their turn come first: while they wait in the keeper they
- * hold room that other writers may need. */
+ * Pages that the guest wanted to write before their turn come first: while they wait in the keeper
+ * they hold room that other writers may need. */
 #include "migrate/guest_snapshot.h"
 
 #include <assert.h>
@@ -81,7 +82,7 @@ static int stand_still(struct snapshot_job *job, struct fault *fault)
     struct guest *guest = job->guest;
     struct fault words = {0};
 
-    thread_hurry();
+    thread_urge();
     uint64_t begun_ns = world_now_ns(), lap_ns = begun_ns;
     guest->ops->pause(guest->owner);
     job->parts.stop_ns = lap(&lap_ns);
@@ -89,6 +90,7 @@ static int stand_still(struct snapshot_job *job, struct fault *fault)
     int again = guest->was_running ? guest->ops->resume(guest->owner, &words) : 0;
     job->parts.resume_ns = lap(&lap_ns);
     job->pause_ns = lap_ns - begun_ns;
+    thread_relax();
     if (r == 0 && again < 0) {
         *fault = words;
         return fault_wrap(fault, again, "letting the guest run on");

@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+enum { CORES_MIN = 6 };
+
 bool hot_streams(void)
 {
-    return sysconf(_SC_NPROCESSORS_ONLN) > 1;
+    return sysconf(_SC_NPROCESSORS_ONLN) >= CORES_MIN;
 }

@@ -1,12 +1,13 @@
-/* May this end's threads spin on their sockets inside the pause?
+/* May this end's threads spin on their sockets and queues inside the pause?
  *
  * Flow:   source, target -> [hot] -> lanes, control lane: stream_set_hot
  * Thread: any; asks the kernel for the number of cores.
  *
- * A spinning stream yields its core between two looks, and spins for 2 ms at most. Measured on 2
- * cores with both ends and the guest on them: pause 1.8-3.9 ms with spinning, 1.8-7.7 ms with
- * sleeping (a wake-up is 0.05-0.1 ms and there are six in a pause); spinning without yielding:
- * 12-20 ms. On one core nobody can be waited for by spinning.
+ * A spinning stream yields its core between two looks, and spins for 2 ms at most. An end has three
+ * threads that would, and a vCPU that is to run: where they do not all have a core of their own the
+ * ones that wait take time from the one that is waited for. Measured on 2 cores with both ends and
+ * the guest on them, on a busy machine, medians of 24 pauses: 3.7 ms with spinning, 1.9
+ * without, 1.0 without and with thread_urge (writing 100 MiB/s: 5.9, 2.2, 1.1).
  */
 #ifndef GODWIT_MIGRATE_HOT_H
 #define GODWIT_MIGRATE_HOT_H

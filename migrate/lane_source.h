@@ -32,6 +32,9 @@ struct stream;
 /* How long the pause may be before its threads go back to normal. */
 #define LANE_HOT_NS UINT64_C(100000000)
 
+/* How long a lane comes before all others: who has more to send than that waits its turn. */
+#define LANE_URGENT_NS UINT64_C(8000000)
+
 enum lane_report_type { LANE_REPORT_FENCE, LANE_REPORT_HOT, LANE_REPORT_LAST, LANE_REPORT_FAILED };
 
 /* What one lane did in one round. LAST or FAILED is a lane's last report, and there always is one.
@@ -59,7 +62,7 @@ struct lane_source_config {
     enum page_tuner_policy compress;
     bool takes_zstd;              /* the target */
     enum page_delta_policy delta; /* OFF where the target takes no patches */
-    bool may_spin;                /* on its stream, see hot */
+    bool may_spin;                /* on its stream and its queue, see hot */
     uint64_t batches_max;         /* that may wait at once */
     uint64_t digest_sum;          /* of the lane that was here before it */
     void (*report)(void *data, const struct lane_report *report);

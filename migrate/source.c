@@ -9,8 +9,8 @@
  * lanes have room for a whole round, and its own writes on the control lane are watched.
  *
  * This file holds the door, the move's thread and what both need of the core; source_mail hears,
- * source_words speaks, source_rounds sends memory, source_reconnect replaces lost lanes, source_post
- * gives what was left behind, source_end ends.
+ * source_words speaks, source_rounds sends memory, source_reconnect replaces lost lanes,
+ * source_post gives what was left behind, source_end ends.
  */
 #include "migrate/source.h"
 
@@ -29,6 +29,7 @@
 #include "base/world.h"
 #include "migrate/control_lane.h"
 #include "migrate/guest.h"
+#include "migrate/hot.h"
 #include "migrate/lane_source.h"
 #include "migrate/mailbox.h"
 #include "migrate/pacer.h"
@@ -367,7 +368,12 @@ static void turn(struct source *source)
     if (deadline_ns && deadline_ns < until_ns)
         until_ns = deadline_ns;
     bool hot = quiet || (source->standing_by && phase == PHASE_PRECOPY);
-    if (mailbox_take(source->mailbox, &mail, until_ns, hot ? now_ns + LANE_SPIN_NS : 0))
+    if (hot)
+        thread_urge();
+    else
+        thread_relax();
+    uint64_t spin_until_ns = hot && hot_streams() ? now_ns + LANE_SPIN_NS : 0;
+    if (mailbox_take(source->mailbox, &mail, until_ns, spin_until_ns))
         source_mail_take(source, &mail);
     else
         source_tick(source);
@@ -386,6 +392,7 @@ static void *source_run(void *data)
         turn(source);
         do_todo(source);
     }
+    thread_relax();
     source_end_finish(source);
     return NULL;
 }
