@@ -17,6 +17,7 @@
 #include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
+#include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_tell.h"
@@ -966,6 +967,20 @@ static void place_of(const struct cluster *cluster, const struct cluster_vm *vm,
     cluster_vm_place(cluster, vm, now.ns, problem->vm_state, sizeof problem->vm_state);
 }
 
+/* It was to run before its memory is read, and that could not be. */
+static void tell_eager(const struct cluster *cluster, const struct cluster_vm *vm,
+                       const struct cluster_order *order, const Godwit__VmStatus *status,
+                       struct cluster_todo *todo)
+{
+    const struct cluster_snapshot *snapshot = cluster_snapshot_to_restore(cluster, vm, order->host);
+    bool from_memory = snapshot ? snapshot->info->with_memory : vm->suspended[0] != '\0';
+
+    if (vm->lazy && from_memory && !(status->paging_nonce && status->paging_nonce[0]))
+        cluster_todo_event(todo, vm->id,
+                           "all memory of VM %s was read on %s before it ran; the log of its process says why",
+                           vm->spec->name, order->host);
+}
+
 static void start_done(struct cluster *cluster, struct cluster_vm *vm,
                        const struct cluster_order *order, const struct cluster_result *result,
                        struct cluster_now now, struct cluster_todo *todo)
@@ -973,6 +988,8 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     struct problem problem;
     bool ours = vm->own.phase == OWN_STARTING && vm->own.gen == order->generation;
     if (!result->fault) {
+        if (ours && order->ticket && result->status)
+            tell_eager(cluster, vm, order, result->status, todo);
         if (ours)
             record_started(vm, now, todo);
         if (result->status)
@@ -986,6 +1003,7 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     bool is_put_off = order->kind == ORDER_REPLICA_TAKE && result->fault->code == ERR_BUSY;
     bool is_final = result->definite && !is_put_off && !(result->never_left && !order->ticket);
     if (ours && is_final) {
+        vm->lazy = false;
         set_reason(vm, false, result->fault->text);
         if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */
             own_stop(&vm->own);

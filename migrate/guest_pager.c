@@ -556,8 +556,8 @@ static void let_be_huge(struct guest_pager *pager, bool may)
 static int start_hearing(struct guest_pager *pager, struct fault *fault)
 {
     int r = page_faults_open(&pager->faults, fault);
-    if (r < 0)
-        return r;
+    if (r < 0) /* for whatever reason: the file is good, and is read as always */
+        return fault_wrap(fault, ERR_UNSUPPORTED, "nobody can wait for single pages");
     let_be_huge(pager, false);
     r = page_faults_watch(&pager->faults, pager->ram->base, pager->ram->pages * PAGE_BYTES, fault);
     if (r < 0)

@@ -14,12 +14,16 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/failpoint.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "migrate/guest_file.h"
+#include "migrate/guest_index.h"
 #include "migrate/guest_pager.h"
 #include "migrate/page_faults.h"
 #include "storage/guest_label.h"
@@ -365,6 +369,70 @@ static void what_is_wrong_is_refused_before_anything_runs(void **state)
     scene_deinit(&scene);
 }
 
+/* As a version wrote it that knew of no index: the same bytes without it, and their digest. */
+static void take_index_out(struct scene *scene)
+{
+    struct stat status;
+    assert_int_equal(fstat(scene->fd, &status), 0);
+    size_t size = (size_t)status.st_size;
+    uint8_t *bytes = malloc(size);
+    assert_non_null(bytes);
+    assert_int_equal(pread(scene->fd, bytes, size, 0), size);
+    size_t at = bytes_get_u64(bytes + size - 32 - GUEST_INDEX_END_BYTES);
+    memmove(bytes + at, bytes + size - 32, 32);
+    size = at + 32;
+    XXH3_state_t *digest = XXH3_createState();
+    assert_non_null(digest);
+    (void)XXH3_64bits_reset(digest);
+    (void)XXH3_64bits_update(digest, bytes, 512);
+    (void)XXH3_64bits_update(digest, bytes + 1024, 512);
+    (void)XXH3_64bits_update(digest, bytes + HEAD, size - HEAD - 8);
+    bytes_put_u64(bytes + size - 8, XXH3_64bits_digest(digest));
+    (void)XXH3_freeState(digest);
+    assert_int_equal(ftruncate(scene->fd, (off_t)size), 0);
+    assert_int_equal(pwrite(scene->fd, bytes, size, 0), size);
+    free(bytes);
+}
+
+static void read_as_a_whole(struct scene *scene)
+{
+    struct guest_file_counts counts;
+    assert_true(!scene->pager);
+    if (guest_file_read(fake_guest_guest(scene->to), &label, scene->fd, &counts, &scene->fault) < 0)
+        fail_msg("%s", scene->fault.text);
+    assert_true(fake_guest_compare(scene->from, scene->to) == UINT64_MAX);
+}
+
+static void a_file_without_an_index_is_left_to_be_read_as_a_whole(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    take_index_out(&scene);
+
+    assert_int_equal(begin(&scene), ERR_UNSUPPORTED);
+
+    assert_non_null(strstr(scene.fault.text, "before files had an index"));
+    read_as_a_whole(&scene);
+    scene_deinit(&scene);
+}
+
+static void memory_that_cannot_wait_is_left_to_be_read_as_a_whole(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    struct region *ram = &fake_guest_guest(scene.to)->regions[0];
+    struct region_ops ops = *ram->ops;
+    ops.discard = NULL;
+    ram->ops = &ops;
+
+    assert_int_equal(begin(&scene), ERR_UNSUPPORTED);
+
+    read_as_a_whole(&scene);
+    scene_deinit(&scene);
+}
+
 static void a_load_that_fails_lets_nothing_run(void **state)
 {
     (void)state;
@@ -395,6 +463,8 @@ int main(void)
         cmocka_unit_test(a_read_error_is_told_as_damage_is),
         cmocka_unit_test(a_file_that_is_cut_under_it_is_told),
         cmocka_unit_test(what_is_wrong_is_refused_before_anything_runs),
+        cmocka_unit_test(a_file_without_an_index_is_left_to_be_read_as_a_whole),
+        cmocka_unit_test(memory_that_cannot_wait_is_left_to_be_read_as_a_whole),
         cmocka_unit_test(a_load_that_fails_lets_nothing_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -96,6 +96,22 @@ def nothing_else_is_done_to_it_until_all_is_there(pool):
     expect_host(pool, "sleeper", "node1")
 
 
+def where_nobody_can_wait_for_pages_all_is_read_first_and_told(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    path = file_of(pool)
+    arm(pool, "target.faults_open=error\n")
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    arm(pool, "")
+    expect_host(pool, "sleeper", "node1")
+    expect(not path.exists(), "its file is still there")
+    log = log_of(pool)
+    expect("all of its memory is read before it runs" in log and "nobody can wait for single pages" in log, log[-2000:])
+    events = pool.godwit("events", check=False).stdout
+    expect("was read on node1 before it ran" in events, events)
+    pool.verify("sleeper")
+
+
 def a_process_killed_on_the_way_has_crashed_and_its_file_is_stale(pool):
     need_sleeper(pool)
     suspend(pool)
@@ -226,6 +242,7 @@ def the_time_to_run_is_printed_beside_an_eager_one(pool):
 
 run([goes_on_at_once_and_has_all_in_the_end,
      nothing_else_is_done_to_it_until_all_is_there,
+     where_nobody_can_wait_for_pages_all_is_read_first_and_told,
      a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,

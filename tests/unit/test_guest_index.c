@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include <cmocka.h>
-#include <xxhash.h>
 
 #include "base/bytes.h"
 #include "base/err.h"
