@@ -1,6 +1,7 @@
 """Linux guests: Debian's kernels with an initramfs of busybox and our load, ext4 disks, and a whole Debian."""
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import debian
 from initramfs import Initramfs
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 # ext4 asks for crc32c by a name that is no module's: without it a generic kernel mounts nothing.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "crc32c_generic",
            "ext4")
@@ -129,3 +131,42 @@ class DebianGuest:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             work.unlink(missing_ok=True)
+
+
+SEED_RUNNER = ROOT / "packaging/seed-runner"
+
+
+class BusyboxGuest:
+    """A busybox with its own init on an ext4 disk; it runs the user-data of a seed, and tells what it was provisioned with."""
+
+    def __init__(self):
+        self.kernel = debian.Kernel("cloud-amd64")
+        self.image = self.kernel.image
+        initramfs = Initramfs()
+        initramfs.add_folder("proc", "sys", "dev", "root", "bin")
+        initramfs.add_program("bin/busybox", debian.busybox())
+        initramfs.add_program("init", HERE / "disk_init.sh")
+        initramfs.add_modules(self.kernel, "virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4", "isofs")
+        self.initramfs = initramfs.path("small-cloud-amd64")
+
+    def copy(self, path):
+        folder = debian.CACHE / f"small.{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for name in ("bin", "dev", "proc", "sys", "run", "tmp", "etc/init.d", "sbin", "root", "usr/local/sbin", "var/lib"):
+                (folder / name).mkdir(parents=True)
+            shutil.copy(debian.busybox(), folder / "bin/busybox")
+            listed = subprocess.run([folder / "bin/busybox", "--list"], capture_output=True, text=True, check=True)
+            for name in listed.stdout.split():
+                if name != "busybox":
+                    (folder / "bin" / name).symlink_to("busybox")
+            (folder / "sbin/init").symlink_to("/bin/busybox")
+            shutil.copy(SEED_RUNNER / "godwit-seed", folder / "usr/local/sbin/godwit-seed")
+            shutil.copy(HERE / "small_init.sh", folder / "etc/init.d/rcS")
+            (folder / "etc/inittab").write_text("::sysinit:/etc/init.d/rcS\n::once:/usr/local/sbin/godwit-seed\n"
+                                                "::shutdown:/bin/umount -a -r\n")
+            with open(path, "wb") as file:
+                file.truncate(32 << 20)
+            subprocess.run(["mkfs.ext4", "-q", "-F", "-d", folder, path], check=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ import time
 import bed as beds
 import debian
 import guest_image
+import image_builds
 from bed import pools
 from linux_vm import LinuxVm, ask_whole
 from nested_case import expect, note, run
@@ -210,6 +211,7 @@ def tell_boot(who, words):
 SHORT = [
     hosts_offer_a_genuine_kvm_of_another_maker,
     the_folder_that_hosts_share_is_one_folder,
+    image_builds.a_small_template_is_built_and_three_vms_come_from_it,
     a_loaded_guest_with_disk_and_network_moves_to_and_fro,
 ]
 LONG = [
