@@ -48,6 +48,7 @@
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/plan_make.h"
 #include "coordinator/preflight.h"
 #include "coordinator/rows.h"
@@ -164,6 +165,14 @@ struct replica {
     char id[ID_TEXT_SIZE];
 };
 
+enum { TWINS = 8 };
+
+struct twin { /* the copy of a test, on the replica's host: what it would go on from, or its process */
+    bool exists, runs;
+    char id[ID_TEXT_SIZE];
+    uint64_t generation, seen;
+};
+
 struct host {
     bool connected;
     uint64_t away_until_ns;     /* a long outage of its line to the coordinator */
@@ -173,6 +182,7 @@ struct host {
     unsigned boot;
     struct process processes[VMS];
     struct replica replicas[VMS];
+    struct twin twins[TWINS];
 };
 
 enum total {
@@ -192,6 +202,8 @@ enum total {
     TOTAL_TAKES,
     TOTAL_TAKES_REFUSED,
     TOTAL_FINISHES,
+    TOTAL_COPIES,
+    TOTAL_COPIES_RUN,
     TOTAL_COUNT
 };
 
@@ -248,7 +260,8 @@ static struct sim {
     uint64_t plans_done, plans_partly, plan_moves, plan_again;
     uint64_t moves_done, moves_back, moves_resumed, lost, crashes, next_id;
     bool has_ha, has_store, has_dr;
-    uint64_t takes, takes_refused, finishes;
+    bool tests_replicas;
+    uint64_t takes, takes_refused, finishes, copies, copies_run;
     uint64_t hash; /* of all that happened */
     uint64_t faults, host_deaths, isolations, fences, evictions, restarts, quarantines;
     uint64_t stamps, stamps_refused;
@@ -629,14 +642,39 @@ static void tell_protect(int h, int v)
     apply(&todo);
 }
 
+static struct twin *find_twin(int h, const char *id)
+{
+    for (size_t i = 0; i < TWINS; i++) {
+        struct twin *twin = &sim.hosts[h].twins[i];
+        if (twin->exists && strcmp(twin->id, id) == 0)
+            return twin;
+    }
+    return NULL;
+}
+
+static void fill_twin(const struct twin *twin, Godwit__VmStatus *status)
+{
+    godwit__vm_status__init(status);
+    status->vm_id = (char *)(uintptr_t)twin->id;
+    status->has_state = status->has_generation = true;
+    status->state = twin->runs ? GODWIT__VM_STATE__VM_STATE_RUNNING
+                               : GODWIT__VM_STATE__VM_STATE_SUSPENDED;
+    status->generation = twin->generation;
+    status->suspend_nonce = twin->runs ? NULL : (char *)(uintptr_t) "rests";
+}
+
 /* It ends what was superseded, then takes a new life; it says hello again later. */
 static void be_quarantined(int h, Godwit__VmStatus *const *list, size_t count)
 {
     const struct cluster_host *host = cluster_host(&sim.cluster, host_names[h]);
     sim.quarantines++;
     for (size_t i = 0; i < count; i++) {
-        if (cluster_ha_superseded(&sim.cluster, host, list[i]))
+        if (!cluster_ha_superseded(&sim.cluster, host, list[i]))
+            continue;
+        if (vm_index(list[i]->vm_id) >= 0)
             end_process(&sim.hosts[h].processes[vm_index(list[i]->vm_id)]);
+        else
+            find_twin(h, list[i]->vm_id)->exists = false;
     }
     sim.hosts[h].boot++;
 }
@@ -648,7 +686,7 @@ static void say_hello(int h)
     Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
     Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
     struct told told[VMS];
-    Godwit__VmStatus *list[VMS];
+    Godwit__VmStatus twins[TWINS], *list[VMS + TWINS];
     char incarnation[ID_TEXT_SIZE];
     baseline.name = (char *)(uintptr_t) "x86-64-v1";
     baseline.has_given = baseline.given = true;
@@ -673,6 +711,12 @@ static void say_hello(int h)
             continue;
         fill_status(v, process, &told[v]);
         list[hello.n_vms++] = &told[v].status;
+    }
+    for (size_t i = 0; i < TWINS; i++) {
+        if (!sim.hosts[h].twins[i].exists)
+            continue;
+        fill_twin(&sim.hosts[h].twins[i], &twins[i]);
+        list[hello.n_vms++] = &twins[i];
     }
     facts.heartbeat_store = sim.has_store ? (char *)(uintptr_t) "store" : NULL;
     log_event(2, (uint64_t)h);
@@ -982,9 +1026,17 @@ static void step_replica(void)
         tell_replicas(t);
 }
 
+static void end_twins(int h)
+{
+    for (size_t i = 0; i < TWINS; i++) /* what rests in a file survives */
+        sim.hosts[h].twins[i].exists =
+            sim.hosts[h].twins[i].exists && !sim.hosts[h].twins[i].runs;
+}
+
 static void power_off(int h)
 {
     memset(sim.hosts[h].replicas, 0, sizeof sim.hosts[h].replicas);
+    end_twins(h);
     for (int v = 0; v < VMS; v++) {
         end_process(&sim.hosts[h].processes[v]);
         sim.hosts[h].processes[v].latch = GODWIT__LATCH__LATCH_NONE;
@@ -1018,6 +1070,7 @@ static void handle_evict(struct call *call, int about)
     TRACE("%s is evicted", host_names[about]);
     for (int v = 0; v < VMS && mutation != MUTATION_EVICT_LIES; v++)
         end_process(&sim.hosts[about].processes[v]);
+    end_twins(about);
     sim.hosts[about].boot++;
     sim.hosts[about].connected = false;
 }
@@ -1042,10 +1095,100 @@ static void handle_ha(struct call *call)
           call->confirmed ? "yes" : "no");
 }
 
+/* ---- copies of tests -------------------------------------------------------------------------- */
+
+/* One that comes when its test is on already is of a line that is no more: never read. */
+static int make_twin(int h, const struct call *call)
+{
+    const struct cluster_vm *vm = cluster_vm(&sim.cluster, call->order.vm_id);
+    const Godwit__DrTest *test = vm && vm->dr ? vm->dr->info->test : NULL;
+    const struct replica *replica = &sim.hosts[h].replicas[vm_index(call->order.vm_id)];
+    struct twin *twin = NULL;
+    if (!test || strcmp(test->nonce, call->order.nonce) != 0 || strcmp(test->step, "copy") != 0)
+        return ERR_CANCELED;
+    if (!replica->exists || !replica->holds || strcmp(replica->id, call->order.move_id) != 0 ||
+        find_twin(h, test->copy_id) || fault_happens(100))
+        return ERR_STATE;
+    for (size_t i = 0; i < TWINS; i++) {
+        if (!sim.hosts[h].twins[i].exists)
+            twin = &sim.hosts[h].twins[i];
+    }
+    if (!twin)
+        return ERR_LIMIT;
+    *twin = (struct twin){.exists = true, .generation = DR_TEST_GENERATION, .seen = DR_TEST_GENERATION};
+    (void)snprintf(twin->id, sizeof twin->id, "%s", test->copy_id);
+    sim.copies++;
+    return 0;
+}
+
+static int start_twin(int h, struct twin *twin, const struct call *call)
+{
+    char incarnation[ID_TEXT_SIZE];
+    incarnation_of(h, incarnation);
+    if (twin && twin->runs && twin->generation == call->order.generation)
+        return 0;
+    if (strcmp(incarnation, call->incarnation) != 0)
+        return ERR_DENIED;
+    if (!twin || twin->runs || call->order.generation <= twin->seen)
+        return ERR_REFUSED;
+    twin->seen = call->order.generation;
+    if (fault_happens(100))
+        return ERR_REFUSED;
+    for (int other = 0; other < HOSTS; other++)
+        CHECK(other == h || !find_twin(other, twin->id), "a test's copy is on two hosts");
+    twin->runs = true;
+    twin->generation = call->order.generation;
+    sim.copies_run++;
+    return 0;
+}
+
+static int order_twin(int h, const struct call *call)
+{
+    struct twin *twin = find_twin(h, call->order.vm_id);
+    switch (call->order.kind) {
+    case ORDER_START:
+        return start_twin(h, twin, call);
+    case ORDER_STOP:
+        CHECK(call->order.remove, "a test's copy is stopped and not removed");
+        if (fault_happens(50))
+            return ERR_BUSY;
+        if (twin)
+            twin->exists = twin->runs = false;
+        return 0;
+    case ORDER_STATUS:
+        return twin ? 0 : ERR_NOT_FOUND;
+    default:
+        return ERR_UNSUPPORTED;
+    }
+}
+
+static void handle_twin(struct call *call)
+{
+    int h = host_index(call->order.host);
+    bool makes = call->order.kind == ORDER_REPLICA_COPY;
+    int err = makes ? make_twin(h, call) : order_twin(h, call);
+    const struct twin *twin = makes ? NULL : find_twin(h, call->order.vm_id);
+    log_event(4, (uint64_t)call->order.kind << 8 | (uint64_t)h << 4 | (uint64_t)(err != 0));
+    TRACE("%s handles order %d of a test's copy: %s", host_names[h], (int)call->order.kind,
+          err ? err_name(err) : "ok");
+    call->err = err;
+    call->answered = true;
+    call->has_status = !err && !makes;
+    call->state = !twin        ? GODWIT__VM_STATE__VM_STATE_GONE
+                  : twin->runs ? GODWIT__VM_STATE__VM_STATE_RUNNING
+                               : GODWIT__VM_STATE__VM_STATE_SUSPENDED;
+    call->generation = twin ? twin->generation : 0;
+    call->latch = GODWIT__LATCH__LATCH_NONE;
+}
+
 static void agent_handle(struct call *call)
 {
     if (call->order.about[0]) {
         handle_ha(call);
+        return;
+    }
+    if (call->order.kind == ORDER_REPLICA_COPY || vm_index(call->order.vm_id) < 0) {
+        handle_twin(call);
         return;
     }
     int h = host_index(call->order.host), v = vm_index(call->order.vm_id);
@@ -1078,8 +1221,7 @@ static void agent_handle(struct call *call)
     case ORDER_REPLICA_TAKE:
         err = agent_take(process, &sim.hosts[h].replicas[v], call);
         break;
-    case ORDER_REPLICA_COPY:
-        err = ERR_UNSUPPORTED;
+    case ORDER_REPLICA_COPY: /* handle_twin's */
         break;
     case ORDER_REPLICA_DROP:
         if (strcmp(sim.hosts[h].replicas[v].id, call->order.move_id) == 0)
@@ -1141,6 +1283,12 @@ static void check_start(const struct cluster_order *order)
 {
     int v = vm_index(order->vm_id);
     for (int h = 0; h < HOSTS; h++) {
+        const struct twin *twin = v < 0 ? find_twin(h, order->vm_id) : NULL;
+        if (v < 0)
+            CHECK(!twin || !twin->runs || twin->generation == order->generation,
+                  "a test's copy is ordered to start while it runs on %s", host_names[h]);
+        if (v < 0)
+            continue;
         const struct process *process = &sim.hosts[h].processes[v];
         bool is_this = host_index(order->host) == h && process->generation == order->generation;
         CHECK(!runs(process) || is_this, "vm %d is ordered to start on %s while it runs on %s", v,
@@ -1155,6 +1303,8 @@ static void check_start(const struct cluster_order *order)
  * the record says. False: L is of a generation that the record does not know. */
 static bool expect_l(struct call *call, const struct cluster_vm *vm)
 {
+    if (vm && vm_index(vm->id) < 0)
+        return true; /* a copy has no shared disk */
     if (call->order.kind == ORDER_START) {
         const struct l *found = &sim.l[vm_index(vm->id)];
         Godwit__Stamp stamp = GODWIT__STAMP__INIT;
@@ -1375,6 +1525,13 @@ static void finish_call(struct call *call, int err, bool definite)
     protect.has_finished = protect.finished = call->finished;
     if (!err && (order.kind == ORDER_PROTECT || order.kind == ORDER_PROTECT_FINISH))
         result.protect = &protect;
+    Godwit__ReplicaCopied copied = GODWIT__REPLICA_COPIED__INIT;
+    if (!err && order.kind == ORDER_REPLICA_COPY)
+        result.copied = &copied;
+    if (result.status && vm_index(order.vm_id) < 0) { /* its vCPUs are at it */
+        told.status.has_vcpu_cpu_ns = true;
+        told.status.vcpu_cpu_ns = sim.now_ns;
+    }
     struct cluster_todo todo = {0};
     call->is_used = false;
     cluster_order_done(&sim.cluster, &order, &result, now(), &todo);
@@ -1710,6 +1867,10 @@ static void change_rule(void)
 /* What makes sense now, mostly. */
 static Godwit__DrVerb dr_verb_of(const struct cluster_vm *vm)
 {
+    if (sim.tests_replicas && vm->dr && percent(50))
+        return dr_test_is_open(vm->dr) ? GODWIT__DR_VERB__DR_VERB_TEST_END
+               : percent(50)           ? GODWIT__DR_VERB__DR_VERB_TEST
+                                       : GODWIT__DR_VERB__DR_VERB_DRILL_NOW;
     if (!vm->dr || percent(5))
         return GODWIT__DR_VERB__DR_VERB_PROTECT;
     if (percent(10))
@@ -1884,6 +2045,7 @@ static void begin(uint64_t seed)
         sim.has_disk[v] = mutation != MUTATION_TAKE_FORGOTTEN &&
                           (percent(60) || (mutation != MUTATION_NONE && !is_of_dr));
     sim.has_dr = percent(50) || is_of_dr;
+    sim.tests_replicas = sim.has_dr && !sim.plans && mutation == MUTATION_NONE;
     sim.hash = UINT64_C(0xCBF29CE484222325);
     sim.fault_percent = (unsigned)draw(200);
     sim.death_per_mille = (unsigned)draw(60);
@@ -1948,6 +2110,8 @@ static bool is_settled(void)
             !vm->dr || (!vm->dr->info->op[0] && !dr_is_acting(vm) && !dr_step_is(vm->dr, "end"));
         bool is_on_its_way_back = vm->dr && vm->own.phase == OWN_STOPPED &&
                                   dr_step_is(vm->dr, "protect"); /* nobody starts it */
+        if (vm->dr && dr_test_is_open(vm->dr) && strcmp(vm->dr->info->test->step, "runs") != 0)
+            return false;
         if ((vm->own.phase != OWN_RUN && vm->own.phase != OWN_STOPPED) ||
             !(is_at_rest || is_on_its_way_back))
             return false;
@@ -2015,6 +2179,32 @@ static void check_settled(void)
     }
 }
 
+/* Whatever became of tests: what is there of copies is what the record says, on its host and nowhere else. */
+static void check_twins(void)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        for (size_t i = 0; i < TWINS; i++) {
+            const struct twin *twin = &sim.hosts[h].twins[i];
+            const struct cluster_vm *vm = twin->exists ? cluster_vm(&sim.cluster, twin->id) : NULL;
+            if (!twin->exists)
+                continue;
+            CHECK(vm && dr_test_is_copy(vm) && strcmp(vm->own.owner, host_names[h]) == 0,
+                  "a test's copy is left over on %s", host_names[h]);
+            CHECK(!twin->runs || (vm->own.phase == OWN_RUN && vm->own.gen == twin->generation),
+                  "a test's copy runs on %s, its record says %s", host_names[h],
+                  own_phase_name(vm->own.phase));
+        }
+    }
+    for (size_t i = 0; i < sim.cluster.vm_count; i++) {
+        const struct cluster_vm *vm = sim.cluster.vms[i];
+        const struct twin *twin =
+            dr_test_is_copy(vm) ? find_twin(host_index(vm->own.owner), vm->id) : NULL;
+        if (dr_test_is_copy(vm) && vm->own.phase == OWN_RUN)
+            CHECK(twin && twin->runs, "the record of a test's copy says RUN(%s), and it does not",
+                  vm->own.owner);
+    }
+}
+
 /* What HA protects runs once all is well, unless it was started in vain too often. */
 static void check_protected(void)
 {
@@ -2052,6 +2242,8 @@ static void end_run(uint64_t totals[static TOTAL_COUNT])
     totals[TOTAL_TAKES] += sim.takes;
     totals[TOTAL_TAKES_REFUSED] += sim.takes_refused;
     totals[TOTAL_FINISHES] += sim.finishes;
+    totals[TOTAL_COPIES] += sim.copies;
+    totals[TOTAL_COPIES_RUN] += sim.copies_run;
     for (size_t i = 0; i < sim.commit_count; i++) {
         cluster_todo_deinit(&sim.commits[i].todo);
         (void)store_batch_free(sim.commits[i].batch);
@@ -2070,6 +2262,7 @@ static uint64_t run_seed(uint64_t seed, bool traces, uint64_t totals[static TOTA
         step();
     heal();
     check_settled();
+    check_twins();
     check_protected();
     uint64_t hash = sim.hash;
     end_run(totals);
@@ -2099,7 +2292,7 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         "%llu quarantines; %llu plans done, %llu plans partly or canceled, %llu moves of plans, "
         "%llu of them to where they had failed; "
         "%llu stamps taken, %llu not given; %llu last checkpoints, %llu replicas taken, %llu takes "
-        "refused; 0 violations\n",
+        "refused, %llu copies made of replicas, %llu ran; 0 violations\n",
         (unsigned long long)count, (unsigned long long)replayed,
         (unsigned long long)totals[TOTAL_FAULTS], (unsigned long long)totals[3],
         (unsigned long long)totals[TOTAL_HOST_DEATHS], (unsigned long long)totals[TOTAL_ISOLATIONS],
@@ -2111,7 +2304,8 @@ static void moves_and_failovers_are_safe_and_end(void **state)
         (unsigned long long)totals[TOTAL_PLAN_MOVES], (unsigned long long)totals[TOTAL_PLAN_AGAIN],
         (unsigned long long)totals[TOTAL_STAMPS], (unsigned long long)totals[TOTAL_STAMPS_REFUSED],
         (unsigned long long)totals[TOTAL_FINISHES], (unsigned long long)totals[TOTAL_TAKES],
-        (unsigned long long)totals[TOTAL_TAKES_REFUSED]);
+        (unsigned long long)totals[TOTAL_TAKES_REFUSED], (unsigned long long)totals[TOTAL_COPIES],
+        (unsigned long long)totals[TOTAL_COPIES_RUN]);
     if (one || count < 100)
         return;
     assert_true(totals[0] > count / 2 && totals[1] > count / 2 && totals[2] > count / 200 &&
@@ -2119,7 +2313,7 @@ static void moves_and_failovers_are_safe_and_end(void **state)
     assert_true(totals[TOTAL_FENCES] > count / 20 && totals[TOTAL_EVICTIONS] > count / 50 &&
                 totals[TOTAL_RESTARTS] > count / 20 && totals[TOTAL_QUARANTINES] > count / 100);
     assert_true(totals[TOTAL_TAKES] > count / 20 && totals[TOTAL_TAKES_REFUSED] > count / 200 &&
-                totals[TOTAL_FINISHES] > count / 50);
+                totals[TOTAL_FINISHES] > count / 50 && totals[TOTAL_COPIES_RUN] > count / 50);
     assert_true(totals[TOTAL_PLANS_DONE] > count / 2 && totals[TOTAL_PLANS_PARTLY] > count / 4 &&
                 totals[TOTAL_PLAN_MOVES] > count / 4);
 }
