@@ -22,25 +22,26 @@ struct slice_attr {
 #define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 #define SHORT_TURN_NS UINT64_C(500000)
 
-static void take_short_turns(void)
+static __thread bool gives_way, is_refused;
+static __thread uint64_t urged_ns; /* since when; 0: it is not */
+
+static bool take_short_turns(void)
 {
     struct slice_attr attr = {.size = sizeof attr,
                               .policy = SCHED_OTHER,
-                              .nice = getpriority(PRIO_PROCESS, 0), /* the call sets this, too */
+                              .flags = urged_ns ? RESET_ON_FORK : 0, /* only root may clear it */
+                              .nice = getpriority(PRIO_PROCESS, 0),  /* the call sets this, too */
                               .runtime_ns = SHORT_TURN_NS};
-    (void)syscall(SYS_sched_setattr, 0, &attr, 0); /* refused: turns stay as long as they were */
+    return syscall(SYS_sched_setattr, 0, &attr, 0) == 0; /* else turns stay as long as they were */
 }
 
 void thread_begin(const char *name)
 {
     (void)pthread_setname_np(pthread_self(), name); /* a nicety */
-    take_short_turns();
+    (void)take_short_turns();
 }
 
 enum { GIVE_WAY_NICE = 5 };
-
-static __thread bool gives_way, is_refused;
-static __thread uint64_t urged_ns; /* since when; 0: it is not */
 
 /* Becoming more important wants CAP_SYS_NICE or RLIMIT_NICE: tried with the smallest step, which is
  * all that stays when it is refused. */
@@ -88,8 +89,8 @@ void thread_relax(void)
 {
     if (urged_ns == 0)
         return;
-    take_short_turns(); /* its niceness was kept meanwhile */
-    urged_ns = 0;
+    if (take_short_turns()) /* its niceness was kept meanwhile */
+        urged_ns = 0;
 }
 
 void thread_stand_back(void)

@@ -1,6 +1,7 @@
-/* `lock` guards what is still to be copied, the memory file's writer and the first failure. It is held
- * while a block of 2 MiB of memory, or of 64 KiB of a disk, is copied; a write to the image holds it for the
- * pages that it is about to change. So every page is copied once, as it was at fix, by one or the other. */
+/* `lock` guards what is still to be copied, the memory file's writer and the first failure. It is
+ * held while a block of 2 MiB of memory, or of 64 KiB of a disk, is copied; a write to the image
+ * holds it for the pages that it is about to change. So every page is copied once, as it was at
+ * fix, by one or the other. */
 #include "migrate/replica_copy.h"
 
 #include <assert.h>
@@ -20,7 +21,7 @@
 #include "proto/limits.h"
 #include "storage/clone.h"
 
-enum { PIECE_BYTES = 64 << 10 };
+enum { PIECE_BYTES = 64 << 10, SETTLE_BYTES = 32 << 20 };
 
 struct copied_disk {
     int from, to; /* borrowed */
@@ -283,6 +284,20 @@ static int check(struct replica_copy *copy, struct fault *fault)
     return 0;
 }
 
+/* What was written goes out while it is little: checkpoints that are being made durable beside it
+ * wait behind it, and so does who wants this copy to end. Not under the lock. */
+static int settle(int fd, uint64_t *since_bytes, uint64_t more_bytes, struct fault *fault)
+{
+    *since_bytes += more_bytes;
+    if (*since_bytes < SETTLE_BYTES)
+        return 0;
+    *since_bytes = 0;
+    if (fdatasync(fd) < 0)
+        return fault_set_errno(fault, errno == ENOSPC || errno == EDQUOT ? ERR_LIMIT : ERR_IO,
+                               errno, "making the copy of a replica durable");
+    return 0;
+}
+
 static int run_block(struct replica_copy *copy, unsigned region, uint64_t *page,
                      struct fault *fault)
 {
@@ -302,11 +317,15 @@ static int run_block(struct replica_copy *copy, unsigned region, uint64_t *page,
 
 static int run_memory(struct replica_copy *copy, struct fault *fault)
 {
+    uint64_t since_bytes = 0;
     int r = 0;
 
     for (unsigned i = 0; r == 0 && i < copy->config.guest->region_count; i++) {
-        for (uint64_t page = 0; r == 0 && page != BITMAP_NONE;)
+        for (uint64_t page = 0; r == 0 && page != BITMAP_NONE;) {
             r = run_block(copy, i, &page, fault);
+            if (r == 0)
+                r = settle(copy->config.memory_fd, &since_bytes, BLOCK_PAGES * PAGE_BYTES, fault);
+        }
     }
     return r;
 }
@@ -320,7 +339,7 @@ static int run_piece(struct replica_copy *copy, struct copied_disk *disk, uint64
     *piece = bitmap_next_set(&disk->left, *piece);
     if (r == 0 && *piece != BITMAP_NONE) {
         off_t data = lseek(disk->from, (off_t)(*piece * PIECE_BYTES), SEEK_DATA);
-        uint64_t next = data >= 0         ? (uint64_t)data / PIECE_BYTES
+        uint64_t next = data >= 0        ? (uint64_t)data / PIECE_BYTES
                         : errno == ENXIO ? disk->left.bits
                                          : *piece; /* no holes are known here */
         if (next > *piece) {
@@ -337,10 +356,18 @@ static int run_piece(struct replica_copy *copy, struct copied_disk *disk, uint64
 static int run_disk(struct replica_copy *copy, unsigned index, struct fault *fault)
 {
     struct copied_disk *disk = &copy->disks[index];
+    uint64_t since_bytes = 0;
     int r = 0;
 
-    for (uint64_t piece = 0; r == 0 && !disk->is_shared && piece != BITMAP_NONE;)
+    for (uint64_t piece = 0; r == 0 && !disk->is_shared && piece != BITMAP_NONE;) {
         r = run_piece(copy, disk, &piece, fault);
+        if (r == 0)
+            r = settle(disk->to, &since_bytes, PIECE_BYTES, fault);
+    }
+    (void)pthread_mutex_lock(&copy->lock);
+    if (r == 0)
+        r = check(copy, fault);
+    (void)pthread_mutex_unlock(&copy->lock);
     if (r == 0 && fsync(disk->to) < 0)
         r = fault_set_errno(fault, errno == ENOSPC || errno == EDQUOT ? ERR_LIMIT : ERR_IO, errno,
                             "making the copy of a replica's disk durable");

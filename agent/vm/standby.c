@@ -1,7 +1,8 @@
 /*   new --> worker: replica_new (disks are read) --> replica_start --> links, one after the other
  *                                                                        |
  *   take --> worker: replica_take, replica_free --> done  <--------------'
- *   copy --> worker: replica_make_copy --> done             a take that comes meanwhile waits for its end
+ *   copy --> worker: replica_make_copy --> done             a take that comes meanwhile ends it,
+ * and is to be sent again
  */
 #include "agent/vm/standby.h"
 
@@ -61,9 +62,9 @@ struct standby {
     void *take_data;
 
     /* a copy: the loop's, but while its worker has it */
-    bool is_copying, takes_after; /* a take waits for its end */
-    bool is_copy_stopped;         /* atomic */
-    struct guest *guest;          /* of the copy; NULL: disks only */
+    bool is_copying;
+    bool is_copy_stopped; /* atomic */
+    struct guest *guest;  /* of the copy; NULL: disks only */
     struct guest_label label;
     int copy_fds[1 + DISKS_MAX]; /* its memory's, or -1; then its disks' */
     struct replica_copied copied;
@@ -401,8 +402,6 @@ struct standby *standby_free(struct standby *standby)
         return NULL;
     standby->take_done = NULL;
     standby->copy_done = NULL;
-    standby->is_working = standby->is_working && !standby->takes_after; /* no worker has it yet */
-    standby->takes_after = false;
     __atomic_store_n(&standby->is_copy_stopped, true, __ATOMIC_RELAXED);
     if (standby->timer)
         loop_timer_stop(standby->timer);
@@ -506,17 +505,16 @@ int standby_take(struct standby *standby, uint64_t generation,
     if (!standby->replica)
         return fault_set(fault, ERR_STATE, "the replica could not be opened: %.300s",
                          standby->reason);
+    if (standby->is_copying) { /* nobody copies what is about to run; it may be inside an fsync */
+        __atomic_store_n(&standby->is_copy_stopped, true, __ATOMIC_RELAXED);
+        return fault_set(fault, ERR_BUSY, "a copy of it is being made, which ends now");
+    }
     look(standby);
     standby->generation = generation;
     standby->fault = (struct fault){0};
     standby->take_done = done;
     standby->take_data = data;
     standby->is_working = true;
-    if (standby->is_copying) { /* nobody copies what is about to run */
-        standby->takes_after = true;
-        __atomic_store_n(&standby->is_copy_stopped, true, __ATOMIC_RELAXED);
-        return 0;
-    }
     return begin_take(standby, fault);
 }
 
@@ -543,17 +541,6 @@ static void close_copy(struct standby *standby)
         close_p(&standby->copy_fds[i]);
 }
 
-static void take_after(struct standby *standby)
-{
-    void (*done)(void *data, const struct replica_taken *taken, const struct fault *fault) =
-        standby->take_done;
-    struct fault fault = {0};
-
-    standby->takes_after = false;
-    if (begin_take(standby, &fault) < 0)
-        done(standby->take_data, NULL, &fault);
-}
-
 static void copy_done(void *data)
 {
     struct standby *standby = data;
@@ -566,8 +553,6 @@ static void copy_done(void *data)
     standby->is_copying = false;
     standby->copy_done = NULL;
     close_copy(standby);
-    if (standby->takes_after)
-        take_after(standby);
     if (done)
         done(standby->copy_data, r < 0 ? NULL : &copied, r < 0 ? &fault : NULL);
 }

@@ -8,8 +8,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/thread.h"
+
+enum { NOBODY = 65534 };
 
 struct nices {
     int begun, given, given_twice, hurried, hurried_twice;
@@ -141,11 +145,43 @@ static void who_is_urged_comes_first_until_it_relaxes(void **state)
         assert_int_equal(policies.nice, before);
 }
 
+/* A process that may urge by RLIMIT_RTPRIO alone: what a thread has taken it must be able to give.
+ */
+static int relax_unprivileged(void)
+{
+    int urged = 0, relaxed = 0;
+    thread_urge();
+    (void)tell_policy(&urged);
+    if (setresuid(NOBODY, NOBODY, NOBODY) < 0)
+        return 2;
+    thread_relax();
+    (void)tell_policy(&relaxed);
+    return urged != SCHED_RR ? 2 : relaxed != SCHED_OTHER;
+}
+
+static void who_may_be_urged_by_a_limit_only_relaxes_too(void **state)
+{
+    (void)state;
+    int status = 0;
+    if (getuid() != 0)
+        skip();
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0)
+        _exit(relax_unprivileged());
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 2)
+        skip(); /* this kernel or this container gives it to nobody */
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_gives_way_comes_back_when_it_hurries),
         cmocka_unit_test(who_is_urged_comes_first_until_it_relaxes),
+        cmocka_unit_test(who_may_be_urged_by_a_limit_only_relaxes_too),
         cmocka_unit_test(its_neighbours_are_as_important_as_before),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
