@@ -8,8 +8,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/world.h"
-
 /* The kernel's struct sched_attr, first version: glibc has no declaration for it. */
 struct slice_attr {
     uint32_t size, policy;
@@ -19,29 +17,21 @@ struct slice_attr {
     uint64_t runtime_ns, deadline_ns, period_ns;
 };
 
-#define RESET_ON_FORK UINT64_C(1) /* SCHED_FLAG_RESET_ON_FORK */
 #define SHORT_TURN_NS UINT64_C(500000)
-
-static __thread bool gives_way, is_refused;
-static __thread uint64_t urged_ns; /* since when; 0: it is not */
-
-static bool take_short_turns(void)
-{
-    struct slice_attr attr = {.size = sizeof attr,
-                              .policy = SCHED_OTHER,
-                              .flags = urged_ns ? RESET_ON_FORK : 0, /* only root may clear it */
-                              .nice = getpriority(PRIO_PROCESS, 0),  /* the call sets this, too */
-                              .runtime_ns = SHORT_TURN_NS};
-    return syscall(SYS_sched_setattr, 0, &attr, 0) == 0; /* else turns stay as long as they were */
-}
 
 void thread_begin(const char *name)
 {
     (void)pthread_setname_np(pthread_self(), name); /* a nicety */
-    (void)take_short_turns();
+    struct slice_attr attr = {.size = sizeof attr,
+                              .policy = SCHED_OTHER,
+                              .nice = getpriority(PRIO_PROCESS, 0), /* the call sets this, too */
+                              .runtime_ns = SHORT_TURN_NS};
+    (void)syscall(SYS_sched_setattr, 0, &attr, 0); /* refused: turns stay as long as they were */
 }
 
 enum { GIVE_WAY_NICE = 5 };
+
+static __thread bool gives_way, is_refused;
 
 /* Becoming more important wants CAP_SYS_NICE or RLIMIT_NICE: tried with the smallest step, which is
  * all that stays when it is refused. */
@@ -65,32 +55,6 @@ void thread_hurry(void)
         return;
     (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) - GIVE_WAY_NICE);
     gives_way = false;
-}
-
-void thread_urge(void)
-{
-    thread_hurry();
-    struct slice_attr attr = {.size = sizeof attr,
-                              .policy = SCHED_RR,
-                              .flags =
-                                  RESET_ON_FORK, /* a thread that it makes is none of the kind */
-                              .priority = 1};
-    if (urged_ns == 0 && syscall(SYS_sched_setattr, 0, &attr, 0) == 0)
-        urged_ns = world_now_ns();
-}
-
-void thread_urge_ends(uint64_t after_ns)
-{
-    if (urged_ns && world_now_ns() - urged_ns >= after_ns)
-        thread_relax();
-}
-
-void thread_relax(void)
-{
-    if (urged_ns == 0)
-        return;
-    if (take_short_turns()) /* its niceness was kept meanwhile */
-        urged_ns = 0;
 }
 
 void thread_stand_back(void)

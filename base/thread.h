@@ -6,8 +6,6 @@
 #ifndef GODWIT_BASE_THREAD_H
 #define GODWIT_BASE_THREAD_H
 
-#include <stdint.h>
-
 /* Begin a thread of a move: `name` (15 characters at most) is for top(1) and traces. Run in short
  * turns: the same share of a CPU, but a vCPU that shares it waits half a millisecond for its turn
  * instead of three or more. A wish: kernels before 6.12 do not know it, and nothing depends on it.
@@ -20,14 +18,6 @@ void thread_give_way(void);
 
 /* A guest waits for this thread: take back what thread_give_way gave away. */
 void thread_hurry(void);
-
-/* A guest stands still until this thread is done: before all that is no such thread (SCHED_RR, its
- * lowest priority), where the process may (root, or RLIMIT_RTPRIO); else as thread_hurry. For
- * milliseconds: to be ended by thread_relax, or by thread_urge_ends of one that may work on. */
-void thread_urge(void);
-/* Back to what thread_begin made of it, if it was urged for `after_ns` or longer. */
-void thread_urge_ends(uint64_t after_ns);
-void thread_relax(void);
 
 /* Work only when nobody else wants the CPU much (nice 19). For good. */
 void thread_stand_back(void);

@@ -61,7 +61,6 @@ static int read_frame(struct control_lane *lane, struct fault *fault)
     if (r < 0)
         return r;
     if (type == MOVE_FRAME_HOT) {
-        thread_urge(); /* it sleeps but for a few messages */
         stream_set_hot(lane->stream, lane->config.may_spin(lane->config.data));
         lane->config.on_hot(lane->config.data);
     } else {

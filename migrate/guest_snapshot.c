@@ -82,7 +82,7 @@ static int stand_still(struct snapshot_job *job, struct fault *fault)
     struct guest *guest = job->guest;
     struct fault words = {0};
 
-    thread_urge();
+    thread_hurry();
     uint64_t begun_ns = world_now_ns(), lap_ns = begun_ns;
     guest->ops->pause(guest->owner);
     job->parts.stop_ns = lap(&lap_ns);
@@ -90,7 +90,6 @@ static int stand_still(struct snapshot_job *job, struct fault *fault)
     int again = guest->was_running ? guest->ops->resume(guest->owner, &words) : 0;
     job->parts.resume_ns = lap(&lap_ns);
     job->pause_ns = lap_ns - begun_ns;
-    thread_relax();
     if (r == 0 && again < 0) {
         *fault = words;
         return fault_wrap(fault, again, "letting the guest run on");

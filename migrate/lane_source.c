@@ -250,7 +250,7 @@ static int send_fence(struct lane_source *lane, enum page_batch_type type, struc
     }
     if (type == PAGE_BATCH_FENCE_HOT) {
         lane->hot = true;
-        thread_urge();
+        thread_hurry();
         stream_set_hot(lane->stream, lane->config.may_spin);
     }
     uint64_t asked_ns = world_now_ns();
@@ -267,7 +267,6 @@ static int send_fence(struct lane_source *lane, enum page_batch_type type, struc
 
 static struct page_batch *next_batch(struct lane_source *lane)
 {
-    thread_urge_ends(LANE_URGENT_NS);
     if (lane->hot && lane->config.may_spin) {
         uint64_t until_ns = world_now_ns() + LANE_SPIN_NS;
         do {

@@ -32,9 +32,6 @@ struct stream;
 /* How long the pause may be before its threads go back to normal. */
 #define LANE_HOT_NS UINT64_C(100000000)
 
-/* How long a lane comes before all others: who has more to send than that waits its turn. */
-#define LANE_URGENT_NS UINT64_C(8000000)
-
 enum lane_report_type { LANE_REPORT_FENCE, LANE_REPORT_HOT, LANE_REPORT_LAST, LANE_REPORT_FAILED };
 
 /* What one lane did in one round. LAST or FAILED is a lane's last report, and there always is one.

@@ -113,7 +113,7 @@ static int read_fence(struct lane_target *lane, const struct page_frame *fence, 
     unsigned count = page_frame_put(&answer, NULL, bytes);
     bool hot = fence->type == PAGE_FRAME_FENCE_HOT;
     if (hot) {
-        thread_urge();
+        thread_hurry();
         stream_set_hot(lane->stream, lane->config.may_spin);
     }
     send_report(lane, hot ? LANE_REPORT_HOT : LANE_REPORT_FENCE);
@@ -157,11 +157,8 @@ static void *lane_target_run(void *data)
     thread_begin("lane in");
     thread_give_way();
 
-    while (r == 0 && !lane->ended) {
-        thread_urge_ends(LANE_URGENT_NS);
+    while (r == 0 && !lane->ended)
         r = read_frame(lane, &fault);
-    }
-    thread_relax();
     if (r < 0) {
         (void)fault_wrap(&fault, r, "lane %u, round %u", lane->config.lane, lane->report.round);
         lane->report.fault = fault;

@@ -368,10 +368,6 @@ static void turn(struct source *source)
     if (deadline_ns && deadline_ns < until_ns)
         until_ns = deadline_ns;
     bool hot = quiet || (source->standing_by && phase == PHASE_PRECOPY);
-    if (hot)
-        thread_urge();
-    else
-        thread_relax();
     uint64_t spin_until_ns = hot && hot_streams() ? now_ns + LANE_SPIN_NS : 0;
     if (mailbox_take(source->mailbox, &mail, until_ns, spin_until_ns))
         source_mail_take(source, &mail);
@@ -392,7 +388,6 @@ static void *source_run(void *data)
         turn(source);
         do_todo(source);
     }
-    thread_relax();
     source_end_finish(source);
     return NULL;
 }

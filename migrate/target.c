@@ -304,10 +304,6 @@ static void turn(struct target *target)
     uint64_t deadline_ns = target_current_deadline(target);
     if (deadline_ns && deadline_ns < until_ns)
         until_ns = deadline_ns;
-    if (quiet)
-        thread_urge();
-    else
-        thread_relax();
     uint64_t spin_until_ns = quiet && hot_streams() ? now_ns + LANE_SPIN_NS : 0;
     if (mailbox_take(target->mailbox, &mail, until_ns, spin_until_ns)) {
         target_mail_take(target, &mail);
@@ -372,7 +368,6 @@ static void *target_run(void *data)
         target_post_look(target);
         do_todo(target);
     }
-    thread_relax();
     let_the_last_word_arrive(target);
     /* No step can change the core any more: it has ended. */
     bool is_lost = target->core.ended_in == PHASE_POSTCOPY && target->core.fault.code;
