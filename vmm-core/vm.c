@@ -568,6 +568,13 @@ void vm_pause(struct vm *vm)
     vm->drain_late = !io_loop_pause(vm->io_loop, DRAIN_MS_MAX * NS_PER_MS);
 }
 
+void vm_wait_quiet(struct vm *vm)
+{
+    assert(!vm_is_running(vm));
+    (void)io_loop_pause(vm->io_loop, UINT64_MAX); /* no timeout: they are quiet */
+    vm->drain_late = false;
+}
+
 void vm_halt(struct vm *vm)
 {
     if (!vm->started || gate_order(&vm->gate) == GATE_CLOSED)

@@ -147,6 +147,9 @@ int vm_resume(struct vm *vm, struct fault *fault);
 /* Kick all vCPUs at once and wait until none is inside the guest and device emulation is quiet.
  * Idempotent. */
 void vm_pause(struct vm *vm);
+/* Of one that is paused: until what its devices began has ended, however long that takes, where vm_pause gives up after
+ * a while. None of them uses guest memory behind it. */
+void vm_wait_quiet(struct vm *vm);
 /* The guest runs no further, and never again: for one that waits for memory which nobody can give it. Does not wait:
  * who waits for a page inside the guest stays there. */
 void vm_halt(struct vm *vm);

@@ -203,6 +203,8 @@ static void unbuild(struct machine *machine)
         die();
     if (machine->vm)
         vm_pause(machine->vm); /* no vCPU thread uses the port from here on */
+    if (machine->vm && machine->pager)
+        vm_wait_quiet(machine->vm); /* a write of a page that is to come would write zeros without the pager */
     machine->pager = guest_pager_free(machine->pager);
     machine->sampler = sampler_free(machine->sampler);
     if (machine->vm)

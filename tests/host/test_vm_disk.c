@@ -1,6 +1,7 @@
 /* The verifying guest writes numbered blocks to a virtio disk, natively, and is moved between vm
  * objects while it does. GODWIT_TEST_MOVES=N asks for N moves over each ring format. */
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,8 +15,11 @@
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
+#include "base/err.h"
+#include "base/failpoint.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "storage/disk_mirror.h"
 #include "test_vm_support.h"
 #include "vmm-core/dirty_tracker.h"
 #include "vmm-core/guest_memory.h"
@@ -359,6 +363,58 @@ static void a_machine_without_the_disk_refuses_the_state(void **state)
     (void)close(fd);
 }
 
+static struct disk_mirror *mirror_disk(struct test_vm *test, int fd, int target_fd)
+{
+    const struct disk_mirror_config config = {
+        .source_fd = open_disk(fd), .target_fd = open_disk(target_fd), .bytes = DISK_BYTES};
+    struct disk_mirror_status status = {0};
+    struct disk_mirror *mirror = NULL;
+    struct fault fault = {0};
+    if (disk_mirror_new(&mirror, &config, &fault) < 0 ||
+        vm_mirror_disk(test->vm, 0, mirror, &fault) < 0 || disk_mirror_start(mirror, &fault) < 0)
+        fail_msg("%s", fault.text);
+    while (status.state != DISK_MIRROR_EQUAL) {
+        await_blocks(test, 10);
+        disk_mirror_status(mirror, &status);
+        assert_int_not_equal(status.state, DISK_MIRROR_FAILED);
+    }
+    return mirror;
+}
+
+/* A write of it takes longer than a pause waits. */
+static void a_request_that_a_pause_left_behind_can_be_waited_for(void **state)
+{
+    (void)state;
+    int fd = make_disk(), target_fd = make_disk();
+    struct fault fault = {0};
+    struct test_vm *test = boot(fd, "split", true, "");
+    struct disk_mirror *mirror = mirror_disk(test, fd, target_fd);
+    unsigned before = failpoint_hits(FAILPOINT_MIRROR_WRITE);
+    assert_int_equal(failpoint_arm("mirror.write=delay:5000", &fault), 0);
+    while (failpoint_hits(FAILPOINT_MIRROR_WRITE) == before)
+        (void)sched_yield();
+    uint8_t *bytes = NULL;
+    size_t count = 0;
+
+    vm_pause(test->vm);
+    assert_int_equal(vm_save(test->vm, &bytes, &count, &fault), ERR_TIMEOUT);
+    vm_wait_quiet(test->vm);
+
+    if (vm_save(test->vm, &bytes, &count, &fault) < 0)
+        fail_msg("vm_save: %s", fault.text);
+    free(bytes);
+    assert_int_equal(failpoint_arm("", &fault), 0);
+    assert_int_equal(vm_resume(test->vm, &fault), 0);
+    await_blocks(test, 100);
+    expect_disk_is_whole(test);
+    assert_int_equal(disk_mirror_abort(mirror, &fault), 0);
+    assert_int_equal(vm_mirror_disk(test->vm, 0, NULL, &fault), 0);
+    test = test_vm_free(test);
+    (void)disk_mirror_free(mirror);
+    (void)close(fd);
+    (void)close(target_fd);
+}
+
 int main(void)
 {
     (void)close(test_vm_kvm());
@@ -370,6 +426,7 @@ int main(void)
         cmocka_unit_test(pauses_in_place_lose_nothing),
         cmocka_unit_test(loaded_disks_save_as_the_same_bytes),
         cmocka_unit_test(a_machine_without_the_disk_refuses_the_state),
+        cmocka_unit_test(a_request_that_a_pause_left_behind_can_be_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
