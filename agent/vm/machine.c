@@ -759,6 +759,7 @@ static void on_whole(struct machine *machine)
     machine->seq++;
     machine->config.on_state(machine->config.data);
     tell_restored(machine);
+    take_pending(machine); /* a disk that waits: nobody could be paused for it before */
 }
 
 /* It is not ended: what it had begun with its disks may be at rest by now, and an operator decides. */
