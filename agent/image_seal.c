@@ -8,6 +8,7 @@
 #include "agent/backends.h"
 #include "agent/image_folder.h"
 #include "agent/images.h"
+#include "agent/snapshot_folder.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/id.h"
@@ -22,6 +23,7 @@ struct sealing {
     struct sealing *next;
     struct image_seals *seals;
     char vm_id[ID_TEXT_SIZE];
+    const char *snapshots; /* borrowed; NULL: none */
     struct rpc_request *request;
     Godwit__DiskSpec *disk; /* owned */
     struct images_watch watch;
@@ -98,7 +100,11 @@ static void work(void *data)
     struct fault *fault = &sealing->fault;
     AUTO_FD int fd = -1;
 
-    int r = backends_open_disk(sealing->disk, &fd, &sealing->bytes, fault);
+    int r = sealing->snapshots
+                ? snapshot_folder_may_start(sealing->snapshots, sealing->vm_id, NULL, fault)
+                : 0;
+    if (r == 0)
+        r = backends_open_disk(sealing->disk, &fd, &sealing->bytes, fault);
     if (r == 0)
         r = image_folder_sum(fd, sealing->bytes, sealing->digest, &sealing->watch.done,
                              &sealing->seals->canceled, fault);
@@ -139,7 +145,8 @@ static int judge(const Godwit__OrderImageSeal *order, struct fault *fault)
     Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
     Godwit__DiskSpec *disks[] = {order->disk};
 
-    if (!order->disk || !order->disk->name || !order->vm_id || strlen(order->vm_id) >= ID_TEXT_SIZE)
+    if (!order->disk || !order->disk->name || !order->vm_id ||
+        strlen(order->vm_id) >= ID_TEXT_SIZE || !id_name_is_valid(order->vm_id))
         return fault_set(fault, ERR_INVALID, "an order to seal no disk");
     spec.disks = disks;
     spec.n_disks = 1;
@@ -158,7 +165,7 @@ static Godwit__DiskSpec *disk_copy(const Godwit__DiskSpec *disk)
 }
 
 static int begin(struct image_seals *seals, const Godwit__OrderImageSeal *order,
-                 struct rpc_request *request, struct fault *fault)
+                 const char *snapshots, struct rpc_request *request, struct fault *fault)
 {
     struct sealing *sealing = calloc(1, sizeof *sealing);
     if (!sealing)
@@ -167,6 +174,7 @@ static int begin(struct image_seals *seals, const Godwit__OrderImageSeal *order,
     sealing->next = seals->first;
     seals->first = sealing;
     memcpy(sealing->vm_id, order->vm_id, strlen(order->vm_id) + 1);
+    sealing->snapshots = snapshots;
     sealing->request = request;
     sealing->begun_ns = world_now_ns();
     sealing->disk = disk_copy(order->disk);
@@ -183,13 +191,13 @@ static int begin(struct image_seals *seals, const Godwit__OrderImageSeal *order,
 }
 
 void image_seal_begin(struct image_seals *seals, const Godwit__OrderImageSeal *order,
-                      struct rpc_request *request)
+                      const char *snapshots, struct rpc_request *request)
 {
     struct fault fault = {0};
 
     int r = judge(order, &fault);
     if (r == 0)
-        r = begin(seals, order, request, &fault);
+        r = begin(seals, order, snapshots, request, &fault);
     if (r < 0)
         (void)rpc_reply_fault(request, &fault);
 }

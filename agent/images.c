@@ -216,9 +216,9 @@ void images_clone(struct images *images, const Godwit__OrderImageClone *order,
 }
 
 void images_seal(struct images *images, const Godwit__OrderImageSeal *order,
-                 struct rpc_request *request)
+                 const char *snapshots, struct rpc_request *request)
 {
-    image_seal_begin(images->seals, order, request);
+    image_seal_begin(images->seals, order, snapshots, request);
 }
 
 bool images_are_sealed_for(const struct images *images, const char *vm_id)

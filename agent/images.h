@@ -47,8 +47,9 @@ void images_fetch(struct images *images, const Godwit__OrderImageFetch *order,
                   struct rpc_request *request);
 void images_clone(struct images *images, const Godwit__OrderImageClone *order,
                   struct rpc_request *request);
+/* `snapshots`: their folder here, which must outlive the images; NULL: none. */
 void images_seal(struct images *images, const Godwit__OrderImageSeal *order,
-                 struct rpc_request *request);
+                 const char *snapshots, struct rpc_request *request);
 bool images_are_cloned_for(const struct images *images, const char *vm_id); /* just now */
 bool images_are_sealed_for(const struct images *images, const char *vm_id); /* just now */
 void images_remove(struct images *images, const Godwit__OrderImageRemove *order,

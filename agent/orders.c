@@ -1383,10 +1383,13 @@ static void begin_image_seal(struct orders *orders, const Godwit__OrderImageSeal
     }
     if (r == 0 && entry && (vm_entry_is_alive(entry) || entry->starting))
         r = fault_set(&fault, ERR_STATE, "it has a process here: its disk is being written");
+    if (r == 0)
+        r = check_no_replica(orders, order->vm_id, &fault);
     if (r < 0)
         reply_fault(request, &fault);
     else if (request)
-        images_seal(orders->images, order, request);
+        images_seal(orders->images, order,
+                    orders->snapshots ? snapshots_root(orders->snapshots) : NULL, request);
 }
 
 static void handle_image_seal(void *data, struct rpc *rpc, struct rpc_request *request,
