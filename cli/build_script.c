@@ -71,8 +71,8 @@ static const char head[] =
     " printf '@gw %s o %s %s %s\\n' \"$T\" \"$1\" $k \"$l\" >/dev/console; done; }\n"
     "fail() { say end $1 $2; say end $1 $2; exit 1; }\n" /* the one word that nothing makes up for
                                                           */
-    "step() { { sh -e $d/step 2>&1; echo $? >$d/code; } | tell $1; c=$(cat $d/code);"
-    " [ \"$c\" = 0 ] || fail $1 $c; say end $1 0; }\n"
+    "step() { rm -f $d/code; { sh -e $d/step 2>&1; echo $? >$d/code; } | tell $1;"
+    " c=$(cat $d/code); [ \"$c\" = 0 ] || fail $1 ${c:-255}; say end $1 0; }\n" /* 255: none came */
     "put() { base64 -d >$d/step || fail $1 127; }\n";
 
 /* What would make two VMs of the image one. */

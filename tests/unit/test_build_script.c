@@ -245,6 +245,48 @@ static void a_step_that_fails_is_the_last_one(void **state)
     godwit__build_file__free_unpacked(file, NULL);
 }
 
+/* Runs two steps, the second of which leaves no exit code; says with which it failed. */
+static void lose_code(const char *second)
+{
+    char text[512], output[4096], path[128];
+    struct build_core core;
+    (void)snprintf(text, sizeof text,
+                   "name: a\nimage: b\nkeep_identity: true\nsteps:\n"
+                   "  - run: echo one\n  - run: |\n      echo two\n      %s\n",
+                   second);
+    Godwit__BuildFile *file = parse(text);
+    char *said = run_script(file);
+    static const char *const left[] = {"work/step", "work/code"};
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", folder, left[i]);
+        (void)unlink(path);
+    }
+    (void)snprintf(path, sizeof path, "%s/work", folder);
+    (void)rmdir(path);
+    build_core_init(&core, "t0ken", 2, 0, 1000);
+    hear(said, &core, output, sizeof output);
+    if (core.state != BUILD_FAILED)
+        fail_msg("%s: state %d\n%s", second, core.state, said);
+    assert_string_equal(core.fault.text, "step 2 of 2 ended with exit code 255");
+    assert_string_equal(output, "1:one|2:two|");
+    free(said);
+    godwit__build_file__free_unpacked(file, NULL);
+}
+
+static void a_step_whose_shell_is_killed_has_not_the_code_of_the_one_before(void **state)
+{
+    (void)state;
+    lose_code("kill -9 $PPID");
+}
+
+static void a_step_whose_code_cannot_be_written_has_failed(void **state)
+{
+    (void)state;
+    char command[128];
+    (void)snprintf(command, sizeof command, "rm -rf %s/work", folder);
+    lose_code(command);
+}
+
 static void more_than_a_seed_takes_is_refused(void **state)
 {
     (void)state;
@@ -276,6 +318,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_script_tells_of_each_step_and_makes_its_files, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_step_that_fails_is_the_last_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_step_whose_shell_is_killed_has_not_the_code_of_the_one_before, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_step_whose_code_cannot_be_written_has_failed, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(more_than_a_seed_takes_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
