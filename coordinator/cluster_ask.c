@@ -15,6 +15,7 @@
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/post_policy.h"
@@ -694,6 +695,25 @@ static int act_upgrade(struct cluster *cluster, struct cluster_vm *vm, struct cl
     return 0;
 }
 
+/* Its host makes it before it is ever started: that it is STOPPED is no evidence that nothing is being made. */
+static int judge_copy_rm(const struct cluster *cluster, const struct cluster_vm *vm,
+                         struct cluster_now now, struct problem *problem)
+{
+    if (!dr_test_is_copy(vm) || host_answers(cluster, vm->own.owner, now) ||
+        dr_host_is_gone(cluster, vm->own.owner))
+        return 0;
+    const struct cluster_vm *original = cluster_vm(cluster, vm->spec->test_of);
+    (void)problem_set(problem, GW_HOST_DOWN,
+                      "%s is a test copy on %s, which does not answer and may be making it still",
+                      vm->spec->name, vm->own.owner);
+    add_place(cluster, vm, now, problem);
+    if (original && original->dr && dr_test_is_open(original->dr)) /* done when its host is back */
+        problem_hint(problem, "godwit dr test %s --end", vm->spec->name);
+    else
+        problem_hint(problem, "godwit host show %s", vm->own.owner);
+    return -1;
+}
+
 static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
                   struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                   struct cluster_todo *todo)
@@ -738,6 +758,8 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
 {
     struct cluster_vm *vm = cluster_find_vm(cluster, word, problem);
     if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0)
+        return -1;
+    if (verb == GODWIT__VM_VERB__VM_VERB_RM && judge_copy_rm(cluster, vm, now, problem) != 0)
         return -1;
     int r = -1;
     bool ends =

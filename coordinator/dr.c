@@ -70,6 +70,12 @@ static bool is_fenced(const struct cluster_host *host)
     return host && (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE);
 }
 
+bool dr_host_is_gone(const struct cluster *cluster, const char *name)
+{
+    const struct cluster_host *host = cluster_host(cluster, name);
+    return !host || is_fenced(host);
+}
+
 bool dr_will_be_lost(const struct cluster *cluster, const struct cluster_vm *vm)
 {
     bool may_run = vm->own.phase == OWN_RUN || vm->own.phase == OWN_STARTING;
@@ -670,10 +676,9 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
  * ends what it still runs, or the VM runs there again, as the one that counts. */
 static bool split_is_over(const struct cluster *cluster, const struct cluster_dr *dr)
 {
-    const struct cluster_host *host = cluster_host(cluster, dr->info->split_host);
     const struct own *own = &dr->vm->own;
     bool runs_there = own->phase == OWN_RUN && is_same(own->owner, dr->info->split_host);
-    return !host || is_fenced(host) || runs_there;
+    return runs_there || dr_host_is_gone(cluster, dr->info->split_host);
 }
 
 /* Given up by an operator's word: once its host is back it ends there, its files stay. Returns

@@ -1649,6 +1649,35 @@ static void vm_rm_of_the_copy_ends_the_test(void **ignored)
     assert_string_equal(test_of()->error, "");
 }
 
+/* Its agent may be making it still: a record that is dropped would leave that behind. */
+static void a_copy_whose_host_is_away_is_not_removed_by_its_record_alone(void **ignored)
+{
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    struct cluster_order making = world.queue[0];
+    assert_int_equal(making.kind, ORDER_REPLICA_COPY);
+    assert_int_equal(copy_replica(1, &making), 0); /* and its answer is lost */
+    world.up[1] = false;
+    lose(1);
+    restart();
+    turn_for(10000);
+    world.problem = (struct problem){0};
+    assert_int_equal(cluster_act(&world.cluster, "web-test", GODWIT__VM_VERB__VM_VERB_RM, true,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     -1);
+    apply();
+    assert_int_equal(world.problem.code, GW_HOST_DOWN);
+    assert_string_equal(world.problem.hint, "godwit dr test web-test --end");
+    assert_non_null(twin());
+    world.up[1] = true;
+    say_hello(1);
+    turn_until(test_is_over, "the test is over");
+    assert_null(twin());
+    assert_false(world.twin.exists);
+}
+
 static void the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later(void **ignored)
 {
     (void)ignored;
@@ -1915,6 +1944,7 @@ int main(void)
         TEST(a_name_that_is_taken_or_none_changes_nothing),
         TEST(a_copy_that_is_refused_or_does_not_start_is_taken_away),
         TEST(vm_rm_of_the_copy_ends_the_test),
+        TEST(a_copy_whose_host_is_away_is_not_removed_by_its_record_alone),
         TEST(the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later),
         TEST(a_copy_is_not_started_again_when_its_host_comes_back),
         TEST(unprotect_ends_a_test_first),
