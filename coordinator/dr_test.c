@@ -364,6 +364,19 @@ int dr_test_set_drill(struct cluster *cluster, const Godwit__DrRequest *request,
     return -1;
 }
 
+/* Another copy on the same target is made, started, watched or taken away: what it needs there is not counted yet,
+ * or not given back. One that runs for an operator counts as any VM does. */
+static const struct cluster_dr *find_before(const struct cluster *cluster, const struct cluster_dr *dr)
+{
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const struct cluster_dr *other = cluster->drs[i];
+        if (other != dr && dr_test_is_open(other) && !is_step(other, "runs") &&
+            is_same(other->info->test->host, dr->info->target))
+            return other;
+    }
+    return NULL;
+}
+
 /* The time is there, and it could be taken just now; what cannot is tried with the next tick. */
 static void drill_by_itself(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                             struct cluster_todo *todo)
@@ -372,7 +385,7 @@ static void drill_by_itself(struct cluster *cluster, struct cluster_dr *dr, stru
     struct problem problem = {0};
     uint64_t last = info->has_drilled_unix_ms ? info->drilled_unix_ms : info->created_unix_ms;
     if (!info->drill_every_ms || now.unix_ms < last + info->drill_every_ms ||
-        judge(cluster, dr, now, &problem) != 0 ||
+        judge(cluster, dr, now, &problem) != 0 || find_before(cluster, dr) ||
         begin(cluster, dr, NULL, true, now, &problem, todo) == 0)
         return;
     /* No room for it, or a name that is taken: told once, and tried when it is due again. */

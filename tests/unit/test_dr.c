@@ -394,7 +394,8 @@ static void lose(int h)
 static int copy_replica(int h, const struct cluster_order *order)
 {
     const struct process *process = &world.processes[h][vm_of(order->vm_id)];
-    const Godwit__DrTest *test = vm(0)->dr ? vm(0)->dr->info->test : NULL;
+    const struct cluster_vm *of = vm(vm_of(order->vm_id));
+    const Godwit__DrTest *test = of->dr ? of->dr->info->test : NULL;
     if (world.refuses_copy || !process->holds || strcmp(process->in_id, order->move_id) != 0 || !test)
         return ERR_STATE;
     assert_false(world.twin.exists);
@@ -454,7 +455,7 @@ static bool deliver_twin(struct cluster_order order)
     result.never_left = !world.up[h];
     world.orders[order.kind]++;
     copied.has_held_unix_ms = true;
-    copied.held_unix_ms = world.processes[h][0].held_ms;
+    copied.held_unix_ms = world.processes[h][makes ? vm_of(order.vm_id) : 0].held_ms;
     fill_twin(&status);
     if (err)
         result.fault = &fault;
@@ -1774,6 +1775,61 @@ static void drills_come_by_themselves_as_often_as_was_said(void **ignored)
     assert_int_equal(world.copies, copies);
 }
 
+static bool has_copy_open(const struct cluster_vm *vm)
+{
+    return vm->dr && dr_test_is_open(vm->dr) && strcmp(vm->dr->info->test->step, "runs") != 0;
+}
+
+/* None counts the memory of a copy that is not started yet. */
+static void drills_of_one_target_come_one_after_the_other(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL);
+    unsigned drilled[VMS] = {0};
+    bool was_open[VMS] = {false};
+    (void)ignored;
+    hold();
+    assert_int_equal(protect("db", "node2", NULL, 0, 0), 0);
+    request.vm = NULL;
+    request.has_drill_every_ms = true;
+    request.drill_every_ms = 100000;
+    request.group = (char *)(uintptr_t) "shop";
+    for (int v = 0; v < VMS; v++)
+        assert_int_equal(protect(vm_names[v], "node2", "shop", 0, 0), 0);
+    assert_int_equal(ask(&request), 0);
+    for (int i = 0; i < 1800; i++) {
+        turn();
+        bool is_open[VMS] = {has_copy_open(vm(0)), has_copy_open(vm(1))};
+        assert_false(is_open[0] && is_open[1]);
+        for (int v = 0; v < VMS; v++) {
+            drilled[v] += is_open[v] && !was_open[v];
+            was_open[v] = is_open[v];
+        }
+    }
+    assert_int_equal(drilled[0], 1);
+    assert_int_equal(drilled[1], 1);
+    for (int v = 0; v < VMS; v++)
+        assert_string_equal(vm(v)->dr->info->test->error, "");
+}
+
+/* One that runs for an operator is counted as any VM is. */
+static void a_drill_does_not_wait_for_a_test_that_runs(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL);
+    (void)ignored;
+    hold();
+    assert_int_equal(protect("db", "node2", NULL, 0, 0), 0);
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    request.vm = (char *)(uintptr_t) "db";
+    request.has_drill_every_ms = true;
+    request.drill_every_ms = DR_DRILL_EVERY_MS_MIN;
+    assert_int_equal(ask(&request), 0);
+    world.twin.exists = false; /* only one at a time here: the other one is not told of again */
+    for (int i = 0; i < 1000 && !vm(1)->dr->info->test; i++)
+        turn();
+    assert_non_null(vm(1)->dr->info->test);
+}
+
 static bool test_came_to_something(void)
 {
     return test_runs() || test_is_over();
@@ -1950,6 +2006,8 @@ int main(void)
         TEST(unprotect_ends_a_test_first),
         TEST(a_drill_watches_its_copy_and_takes_it_away),
         TEST(drills_come_by_themselves_as_often_as_was_said),
+        TEST(drills_of_one_target_come_one_after_the_other),
+        TEST(a_drill_does_not_wait_for_a_test_that_runs),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_failover_goes_on),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_test_leaves_no_copy),
     };
