@@ -10,6 +10,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -178,6 +179,18 @@ static int judge_running(const struct cluster *cluster, const struct cluster_vm 
     return 0;
 }
 
+/* Whatever is kept of it would keep it there, and the protection that it belongs to from ending. */
+static int judge_copy(const struct cluster *cluster, const struct cluster_vm *vm,
+                      struct cluster_now now, struct problem *problem)
+{
+    if (!dr_test_is_copy(vm))
+        return 0;
+    (void)wrong_state(cluster, vm, now, problem,
+                      "is the test copy of a replica, which is taken away whole: no snapshot is taken of it");
+    problem_hint(problem, "godwit dr test %s --end", vm->spec->name);
+    return -1;
+}
+
 static int judge_stopped(const struct cluster *cluster, const struct cluster_vm *vm,
                          const struct cluster_snapshot_ask *ask, struct cluster_now now,
                          struct problem *problem)
@@ -226,7 +239,8 @@ int cluster_snapshot_judge_take(struct cluster *cluster, const struct cluster_sn
 {
     struct cluster_vm *vm = cluster_find_vm(cluster, ask->vm, problem);
     struct cluster_snapshot_order order = {.vm = vm};
-    if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0)
+    if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0 ||
+        judge_copy(cluster, vm, now, problem) != 0)
         return -1;
     if (vm_spec_is_libvirt(vm->spec))
         return wrong_state(cluster, vm, now, problem,

@@ -17,6 +17,7 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_ha.h"
+#include "coordinator/cluster_snapshot.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_tell.h"
@@ -64,7 +65,7 @@ static struct {
         int h;
         uint64_t generation, vcpu_ns;
     } twin;
-    bool refuses_copy, refuses_twin, twin_stands, twin_is_busy;
+    bool refuses_copy, refuses_twin, twin_stands, twin_is_busy, twin_may_rest;
     unsigned copies;
     bool misses;         /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
@@ -420,13 +421,15 @@ static int order_twin(const struct cluster_order *order)
         world.twin.generation = order->generation;
         return 0;
     case ORDER_STOP:
-        assert_true(order->remove);
+        assert_true(order->remove || world.twin_may_rest);
         if (world.twin_is_busy) {
             world.twin_is_busy = false;
             return ERR_BUSY;
         }
-        if (is_it)
-            world.twin.exists = world.twin.runs = false;
+        if (is_it) {
+            world.twin.exists = !order->remove;
+            world.twin.runs = false;
+        }
         return 0; /* gone already is as wanted */
     case ORDER_STATUS:
         world.twin.vcpu_ns += is_it && world.twin.runs && !world.twin_stands ? NS_PER_MS : 0;
@@ -1650,6 +1653,41 @@ static void vm_rm_of_the_copy_ends_the_test(void **ignored)
     assert_string_equal(test_of()->error, "");
 }
 
+static int judge_snapshot(const char *name, bool with_memory)
+{
+    struct cluster_snapshot_order order;
+    const struct cluster_snapshot_ask snapshot = {.vm = name, .with_memory = with_memory};
+    world.problem = (struct problem){0};
+    return cluster_snapshot_judge_take(&world.cluster, &snapshot, now(), &order, &world.problem);
+}
+
+/* It would keep the copy from going, and with it the end of the protection. */
+static void no_snapshot_is_taken_of_a_copy(void **ignored)
+{
+    uint64_t ticket;
+    (void)ignored;
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    assert_int_equal(judge_snapshot("web-test", true), -1);
+    assert_int_equal(world.problem.code, GW_VM_STATE);
+    assert_non_null(strstr(world.problem.text, "test copy"));
+    assert_string_equal(world.problem.hint, "godwit dr test web-test --end");
+    world.twin_may_rest = true;
+    assert_int_equal(cluster_act(&world.cluster, "web-test", GODWIT__VM_VERB__VM_VERB_STOP, true,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_for(1000);
+    assert_int_equal(twin()->own.phase, OWN_STOPPED);
+    assert_int_equal(judge_snapshot("web-test", false), -1);
+    assert_non_null(strstr(world.problem.text, "test copy"));
+    assert_int_equal(end_test(), 0);
+    turn_until(test_is_over, "the test is over");
+    assert_int_equal(judge_snapshot("db", false), 0);
+    vm(1)->ticket = 0;
+}
+
 /* Its agent may be making it still: a record that is dropped would leave that behind. */
 static void a_copy_whose_host_is_away_is_not_removed_by_its_record_alone(void **ignored)
 {
@@ -2000,6 +2038,7 @@ int main(void)
         TEST(a_name_that_is_taken_or_none_changes_nothing),
         TEST(a_copy_that_is_refused_or_does_not_start_is_taken_away),
         TEST(vm_rm_of_the_copy_ends_the_test),
+        TEST(no_snapshot_is_taken_of_a_copy),
         TEST(a_copy_whose_host_is_away_is_not_removed_by_its_record_alone),
         TEST(the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later),
         TEST(a_copy_is_not_started_again_when_its_host_comes_back),
