@@ -138,7 +138,8 @@ static int make_spec(const struct cluster_dr *dr, const char *name, Godwit__VmSp
         disk->file = vm->spec->disks[i]->file;
         list[info.n_disks++] = disk;
     }
-    if (cluster_clone_make_spec(vm, &info, &ask, dr->info->disks_only, spec, problem) != 0)
+    /* Also where it boots: what its guest finds then is to be what a failover would show it, its seed too. */
+    if (cluster_clone_make_spec(vm, &info, &ask, false, spec, problem) != 0)
         return -1;
     for (size_t i = 0; i < spec->n_disks; i++) { /* a file that is not there is never made in silence */
         Godwit__DiskSpec *disk = spec->disks[i];

@@ -26,6 +26,7 @@
 #include "coordinator/rule.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
+#include "proto/vm_spec.h"
 
 enum { HOSTS = 3, VMS = 2, QUEUE_MAX = 64, TURNS_MAX = 4000 };
 
@@ -1587,6 +1588,32 @@ static void a_nic_of_a_copy_is_on_no_bridge(void **ignored)
     assert_string_not_equal(copied->mac, "52:54:00:00:00:01");
 }
 
+/* It would set itself up as another machine, which its VM's failover does not. */
+static void a_copy_of_disks_alone_boots_with_its_vms_own_seed(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_PROTECT);
+    Godwit__CloudInitSpec seed = GODWIT__CLOUD_INIT_SPEC__INIT;
+    char meta_data[VM_SPEC_META_SIZE];
+    (void)ignored;
+    request.to = (char *)(uintptr_t) "node2";
+    request.has_disks_only = request.disks_only = true;
+    assert_int_equal(ask(&request), 0);
+    turn_until(is_held, "held");
+    seed.user_data = (char *)(uintptr_t) "#cloud-config\n";
+    Godwit__VmSpec with = *vm(0)->spec;
+    with.cloud_init = &seed;
+    Godwit__VmSpec *whole = cluster_message_copy(&with.base);
+    godwit__vm_spec__free_unpacked(vm(0)->spec, NULL);
+    vm(0)->spec = whole;
+    vm_spec_meta_data(vm(0)->spec, "id-web", meta_data);
+    assert_int_equal(begin_test(), 0);
+
+    assert_string_equal(twin()->spec->cloud_init->user_data, seed.user_data);
+    assert_non_null(twin()->spec->cloud_init->meta_data);
+    assert_string_equal(twin()->spec->cloud_init->meta_data, meta_data);
+    assert_string_equal(twin()->suspended, "");
+}
+
 static void a_test_of_what_is_not_held_is_refused(void **ignored)
 {
     (void)ignored;
@@ -2034,6 +2061,7 @@ int main(void)
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on),
         TEST(a_test_starts_a_copy_of_its_own_and_leaves_the_protection_alone),
         TEST(a_nic_of_a_copy_is_on_no_bridge),
+        TEST(a_copy_of_disks_alone_boots_with_its_vms_own_seed),
         TEST(a_test_of_what_is_not_held_is_refused),
         TEST(a_name_that_is_taken_or_none_changes_nothing),
         TEST(a_copy_that_is_refused_or_does_not_start_is_taken_away),
