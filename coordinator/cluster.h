@@ -198,6 +198,8 @@ struct cluster_dr { /* a VM's replica on another host */
     uint64_t test_ns;    /* not before: its next step */
     uint64_t watch_ns;   /* a drill: since when its copy is seen to run; its end: that it waits was told */
     uint64_t watch_vcpu_ns; /* and what its vCPUs had run by then */
+    uint64_t drill_set_unix_ms; /* when drills were asked for; 0: in an earlier life */
+    uint64_t overdue_unix_ms;   /* since when there was none, as it was told; 0: it was not */
     char trouble[CLUSTER_REASON_SIZE]; /* why an end was not ready; "" */
     uint8_t psk[CLUSTER_PSK_BYTES];    /* one-time, drawn and wiped by the shell */
     char address[CLUSTER_ADDRESS_SIZE];

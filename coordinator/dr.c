@@ -89,8 +89,7 @@ bool dr_host_is_up(const struct cluster *cluster, const char *name, struct clust
            cluster_host_state(host, now.ns) != HOST_DOWN;
 }
 
-/* This coordinator has just begun: who is not here yet may be on its way. */
-static bool is_settling(const struct cluster *cluster, struct cluster_now now)
+bool dr_is_settling(const struct cluster *cluster, struct cluster_now now)
 {
     return now.ns - cluster->began_ns < SETTLE_MS * NS_PER_MS;
 }
@@ -472,7 +471,7 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
     if (dr_op_is(dr, "failback")) {
         begin_return(cluster, dr, todo);
     } else if (!dr_host_is_up(cluster, info->target, now)) {
-        if (!is_settling(cluster, now))
+        if (!dr_is_settling(cluster, now))
             fail_op(dr, "protect", now, todo, "%s does not answer", info->target);
     } else if (dr_op_is(dr, "planned")) {
         if (vm->own.phase != OWN_RUN || vm->job)
@@ -536,7 +535,7 @@ static void step_stop(struct cluster *cluster, struct cluster_dr *dr, struct clu
     }
     if (vm->own.phase == OWN_STOPPED && dr_host_is_up(cluster, dr->info->target, now))
         take(cluster, dr, now, todo);
-    else if (vm->own.phase == OWN_STOPPED && now.ns >= dr->next_ns && !is_settling(cluster, now))
+    else if (vm->own.phase == OWN_STOPPED && now.ns >= dr->next_ns && !dr_is_settling(cluster, now))
         fail_op(dr, "back", now, todo, "%s went away; %s starts cold on %s", dr->info->target,
                 dr->info->vm, dr->info->source);
     else if (vm->own.phase == OWN_RUN && now.ns >= dr->next_ns &&
@@ -628,7 +627,7 @@ static void step_back(struct cluster *cluster, struct cluster_dr *dr, struct clu
         cluster_put_own(vm, now, todo);
     }
     bool is_gone = !host || !ha_core_may_run(&host->ha) ||
-                   (cluster_host_state(host, now.ns) == HOST_DOWN && !is_settling(cluster, now));
+                   (cluster_host_state(host, now.ns) == HOST_DOWN && !dr_is_settling(cluster, now));
     if (vm->own.phase != OWN_STOPPED || is_gone) {
         dr_set_step(dr, "protect", todo);
     } else if (now.ns >= dr->next_ns) {
@@ -913,7 +912,7 @@ static void on_finished(struct cluster *cluster, struct cluster_dr *dr,
     if (!result->fault && result->protect && result->protect->finished) {
         if (!dr_host_is_up(cluster, dr->info->target, now)) {
             dr->next_ns = now.ns + AGAIN_MS * NS_PER_MS;
-            if (!is_settling(cluster, now))
+            if (!dr_is_settling(cluster, now))
                 dr_set_step(dr, "undo", todo);
             return;
         }

@@ -61,6 +61,8 @@ bool dr_is_down(const struct cluster_vm *vm);
 /* Its host is fenced, and the record is lost with one of the next ticks: so many at once. */
 bool dr_will_be_lost(const struct cluster *cluster, const struct cluster_vm *vm);
 bool dr_host_is_up(const struct cluster *cluster, const char *name, struct cluster_now now);
+/* This coordinator has just begun: who is not here yet may be on its way. */
+bool dr_is_settling(const struct cluster *cluster, struct cluster_now now);
 /* It is no host of the pool any more, or its life is fenced: what that did is over. */
 bool dr_host_is_gone(const struct cluster *cluster, const char *name);
 /* Both ends are linked, and what the replica lacks is what was written since its last checkpoint.

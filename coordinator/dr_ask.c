@@ -500,7 +500,7 @@ int dr_ask(struct cluster *cluster, const Godwit__DrRequest *request, struct clu
     case GODWIT__DR_VERB__DR_VERB_TEST_END:
         return dr_test_end(cluster, word(request->vm), now, problem, todo);
     case GODWIT__DR_VERB__DR_VERB_DRILL:
-        return dr_test_set_drill(cluster, request, problem, todo);
+        return dr_test_set_drill(cluster, request, now, problem, todo);
     case GODWIT__DR_VERB__DR_VERB_FAILOVER:
     case GODWIT__DR_VERB__DR_VERB_FAILBACK:
         return act(cluster, request, now, problem, todo);

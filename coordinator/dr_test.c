@@ -324,8 +324,10 @@ int dr_test_end(struct cluster *cluster, const char *word, struct cluster_now no
 }
 
 /* ---- drills ---- */
-static void set_drill(struct cluster_dr *dr, uint64_t every_ms, struct cluster_todo *todo)
+static void set_drill(struct cluster_dr *dr, uint64_t every_ms, struct cluster_now now,
+                      struct cluster_todo *todo)
 {
+    dr->drill_set_unix_ms = now.unix_ms;
     dr->info->has_drill_every_ms = true;
     dr->info->drill_every_ms = every_ms;
     dr_put(dr, todo);
@@ -338,7 +340,7 @@ static void set_drill(struct cluster_dr *dr, uint64_t every_ms, struct cluster_t
 }
 
 int dr_test_set_drill(struct cluster *cluster, const Godwit__DrRequest *request,
-                      struct problem *problem, struct cluster_todo *todo)
+                      struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
     bool has_group = is_given(request->group), has_vm = is_given(request->vm);
     size_t count = 0;
@@ -354,7 +356,7 @@ int dr_test_set_drill(struct cluster *cluster, const Godwit__DrRequest *request,
         struct cluster_dr *one = cluster->drs[i];
         if (has_vm ? one != dr : !is_same(one->info->group, request->group))
             continue;
-        set_drill(one, request->drill_every_ms, todo);
+        set_drill(one, request->drill_every_ms, now, todo);
         count++;
     }
     if (count > 0)
@@ -378,14 +380,23 @@ static const struct cluster_dr *find_before(const struct cluster *cluster, const
     return NULL;
 }
 
+static uint64_t last_drill(const Godwit__DrRecord *info)
+{
+    return info->has_drilled_unix_ms ? info->drilled_unix_ms : info->created_unix_ms;
+}
+
+static uint64_t passed_ms(struct cluster_now now, uint64_t since_unix_ms)
+{
+    return now.unix_ms > since_unix_ms ? now.unix_ms - since_unix_ms : 0;
+}
+
 /* The time is there, and it could be taken just now; what cannot is tried with the next tick. */
 static void drill_by_itself(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                             struct cluster_todo *todo)
 {
     const Godwit__DrRecord *info = dr->info;
     struct problem problem = {0};
-    uint64_t last = info->has_drilled_unix_ms ? info->drilled_unix_ms : info->created_unix_ms;
-    if (!info->drill_every_ms || now.unix_ms < last + info->drill_every_ms ||
+    if (!info->drill_every_ms || passed_ms(now, last_drill(info)) < info->drill_every_ms ||
         judge(cluster, dr, now, &problem) != 0 || find_before(cluster, dr) ||
         begin(cluster, dr, NULL, true, now, &problem, todo) == 0)
         return;
@@ -395,6 +406,28 @@ static void drill_by_itself(struct cluster *cluster, struct cluster_dr *dr, stru
     dr_put(dr, todo);
     cluster_todo_event(todo, info->vm_id, "alert: a drill of the replica of %s is not begun: %.180s",
                        info->vm, problem.text);
+}
+
+/* One that waits is nobody's failure, but a whole period late it is told: once, and by each coordinator. */
+static void tell_overdue(const struct cluster *cluster, struct cluster_dr *dr,
+                         struct cluster_now now, struct cluster_todo *todo)
+{
+    const Godwit__DrRecord *info = dr->info;
+    struct problem problem = {0};
+    uint64_t last = last_drill(info), every_ms = info->drill_every_ms;
+    uint64_t since = last > dr->drill_set_unix_ms ? last : dr->drill_set_unix_ms;
+    if (!every_ms || passed_ms(now, since) / 2 < every_ms || dr->overdue_unix_ms == since ||
+        dr_step_is(dr, "end") || dr_is_settling(cluster, now))
+        return;
+    const struct cluster_dr *before = find_before(cluster, dr);
+    if (judge(cluster, dr, now, &problem) == 0)
+        (void)problem_set(&problem, GW_DR_STATE, "the copy of %s goes before",
+                          before ? before->info->vm : "another");
+    dr->overdue_unix_ms = since;
+    cluster_todo_event(todo, info->vm_id,
+                       "alert: no drill of the replica of %s for %llu s, with one due every %llu s: %.120s",
+                       info->vm, (unsigned long long)(passed_ms(now, last) / 1000),
+                       (unsigned long long)(every_ms / 1000), problem.text);
 }
 
 /* ---- steps ---- */
@@ -545,5 +578,6 @@ bool dr_test_tick(struct cluster *cluster, struct cluster_dr *dr, struct cluster
 {
     uint64_t revision = dr->revision;
     step(cluster, dr, now, todo);
+    tell_overdue(cluster, dr, now, todo);
     return dr->revision != revision;
 }

@@ -30,7 +30,7 @@ int dr_test_begin(struct cluster *cluster, const Godwit__DrRequest *request,
 int dr_test_end(struct cluster *cluster, const char *word, struct cluster_now now,
                 struct problem *problem, struct cluster_todo *todo);
 int dr_test_set_drill(struct cluster *cluster, const Godwit__DrRequest *request,
-                      struct problem *problem, struct cluster_todo *todo);
+                      struct cluster_now now, struct problem *problem, struct cluster_todo *todo);
 
 /* ---- from dr ---- */
 /* True: the record was put, so nothing may drop it before that is carried out. */

@@ -68,6 +68,8 @@ static struct {
     } twin;
     bool refuses_copy, refuses_twin, twin_stands, twin_is_busy, twin_may_rest;
     unsigned copies;
+    unsigned overdue;    /* alerts: a drill was due for long */
+    char told[CLUSTER_REASON_SIZE]; /* the last of them */
     bool misses;         /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
     unsigned takes[VMS];
@@ -142,6 +144,13 @@ static void apply(void)
     if (is_death) {
         restart();
         return;
+    }
+    for (size_t i = 0; i < world.todo.put_count; i++) {
+        const struct cluster_put *put = &world.todo.puts[i];
+        if (put->kind != PUT_EVENT || strncmp(put->text, "alert: no drill of", 18) != 0)
+            continue;
+        world.overdue++;
+        WORDS_COPY(world.told, put->text);
     }
     for (size_t i = 0; i < world.todo.order_count; i++) {
         assert_true(world.queued < QUEUE_MAX);
@@ -1832,12 +1841,63 @@ static void drills_come_by_themselves_as_often_as_was_said(void **ignored)
     restart(); /* it is in the record */
     turn_for(350000);
     assert_in_range(world.copies, 3, 4);
+    assert_int_equal(world.overdue, 0);
     assert_true(test_is_over());
     request.drill_every_ms = 0;
     assert_int_equal(ask(&request), 0);
     unsigned copies = world.copies;
     turn_for(200000);
     assert_int_equal(world.copies, copies);
+}
+
+static int drill_every(uint64_t ms)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL);
+    request.has_drill_every_ms = true;
+    request.drill_every_ms = ms;
+    return ask(&request);
+}
+
+static void a_drill_that_is_overdue_by_a_period_is_told_once(void **ignored)
+{
+    (void)ignored;
+    hold();
+    turn_for(200000);
+    world.up[1] = false;
+    lose(1);
+    assert_int_equal(drill_every(60000), 0); /* due at once, as it was never drilled */
+    turn_for(110000);
+    assert_int_equal(world.overdue, 0);
+    turn_for(200000);
+    assert_int_equal(world.overdue, 1);
+    assert_non_null(strstr(world.told, "node2"));
+    world.up[1] = true;
+    say_hello(1);
+    turn_until(test_is_over, "it is drilled");
+    turn_for(100000);
+    assert_int_equal(world.overdue, 1);
+    turn_until(test_is_over, "it is drilled");
+    world.up[1] = false; /* once more */
+    lose(1);
+    turn_for(200000);
+    assert_int_equal(world.overdue, 2);
+    assert_int_equal(drill_every(0), 0);
+    turn_for(200000);
+    assert_int_equal(world.overdue, 2);
+}
+
+static void a_test_that_is_forgotten_does_not_keep_drills_away_in_silence(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_int_equal(drill_every(60000), 0);
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    turn_for(100000);
+    assert_int_equal(world.overdue, 0);
+    turn_for(100000);
+    assert_int_equal(world.overdue, 1);
+    assert_non_null(strstr(world.told, "web-test"));
 }
 
 static bool has_copy_open(const struct cluster_vm *vm)
@@ -2073,6 +2133,8 @@ int main(void)
         TEST(unprotect_ends_a_test_first),
         TEST(a_drill_watches_its_copy_and_takes_it_away),
         TEST(drills_come_by_themselves_as_often_as_was_said),
+        TEST(a_drill_that_is_overdue_by_a_period_is_told_once),
+        TEST(a_test_that_is_forgotten_does_not_keep_drills_away_in_silence),
         TEST(drills_of_one_target_come_one_after_the_other),
         TEST(a_drill_does_not_wait_for_a_test_that_runs),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_failover_goes_on),
