@@ -519,6 +519,21 @@ static void step_watch(struct cluster_dr *dr, struct cluster_vm *copy, struct cl
     (void)cluster_order_vm(copy, copy->own.owner, ORDER_STATUS, now, todo);
 }
 
+/* The protection ends, and the copy's host is fenced, maybe for good. Its record stays, so that a life that comes back
+ * after all is known for what it is. */
+static void give_up(struct cluster_dr *dr, const struct cluster_vm *copy, struct cluster_now now,
+                    struct cluster_todo *todo)
+{
+    Godwit__DrTest *test = dr->info->test;
+    cluster_todo_event(todo, dr->info->vm_id,
+                       "alert: the test copy %s is given up: %s, which has its disks, is fenced; "
+                       "godwit vm rm %s --stop forgets it",
+                       copy->spec->name, copy->own.owner, copy->spec->name);
+    test->has_ended_unix_ms = true;
+    test->ended_unix_ms = now.unix_ms;
+    set_step(dr, "over", todo);
+}
+
 static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct cluster_vm *copy,
                      struct cluster_now now, struct cluster_todo *todo)
 {
@@ -526,7 +541,13 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
     uint64_t ticket = 0;
     const struct cluster_host *host = cluster_host(cluster, copy->own.owner);
     bool is_away = host && !dr_host_is_up(cluster, host->name, now); /* with what it has of it */
-    if (dr->is_copying || copy->ticket || copy->job || is_away || now.ns < dr->test_ns)
+    if (dr->is_copying || copy->ticket || copy->job)
+        return;
+    if (is_away && dr_step_is(dr, "end") && dr_host_is_gone(cluster, host->name) && dr_is_down(copy)) {
+        give_up(dr, copy, now, todo);
+        return;
+    }
+    if (is_away || now.ns < dr->test_ns)
         return;
     dr->test_ns = now.ns + AGAIN_MS * NS_PER_MS;
     if (cluster_act(cluster, copy->id, GODWIT__VM_VERB__VM_VERB_RM, true, now, &ticket, &problem,

@@ -68,7 +68,7 @@ static struct {
     } twin;
     bool refuses_copy, refuses_twin, twin_stands, twin_is_busy, twin_may_rest;
     unsigned copies;
-    unsigned overdue;    /* alerts: a drill was due for long */
+    unsigned overdue, given_up; /* alerts: a drill was due for long; of a copy */
     char told[CLUSTER_REASON_SIZE]; /* the last of them */
     bool misses;         /* the link carries less than the guest writes */
     unsigned orders[64]; /* by kind, as delivered */
@@ -147,9 +147,12 @@ static void apply(void)
     }
     for (size_t i = 0; i < world.todo.put_count; i++) {
         const struct cluster_put *put = &world.todo.puts[i];
-        if (put->kind != PUT_EVENT || strncmp(put->text, "alert: no drill of", 18) != 0)
+        bool is_overdue = put->kind == PUT_EVENT && strstr(put->text, "alert: no drill of");
+        bool is_given_up = put->kind == PUT_EVENT && strstr(put->text, "alert: the test copy");
+        if (!is_overdue && !is_given_up)
             continue;
-        world.overdue++;
+        world.overdue += is_overdue;
+        world.given_up += is_given_up;
         WORDS_COPY(world.told, put->text);
     }
     for (size_t i = 0; i < world.todo.order_count; i++) {
@@ -1805,6 +1808,66 @@ static void unprotect_ends_a_test_first(void **ignored)
     assert_false(world.twin.exists);
 }
 
+/* The VM was taken over, and then the host that has it and the copy of its replica was lost for good. */
+static void lose_all_and_unprotect(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    hold();
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    power_off(0);
+    turn_for(10000);
+    assert_int_equal(failover(false, "node1", false), 0);
+    turn_until(is_away, "away");
+    power_off(1);
+    world.twin.runs = false;
+    turn_for(10000);
+    assert_int_equal(ask(&request), 0);
+    turn_for(20000);
+    assert_non_null(vm(0)->dr); /* it may come back */
+    assert_non_null(twin());
+    assert_int_equal(cluster_ha_confirm_down(&world.cluster, "node2", "node2", now(),
+                                             &world.problem, &world.todo),
+                     0);
+    apply();
+    turn_until(is_unprotected, "unprotected");
+}
+
+static void remove_copy(void)
+{
+    uint64_t ticket;
+    assert_int_equal(cluster_act(&world.cluster, "web-test", GODWIT__VM_VERB__VM_VERB_RM, true,
+                                 now(), &ticket, &world.problem, &world.todo),
+                     0);
+    apply();
+    turn();
+    assert_null(twin());
+}
+
+static void unprotect_gives_a_test_up_whose_host_is_lost_for_good(void **ignored)
+{
+    (void)ignored;
+    lose_all_and_unprotect();
+    assert_int_equal(world.given_up, 1);
+    assert_non_null(strstr(world.told, "node2"));
+    assert_non_null(strstr(world.told, "godwit vm rm web-test --stop"));
+    assert_true(dr_is_down(twin()));
+    remove_copy();
+}
+
+static void a_copy_that_was_given_up_goes_whole_when_its_host_is_back_after_all(void **ignored)
+{
+    (void)ignored;
+    lose_all_and_unprotect();
+    world.up[1] = true;
+    say_hello(1);
+    turn_for(10000);
+    assert_int_equal(twin()->own.phase, OWN_STOPPED);
+    assert_true(world.twin.exists);
+    remove_copy();
+    assert_false(world.twin.exists);
+}
+
 static int begin_drill(void)
 {
     Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL_NOW);
@@ -2131,6 +2194,8 @@ int main(void)
         TEST(the_real_one_is_taken_while_a_copy_runs_and_the_copy_ends_later),
         TEST(a_copy_is_not_started_again_when_its_host_comes_back),
         TEST(unprotect_ends_a_test_first),
+        TEST(unprotect_gives_a_test_up_whose_host_is_lost_for_good),
+        TEST(a_copy_that_was_given_up_goes_whole_when_its_host_is_back_after_all),
         TEST(a_drill_watches_its_copy_and_takes_it_away),
         TEST(drills_come_by_themselves_as_often_as_was_said),
         TEST(a_drill_that_is_overdue_by_a_period_is_told_once),
