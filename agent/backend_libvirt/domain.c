@@ -544,7 +544,12 @@ void domain_see(struct domain *domain, const struct domain_state *state)
 
 void domain_on_event(struct domain *domain, int event, int detail)
 {
-    struct domain_event step_event = {.type = DOMAIN_EVENT_SIGHT, .now_ns = world_now_ns()};
+    struct domain_event step_event = {
+        .type = DOMAIN_EVENT_SIGHT,
+        .now_ns = world_now_ns(),
+        /* Events come in their order; one of before the end of a migration's call may come after it. */
+        .seen = {.is_fresh = domain->core.phase == DOMAIN_PLAIN}};
+    bool was_off = domain->core.sight == SIGHT_OFF;
 
     if (virt_view_event(event, detail, &step_event.seen.sight, &step_event.seen.how)) {
         if (step_event.seen.sight == SIGHT_MIGRATING && domain->move.out)
@@ -558,6 +563,8 @@ void domain_on_event(struct domain *domain, int event, int detail)
             domain->core.phase != DOMAIN_INCOMING || step_event.seen.sight != SIGHT_MIGRATING;
         if (certain)
             domain_step(domain, &step_event);
+        if (was_off && domain->core.sight != SIGHT_OFF)
+            domain->epoch++;
     }
     if (!domain->is_over)
         look(domain);

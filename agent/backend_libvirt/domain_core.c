@@ -314,6 +314,11 @@ static void on_sight(struct domain_core *core, const struct domain_event *event,
 
     if (event->seen.sight == SIGHT_UNKNOWN)
         return; /* what was known last stands */
+    if (core->phase == DOMAIN_PLAIN && event->seen.sight == SIGHT_OFF && was != SIGHT_OFF &&
+        !event->seen.is_fresh) { /* of before its start, maybe */
+        todo->bits |= DOMAIN_TODO_LOOK;
+        return;
+    }
     core->sight = event->seen.sight;
     if (core->sight == SIGHT_OFF)
         core->how = event->seen.how;

@@ -44,7 +44,7 @@ struct domain {
     uint64_t seq;
     struct loop_timer *timer, *end_timer;
     struct domain_move move;
-    unsigned epoch; /* counts ends of migrations: what was seen before one is no news after it */
+    unsigned epoch; /* counts starts and ends of migrations: what was seen before one is no news after it */
     unsigned held_bits; /* of a todo that waits for libvirt's last word of a migration */
     bool is_looking, look_again, is_resuming, is_over, is_told_over, was_created;
     struct qemu_watch *watch;        /* inside the pause of a move away; else NULL */

@@ -112,6 +112,7 @@ static void started(struct domain *domain, struct domain_ask *ask)
     domain->was_created = true;
     domain_put_latch(domain);
     domain_saw(domain, ask);
+    domain->epoch++;
     domain_tell_reply(domain, ask->request);
 }
 

@@ -510,9 +510,24 @@ static void refuses_a_second_move_and_a_stop_meanwhile(void **state)
     assert_int_equal(step((struct domain_event){.type = DOMAIN_EVENT_STOP}), ERR_BUSY);
 }
 
+/* Asked for before it was started, answered after: as a look that stands behind others in libvirt. */
+static void what_was_seen_before_it_was_started_does_not_end_it(void **state)
+{
+    (void)state;
+    core = (struct domain_core){.sight = SIGHT_OFF};
+    see(SIGHT_RUNNING, HOW_UNKNOWN, true);
+    see(SIGHT_OFF, HOW_UNKNOWN, false);
+    assert_int_equal(core.phase, DOMAIN_PLAIN);
+    assert_int_equal(core.sight, SIGHT_RUNNING);
+    assert_true(todo.bits & DOMAIN_TODO_LOOK);
+    see(SIGHT_OFF, HOW_SHUTDOWN, true);
+    assert_int_equal(core.phase, DOMAIN_OVER);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_seen_before_it_was_started_does_not_end_it),
         cmocka_unit_test_setup(gives_only_when_the_domain_is_off_here, setup),
         cmocka_unit_test_setup(a_sight_of_before_the_end_of_libvirts_call_decides_nothing, setup),
         cmocka_unit_test_setup(rolls_back_when_libvirt_runs_it_on_and_tells_the_target, setup),
