@@ -262,24 +262,24 @@ static int lay_locked(struct guest_pager *pager, const struct pager_reader *read
                       const struct guest_index_frame *frame, uint32_t number, bool is_waited_for,
                       struct fault *fault)
 {
-    for (unsigned i = 0, run; i < reader->count; i += run ? run : 1) {
+    for (unsigned i = 0, run, laid; i < reader->count; i += run ? run : 1) {
         run = run_of(pager, reader, frame->first_page, number, i);
         if (run == 0)
             continue;
         uint64_t page = frame->first_page + reader->at[i];
         int r = page_faults_lay_run(&pager->faults, pager->ram->base + page * PAGE_BYTES,
-                                    reader->pages + (size_t)i * PAGE_BYTES, run, fault);
-        if (r == PAGE_FAULTS_E_THERE)
-            r = fault_set(fault, ERR_STATE, "page %llu of the guest is there before it was laid",
-                          (unsigned long long)page);
-        if (r < 0)
-            return r;
-        for (unsigned k = 0; k < run; k++) {
+                                    reader->pages + (size_t)i * PAGE_BYTES, run, &laid, fault);
+        for (unsigned k = 0; k < laid; k++) {
             pager->frame_of[page + k] = 0;
             pager->sum += page_digest_term(frame->region, page + k, reader->hashes[i + k]);
         }
-        pager->left -= run;
-        pager->fault_pages += is_waited_for ? run : 0;
+        pager->left -= laid;
+        pager->fault_pages += is_waited_for ? laid : 0;
+        if (r == PAGE_FAULTS_E_THERE)
+            r = fault_set(fault, ERR_STATE, "page %llu of the guest is there before it was laid",
+                          (unsigned long long)(page + laid));
+        if (r < 0)
+            return r;
     }
     return 0;
 }

@@ -73,25 +73,25 @@ static int judge(struct page_faults *faults, uint8_t *page, int error, struct fa
     return fault_set_errno(fault, err_from_errno(error), error, "laying a page of guest memory");
 }
 
-/* EAGAIN: the process's memory map is just being changed, maybe after some of them. */
+/* EAGAIN: the process's memory map is just being changed, or whatever else ended it after some of them. */
 int page_faults_lay_run(struct page_faults *faults, uint8_t *first, const uint8_t *bytes,
-                        unsigned pages, struct fault *fault)
+                        unsigned pages, unsigned *ret_laid, struct fault *fault)
 {
-    uint64_t left = (uint64_t)pages * PAGE_BYTES;
-    while (left > 0) {
-        struct uffdio_copy copy = {
-            .dst = (uintptr_t)first, .src = (uintptr_t)bytes, .len = left};
-        if (ioctl(faults->fd, UFFDIO_COPY, &copy) == 0)
+    for (*ret_laid = 0; *ret_laid < pages;) {
+        uint64_t at = (uint64_t)*ret_laid * PAGE_BYTES;
+        struct uffdio_copy copy = {.dst = (uintptr_t)first + at,
+                                   .src = (uintptr_t)bytes + at,
+                                   .len = (uint64_t)pages * PAGE_BYTES - at};
+        if (ioctl(faults->fd, UFFDIO_COPY, &copy) == 0) {
+            *ret_laid = pages;
             return 0;
-        if (errno != EAGAIN)
-            return judge(faults, first, errno, fault);
-        if (copy.copy > 0) {
-            first += copy.copy;
-            bytes += copy.copy;
-            left -= (uint64_t)copy.copy;
-        } else {
-            (void)sched_yield();
         }
+        if (errno != EAGAIN)
+            return judge(faults, first + at, errno, fault);
+        if (copy.copy > 0)
+            *ret_laid += (unsigned)((uint64_t)copy.copy / PAGE_BYTES);
+        else
+            (void)sched_yield();
     }
     return 0;
 }

@@ -35,9 +35,9 @@ int page_faults_read(struct page_faults *faults,
  * negative ERR_*. */
 int page_faults_lay(struct page_faults *faults, uint8_t *page, const uint8_t *bytes,
                     struct fault *fault);
-/* As many that follow each other: each is whole when it is there. */
+/* As many that follow each other: each is whole when it is there. Some may be, whatever it gives. */
 int page_faults_lay_run(struct page_faults *faults, uint8_t *first, const uint8_t *bytes,
-                        unsigned pages, struct fault *fault);
+                        unsigned pages, unsigned *ret_laid, struct fault *fault);
 int page_faults_lay_zero(struct page_faults *faults, uint8_t *page, struct fault *fault);
 
 #endif

@@ -5,12 +5,17 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -41,7 +46,7 @@ struct scene {
 
     pthread_mutex_t mutex; /* guards what was told */
     pthread_cond_t changed;
-    unsigned whole, lost;
+    unsigned whole, lost, ended; /* one of them */
     struct fault why;
 };
 
@@ -50,6 +55,7 @@ static void on_whole(void *data)
     struct scene *scene = data;
     pthread_mutex_lock(&scene->mutex);
     scene->whole++;
+    scene->ended++;
     pthread_cond_broadcast(&scene->changed);
     pthread_mutex_unlock(&scene->mutex);
 }
@@ -59,6 +65,7 @@ static void on_lost(void *data, const struct fault *fault)
     struct scene *scene = data;
     pthread_mutex_lock(&scene->mutex);
     scene->lost++;
+    scene->ended++;
     scene->why = *fault;
     pthread_cond_broadcast(&scene->changed);
     pthread_mutex_unlock(&scene->mutex);
@@ -330,6 +337,94 @@ static void a_read_error_is_told_as_damage_is(void **state)
     scene_deinit(&scene);
 }
 
+static struct page_faults watch(struct region *ram)
+{
+    struct page_faults faults = {.fd = -1};
+    struct fault fault = {0};
+    if (page_faults_open(&faults, &fault) < 0 ||
+        page_faults_watch(&faults, ram->base, ram->pages * PAGE_BYTES, &fault) < 0)
+        fail_msg("%s", fault.text);
+    return faults;
+}
+
+static void a_run_that_ends_early_tells_what_it_laid(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    struct region *ram = &fake_guest_guest(scene.to)->regions[0];
+    struct page_faults faults = watch(ram);
+    uint8_t *bytes = mmap(NULL, 8 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(bytes != MAP_FAILED);
+    memset(bytes, 7, 8 * PAGE_BYTES);
+    assert_int_equal(mprotect(bytes + 5 * PAGE_BYTES, 3 * PAGE_BYTES, PROT_NONE), 0);
+    unsigned laid = 99;
+
+    assert_true(page_faults_lay_run(&faults, ram->base, bytes, 8, &laid, &scene.fault) < 0);
+    assert_int_equal(laid, 5);
+    assert_int_equal(page_faults_lay_run(&faults, ram->base + 5 * PAGE_BYTES, bytes, 5, &laid, &scene.fault), 0);
+    assert_int_equal(laid, 5);
+
+    assert_true(ram->base[0] == 7 && ram->base[10 * PAGE_BYTES - 1] == 7);
+    assert_int_equal(munmap(bytes, 8 * PAGE_BYTES), 0);
+    page_faults_close(&faults);
+    scene_deinit(&scene);
+}
+
+/* A file system in memory that is in no folder, with room for so many pages. -1: this process may not. */
+static int make_small_memory(unsigned pages)
+{
+    char size[32];
+    (void)snprintf(size, sizeof size, "%llu", (unsigned long long)pages * PAGE_BYTES);
+    AUTO_FD int context = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (context < 0)
+        return -1;
+    assert_int_equal(fsconfig(context, FSCONFIG_SET_STRING, "size", size, 0), 0);
+    assert_int_equal(fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0), 0);
+    return fsmount(context, FSMOUNT_CLOEXEC, 0);
+}
+
+static void await_full(int folder_fd)
+{
+    struct statfs room;
+    do {
+        (void)sched_yield();
+        assert_int_equal(fstatfs(folder_fd, &room), 0);
+    } while (room.f_bfree > 0);
+}
+
+static void memory_that_runs_out_amid_a_run_is_waited_for(void **state)
+{
+    (void)state;
+    struct scene scene;
+    int folder_fd = make_small_memory(PAGES);
+    if (folder_fd < 0)
+        skip();
+    scene_init_filled(&scene, FAKE_FILL_RANDOM);
+    struct region *ram = &fake_guest_guest(scene.to)->regions[0];
+    int others_fd = openat(folder_fd, "others", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int ram_fd = openat(folder_fd, "ram", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(others_fd >= 0 && ram_fd >= 0 && ftruncate(ram_fd, PAGES * PAGE_BYTES) == 0);
+    assert_int_equal(fallocate(others_fd, 0, 0, (PAGES - 101) * PAGE_BYTES), 0);
+    assert_true(mmap(ram->base, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                     ram_fd, 0) == ram->base);
+    begin_to_run(&scene);
+
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await_full(folder_fd);
+    assert_int_equal(ftruncate(others_fd, 0), 0);
+    await(&scene, &scene.ended);
+
+    if (scene.lost)
+        fail_msg("%s", scene.why.text);
+    scene.pager = guest_pager_free(scene.pager);
+    assert_true(fake_guest_compare(scene.from, scene.to) == UINT64_MAX);
+    scene_deinit(&scene);
+    (void)close(ram_fd);
+    (void)close(others_fd);
+    (void)close(folder_fd);
+}
+
 static void a_file_that_is_cut_under_it_is_told(void **state)
 {
     (void)state;
@@ -461,6 +556,8 @@ int main(void)
         cmocka_unit_test(a_damaged_frame_is_told_and_nobody_sees_its_pages),
         cmocka_unit_test(who_waits_for_a_damaged_page_is_not_let_go),
         cmocka_unit_test(a_read_error_is_told_as_damage_is),
+        cmocka_unit_test(a_run_that_ends_early_tells_what_it_laid),
+        cmocka_unit_test(memory_that_runs_out_amid_a_run_is_waited_for),
         cmocka_unit_test(a_file_that_is_cut_under_it_is_told),
         cmocka_unit_test(what_is_wrong_is_refused_before_anything_runs),
         cmocka_unit_test(a_file_without_an_index_is_left_to_be_read_as_a_whole),
