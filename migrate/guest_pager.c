@@ -24,6 +24,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/failpoint.h"
+#include "base/log.h"
 #include "base/own.h"
 #include "base/thread.h"
 #include "base/world.h"
@@ -41,9 +42,13 @@
 
 enum {
     NOMEM_WAIT_MS = 10,
+    AGAIN_MS_MIN = 100,
+    AGAIN_MS_MAX = 4000,
     FRAME_BYTES_MAX = PAGE_FRAME_HEAD_MAX + PAGE_FRAME_BODY_MAX,
     PAGES_BYTES = PAGE_FRAME_PAGES_MAX * PAGE_BYTES,
 };
+
+enum { PAGER_E_STOPPED = 1 };
 
 enum pager_stage { STAGE_LOADING, STAGE_RUNNING, STAGE_WHOLE };
 
@@ -76,8 +81,8 @@ struct guest_pager {
     pthread_mutex_t mutex; /* guards all below; held while a page is laid */
     uint32_t *frame_of; /* owned, mmap'ed; a page's frame, plus 1 */
     enum pager_stage stage;
-    bool is_lost;
-    struct fault fault; /* why */
+    bool is_lost, is_told; /* that it reads again */
+    struct fault fault; /* why it is lost */
     uint64_t left, sum, fault_pages, whole_ns;
 
     uint64_t faults_heard; /* atomic */
@@ -237,12 +242,48 @@ static bool is_lost(struct guest_pager *pager)
     return lost;
 }
 
-/* Wait a little for memory; true: it is stopped. */
-static bool wait_for_memory(struct guest_pager *pager)
+/* True: it is stopped. */
+static bool wait_ms(struct guest_pager *pager, int ms)
 {
     struct pollfd stop = {.fd = pager->stop_fd, .events = POLLIN};
 
-    return poll(&stop, 1, NOMEM_WAIT_MS) > 0;
+    return poll(&stop, 1, ms) > 0;
+}
+
+/* ---- a store that fails and comes back ---- */
+/* Before the guest runs nothing is lost: it is refused, and its file is as good as before. */
+static bool may_read_again(struct guest_pager *pager, const struct fault *fault)
+{
+    pthread_mutex_lock(&pager->mutex);
+    bool may = pager->stage == STAGE_RUNNING && !pager->is_lost && pager->config.patience_ms > 0;
+    bool is_first = may && !pager->is_told;
+    pager->is_told |= is_first;
+    pthread_mutex_unlock(&pager->mutex);
+    if (is_first)
+        log_warn("pager", "tries again for up to %u ms vm=%s: %s", pager->config.patience_ms,
+                 pager->config.guest->vm_id, fault->text);
+    return may;
+}
+
+/* Nobody has been given anything instead of it. */
+static int read_patiently(struct guest_pager *pager, struct pager_reader *reader,
+                          const struct guest_index_frame *frame, bool is_waited_for,
+                          struct fault *fault)
+{
+    uint64_t until_ns = 0;
+
+    for (int ms = AGAIN_MS_MIN;; ms = ms < AGAIN_MS_MAX / 2 ? ms * 2 : AGAIN_MS_MAX) {
+        int r = is_waited_for ? 0 : failpoint_check(FAILPOINT_PAGER_READ, fault);
+        if (r == 0)
+            r = read_frame(pager, reader, frame, fault);
+        if (r != ERR_IO || !may_read_again(pager, fault) || (until_ns && world_now_ns() >= until_ns))
+            return r;
+        if (!until_ns) /* the first error may have taken its time */
+            until_ns = world_now_ns() + pager->config.patience_ms * NS_PER_MS;
+        if (wait_ms(pager, ms))
+            return PAGER_E_STOPPED;
+        *fault = (struct fault){0};
+    }
 }
 
 /* Under the mutex: pages of the reader's frame that are still to come, as far as they follow each other. */
@@ -290,7 +331,7 @@ static int bring(struct guest_pager *pager, struct pager_reader *reader, uint32_
 {
     const struct guest_index_frame *frame = &pager->index.frames[number - 1];
 
-    int r = read_frame(pager, reader, frame, fault);
+    int r = read_patiently(pager, reader, frame, is_waited_for, fault);
     while (r == 0) {
         pthread_mutex_lock(&pager->mutex);
         r = pager->faults.fd < 0 ? 0
@@ -299,10 +340,10 @@ static int bring(struct guest_pager *pager, struct pager_reader *reader, uint32_
         if (r != ERR_NOMEM)
             return r;
         r = 0;
-        if (wait_for_memory(pager))
+        if (wait_ms(pager, NOMEM_WAIT_MS))
             return 0;
     }
-    return r;
+    return r == PAGER_E_STOPPED ? 0 : r;
 }
 
 /* ---- who waits --------------------------------------------------------------------------------- */
@@ -320,7 +361,7 @@ static int hear_page(struct guest_pager *pager, uint64_t page, struct fault *fau
             return bring(pager, &pager->fault_reader, number, true, fault);
         if (r != ERR_NOMEM)
             return r < 0 ? r : 0;
-        if (wait_for_memory(pager))
+        if (wait_ms(pager, NOMEM_WAIT_MS))
             return 0;
     }
 }
@@ -422,9 +463,7 @@ static void *read_run(void *data)
         uint32_t number = (uint32_t)i + 1;
         if (!is_to_come(pager, number))
             continue;
-        r = failpoint_check(FAILPOINT_PAGER_READ, &fault);
-        if (r == 0)
-            r = bring(pager, &pager->file_reader, number, false, &fault);
+        r = bring(pager, &pager->file_reader, number, false, &fault);
     }
     if (r == 0)
         r = be_whole(pager, &fault);

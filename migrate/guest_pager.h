@@ -26,6 +26,7 @@ struct guest_pager_config {
     struct guest *guest; /* borrowed, must outlive it; its memory is untouched */
     const struct guest_label *expected;
     int fd; /* borrowed for the call */
+    uint32_t patience_ms; /* once it runs a read that fails is tried again for so long before its pages are lost */
     void (*whole)(void *data);
     void (*lost)(void *data, const struct fault *fault); /* once */
     void *data;

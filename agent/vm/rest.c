@@ -10,6 +10,8 @@
 #include "migrate/guest.h"
 #include "migrate/guest_pager.h"
 
+enum { PATIENCE_MS = 30000 }; /* a store that is away for a moment comes back */
+
 struct rest {
     struct rest_config config;
     int fd;
@@ -29,6 +31,7 @@ static int load_lazily(struct rest *rest, struct fault *fault)
         .guest = config->guest,
         .expected = &config->label,
         .fd = rest->fd,
+        .patience_ms = PATIENCE_MS,
         .whole = config->whole,
         .lost = config->lost,
         .data = config->data,

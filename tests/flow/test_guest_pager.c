@@ -42,6 +42,7 @@ struct scene {
     struct fake_guest *from, *to;
     int fd;
     struct guest_pager *pager;
+    uint32_t patience_ms;
     struct fault fault;
 
     pthread_mutex_t mutex; /* guards what was told */
@@ -108,6 +109,7 @@ static int begin(struct scene *scene)
     const struct guest_pager_config config = {.guest = fake_guest_guest(scene->to),
                                               .expected = &label,
                                               .fd = scene->fd,
+                                              .patience_ms = scene->patience_ms,
                                               .whole = on_whole,
                                               .lost = on_lost,
                                               .data = scene};
@@ -337,6 +339,75 @@ static void a_read_error_is_told_as_damage_is(void **state)
     scene_deinit(&scene);
 }
 
+/* The third read fails so often. */
+static void arm_errors(unsigned count)
+{
+    char spec[FAILPOINT_SPEC_MAX] = "";
+    struct fault fault = {0};
+    for (unsigned i = 0; i < count; i++) {
+        size_t at = strlen(spec);
+        (void)snprintf(spec + at, sizeof spec - at, "pager.read=error@3\n");
+    }
+    if (failpoint_arm(spec, &fault) < 0)
+        fail_msg("%s", fault.text);
+}
+
+static void a_read_that_fails_is_tried_again(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.patience_ms = 3600 * 1000;
+    begin_to_run(&scene);
+
+    arm_errors(3);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.ended);
+
+    assert_true(scene.whole == 1 && scene.lost == 0);
+    assert_int_equal(failpoint_arm("", &scene.fault), 0);
+    scene.pager = guest_pager_free(scene.pager);
+    assert_true(fake_guest_compare(scene.from, scene.to) == UINT64_MAX);
+    scene_deinit(&scene);
+}
+
+static void a_read_that_fails_again_and_again_is_told_once(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.patience_ms = 200;
+    begin_to_run(&scene);
+
+    arm_errors(FAILPOINT_ARMED_MAX);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    await(&scene, &scene.ended);
+
+    assert_true(scene.whole == 0 && scene.lost == 1 && scene.why.code == ERR_IO);
+    assert_int_equal(failpoint_arm("", &scene.fault), 0);
+    scene_deinit(&scene);
+}
+
+static void one_that_tries_again_can_be_freed(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_init(&scene);
+    scene.patience_ms = 3600 * 1000;
+    begin_to_run(&scene);
+    unsigned before = failpoint_hits(FAILPOINT_PAGER_READ);
+
+    arm_errors(FAILPOINT_ARMED_MAX);
+    assert_int_equal(guest_pager_run(scene.pager, &scene.fault), 0);
+    while (failpoint_hits(FAILPOINT_PAGER_READ) - before < 2)
+        (void)sched_yield();
+    scene.pager = guest_pager_free(scene.pager);
+
+    assert_true(scene.ended == 0);
+    assert_int_equal(failpoint_arm("", &scene.fault), 0);
+    scene_deinit(&scene);
+}
+
 static struct page_faults watch(struct region *ram)
 {
     struct page_faults faults = {.fd = -1};
@@ -556,6 +627,9 @@ int main(void)
         cmocka_unit_test(a_damaged_frame_is_told_and_nobody_sees_its_pages),
         cmocka_unit_test(who_waits_for_a_damaged_page_is_not_let_go),
         cmocka_unit_test(a_read_error_is_told_as_damage_is),
+        cmocka_unit_test(a_read_that_fails_is_tried_again),
+        cmocka_unit_test(a_read_that_fails_again_and_again_is_told_once),
+        cmocka_unit_test(one_that_tries_again_can_be_freed),
         cmocka_unit_test(a_run_that_ends_early_tells_what_it_laid),
         cmocka_unit_test(memory_that_runs_out_amid_a_run_is_waited_for),
         cmocka_unit_test(a_file_that_is_cut_under_it_is_told),

@@ -173,10 +173,22 @@ def a_damaged_frame_holds_it_still_for_good(pool):
     pool.verify("sleeper")
 
 
-def a_read_error_does_so_as_well(pool):
+def a_read_error_that_passes_is_nothing_to_it(pool):
     need_sleeper(pool)
     suspend(pool)
-    arm(pool, "pager.read=error@30\n")
+    wholes = log_of(pool).count("has all of its memory")
+    arm(pool, "pager.read=error@30\n" * 2)
+    pool.godwit("vm", "resume", "--lazy", "sleeper")
+    wait_whole(pool, count=wholes + 1)
+    arm(pool, "")
+    expect("tries again" in log_of(pool), "nothing is said of it")
+    pool.verify("sleeper")
+
+
+def a_read_error_that_stays_does_so_as_well(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    arm(pool, "pager.read=error@30\n" * 16)  # the same one, for longer than it tries
     pool.godwit("vm", "resume", "--lazy", "sleeper")
     stands_still_and_says_why(pool, "pager.read")
     arm(pool, "")
@@ -246,6 +258,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
-     a_read_error_does_so_as_well,
+     a_read_error_that_passes_is_nothing_to_it,
+     a_read_error_that_stays_does_so_as_well,
      a_snapshot_comes_back_and_is_kept_meanwhile,
      the_time_to_run_is_printed_beside_an_eager_one], failpoints=True)

@@ -66,8 +66,10 @@ static void a_spec_that_asks_for_what_may_not_be_is_refused_whole(void **state)
     expect_refused("source.state=drop\nsource.hello=kil", "has no action 'kil'");
     expect_refused("source.hello=drop\nsource.hello=drop\nsource.hello=drop\nsource.hello=drop\n"
                    "source.hello=drop\nsource.hello=drop\nsource.hello=drop\nsource.hello=drop\n"
+                   "source.hello=drop\nsource.hello=drop\nsource.hello=drop\nsource.hello=drop\n"
+                   "source.hello=drop\nsource.hello=drop\nsource.hello=drop\nsource.hello=drop\n"
                    "source.hello=drop\n",
-                   "more than 8 failpoints");
+                   "more than 16 failpoints");
 }
 
 static void a_hit_stands_in_the_file_and_is_not_repeated_by_who_reads_it_next(void **state)
