@@ -81,6 +81,8 @@ struct guest_pager {
     pthread_mutex_t mutex; /* guards all below; held while a page is laid */
     uint32_t *frame_of; /* owned, mmap'ed; a page's frame, plus 1 */
     enum pager_stage stage;
+    pthread_cond_t changed; /* goes, ends */
+    bool goes, ends;        /* the thread that reads the rest may begin; is to end */
     bool is_lost, is_told; /* that it reads again */
     struct fault fault; /* why it is lost */
     uint64_t left, sum, fault_pages, whole_ns;
@@ -449,6 +451,17 @@ static int be_whole(struct guest_pager *pager, struct fault *fault)
                            "the pages of the guest's file are not those that were written");
 }
 
+/* It is there before the guest runs, when it may still be refused. */
+static bool wait_to_go(struct guest_pager *pager)
+{
+    pthread_mutex_lock(&pager->mutex);
+    while (!pager->goes && !pager->ends)
+        pthread_cond_wait(&pager->changed, &pager->mutex);
+    bool goes = !pager->ends;
+    pthread_mutex_unlock(&pager->mutex);
+    return goes;
+}
+
 static void *read_run(void *data)
 {
     struct guest_pager *pager = data;
@@ -456,6 +469,8 @@ static void *read_run(void *data)
     int r = 0;
 
     thread_begin("pager");
+    if (!wait_to_go(pager))
+        return NULL;
     thread_give_way(); /* to the guest that runs already */
     for (uint64_t i = 0; r == 0 && i < pager->index.count; i++) {
         if (is_stopped(pager) || is_lost(pager))
@@ -608,6 +623,15 @@ static int start_hearing(struct guest_pager *pager, struct fault *fault)
     return 0;
 }
 
+static int start_reading(struct guest_pager *pager, struct fault *fault)
+{
+    int error = pthread_create(&pager->read_thread, NULL, read_run, pager);
+    if (error)
+        return fault_set_errno(fault, ERR_NOMEM, error, "no thread to read a guest's file");
+    pager->reads = true;
+    return 0;
+}
+
 static int begin(struct guest_pager *pager, struct fault *fault)
 {
     int r = find_ram(pager, fault);
@@ -630,7 +654,9 @@ static int begin(struct guest_pager *pager, struct fault *fault)
         r = read_machine(pager, fault);
     if (r == 0)
         r = start_hearing(pager, fault); /* last of what may be refused */
-    return r < 0 ? r : place_others(pager, fault);
+    if (r == 0)
+        r = place_others(pager, fault);
+    return r < 0 ? r : start_reading(pager, fault);
 }
 
 int guest_pager_new(struct guest_pager **ret_pager, const struct guest_pager_config *config,
@@ -640,6 +666,7 @@ int guest_pager_new(struct guest_pager **ret_pager, const struct guest_pager_con
     if (!fresh)
         return fault_set(fault, ERR_NOMEM, "no memory to read a guest's file");
     pthread_mutex_init(&fresh->mutex, NULL);
+    pthread_cond_init(&fresh->changed, NULL);
     fresh->faults.fd = fresh->fd = fresh->stop_fd = -1;
     fresh->config = *config;
     fresh->begun_ns = world_now_ns();
@@ -692,14 +719,12 @@ int guest_pager_commit(struct guest_pager *pager, struct fault *fault)
     return r;
 }
 
-int guest_pager_run(struct guest_pager *pager, struct fault *fault)
+void guest_pager_run(struct guest_pager *pager)
 {
-    assert(!pager->reads);
-    int error = pthread_create(&pager->read_thread, NULL, read_run, pager);
-    if (error)
-        return fault_set_errno(fault, ERR_NOMEM, error, "no thread to read a guest's file");
-    pager->reads = true;
-    return 0;
+    pthread_mutex_lock(&pager->mutex);
+    pager->goes = true;
+    pthread_cond_signal(&pager->changed);
+    pthread_mutex_unlock(&pager->mutex);
 }
 
 void guest_pager_counts(const struct guest_pager *pager, struct guest_pager_counts *ret_counts)
@@ -727,6 +752,10 @@ struct guest_pager *guest_pager_free(struct guest_pager *pager)
     const uint64_t one = 1;
     if (pager->hears)
         (void)!write(pager->stop_fd, &one, sizeof one); /* it has room: nobody else writes to it */
+    pthread_mutex_lock(&pager->mutex);
+    pager->ends = true;
+    pthread_cond_signal(&pager->changed);
+    pthread_mutex_unlock(&pager->mutex);
     if (pager->reads)
         pthread_join(pager->read_thread, NULL);
     if (pager->hears)
@@ -742,6 +771,7 @@ struct guest_pager *guest_pager_free(struct guest_pager *pager)
     free(pager->machine);
     close_p(&pager->fd);
     close_p(&pager->stop_fd);
+    pthread_cond_destroy(&pager->changed);
     pthread_mutex_destroy(&pager->mutex);
     free(pager);
     return NULL;

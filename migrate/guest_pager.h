@@ -45,7 +45,7 @@ int guest_pager_new(struct guest_pager **ret_pager, const struct guest_pager_con
                     struct fault *fault);
 int guest_pager_load(struct guest_pager *pager, struct fault *fault);
 int guest_pager_commit(struct guest_pager *pager, struct fault *fault);
-int guest_pager_run(struct guest_pager *pager, struct fault *fault);
+void guest_pager_run(struct guest_pager *pager);
 void guest_pager_counts(const struct guest_pager *pager, struct guest_pager_counts *ret_counts); /* any thread */
 /* Of one that is whole, or whose guest stands still and never runs again: who still waits reads zeros. */
 struct guest_pager *guest_pager_free(struct guest_pager *pager);

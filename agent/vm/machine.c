@@ -715,7 +715,7 @@ static void restored(void *data, const struct guest_file_counts *counts, const s
             (void)guest_port_take_counters(machine->port, &machine->counters); /* else from zero */
         machine->paused = guest_port_stays_paused(machine->port);
         if (machine->pager)
-            (void)guest_pager_run(machine->pager, &words); /* it runs already */
+            guest_pager_run(machine->pager); /* it runs already */
         else if (!machine->paused)
             (void)guest_port_resume(machine->port, &words);
     }
