@@ -185,14 +185,17 @@ void build_core_attached(struct build_core *core)
     core->line_used = 0;
 }
 
-void build_core_ended(struct build_core *core, const char *reason, struct build_todo *ret_todo)
+void build_core_ended(struct build_core *core, bool is_crash, const char *reason,
+                      struct build_todo *ret_todo)
 {
     *ret_todo = (struct build_todo){0};
-    if (core->state == BUILD_ENDS) {
+    if (core->state == BUILD_ENDS && !is_crash) {
         core->state = BUILD_OVER;
         ret_todo->news = BUILD_NEWS_OVER;
     } else if (is_live(core)) {
-        (void)fault_set(&core->fault, ERR_REFUSED, "the guest ended before it was done%s%.200s",
+        (void)fault_set(&core->fault, ERR_REFUSED, "the guest %s%s%.200s",
+                        core->state == BUILD_ENDS ? "was done but did not switch itself off"
+                                                  : "ended before it was done",
                         reason && reason[0] ? ": " : "", reason ? reason : "");
         failed(core, ret_todo);
     }

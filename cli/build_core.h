@@ -4,7 +4,7 @@
  * Thread: any; no clock, no I/O.
  *
  *   BOOTS --hello--> STEPS --begin N, end N 0 ...--> STEPS --done--> ENDS --the VM is off--> OVER
- *     ` time, an end before its time, a step's exit code, a step that there is not: FAILED
+ *     ` time, an end before its time, a crash, a step's exit code, a step that there is not: FAILED
  *
  * A console that was attached again begins with what it said before, of which the oldest may be
  * missing: words that come twice are passed over, a later word tells what the missing ones were
@@ -62,8 +62,10 @@ size_t build_core_take(struct build_core *core, const uint8_t *bytes, size_t cou
                        struct build_todo *ret_todo);
 /* What comes next is no continuation of what came: the line that was begun is given up. */
 void build_core_attached(struct build_core *core);
-/* The VM is off, or gone: `reason` in words. */
-void build_core_ended(struct build_core *core, const char *reason, struct build_todo *ret_todo);
+/* The VM is off, or (`is_crash`) crashed or gone, when not all that it wrote may be on its disk; `reason`
+ * in words. */
+void build_core_ended(struct build_core *core, bool is_crash, const char *reason,
+                      struct build_todo *ret_todo);
 void build_core_tick(struct build_core *core, uint64_t now_ms, struct build_todo *ret_todo);
 
 #endif

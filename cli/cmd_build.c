@@ -393,14 +393,14 @@ static void read_log(struct build *build)
     godwit__logs_reply__free_unpacked(reply, NULL);
 }
 
-static void ended(struct build *build, const char *reason)
+static void ended(struct build *build, bool is_crash, const char *reason)
 {
     struct build_todo todo;
 
     build->is_off = true;
     if (build->core.state == BUILD_BOOTS || build->core.state == BUILD_STEPS)
         read_log(build);
-    build_core_ended(&build->core, reason, &todo);
+    build_core_ended(&build->core, is_crash, reason, &todo);
 }
 
 /* Is it off? What cannot be asked now is asked again. */
@@ -415,13 +415,14 @@ static void look(struct build *build)
     int r = client_call(build->client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
                         CLIENT_CALL_MS, &list, &fault);
     if (r == ERR_NOT_FOUND)
-        ended(build, "its VM was removed");
+        ended(build, true, "its VM was removed");
     if (r < 0)
         return;
     const Godwit__VmInfo *vm = list->n_vms == 1 ? list->vms[0] : NULL;
     const char *state = vm && vm->state ? vm->state : "";
-    if (strcmp(state, "stopped") == 0 || strcmp(state, "crashed") == 0)
-        ended(build, vm->reason);
+    bool is_crash = strcmp(state, "crashed") == 0;
+    if (is_crash || strcmp(state, "stopped") == 0)
+        ended(build, is_crash, vm->reason);
     godwit__vm_list__free_unpacked(list, NULL);
 }
 

@@ -47,7 +47,7 @@ static void a_build_goes_its_way(void **state)
     assert_int_equal(say("@gw t0ken begin 2\n@gw t0ken end 2 0\n"), BUILD_NEWS_END);
     assert_int_equal(say("@gw t0ken sealed\n"), BUILD_NEWS_NONE);
     assert_int_equal(say("@gw t0ken done\n"), BUILD_NEWS_DONE);
-    build_core_ended(&core, "the guest switched itself off", &todo);
+    build_core_ended(&core, false, "the guest switched itself off", &todo);
     assert_int_equal(todo.news, BUILD_NEWS_OVER);
     assert_int_equal(core.state, BUILD_OVER);
 }
@@ -89,7 +89,7 @@ static void a_step_that_fails_ends_it_with_its_code(void **state)
     assert_int_equal(say("@gw t0ken end 1 100\n"), BUILD_NEWS_FAILED);
     assert_string_equal(core.fault.text, "step 1 of 2 ended with exit code 100");
     assert_int_equal(say("@gw t0ken begin 2\n"), BUILD_NEWS_NONE); /* nothing after that counts */
-    build_core_ended(&core, "", &todo);
+    build_core_ended(&core, false, "", &todo);
     assert_int_equal(todo.news, BUILD_NEWS_NONE);
     assert_int_equal(core.state, BUILD_FAILED);
 }
@@ -152,9 +152,9 @@ static void a_console_that_is_attached_again_begins_a_line(void **state)
 static void a_guest_that_ends_too_soon_and_time_that_is_up_are_failures(void **state)
 {
     (void)state;
-    build_core_ended(&core, "it crashed", &todo);
+    build_core_ended(&core, true, "triple fault", &todo);
     assert_int_equal(todo.news, BUILD_NEWS_FAILED);
-    assert_string_equal(core.fault.text, "the guest ended before it was done: it crashed");
+    assert_string_equal(core.fault.text, "the guest ended before it was done: triple fault");
     set_up(state);
     build_core_tick(&core, 60999, &todo);
     assert_int_equal(todo.news, BUILD_NEWS_NONE);
@@ -165,6 +165,18 @@ static void a_guest_that_ends_too_soon_and_time_that_is_up_are_failures(void **s
     (void)say("@gw t0ken hello\n@gw t0ken begin 1\n");
     build_core_tick(&core, 61000, &todo);
     assert_string_equal(core.fault.text, "step 1 of 2 was not done in time");
+}
+
+static void a_guest_that_crashes_after_it_was_done_is_no_image(void **state)
+{
+    (void)state;
+    assert_int_equal(say("@gw t0ken begin 2\n@gw t0ken end 2 0\n@gw t0ken done\n"),
+                     BUILD_NEWS_DONE);
+    build_core_ended(&core, true, "its process was killed", &todo);
+    assert_int_equal(todo.news, BUILD_NEWS_FAILED);
+    assert_string_equal(core.fault.text, "the guest was done but did not switch itself off: its "
+                                         "process was killed");
+    assert_int_equal(core.state, BUILD_FAILED);
 }
 
 static void lines_without_end_are_cut_and_harm_nobody(void **state)
@@ -188,6 +200,7 @@ int main(void)
         cmocka_unit_test_setup(torn_words_are_none_and_steps_that_there_are_not_a_failure, set_up),
         cmocka_unit_test_setup(a_console_that_is_attached_again_begins_a_line, set_up),
         cmocka_unit_test_setup(a_guest_that_ends_too_soon_and_time_that_is_up_are_failures, set_up),
+        cmocka_unit_test_setup(a_guest_that_crashes_after_it_was_done_is_no_image, set_up),
         cmocka_unit_test_setup(lines_without_end_are_cut_and_harm_nobody, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
