@@ -16,6 +16,7 @@
 #include "cli/build_file.h"
 #include "cli/build_output.h"
 #include "cli/build_script.h"
+#include "cli/build_seal.h"
 #include "cli/client.h"
 #include "cli/cmd_image.h"
 #include "cli/context.h"
@@ -36,7 +37,7 @@ enum {
     MAKE_MS = 3600000,
     REMOVE_MS = 120000,
     TIMEOUT_MS_DEFAULT = 3600000,
-    SEALS_MAX = 3, /* tries, where the coordinator went away meanwhile */
+    SEAL_MS = 3600000, /* a seal goes on for that long after its line broke */
     MARK_LETTERS = 6,
 };
 
@@ -52,6 +53,7 @@ struct build {
     char vm[ID_NAME_MAX + 1];   /* its id once it is known: nobody else's */
     uint64_t session, looked_ms, step_ms;
     bool is_silent, is_broken, is_canceled, is_off;
+    bool is_unknown; /* whether its image is there, and whose: its VM is the only other copy */
     struct loop_timer *timer;
     struct loop_signal *interrupt, *terminate;
 };
@@ -336,6 +338,14 @@ static int has_image(struct build *build, const char *name, bool *ret_has, struc
     return r;
 }
 
+static int name_taken(const struct build *build, struct fault *fault)
+{
+    int r = fault_set(fault, ERR_EXISTS, "there already is an image %s (%s %s)", build->file->name,
+                      gw_code_row(GW_NAME_TAKEN)->label, gw_code_row(GW_NAME_TAKEN)->name);
+    fault_hint(fault, "godwit image ls");
+    return r;
+}
+
 /* Judged before a guest works for an hour. */
 static int check_names(struct build *build, struct fault *fault)
 {
@@ -346,12 +356,11 @@ static int check_names(struct build *build, struct fault *fault)
         r = has_image(build, build->file->name, &has_name, fault);
     if (r < 0 || (has_base && !has_name))
         return r;
-    r = has_name ? fault_set(fault, ERR_EXISTS, "there already is an image %s (%s %s)",
-                             build->file->name, gw_code_row(GW_NAME_TAKEN)->label,
-                             gw_code_row(GW_NAME_TAKEN)->name)
-                 : fault_set(fault, ERR_NOT_FOUND, "there is no image %s to build from (%s %s)",
-                             build->file->image, gw_code_row(GW_IMAGE_UNKNOWN)->label,
-                             gw_code_row(GW_IMAGE_UNKNOWN)->name);
+    if (has_name)
+        return name_taken(build, fault);
+    r = fault_set(fault, ERR_NOT_FOUND, "there is no image %s to build from (%s %s)",
+                  build->file->image, gw_code_row(GW_IMAGE_UNKNOWN)->label,
+                  gw_code_row(GW_IMAGE_UNKNOWN)->name);
     fault_hint(fault, "godwit image ls");
     return r;
 }
@@ -465,51 +474,122 @@ static int listen_on(struct build *build, struct fault *fault)
 }
 
 /* ---- sealing ---- */
-static void remove_image(struct build *build)
+static void remove_image(struct build *build, char *name)
 {
     Godwit__ImageRemoveRequest request = GODWIT__IMAGE_REMOVE_REQUEST__INIT;
     Godwit__ImageReply *reply = NULL;
     struct fault fault = {0};
 
-    request.name = build->file->name;
+    request.name = name;
     int r = client_call(build->client, METHOD_IMAGE_REMOVE, &request.base,
                         &godwit__image_reply__descriptor, REMOVE_MS, &reply, &fault);
     if (r < 0 || reply->error)
         (void)fprintf(build->context->talk, "image %s is there: %s\nhint: godwit image rm %s\n",
-                      build->file->name, r < 0 ? fault.text : reply->error->message,
-                      build->file->name);
+                      name, r < 0 ? fault.text : reply->error->message, name);
     if (reply)
         godwit__image_reply__free_unpacked(reply, NULL);
 }
 
-/* An exit code. Where the coordinator goes away meanwhile nobody knows whether it was done: it is
- * looked for, then done again. */
+static void drop_reply(Godwit__ImageReply **reply)
+{
+    if (*reply)
+        godwit__image_reply__free_unpacked(*reply, NULL);
+    *reply = NULL;
+}
+
+/* What is there, and what is to be done about it. The probe's name is the VM's. */
+static int look_at_images(struct build *build, enum build_seal_next *ret_next, bool *ret_has_probe,
+                          struct fault *fault)
+{
+    Godwit__ImageList *list = NULL;
+    const Godwit__ImageInfo *image = NULL;
+
+    int r = reach(build, fault);
+    if (r == 0)
+        r = find_image(build, build->file->name, &list, &image, fault);
+    if (r == 0)
+        *ret_next = build_seal_look(list, build->file->name, build->name, ret_has_probe);
+    if (list)
+        godwit__image_list__free_unpacked(list, NULL);
+    return r;
+}
+
+/* Once: says what is next. A reply is left where it tells, or tells why it will not be known. */
+static enum build_seal_answer seal_again(struct build *build, enum build_seal_next *ret_next,
+                                         bool *ret_has_probe, Godwit__ImageReply **reply,
+                                         struct fault *fault)
+{
+    int r = look_at_images(build, ret_next, ret_has_probe, fault);
+    if (r < 0)
+        return r == ERR_CLOSED ? BUILD_SEAL_LOOK : BUILD_SEAL_FAILED;
+    if (*ret_next == BUILD_SEAL_OURS || *ret_next == BUILD_SEAL_OTHERS)
+        return BUILD_SEAL_TOLD;
+    r = cmd_image_seal_disk(build->context, build->vm, "root",
+                            *ret_next == BUILD_SEAL_NAME ? build->file->name : build->name, reply,
+                            fault);
+    return build_seal_answered(*ret_next, r, *reply);
+}
+
+/* The line broke while it was sealed. 0: `next` says whose the image is, or NAME: the reply does. */
+static int find_out(struct build *build, enum build_seal_next *ret_next, Godwit__ImageReply **reply,
+                    struct fault *fault)
+{
+    uint64_t began_ms = world_now_ms(), away_ms = 0;
+    enum build_seal_answer answer = BUILD_SEAL_LOOK;
+    bool has_probe = false;
+
+    say(build, "[the line broke while the disk became an image; looking what came of it]\n");
+    while (answer != BUILD_SEAL_TOLD && answer != BUILD_SEAL_FAILED) {
+        drop_reply(reply);
+        *fault = (struct fault){0};
+        answer = seal_again(build, ret_next, &has_probe, reply, fault);
+        if (answer == BUILD_SEAL_TOLD || answer == BUILD_SEAL_FAILED)
+            break;
+        if (answer != BUILD_SEAL_AWAY)
+            away_ms = 0;
+        else if (away_ms == 0)
+            away_ms = world_now_ms();
+        if (world_now_ms() - began_ms >= SEAL_MS ||
+            (away_ms && world_now_ms() - away_ms >= AWAY_MS))
+            answer = BUILD_SEAL_FAILED;
+        else
+            pause_a_moment(build);
+    }
+    if (has_probe)
+        remove_image(build, build->name);
+    if (answer == BUILD_SEAL_TOLD)
+        return 0;
+    if (*reply && (*reply)->error && (*reply)->error->message)
+        (void)fault_set(fault, ERR_STATE, "%.300s", (*reply)->error->message);
+    else if (!fault->code)
+        (void)fault_set(fault, ERR_TIMEOUT, "it was not known in time");
+    drop_reply(reply);
+    return fault_wrap(fault, fault->code, "whether %s became image %s is not known", build->name,
+                      build->file->name);
+}
+
+/* An exit code. Where the line breaks meanwhile nobody knows what came of it: that is found out, for
+ * an image of that name may be somebody else's. */
 static int seal(struct build *build)
 {
+    enum build_seal_next next = BUILD_SEAL_NAME;
     Godwit__ImageReply *reply = NULL;
     struct fault fault = {0};
-    bool is_there = false;
 
     int r =
         cmd_image_seal_disk(build->context, build->vm, "root", build->file->name, &reply, &fault);
-    for (int i = 1; (r == ERR_CLOSED || r == ERR_UNREACHABLE) && i < SEALS_MAX; i++) {
-        fault = (struct fault){0};
-        r = reach(build, &fault);
-        if (r == 0)
-            r = has_image(build, build->file->name, &is_there, &fault);
-        if (r == 0 && is_there)
-            break;
-        if (r == 0)
-            r = cmd_image_seal_disk(build->context, build->vm, "root", build->file->name, &reply,
-                                    &fault);
+    if (r == ERR_CLOSED || r == ERR_UNREACHABLE) {
+        r = find_out(build, &next, &reply, &fault);
+        build->is_unknown = r < 0;
     }
+    if (r == 0 && next == BUILD_SEAL_OTHERS)
+        r = name_taken(build, &fault);
     if (r < 0)
         return error_print_fault(build->context, &fault);
     bool is_refused = reply && reply->error;
     if (build->is_canceled && !is_refused) {
-        remove_image(build);
-        if (reply)
-            godwit__image_reply__free_unpacked(reply, NULL);
+        remove_image(build, build->file->name);
+        drop_reply(&reply);
         (void)fault_set(&fault, ERR_CANCELED, "interrupted");
         (void)error_print_fault(build->context, &fault);
         return EXIT_CODE_DETACHED;
@@ -587,7 +667,7 @@ static int run(struct build *build, const char *script)
     if (r == 0 && build->core.state == BUILD_OVER)
         exit_code = seal(build);
     bool is_failed = r != 0 || exit_code != EXIT_CODE_DONE || build->core.state == BUILD_FAILED;
-    bool is_kept = keep && is_failed && is_made;
+    bool is_kept = (keep && is_failed && is_made) || build->is_unknown;
     if (is_made && !is_kept)
         remove_vm(build);
     if (r == 0 && build->core.state == BUILD_FAILED)

@@ -1,7 +1,7 @@
 foreach(noun json table units)
   godwit_test(unit ${noun} ROOMS proto base)
 endforeach()
-foreach(noun image_file image_convert up_core import vm_spec_file pool_file plan_text vm_spec_schema build_core build_output build_script command render progress_bar receipt_text dr_waited)
+foreach(noun image_file image_convert up_core import vm_spec_file pool_file plan_text vm_spec_schema build_core build_output build_script build_seal command render progress_bar receipt_text dr_waited)
   godwit_test(unit ${noun} ROOMS cli)
 endforeach()
 
