@@ -669,7 +669,7 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
     }
     if (order->vm_id && images_are_sealed_for(orders->images, order->vm_id)) {
         (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just becoming an image");
-        reply_fault(request, &fault);
+        refuse_start(orders, order, request, &fault);
         return;
     }
     if (entry && entry->starting && entry->starting_generation == order->generation) {

@@ -13,11 +13,15 @@
 
 #include <cmocka.h>
 
+#include "agent/host_facts.h"
 #include "agent/images.h"
+#include "agent/orders.h"
+#include "agent/vm_table.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "net/rpc.h"
+#include "proto/agent.pb-c.h"
 #include "proto/method.h"
 
 enum { BYTES = 1 << 20 };
@@ -30,6 +34,8 @@ struct world {
     struct fault fault; /* of the answer */
     char digest[DIGEST_TEXT_SIZE];
     bool is_answered;
+    struct orders *orders; /* NULL: no start comes meanwhile */
+    const Godwit__OrderVmStart *start;
 };
 
 static void on_order(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -38,6 +44,8 @@ static void on_order(void *data, struct rpc *rpc, struct rpc_request *request,
     struct world *world = data;
     (void)rpc;
     images_seal(world->images, (const Godwit__OrderImageSeal *)message, world->snapshots, request);
+    if (world->orders)
+        orders_start(world->orders, world->start, NULL);
 }
 
 static const struct rpc_method methods[] = {
@@ -80,8 +88,9 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     struct world *world = *state;
-    char image[192];
+    char image[192], incarnation[96];
     (void)snprintf(image, sizeof image, "%s/%s", world->folder, world->digest);
+    (void)snprintf(incarnation, sizeof incarnation, "%s/incarnation", world->path);
     images_stop(world->images);
     world->client = rpc_close(world->client);
     world->server = rpc_close(world->server);
@@ -90,6 +99,7 @@ static int tear_down(void **state)
     (void)unlink(world->marker);
     (void)unlink(world->disk);
     (void)unlink(image);
+    (void)unlink(incarnation);
     int r = rmdir(world->folder); /* fails when a draft is left */
     r = rmdir(world->snapshots) < 0 ? -1 : r;
     r = rmdir(world->path) < 0 ? -1 : r;
@@ -146,6 +156,42 @@ static void disks_of_a_restore_that_was_not_finished_become_none(void **state)
     assert_true(images_has(world->images, world->digest));
 }
 
+static void a_start_that_comes_meanwhile_is_refused_for_good(void **state)
+{
+    struct world *world = *state;
+    struct vm_table_config config = {.loop = world->loop,
+                                     .state_dir = world->path,
+                                     .run_dir = world->path,
+                                     .program = "/nonexistent",
+                                     .log_level = "info",
+                                     .incarnation = "1"};
+    Godwit__OrderVmStart start = GODWIT__ORDER_VM_START__INIT;
+    struct host_facts *facts;
+    struct vm_table *table;
+    struct fault fault = {0};
+    assert_int_equal(vm_table_new(&table, &config, &fault), 0);
+    assert_int_equal(host_facts_new(&facts, "node1", "127.0.0.1", world->path, &fault), 0);
+    assert_int_equal(orders_new(&world->orders, world->loop, table, facts, "", &fault), 0);
+    orders_set_images(world->orders, world->images);
+    start.vm_id = (char *)"vm1";
+    start.has_generation = true;
+    start.generation = 7;
+    start.incarnation = (char *)(uintptr_t)host_facts_incarnation(facts); /* only read */
+    world->start = &start;
+
+    seal(world, "vm1");
+
+    uint64_t burnt = vm_table_hiwater(table, "vm1");
+    bool is_there = vm_table_find(table, "vm1") != NULL;
+    orders_stop(world->orders);
+    world->orders = orders_free(world->orders);
+    (void)vm_table_free(table);
+    (void)host_facts_free(facts);
+    assert_int_equal(world->fault.code, 0); /* it is not disturbed */
+    assert_int_equal(burnt, 7);
+    assert_false(is_there);
+}
+
 static void an_order_for_no_vm_is_refused(void **state)
 {
     struct world *world = *state;
@@ -159,6 +205,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_disk_becomes_an_image_of_its_content, set_up, tear_down),
         cmocka_unit_test_setup_teardown(disks_of_a_restore_that_was_not_finished_become_none,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_start_that_comes_meanwhile_is_refused_for_good, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(an_order_for_no_vm_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
