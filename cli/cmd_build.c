@@ -157,10 +157,11 @@ static void on_interrupt(void *data, int number)
     build->is_canceled = true;
     build->interrupt = loop_signal_free(build->interrupt);
     build->terminate = loop_signal_free(build->terminate);
-    (void)fprintf(
-        build->context->talk,
-        "\ninterrupted: %s is being removed; once more leaves it: godwit vm rm --stop %s\n",
-        build->name, build->name);
+    (void)fprintf(build->context->talk,
+                  "\ninterrupted: %s %s; once more leaves it: godwit vm rm --stop %s\n",
+                  build->name,
+                  command_flag(build->context->line, "keep") ? "stays" : "is being removed",
+                  build->name);
 }
 
 static void on_tick(void *data)
@@ -232,6 +233,20 @@ static bool is_named(const Godwit__OperatorError *error, const char *name)
     return error && error->name && strcmp(error->name, name) == 0;
 }
 
+/* What was refused may be gone again, or stand there stopped. */
+static bool is_there(struct build *build)
+{
+    Godwit__VmListRequest request = GODWIT__VM_LIST_REQUEST__INIT;
+    Godwit__VmList *list = NULL;
+
+    request.vm = build->vm;
+    int r = client_call(build->client, METHOD_VM_LIST, &request.base, &godwit__vm_list__descriptor,
+                        CLIENT_CALL_MS, &list, NULL);
+    if (list)
+        godwit__vm_list__free_unpacked(list, NULL);
+    return r != ERR_NOT_FOUND;
+}
+
 /* 0, a failure, or the exit code of what was refused and told. `ret_is_made`: there is something to
  * remove. */
 static int make_vm(struct build *build, const char *script, bool *ret_is_made, struct fault *fault)
@@ -254,9 +269,12 @@ static int make_vm(struct build *build, const char *script, bool *ret_is_made, s
                         &godwit__action_reply__descriptor, MAKE_MS, &reply, fault);
     client_listen(build->client, NULL);
     transfer_bar_clear(&bar);
-    *ret_is_made = r < 0 || !is_named(reply->error, "name-taken"); /* then it is another's */
+    *ret_is_made = true;
     if (r < 0)
         return r;
+    if (reply->error)
+        *ret_is_made = !is_named(reply->error, "name-taken") && /* then it is another's */
+                       is_there(build);
     if (reply->vm && reply->vm->id)
         (void)snprintf(build->vm, sizeof build->vm, "%s", reply->vm->id);
     int exit_code = reply->error ? error_print(build->context, reply->error) : EXIT_CODE_DONE;

@@ -188,6 +188,16 @@ def a_failed_build_keeps_its_vm_where_that_was_asked_for(pool):
     pool.godwit("vm", "rm", "--stop", "-y", build.vm)
     expect_nothing_left(pool, "kept")
 
+    build = Build(pool, build_file("kept"), "--keep")
+    build.say("hello", "begin 1", "o 1 1 busy")
+    build.await_said("busy")
+    build.command.send_signal(signal.SIGINT)
+    code, _, talk = build.end()
+    expect(code == 130 and f"{build.vm} is kept" in talk and "is being removed" not in talk, f"exit {code}: {talk}")
+    expect(pool.vm(build.vm)["state"] == "running", f"{pool.ls('vm')}")
+    pool.godwit("vm", "rm", "--stop", "-y", build.vm)
+    expect_nothing_left(pool, "kept")
+
 
 def an_interrupted_build_leaves_nothing(pool):
     need_base(pool)
@@ -221,8 +231,9 @@ def what_cannot_be_built_is_refused_before_a_guest_works(pool):
         path.write_bytes(build_file("never", **{k: v for k, v in words.items() if k != "name"}).read_bytes())
         if "name" in words:
             path.write_text(path.read_text().replace("name: never", f"name: {words['name']}"))
-        refused = pool.godwit("image", "build", "-f", path, check=False)
-        expect(refused.returncode == code and says in refused.stderr, f"{words}: {refused.returncode} {refused.stderr}")
+        refused = pool.godwit("image", "build", "-f", path, "--keep", check=False)
+        expect(refused.returncode == code and says in refused.stderr and "is kept" not in refused.stderr,
+               f"{words}: {refused.returncode} {refused.stderr}")
     expect(not pool.ls("vm") and not disks(), f"left: {pool.ls('vm')} {disks()}")
     pool.godwit("image", "rm", "taken")
 
