@@ -135,6 +135,9 @@ static void on_words(struct build_core *core, const char *words, struct build_to
         on_output(core, rest, todo);
     } else if ((rest = after(words, "end"))) {
         on_end(core, rest, todo);
+    } else if (after(words, "untrimmed") && !core->is_untrimmed) {
+        core->is_untrimmed = true;
+        todo->news = BUILD_NEWS_UNTRIMMED;
     } else if (after(words, "done") && core->state == BUILD_STEPS) {
         core->state = BUILD_ENDS;
         todo->news = BUILD_NEWS_DONE;

@@ -30,6 +30,7 @@ enum build_news {
     BUILD_NEWS_BEGIN,  /* step `step` */
     BUILD_NEWS_OUTPUT, /* `text`, of the step that runs; `lost` lines before it did not come */
     BUILD_NEWS_END,    /* step `step` went well */
+    BUILD_NEWS_UNTRIMMED, /* its free blocks may hold what was deleted */
     BUILD_NEWS_DONE,   /* it is about to switch itself off */
     BUILD_NEWS_OVER,   /* it is off: the disk can be sealed */
     BUILD_NEWS_FAILED, /* `core.fault` says why */
@@ -46,7 +47,7 @@ struct build_core {
     enum build_state state;
     char token[BUILD_TOKEN_SIZE];
     unsigned steps, step; /* step: that runs, or ran last; 0: none yet */
-    bool is_in_step;
+    bool is_in_step, is_untrimmed;
     uint64_t lines; /* of its output */
     uint64_t begun_ms, limit_ms;
     char line[BUILD_LINE_MAX];

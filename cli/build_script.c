@@ -77,6 +77,7 @@ static const char head[] =
 
 /* What would make two VMs of the image one. */
 static const char seal[] =
+    "systemctl stop systemd-random-seed 2>/dev/null\n" /* it writes one when it stops */
     "rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub /var/lib/systemd/random-seed\n"
     "[ ! -e /etc/machine-id ] || : >/etc/machine-id\n"
     "rm -f /var/lib/dbus/machine-id\n"
@@ -85,7 +86,8 @@ static const char seal[] =
     "say sealed\n";
 
 static const char tail[] = "rm -rf $d\n"
-                           "fstrim -a 2>/dev/null\n"
+                           "fstrim / 2>/dev/null || say untrimmed\n"
+                           "fstrim -a 2>/dev/null\n" /* which is silent where it cannot */
                            "sync\n"
                            "say done\n"
                            "poweroff || poweroff -f\n";

@@ -13,6 +13,7 @@
  *   o N K TEXT        line K of its output
  *   end N CODE        0: the next one begins; else this was the last word
  *   sealed            host keys, machine id and the like are gone
+ *   untrimmed         free blocks of its file system may hold what was deleted
  *   done              it powers off now
  *
  * The token is drawn for this build, so that nothing else on the console is taken for its words.

@@ -106,6 +106,9 @@ static void tell(struct build *build, const struct build_todo *todo)
         units_print_duration((world_now_ms() - build->step_ms) * NS_PER_MS, took);
         say(build, "    done in %s\n", took);
         break;
+    case BUILD_NEWS_UNTRIMMED:
+        say(build, "==> fstrim cannot be done on its /: free blocks may hold what was deleted\n");
+        break;
     case BUILD_NEWS_DONE:
         say(build, "==> all steps are done; it switches itself off\n");
         break;

@@ -179,6 +179,16 @@ static void a_guest_that_crashes_after_it_was_done_is_no_image(void **state)
     assert_int_equal(core.state, BUILD_FAILED);
 }
 
+static void that_free_blocks_were_not_given_back_is_told_once(void **state)
+{
+    (void)state;
+    (void)say("@gw t0ken hello\n@gw t0ken begin 2\n@gw t0ken end 2 0\n");
+    assert_int_equal(say("@gw t0ken untrimmed\n"), BUILD_NEWS_UNTRIMMED);
+    assert_int_equal(say("@gw t0ken untrimmed\n"), BUILD_NEWS_NONE); /* a console's repetition */
+    assert_int_equal(say("@gw t0ken done\n"), BUILD_NEWS_DONE);
+    assert_int_equal(core.state, BUILD_ENDS);
+}
+
 static void lines_without_end_are_cut_and_harm_nobody(void **state)
 {
     (void)state;
@@ -201,6 +211,7 @@ int main(void)
         cmocka_unit_test_setup(a_console_that_is_attached_again_begins_a_line, set_up),
         cmocka_unit_test_setup(a_guest_that_ends_too_soon_and_time_that_is_up_are_failures, set_up),
         cmocka_unit_test_setup(a_guest_that_crashes_after_it_was_done_is_no_image, set_up),
+        cmocka_unit_test_setup(that_free_blocks_were_not_given_back_is_told_once, set_up),
         cmocka_unit_test_setup(lines_without_end_are_cut_and_harm_nobody, set_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -137,7 +137,7 @@ static char *replace(char *text, const char *old, const char *new)
 }
 
 /* In this folder, and without what is done to a machine. Gives what it said. */
-static char *run_script(const Godwit__BuildFile *file)
+static char *run_script_with(const Godwit__BuildFile *file, const char *trim)
 {
     char path[128], console[128], *said = NULL;
     struct fault fault = {0};
@@ -151,7 +151,9 @@ static char *run_script(const Godwit__BuildFile *file)
     (void)snprintf(path, sizeof path, "%s/work", folder);
     script = replace(script, "/run/godwit-build", path);
     script = replace(script, "dmesg -n 1 2>/dev/null", ":");
+    script = replace(script, "fstrim / 2>/dev/null", trim);
     script = replace(script, "fstrim -a 2>/dev/null\nsync\n", "");
+    assert_null(strstr(script, "fstrim"));
     script = replace(script, "poweroff || poweroff -f", ":");
     assert_null(strstr(script, "poweroff"));
     (void)snprintf(path, sizeof path, "%s/script", folder);
@@ -168,6 +170,11 @@ static char *run_script(const Godwit__BuildFile *file)
     (void)snprintf(path, sizeof path, "%s/console", folder);
     assert_int_equal(file_read(path, &said, NULL, &fault), 0);
     return said;
+}
+
+static char *run_script(const Godwit__BuildFile *file)
+{
+    return run_script_with(file, ":");
 }
 
 /* How it ends; lines of output are joined by '|'. */
@@ -287,6 +294,37 @@ static void a_step_whose_code_cannot_be_written_has_failed(void **state)
     lose_code(command);
 }
 
+static void a_file_system_that_cannot_be_trimmed_is_told(void **state)
+{
+    (void)state;
+    Godwit__BuildFile *file = parse("name: a\nimage: b\nkeep_identity: true\nsteps: [{run: ':'}]\n");
+    char *said = run_script_with(file, "false"), *trimmed;
+    assert_non_null(strstr(said, "@gw t0ken end 1 0\n\n@gw t0ken untrimmed\n\n@gw t0ken done\n"));
+    free(said);
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/console", folder);
+    (void)unlink(path);
+    trimmed = run_script(file);
+    assert_null(strstr(trimmed, "untrimmed"));
+    free(trimmed);
+    godwit__build_file__free_unpacked(file, NULL);
+}
+
+/* What systemd writes when that service stops is gone only when it has stopped before. */
+static void the_random_seed_is_deleted_after_its_writer_has_stopped(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    char *script = NULL;
+    Godwit__BuildFile *file = parse("name: a\nimage: b\nsteps: [{run: x}]\n");
+    assert_int_equal(build_script_make(file, "t0ken", &script, &fault), 0);
+    const char *stop = strstr(script, "\nsystemctl stop systemd-random-seed ");
+    const char *remove = strstr(script, " /var/lib/systemd/random-seed\n");
+    assert_true(stop && remove && stop < remove);
+    free(script);
+    godwit__build_file__free_unpacked(file, NULL);
+}
+
 static void more_than_a_seed_takes_is_refused(void **state)
 {
     (void)state;
@@ -322,6 +360,10 @@ int main(void)
             a_step_whose_shell_is_killed_has_not_the_code_of_the_one_before, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_step_whose_code_cannot_be_written_has_failed, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_file_system_that_cannot_be_trimmed_is_told, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(the_random_seed_is_deleted_after_its_writer_has_stopped,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(more_than_a_seed_takes_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
