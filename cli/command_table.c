@@ -16,6 +16,7 @@
 #include "cli/cmd_import.h"
 #include "cli/cmd_job.h"
 #include "cli/cmd_migrate.h"
+#include "cli/cmd_peer.h"
 #include "cli/cmd_plan.h"
 #include "cli/cmd_pool.h"
 #include "cli/cmd_record.h"
@@ -245,6 +246,14 @@ static const struct command_option token_create_options[] = {
      .type = COMMAND_TEXT,
      .value = "NAME",
      .help = "only a host of this name may use it"},
+    {0}};
+
+static const struct command_option peer_invite_options[] = {
+    {.name = "ttl",
+     .type = COMMAND_DURATION,
+     .value = "TIME",
+     .preset = "15m",
+     .help = "how long it may be used; 24h at most"},
     {0}};
 
 static const struct command_option vm_create_options[] = {
@@ -972,6 +981,39 @@ static const struct command commands[] = {
      .examples = {{"godwit pool join \"$TOKEN\"", "with the machine's own name"},
                   {"godwit pool join \"$TOKEN\" --name node2 --move-address 10.1.0.2",
                    "with a network of its own for moves"}}},
+    {.words = "pool peer invite",
+     .operands = "",
+     .summary = "make a token that makes one other pool a peer, once",
+     .more = "A peer may say that it is there and is told the same; it opens nothing else in this "
+             "pool. The token holds a secret: hand it over as you would a password.",
+     .options = peer_invite_options,
+     .run = cmd_peer_invite,
+     .examples = {{"godwit pool peer invite", "for the next 15 minutes"},
+                  {"TOKEN=$(godwit pool peer invite --ttl 2h)", "into a variable"}}},
+    {.words = "pool peer add",
+     .operands = "TOKEN",
+     .summary = "become a peer of the pool that made a token",
+     .more = "The other pool's coordinator is known by the fingerprint in the token. From then on "
+             "this pool's coordinator keeps a line to it.",
+     .run = cmd_peer_add,
+     .examples = {{"godwit pool peer add \"$TOKEN\"", "made there by godwit pool peer invite"},
+                  {"godwit pool peer add \"$TOKEN\" -o json", "for a script"}}},
+    {.words = "pool peer ls",
+     .operands = "",
+     .summary = "the pools that trust this one",
+     .lists = true,
+     .watches = true,
+     .run = cmd_peer_ls,
+     .examples = {{"godwit pool peer ls", "and whether their line is up"},
+                  {"godwit pool peer ls -o wide", "with their ids and fingerprints"}}},
+    {.words = "pool peer rm",
+     .operands = "PEER",
+     .summary = "end the trust in another pool at once",
+     .more = "PEER is its name, or the beginning of its id. Its certificate opens nothing from then "
+             "on; do the same there.",
+     .run = cmd_peer_rm,
+     .examples = {{"godwit pool peer rm site-b", "after a question"},
+                  {"godwit pool peer rm -y 4f1a22c0", "by its id, without"}}},
     {.words = "pool status",
      .operands = "",
      .summary = "the pool in numbers",

@@ -252,6 +252,11 @@ static int join(struct joining *joining, struct fault *fault)
     if (r == 0 && (!joining->token->address || !joining->token->pin || !joining->token->id ||
                    !joining->token->has_secret))
         r = fault_set(fault, ERR_INVALID, "the token lacks a part; make a new one");
+    if (r == 0 && joining->token->pool_id) {
+        r = fault_set(fault, ERR_INVALID, "this token lets pool %.63s's peer in, and no host",
+                      joining->token->pool ? joining->token->pool : "?");
+        fault_hint(fault, "godwit pool peer add TOKEN");
+    }
     if (r == 0)
         r = connect_and_enrol(joining, fault);
     if (r == 0)

@@ -32,6 +32,8 @@
 #include "coordinator/ha_api.h"
 #include "coordinator/image_api.h"
 #include "coordinator/image_seal.h"
+#include "coordinator/peer_api.h"
+#include "coordinator/peer_link.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/preflight.h"
 #include "coordinator/sampling.h"
@@ -875,7 +877,8 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
 /* ---- the table --------------------------------------------------------------------------------
  */
 
-/* method, message (protobuf-c's name of it), role ("*": anybody), handler */
+/* method, message (protobuf-c's name of it), role ("*": anybody but a peer pool), handler. What a
+ * peer pool may ask is what says "peer" here, and nothing else. */
 #define API_LIST(X)                                                                                \
     X(METHOD_AGENT_HELLO, agent_hello, "host", agent_link_hello)                                   \
     X(METHOD_AGENT_HEARTBEAT, agent_heartbeat, "host", agent_link_heartbeat)                       \
@@ -885,6 +888,9 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_AGENT_MOVE_EVENT, move_event, "host", agent_link_move_event)                          \
     X(METHOD_AGENT_CONSOLE_OUTPUT, console_data, "host", console_relay_output)                     \
     X(METHOD_ENROL, enrol_request, "*", enrol_host)                                                \
+    X(METHOD_PEER_JOIN, peer_join, "*", peer_api_join)                                             \
+    X(METHOD_PEER_HELLO, peer_hello, "peer", peer_link_hello)                                      \
+    X(METHOD_POOL_PEER, peer_request, "operator", peer_api_request)                                \
     X(METHOD_POOL_STATUS, pool_status_request, "operator", on_pool_status)                         \
     X(METHOD_TOKEN_CREATE, token_create, "operator", enrol_create_token)                           \
     X(METHOD_HOST_LIST, host_list_request, "operator", on_host_list)                               \
@@ -960,6 +966,9 @@ static int judge_peer(const struct peer *peer, uint16_t method, const char *role
                       struct fault *fault)
 {
     const struct pki_identity *identity = rpc_peer(peer->rpc);
+    bool is_peer_pool = strcmp(identity->role, "peer") == 0;
+    if (is_peer_pool && strcmp(role, "peer") != 0)
+        return fault_set(fault, ERR_DENIED, "this is not for a peer pool");
     if (strcmp(role, "*") == 0)
         return 0;
     if (strcmp(identity->role, role) != 0)
@@ -969,6 +978,8 @@ static int judge_peer(const struct peer *peer, uint16_t method, const char *role
     if (strcmp(identity->pool, peer->coordinator->pool_id) != 0)
         return fault_set(fault, ERR_DENIED, "the certificate is of pool %s, this is pool %s",
                          identity->pool, peer->coordinator->pool_id);
+    if (is_peer_pool && !peer_pool_of(&peer->coordinator->peer_pools, identity))
+        return fault_set(fault, ERR_DENIED, "this pool is no peer of that one any more");
     if (strcmp(role, "host") == 0 && method != METHOD_AGENT_HELLO && !peer->host[0])
         return fault_set(fault, ERR_STATE, "the agent of %s has not said hello", identity->name);
     return 0;
@@ -1049,6 +1060,7 @@ static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
     (void)rpc;
     if (peer->host[0])
         log_info("api", "agent went away host=%s: %s", peer->host, fault->text);
+    peer_link_lost(peer, fault->text);
     coordinator_peer_gone(peer);
 }
 

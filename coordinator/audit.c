@@ -14,6 +14,7 @@
 #include "proto/audit_line.h"
 #include "proto/method.h"
 #include "proto/dr.pb-c.h"
+#include "proto/peer.pb-c.h"
 #include "proto/snapshot.pb-c.h"
 
 enum { ENTRIES_KEPT = 20000, ENTRIES_A_REPLY = 1000 };
@@ -149,12 +150,22 @@ static const char *dr_name(Godwit__DrVerb verb, bool accept_split)
     }
 }
 
+static const char *peer_name(Godwit__PeerVerb verb)
+{
+    return verb == GODWIT__PEER_VERB__PEER_VERB_INVITE   ? "pool-peer-invite"
+           : verb == GODWIT__PEER_VERB__PEER_VERB_ADD    ? "pool-peer-add"
+           : verb == GODWIT__PEER_VERB__PEER_VERB_REMOVE ? "pool-peer-rm"
+                                                         : NULL;
+}
+
 /* What changes the pool; what only looks is not noted. NULL: not noted. */
 static const char *name_of(uint16_t method, const ProtobufCMessage *message)
 {
     switch (method) {
     case METHOD_TOKEN_CREATE:
         return "token-create";
+    case METHOD_POOL_PEER:
+        return peer_name(((const Godwit__PeerRequest *)message)->verb);
     case METHOD_VM_CREATE_IN_POOL:
         return "vm-create";
     case METHOD_VM_ACTION:
@@ -240,12 +251,19 @@ static void on_answered(void *data, const ProtobufCMessage *reply, const struct 
         (void)note(pending->coordinator, pending->who, pending->what, "", outcome, pending->begins);
 }
 
-/* The request in words. A VM's description may hold secrets (cloud-init): only its name is noted. */
+/* The request in words. A VM's description may hold secrets (cloud-init): only its name is noted;
+ * of a token nothing. */
 static void describe(uint16_t method, const ProtobufCMessage *message,
                      char ret_subject[static AUDIT_SUBJECT_MAX])
 {
     AUTO_FREE char *json = NULL;
+    Godwit__PeerRequest silent;
     ret_subject[0] = '\0';
+    if (method == METHOD_POOL_PEER) {
+        silent = *(const Godwit__PeerRequest *)message;
+        silent.token = NULL;
+        message = &silent.base;
+    }
     if (method == METHOD_VM_CREATE_IN_POOL) {
         const Godwit__VmSpec *spec = ((const Godwit__VmCreateRequest *)message)->spec;
         (void)snprintf(ret_subject, AUDIT_SUBJECT_MAX, "{\"vm\":\"%.100s\"}",

@@ -242,6 +242,8 @@ static bool is_kept(enum store_table table, const Godwit__BackupRow *row)
 {
     if (table == STORE_TOKEN)
         return false; /* one that was used since would be good again */
+    if (table == STORE_PEER)
+        return says(row->row, STORE_PEER_STEP, "peer"); /* nor an invitation */
     if (table == STORE_SETTING)
         return strcmp(row->key, rows_setting_name(SETTING_RESTORED)) != 0;
     return table != STORE_JOB || says(row->row, STORE_JOB_STEP, "ended");

@@ -27,6 +27,8 @@
 #include "coordinator/fence.h"
 #include "coordinator/image_task.h"
 #include "coordinator/job.h"
+#include "coordinator/peer_api.h"
+#include "coordinator/peer_link.h"
 #include "coordinator/plan_watch.h"
 #include "coordinator/reboot.h"
 #include "coordinator/rows.h"
@@ -202,6 +204,7 @@ static void on_tick(void *data)
     struct coordinator *coordinator = data;
     struct cluster_todo todo = {0};
     agent_link_tick(coordinator);
+    peer_link_tick(coordinator);
     cluster_tick(&coordinator->cluster, coordinator_now(), &todo);
     if (todo.put_count || todo.order_count || todo.answer_count || todo.news_count)
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
@@ -375,6 +378,8 @@ static int activate(struct coordinator *coordinator, struct fault *fault)
     int r = rows_load(coordinator->store, &coordinator->cluster, &coordinator->last_event, fault);
     if (r == 0)
         r = enrol_load(coordinator, fault);
+    if (r == 0)
+        r = peer_pools_load(&coordinator->peer_pools, coordinator->store, fault);
     if (r == 0)
         r = events_load(coordinator, fault);
     if (r == 0)
@@ -581,6 +586,7 @@ static void deactivate(struct coordinator *coordinator)
         loop_turn(coordinator->loop, true);
     forget_calls(coordinator);
     refuse_waiting(coordinator);
+    peer_api_unload(coordinator);
     forget_peers(coordinator);
     adopt_all_free(coordinator);
     job_keys_wipe_all(coordinator);

@@ -17,10 +17,12 @@
 
 #include "base/err.h"
 #include "coordinator/cluster.h"
+#include "coordinator/peer_pool.h"
 #include "net/pki.h"
 #include "net/rpc.h"
 #include "proto/address_list.h"
 
+struct adding;
 struct agent_call;
 struct audit;
 struct coordinator;
@@ -53,6 +55,8 @@ struct coordinator {
     struct agent_call *failed_calls; /* agent_link: of no peer, told by the loop's next turn */
     struct ticket *tickets;           /* operators that wait for an order */
     struct token *tokens;             /* enrol */
+    struct peer_pools peer_pools;
+    struct adding *peer_addings;      /* peer_api */
     struct job_key *job_keys;         /* job */
     struct watcher *watchers;         /* watch */
     struct plan_watcher *plan_watchers;

@@ -33,6 +33,7 @@ static const char *const disks_columns[] = {STORE_DISKS_COLUMNS(COLUMN_SQL)};
 static const char *const image_columns[] = {STORE_IMAGE_COLUMNS(COLUMN_SQL)};
 static const char *const disk_move_columns[] = {STORE_DISK_MOVE_COLUMNS(COLUMN_SQL)};
 static const char *const dr_columns[] = {STORE_DR_COLUMNS(COLUMN_SQL)};
+static const char *const peer_columns[] = {STORE_PEER_COLUMNS(COLUMN_SQL)};
 static const char *const snapshot_columns[] = {STORE_SNAPSHOT_COLUMNS(COLUMN_SQL)};
 
 const struct store_table_row store_tables[STORE_TABLE_COUNT] = {
@@ -51,6 +52,7 @@ const struct store_table_row store_tables[STORE_TABLE_COUNT] = {
     [STORE_IMAGE] = {"image", image_columns, STORE_IMAGE_COLUMN_COUNT},
     [STORE_DISK_MOVE] = {"disk_move", disk_move_columns, STORE_DISK_MOVE_COLUMN_COUNT},
     [STORE_DR] = {"dr", dr_columns, STORE_DR_COLUMN_COUNT},
+    [STORE_PEER] = {"peer", peer_columns, STORE_PEER_COLUMN_COUNT},
     [STORE_SNAPSHOT] = {"snapshot", snapshot_columns, STORE_SNAPSHOT_COLUMN_COUNT},
 };
 static_assert((int)STORE_JOB_COLUMN_COUNT <= (int)STORE_COLUMNS_MAX, "the widest table must fit");

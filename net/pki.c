@@ -220,7 +220,7 @@ int pki_new_request(const char *key, char **ret_request, struct fault *fault)
 static bool role_is_known(const char *role)
 {
     return strcmp(role, "host") == 0 || strcmp(role, "coordinator") == 0 ||
-           strcmp(role, "operator") == 0;
+           strcmp(role, "operator") == 0 || strcmp(role, "peer") == 0;
 }
 
 static bool identity_is_valid(const struct pki_identity *identity)
@@ -302,6 +302,40 @@ int pki_sign(const char *ca_certificate, const char *ca_key, const char *request
         X509_sign(certificate, signer, EVP_sha256()) == 0)
         return openssl_fault(fault, ERR_IO, "signing a certificate");
     return write_certificate(certificate, ret_certificate, fault);
+}
+
+int pki_lock_key(const char *key, const char *secret, char **ret_locked, struct fault *fault)
+{
+    AUTO_KEY EVP_PKEY *plain = NULL;
+    int r = read_key(key, &plain, fault);
+    if (r < 0)
+        return r;
+    AUTO_BIO BIO *bio = BIO_new(BIO_s_mem());
+    if (!bio || PEM_write_bio_PKCS8PrivateKey(bio, plain, EVP_aes_256_cbc(), secret,
+                                              (int)strlen(secret), NULL, NULL) != 1)
+        return openssl_fault(fault, ERR_IO, "locking a private key");
+    *ret_locked = text_of(bio);
+    return *ret_locked ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a private key");
+}
+
+static int this_password(char *ret_bytes, int size, int is_write, void *data)
+{
+    size_t count = strlen(data);
+    (void)is_write;
+    if (size < 0 || count > (size_t)size)
+        return -1;
+    memcpy(ret_bytes, data, count);
+    return (int)count;
+}
+
+int pki_unlock_key(const char *locked, const char *secret, char **ret_key, struct fault *fault)
+{
+    AUTO_BIO BIO *bio = bio_of(locked);
+    AUTO_KEY EVP_PKEY *key =
+        bio ? PEM_read_bio_PrivateKey(bio, NULL, this_password, (void *)(uintptr_t)secret) : NULL;
+    if (!key)
+        return openssl_fault(fault, ERR_DENIED, "opening a locked private key");
+    return write_key(key, ret_key, fault);
 }
 
 static void hex_of(const uint8_t *bytes, size_t count, char *ret_hex)

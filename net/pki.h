@@ -4,7 +4,7 @@
  * Thread: any; no state.
  *
  * Identity is a URI in the subject alternative name: spiffe://<pool id>/<role>/<name>, role one of
- * host, coordinator, operator. Keys are ECDSA P-256.
+ * host, coordinator, operator, and peer: another pool, as we call it. Keys are ECDSA P-256.
  */
 #ifndef GODWIT_NET_PKI_H
 #define GODWIT_NET_PKI_H
@@ -32,6 +32,9 @@ int pki_new_request(const char *key, char **ret_request, struct fault *fault);
 int pki_sign(const char *ca_certificate, const char *ca_key, const char *request,
              const struct pki_identity *identity, unsigned days, char **ret_certificate,
              struct fault *fault);
+/* A key at rest where others may read: encrypted (AES-256), opened only by the same secret. */
+int pki_lock_key(const char *key, const char *secret, char **ret_locked, struct fault *fault);
+int pki_unlock_key(const char *locked, const char *secret, char **ret_key, struct fault *fault);
 /* SHA-256 of the certificate (DER) as lower-case hex. */
 int pki_pin(const char *certificate, char ret_pin[static PKI_PIN_SIZE], struct fault *fault);
 /* Parse spiffe://pool/role/name out of a certificate. */

@@ -115,16 +115,23 @@ enum exit_code {
       "The guest runs at its target with all its memory, but its source does not vouch for it: "   \
       "the digests differ or were not compared; look at the guest, or start it anew.")             \
     X(GW_TOKEN_INVALID, 2301, "token-invalid", EXIT_CODE_NOT_ALLOWED, false,                       \
-      "The join token is damaged, of another pool, or not for this host.")                         \
+      "The token is damaged, of another pool, or not for this host or for a pool.")                \
     X(GW_TOKEN_USED, 2302, "token-used", EXIT_CODE_NOT_ALLOWED, false,                             \
-      "A join token lets one host in, once; this one has been used.")                              \
+      "A token lets one host, or one pool, in, once; this one has been used.")                     \
     X(GW_TOKEN_EXPIRED, 2303, "token-expired", EXIT_CODE_NOT_ALLOWED, false,                       \
-      "The join token is older than it may be (at most 15 minutes).")                              \
+      "The token is older than it may be (a host's at most 15 minutes, a peer's what --ttl said).") \
     X(GW_HOST_NAME_TAKEN, 2304, "host-name-taken", EXIT_CODE_REFUSED, false,                       \
       "The pool already has a host of that name; a token made for that very name lets a host "     \
       "that was installed anew replace it while it is down.")                                      \
     X(GW_TOKEN_TTL, 2305, "token-ttl", EXIT_CODE_USAGE, false,                                     \
-      "A join token lives 900 seconds at most.")                                                   \
+      "A join token lives 900 seconds at most, a peer's 86,400.")                                  \
+    X(GW_PEER_KNOWN, 2306, "peer-known", EXIT_CODE_REFUSED, false,                                 \
+      "The pool is a peer of this one already, or it is this pool itself.")                        \
+    X(GW_PEER_UNKNOWN, 2307, "peer-unknown", EXIT_CODE_NOT_FOUND, false,                           \
+      "The pool has no peer of that name, and no peer's id begins with it.")                       \
+    X(GW_PEER_FAILED, 2308, "peer-failed", EXIT_CODE_FAILED, true,                                 \
+      "The other pool did not answer, refused, or is not the one that the token names; nothing "   \
+      "was stored here.")                                                                          \
     X(GW_JOB_UNKNOWN, 2401, "job-unknown", EXIT_CODE_NOT_FOUND, false,                             \
       "The pool has no job of that id, and no id begins with it in one way only.")                 \
     X(GW_JOB_ENDED, 2402, "job-ended", EXIT_CODE_REFUSED, false,                                   \

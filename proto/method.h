@@ -176,6 +176,11 @@ enum method {
     METHOD_DR = 540,            /* DrRequest -> DrReply */
     METHOD_IMAGE_SEAL = 551,     /* ImageSealRequest -> ImageReply */
     METHOD_SNAPSHOT_CLONE = 511, /* SnapshotCloneRequest -> ActionReply */
+    METHOD_POOL_PEER = 580,      /* PeerRequest -> PeerReply */
+
+    /* pool -> pool: from a client without certificate, then over the line */
+    METHOD_PEER_JOIN = 581,  /* PeerJoin -> PeerJoined */
+    METHOD_PEER_HELLO = 582, /* PeerHello -> PeerWelcome */
 };
 
 #endif

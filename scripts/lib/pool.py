@@ -125,6 +125,7 @@ class Pool:
         self.processes = []
         self.coordinator = None  # the only one, or the first
         self.coordinator_words = []
+        self.pool_name = "demo"
         self.init_words = []  # more of `godwit pool init`
         self.coordinators, self.etcds = [], []
         self._coordinator_count = coordinators
@@ -157,7 +158,7 @@ class Pool:
         first = self.hosts[0]
         self.state = first.dir
         self.address = ",".join(f"{h.address}:{PORT}" for h in self.hosts[:self._coordinator_count])
-        self.run_tool("pool", "init", "--dir", self.state, "--name", "demo",
+        self.run_tool("pool", "init", "--dir", self.state, "--name", self.pool_name,
                       "--listen", f"{first.address}:{PORT}", "--address", self.address, *self.init_words)
         if self._coordinator_count > 1:
             self._start_etcds()

@@ -957,6 +957,99 @@ static void term_ends_it_cleanly(void **state)
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static bool is_refused(struct rpc *rpc, uint16_t method)
+{
+    struct fault fault = {0};
+    Godwit__Empty nothing_said = GODWIT__EMPTY__INIT;
+    void *reply = call(rpc, method, &nothing_said, &godwit__empty__descriptor, &fault);
+    bool refused = !reply && (fault.code == ERR_DENIED || fault.code == ERR_UNSUPPORTED);
+    if (!refused)
+        print_message("method %u: %s\n", method, reply ? "answered" : fault.text);
+    if (reply)
+        FREE(reply);
+    return refused;
+}
+
+/* Of our own CA, as a pool gets it that is let in: it opens nothing, unless there is its record. */
+static void a_peer_pools_certificate_opens_none_of_our_methods(void **state)
+{
+    (void)state;
+    AUTO_FREE char *certificate = NULL, *key = NULL;
+    make_identity("peer", "0123456789abcdef", &certificate, &key);
+    struct rpc *rpc = connect_as(certificate, key, NULL, &operator_service, NULL);
+    unsigned failed = 0;
+
+    for (uint16_t method = 1; method < 700; method++)
+        failed += !is_refused(rpc, method);
+
+    assert_int_equal(failed, 0);
+    (void)rpc_close(rpc);
+}
+
+struct opening {
+    bool is_there;
+    struct fault fault;
+};
+
+static void on_opening(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    struct opening *opening = data;
+    (void)rpc;
+    opening->is_there = true;
+    if (fault)
+        opening->fault = *fault;
+}
+
+static bool opening_is_there(void *data)
+{
+    return ((struct opening *)data)->is_there;
+}
+
+static void ignore_end(void *data, struct rpc *rpc, const struct fault *fault)
+{
+    struct opening *opening = data;
+    (void)rpc;
+    opening->is_there = true;
+    opening->fault = *fault;
+}
+
+/* Whatever it says in it, our own pool and an operator of it not least. */
+static void a_certificate_of_another_pools_ca_is_none_at_our_door(void **state)
+{
+    (void)state;
+    static const char *const roles[] = {"operator", "host", "coordinator", "peer"};
+    static const struct rpc_service service = {.on_closed = ignore_end};
+    struct fault fault = {0};
+    AUTO_FREE char *ca = NULL, *ca_key = NULL, *key = NULL, *request = NULL;
+    assert_int_equal(pki_new_ca(POOL_ID, 1, &ca, &ca_key, &fault), 0);
+    assert_int_equal(pki_new_key(&key, &fault), 0);
+    assert_int_equal(pki_new_request(key, &request, &fault), 0);
+    for (size_t i = 0; i < ARRAY_COUNT(roles); i++) {
+        AUTO_FREE char *certificate = NULL;
+        struct pki_identity identity = {.pool = POOL_ID, .name = "me"};
+        (void)snprintf(identity.role, sizeof identity.role, "%s", roles[i]);
+        assert_int_equal(pki_sign(ca, ca_key, request, &identity, 1, &certificate, &fault), 0);
+        const struct tls_identity shown = {
+            .ca_certificate = room.ca_certificate, .certificate = certificate, .key = key};
+        struct tls_context *context = NULL;
+        struct rpc *rpc = NULL;
+        static struct opening opening;
+        opening = (struct opening){0};
+        assert_int_equal(tls_context_new(&context, &shown, &fault), 0);
+        assert_int_equal(rpc_connect(&rpc, room.loop, room.address, context, "coordinator",
+                                     &service, &opening, on_opening, &fault),
+                         0);
+        wait_until(opening_is_there, &opening);
+        if (!opening.fault.code) { /* TLS 1.3: the client is done before it is judged */
+            opening.is_there = false;
+            wait_until(opening_is_there, &opening);
+        }
+        assert_int_not_equal(opening.fault.code, 0);
+        (void)rpc_close(rpc);
+        (void)tls_context_free(context);
+    }
+}
+
 static void a_vm_is_created_stopped_started_and_removed(void **state)
 {
     (void)state;
@@ -1344,6 +1437,8 @@ int main(void)
         BARE(a_second_coordinator_on_the_folder_refuses),
         BARE(term_ends_it_cleanly),
         PAIR(a_host_may_not_ask_what_operators_ask),
+        BARE(a_peer_pools_certificate_opens_none_of_our_methods),
+        BARE(a_certificate_of_another_pools_ca_is_none_at_our_door),
         PAIR(a_vm_is_created_stopped_started_and_removed),
         PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),
         PAIR(a_short_list_leaves_out_what_runs_or_is_stopped),

@@ -210,6 +210,24 @@ static void a_pin_is_of_one_certificate(void **state)
     assert_string_not_equal(pin, other_pin);
 }
 
+static void a_locked_key_opens_with_its_secret_alone(void **state)
+{
+    (void)state;
+    AUTO_FREE char *key = NULL, *locked = NULL, *opened = NULL;
+    char *none = NULL;
+    assert_int_equal(pki_new_key(&key, NULL), 0);
+    assert_int_equal(pki_lock_key(key, "the secret", &locked, NULL), 0);
+
+    assert_int_equal(pki_unlock_key(locked, "the secret", &opened, NULL), 0);
+
+    assert_string_equal(opened, key);
+    assert_non_null(strstr(locked, "BEGIN ENCRYPTED PRIVATE KEY"));
+    assert_int_equal(pki_unlock_key(locked, "another", &none, NULL), ERR_DENIED);
+    assert_int_equal(pki_unlock_key("no key", "the secret", &none, NULL), ERR_DENIED);
+    assert_int_equal(pki_lock_key("no key", "the secret", &none, NULL), ERR_INVALID);
+    assert_null(none);
+}
+
 static void sha256_is_sha256(void **state)
 {
     (void)state;
@@ -232,6 +250,7 @@ int main(void)
         test(a_certificate_tells_from_when_to_when_it_is_good),
         test(a_ca_has_no_identity),
         test(a_pin_is_of_one_certificate),
+        test(a_locked_key_opens_with_its_secret_alone),
         test(sha256_is_sha256),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
