@@ -241,6 +241,13 @@ static void on_ended(void *data, struct vm_entry *entry)
     orders_on_ended(agent->orders, entry);
 }
 
+static void on_discarded(void *data, struct vm_entry *entry, bool has_run)
+{
+    struct agent *agent = data;
+
+    orders_on_discarded(agent->orders, entry, has_run);
+}
+
 static int on_open_domain(void *data, struct vm_entry *entry, bool inherit, int *ret_fd,
                           struct fault *fault)
 {
@@ -547,6 +554,7 @@ static int set_up_vms(struct agent *agent, struct fault *fault)
         .on_console = on_console,
         .on_protect = on_protect,
         .on_ended = on_ended,
+        .on_discarded = on_discarded,
         .on_wants_backends = on_wants_backends,
         .open_domain = on_open_domain,
         .kill_domain = on_kill_domain,

@@ -79,6 +79,7 @@ struct orders {
     struct protects *protects;
     struct standbys *standbys;
     struct step *held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
+    struct step *failed; /* STARTs from a file whose process is being ended: did it run? */
 };
 
 enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
@@ -108,7 +109,7 @@ struct step {
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
     bool is_clone; /* it is another VM's: its disks are cloned before, its memory goes on here too */
-    struct step *next_held;   /* of orders.held */
+    struct step *next_held;   /* of orders.held, or of orders.failed */
 };
 
 static struct orders *orders_of(void *data)
@@ -542,6 +543,7 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
 {
     entry->starting = true;
     entry->starting_generation = step->generation;
+    entry->starting_from_file = step_nonce(step) != NULL;
     step->created = created;
     if (vm_spec_is_libvirt(step_spec(step)))
         return create_domain(step, entry, fault);
@@ -565,11 +567,19 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
 /* ---- START ---- */
 static void start_failed(struct step *step, const struct fault *fault)
 {
-    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
+    struct orders *orders = step->orders;
+    struct vm_entry *entry = vm_table_find(orders->table, step->vm_id);
 
     log_warn("orders", "start failed vm=%s generation=%llu: %s", step->vm_id,
              (unsigned long long)step->generation, fault->text);
-    vm_table_refuse(step->orders->table, step->vm_id, step->generation);
+    if (entry && entry->process && entry->starting_from_file) {
+        step->fault = *fault;
+        step->next_held = orders->failed;
+        orders->failed = step; /* whether it ran is known when its process has ended */
+        vm_entry_discard(entry);
+        return;
+    }
+    vm_table_refuse(orders->table, step->vm_id, step->generation);
     if (entry) {
         struct vm_waiters waiters = entry->start_waiters;
         entry->start_waiters.count = 0;
@@ -577,6 +587,22 @@ static void start_failed(struct step *step, const struct fault *fault)
         waiters_answer(&waiters, NULL, fault);
     }
     step_free(step);
+}
+
+/* "Never started" would let the pool give its disks away, or go back to the snapshot, over what it has written. */
+void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has_run)
+{
+    for (struct step **at = &orders->failed; *at; at = &(*at)->next_held) {
+        struct step *step = *at;
+        if (strcmp(step->vm_id, entry->id) != 0)
+            continue;
+        *at = step->next_held;
+        if (!has_run)
+            vm_table_refuse(orders->table, step->vm_id, step->generation);
+        waiters_answer(&entry->start_waiters, has_run ? entry : NULL, &step->fault);
+        step_free(step);
+        return;
+    }
 }
 
 static void start_created(void *data, const ProtobufCMessage *reply, const struct fault *fault)
@@ -2408,6 +2434,11 @@ struct orders *orders_free(struct orders *orders)
     while (orders && orders->held) {
         struct step *step = orders->held;
         orders->held = step->next_held;
+        step_free(step);
+    }
+    while (orders && orders->failed) {
+        struct step *step = orders->failed;
+        orders->failed = step->next_held;
         step_free(step);
     }
     if (orders)

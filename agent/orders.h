@@ -62,6 +62,8 @@ const struct rpc_method *orders_methods(size_t *ret_count);
 
 void orders_on_vm(struct orders *orders, struct vm_entry *entry); /* its status changed; NULL is fine */
 void orders_on_ended(struct orders *orders, struct vm_entry *entry); /* a VM's process has */
+/* That of a start that failed has: those who wait for the start are answered. */
+void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has_run);
 void orders_on_settled(struct orders *orders); /* what runs is known: see to what does not any more */
 void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles are detached */
 

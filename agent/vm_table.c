@@ -812,10 +812,51 @@ static void be_as_before(struct vm_entry *entry)
     if (before->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED &&
         !vm_entry_has_file(entry, before->generation, NULL)) {
         vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_CRASHED, before->generation,
-                     "its process ended right after it went on from its file", true);
+                     "its file is not there any more", true);
         return;
     }
     save_start(entry); /* and its run files go when it is kept */
+}
+
+/* Of a start from a file, when its process is no more. A suspended one ran only once its file was consumed;
+ * that is durable before. A snapshot's stays as it is: there the latch was written before it ran. */
+static bool may_have_run(const struct vm_entry *entry)
+{
+    const Godwit__VmStatus *before = entry->before;
+    struct latch_record record = {0};
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+
+    if (!entry->starting_from_file)
+        return false;
+    if (before && before->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+        return !vm_entry_has_file(entry, before->generation, NULL);
+    return vm_entry_run_path(entry, "latch", path, &fault) == 0 &&
+           latch_file_read(path, &record, &fault) == 0 &&
+           record.generation == entry->starting_generation;
+}
+
+static void discarded(struct vm_entry *entry, const char *how)
+{
+    struct vm_table *table = entry->table;
+    bool has_run = may_have_run(entry);
+    char reason[VM_END_REASON_MAX];
+
+    if (has_run) {
+        (void)snprintf(reason, sizeof reason, "it ended right after it went on from its file: %.120s", how);
+        entry->discard = false;
+        vm_entry_commit(entry);
+        log_warn("vm_table", "a VM's start failed, and it may have run vm=%s: %s", entry->id, how);
+        vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_CRASHED, entry->starting_generation, reason,
+                     true);
+        vm_entry_journal(entry, "end");
+    }
+    if (table->config.on_discarded)
+        table->config.on_discarded(table->config.data, entry, has_run);
+    if (has_run)
+        table->config.on_ended(table->config.data, entry);
+    else
+        be_as_before(entry);
 }
 
 static void on_process_ended(void *data, const char *how)
@@ -829,7 +870,7 @@ static void on_process_ended(void *data, const char *how)
     entry->process = vm_process_free(entry->process);
     entry->quit_sent = false;
     if (entry->discard)
-        be_as_before(entry);
+        discarded(entry, words);
     else if (entry->upgrade)
         table->config.on_upgrade_ended(table->config.data, entry, words);
     else

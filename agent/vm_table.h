@@ -56,6 +56,7 @@ struct vm_entry {
     /* orders under way (orders.c) */
     bool starting;
     uint64_t starting_generation;
+    bool starting_from_file;            /* its memory comes from one: what ends on the way may have run */
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
     bool snapshotting;                  /* snapshots.c: it goes into files while it runs */
@@ -94,6 +95,9 @@ struct vm_table_config {
     void (*on_console)(void *data, struct vm_entry *entry, const Godwit__ConsoleData *event);
     void (*on_protect)(void *data, struct vm_entry *entry, const Godwit__VmProtectEvent *event);
     void (*on_ended)(void *data, struct vm_entry *entry); /* its process has; status is new */
+    /* The process of a start that failed has ended: as one that ran (on_ended comes then), or as one that
+     * never did; the entry may go right after. */
+    void (*on_discarded)(void *data, struct vm_entry *entry, bool has_run);
     void (*on_wants_backends)(void *data, struct vm_entry *entry); /* said at every such status */
     /* A domain of libvirt instead of a process: see domains. `inherit`: it ran before this agent. */
     int (*open_domain)(void *data, struct vm_entry *entry, bool inherit, int *ret_fd,
@@ -195,8 +199,9 @@ bool vm_entry_is_paging(const struct vm_entry *entry);
 /* Write ABANDONED into the latch file of this name, whose process is no more. */
 bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name,
                               struct latch_record *record);
-/* The order for which it was spawned failed before anything ran: end the process, be as before (a
- * new entry is forgotten, so the entry may be gone when this returns). */
+/* The order for which it was spawned failed: end the process, be as before (a new entry is forgotten, so
+ * the entry may be gone when this returns). One that was to go on from a file may have run by then: its
+ * latch file says so when it has ended, and it has crashed. */
 void vm_entry_discard(struct vm_entry *entry);
 /* Change the state; tells (when `tell`) and keeps it. */
 void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t generation,

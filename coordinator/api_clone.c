@@ -125,7 +125,7 @@ static void on_started(void *data, const struct cluster_answer *answer)
     struct cloning *cloning = data;
     const struct cluster_vm *vm = vm_of(cloning);
 
-    if (answer->problem && vm && vm->own.phase == OWN_STOPPED) {
+    if (answer->problem && vm && vm->own.phase == OWN_STOPPED && !vm->crashed) { /* it never ran */
         fail(cloning, answer->problem, true);
         return;
     }

@@ -442,6 +442,8 @@ static void reconcile_owner(struct cluster *cluster, struct cluster_host *host,
     }
     if (status->absent) {
         bool crashed = status->state == GODWIT__VM_STATE__VM_STATE_CRASHED;
+        if (phase == OWN_STARTING && heard != HEARD_EVENT && !vm->ticket)
+            vm->suspended[0] = '\0'; /* it has gone on from there */
         if (phase == OWN_RUN || (phase == OWN_STARTING && heard != HEARD_EVENT && !vm->ticket))
             record_ended(cluster, vm, crashed,
                          status->reason[0] ? status->reason : "the guest ended by itself", now,
@@ -981,12 +983,41 @@ static void tell_eager(const struct cluster *cluster, const struct cluster_vm *v
                            vm->spec->name, order->host);
 }
 
+/* It was started, and has ended since: what it has written stays, and it is never told as one that did not run. */
+static void start_over(struct cluster *cluster, struct cluster_vm *vm,
+                       const struct cluster_order *order, const struct status *status,
+                       struct cluster_now now, struct cluster_todo *todo)
+{
+    struct problem problem;
+    bool crashed = status->state != GODWIT__VM_STATE__VM_STATE_STOPPED;
+    const char *reason = status->reason[0] ? status->reason : "the guest ended by itself";
+
+    (void)problem_set(&problem, GW_START_FAILED, "%s was started on %s and has crashed: %.300s",
+                      vm->spec->name, order->host, reason);
+    problem_hint(&problem, "godwit vm show %s", vm->spec->name);
+    vm->lazy = false;
+    vm->suspended[0] = '\0'; /* it has gone on from there */
+    record_ended(cluster, vm, crashed, reason, now, todo);
+    vm = cluster_vm(cluster, order->vm_id); /* gone, where its removal was recorded */
+    if (vm)
+        place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, crashed ? &problem : NULL, todo);
+}
+
 static void start_done(struct cluster *cluster, struct cluster_vm *vm,
                        const struct cluster_order *order, const struct cluster_result *result,
                        struct cluster_now now, struct cluster_todo *todo)
 {
     struct problem problem;
     bool ours = vm->own.phase == OWN_STARTING && vm->own.gen == order->generation;
+    if (!result->fault && ours && result->status && order->kind == ORDER_START) {
+        struct status status = judge_status(result->status);
+        if (status.absent && !status.nonce[0] && status.generation == order->generation) {
+            show_status(vm, result->status);
+            start_over(cluster, vm, order, &status, now, todo);
+            return;
+        }
+    }
     if (!result->fault) {
         if (ours && order->ticket && result->status)
             tell_eager(cluster, vm, order, result->status, todo);

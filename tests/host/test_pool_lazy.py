@@ -11,6 +11,7 @@ from pool_case import clean_vms, expect, expect_host, need_guest, pools, run
 FILL_MIB = 96
 MEASURED_MIB = int(os.environ.get("GODWIT_LAZY_MIB", "512"))
 HOLD = "pager.read=delay:9000@20\n"  # the reader stands at its 20th frame while the guest runs
+UNHEARD = "vm.event=delay:9000@2\n"  # it stands where it would tell that it runs, before it answers its start
 
 
 def need_sleeper(pool):
@@ -125,6 +126,40 @@ def a_process_killed_on_the_way_has_crashed_and_its_file_is_stale(pool):
     expect_host(pool, "sleeper", "node1")
     pool.verify("sleeper")
     expect(not file_of(pool).exists(), "the stale file is still there")
+
+
+def lose_unheard(pool, *words):
+    """Its guest runs, and its process ends before anybody was told."""
+    before = set(pool.hosts[0].vm_pids())
+    arm(pool, UNHEARD)
+    asked = pool.start_godwit(*words)
+    pools.wait_for("it to run unheard", 60, lambda: "hit vm.event" in pool.hosts[0].failpoints.read_text())
+    pids = set(pool.hosts[0].vm_pids()) - before
+    expect(len(pids) == 1, f"its process is one of {pids}")
+    os.kill(pids.pop(), signal.SIGKILL)
+    out, err = asked.communicate(timeout=60)
+    arm(pool, "")
+    expect(asked.returncode != 0 and "has crashed" in out + err, f"{words}: {asked.returncode} {out} {err}")
+
+
+def one_lost_before_its_start_was_answered_has_crashed(pool):
+    need_sleeper(pool)
+    for how in ("--lazy", "--eager"):
+        suspend(pool)
+        lose_unheard(pool, "vm", "resume", how, "sleeper")
+        expect_host(pool, "sleeper", "node1", "crashed")
+        refused(pool, "vm", "resume", "sleeper")
+        pool.godwit("vm", "start", "sleeper")
+        expect_host(pool, "sleeper", "node1")
+    pool.godwit("vm", "snapshot", "create", "sleeper", "before", "--ram")
+    lose_unheard(pool, "vm", "snapshot", "clone", "sleeper", "before", "twin", "--lazy")
+    expect_host(pool, "twin", "node1", "crashed")  # it ran: what it wrote is not taken away
+    pool.godwit("vm", "rm", "twin", "-y")
+    lose_unheard(pool, "vm", "snapshot", "restore", "-y", "--lazy", "sleeper", "before")
+    expect_host(pool, "sleeper", "node1", "crashed")
+    pool.godwit("vm", "start", "sleeper")
+    pool.godwit("vm", "snapshot", "rm", "-y", "sleeper", "before")
+    pool.verify("sleeper")
 
 
 def it_can_be_stopped_on_the_way(pool):
@@ -256,6 +291,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      nothing_else_is_done_to_it_until_all_is_there,
      where_nobody_can_wait_for_pages_all_is_read_first_and_told,
      a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
+     one_lost_before_its_start_was_answered_has_crashed,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
      a_read_error_that_passes_is_nothing_to_it,

@@ -71,7 +71,7 @@ static void join(const char *name)
     hello(name, NULL);
 }
 
-static void answer_start(struct cluster_vm *of, const struct fault *fault)
+static void answer_start_as(struct cluster_vm *of, Godwit__VmState state, const struct fault *fault)
 {
     Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
     struct cluster_order order = {.kind = ORDER_START, .generation = of->own.gen, .ticket = of->ticket};
@@ -79,11 +79,16 @@ static void answer_start(struct cluster_vm *of, const struct fault *fault)
     WORDS_COPY(order.vm_id, of->id);
     status.vm_id = text(of->id);
     status.has_state = status.has_generation = true;
-    status.state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+    status.state = state;
     status.generation = of->own.gen;
     const struct cluster_result result = {
         .fault = fault, .definite = fault != NULL, .status = fault ? NULL : &status};
     cluster_order_done(&cluster, &order, &result, later(), &todo);
+}
+
+static void answer_start(struct cluster_vm *of, const struct fault *fault)
+{
+    answer_start_as(of, GODWIT__VM_STATE__VM_STATE_RUNNING, fault);
 }
 
 static void create(void)
@@ -319,6 +324,23 @@ static void one_that_ended_unheard_is_never_given_its_old_memory_again(void **st
     assert_false(cluster_clone_is_twin(&cluster, clone));
 }
 
+/* It ran, and may have written: it is neither "not created" nor to be given the snapshot's memory again. */
+static void one_whose_start_is_told_as_ended_has_crashed_and_stays(void **state)
+{
+    (void)state;
+    struct cluster_vm *clone = make(&warm);
+    clone->ticket = 0;
+    assert_int_equal(cluster_start_home(&cluster, clone, later(), &problem, &todo), 0);
+    answer_start_as(clone, GODWIT__VM_STATE__VM_STATE_CRASHED, NULL);
+    assert_int_equal(clone->own.phase, OWN_STOPPED);
+    assert_true(clone->crashed);
+    assert_string_equal(clone->restoring, "");
+    assert_false(cluster_clone_is_raw(&cluster, clone));
+    assert_int_equal(todo.answer_count, 1);
+    assert_non_null(todo.answers[0].problem);
+    assert_non_null(strstr(todo.answers[0].problem->text, "has crashed"));
+}
+
 static void a_snapshot_that_a_clone_still_needs_stays(void **state)
 {
     (void)state;
@@ -367,6 +389,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(it_is_recorded_on_the_snapshot_s_host_and_starts_from_its_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_cold_one_is_raw_until_it_has_run_and_takes_no_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_start_leaves_one_that_only_its_memory_starts, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_whose_start_is_told_as_ended_has_crashed_and_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_that_ended_unheard_is_never_given_its_old_memory_again, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_snapshot_that_a_clone_still_needs_stays, set_up, tear_down),

@@ -372,6 +372,26 @@ static void a_start_that_was_refused_leaves_the_vm_stopped(void **state)
     assert_string_equal(todo.answers[0].problem->vm_state, "stopped");
 }
 
+/* Its file is used up: it is crashed, and not suspended any more. */
+static void a_resume_that_is_told_as_ended_has_crashed(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    struct cluster_vm *vm = vm_named("web");
+    own_stop(&vm->own);
+    (void)snprintf(vm->suspended, sizeof vm->suspended, "nonce");
+    assert_int_equal(cluster_act(&cluster, "web", VERB(RESUME), false, later(), &ticket, &problem, &todo), 0);
+    assert_int_equal(vm->own.phase, OWN_STARTING);
+
+    order_succeeds(VM_STATE(CRASHED), 2);
+
+    assert_int_equal(vm->own.phase, OWN_STOPPED);
+    assert_true(vm->crashed);
+    assert_string_equal(vm->suspended, "");
+    assert_int_equal(todo.answers[0].problem->code, GW_START_FAILED);
+    assert_non_null(strstr(todo.answers[0].problem->text, "was started on node1 and has crashed"));
+}
+
 static void a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere(void **state)
 {
     (void)state;
@@ -969,6 +989,7 @@ int main(void)
         TEST(a_host_that_cannot_let_guests_wait_takes_no_ordered_post_copy),
         TEST(a_start_is_recorded_before_it_is_ordered),
         TEST(a_start_that_was_refused_leaves_the_vm_stopped),
+        TEST(a_resume_that_is_told_as_ended_has_crashed),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
         TEST(bad_specs_are_refused_and_change_nothing),
         TEST(a_name_is_given_once),

@@ -48,6 +48,16 @@ static void on_ended(void *data, struct vm_entry *entry)
     (void)entry;
 }
 
+static bool discarded_told, discarded_ran;
+
+static void on_discarded(void *data, struct vm_entry *entry, bool has_run)
+{
+    (void)data;
+    (void)entry;
+    discarded_told = true;
+    discarded_ran = has_run;
+}
+
 static void on_settled(void *data)
 {
     (void)data;
@@ -69,6 +79,7 @@ static struct vm_table *open_table(void)
         .on_move = on_move,
         .on_console = on_console,
         .on_ended = on_ended,
+        .on_discarded = on_discarded,
         .on_settled = on_settled,
     };
     settled = false;
@@ -262,6 +273,79 @@ static void a_generation_that_was_refused_stays_seen(void **state)
     (void)vm_table_free(table);
 }
 
+/* ---- starts that failed ---- */
+enum { HAS = 5, STARTS_AS = 7 };
+
+/* Its process ends before it has answered, and left word that it holds `held`. */
+static struct vm_entry *lose_a_start(struct vm_table *table, bool from_file, uint64_t held)
+{
+    struct vm_entry *entry = add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, HAS);
+    const struct latch_record record = {.generation = held};
+    struct latch_file *file = NULL;
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+    int fd = -1;
+
+    entry->starting = true;
+    entry->starting_generation = STARTS_AS;
+    entry->starting_from_file = from_file;
+    assert_int_equal(vm_entry_run_path(entry, "latch", path, &fault), 0);
+    assert_int_equal(latch_file_create(path, &fd, &fault), 0);
+    assert_int_equal(latch_file_open(&file, fd, &fault), 0);
+    latch_file_put(file, &record);
+    (void)latch_file_free(file);
+    assert_int_equal(vm_entry_spawn(entry, "db-01", &fault), 0); /* /bin/false: it ends at once */
+    discarded_told = false;
+    vm_entry_discard(entry);
+    while (!discarded_told)
+        loop_turn(loop, true);
+    while (entry->saving)
+        loop_turn(loop, true);
+    assert_false(entry->starting);
+    assert_null(entry->process);
+    return entry;
+}
+
+static void forget(struct vm_table *table, struct vm_entry *entry)
+{
+    vm_table_remove(entry);
+    while (vm_table_count(table))
+        loop_turn(loop, true);
+    (void)vm_table_free(table);
+}
+
+static void a_start_from_a_file_that_was_lost_after_it_may_have_run_has_crashed(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    load(table);
+
+    struct vm_entry *entry = lose_a_start(table, true, STARTS_AS);
+
+    assert_true(discarded_ran);
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_CRASHED);
+    assert_int_equal(entry->status->generation, STARTS_AS);
+    assert_int_equal(entry->hiwater, STARTS_AS);
+    assert_int_equal(told, 2);
+    forget(table, entry);
+}
+
+static void a_start_that_was_lost_before_anything_ran_is_as_before(void **state)
+{
+    (void)state;
+    for (int boots = 0; boots < 2; boots++) {
+        struct vm_table *table = open_table();
+        load(table);
+
+        struct vm_entry *entry = lose_a_start(table, !boots, boots ? STARTS_AS : 0);
+
+        assert_false(discarded_ran);
+        assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_STOPPED);
+        assert_int_equal(entry->status->generation, HAS);
+        forget(table, entry);
+    }
+}
+
 static void a_damaged_body_does_not_decode(void **state)
 {
     (void)state;
@@ -324,6 +408,10 @@ int main(void)
             what_a_killed_agent_wrote_half_is_gone_after_the_next_start, set_up, tear_down),
         cmocka_unit_test_setup_teardown(remembers_generations_of_the_journal, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_generation_that_was_refused_stays_seen, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_start_from_a_file_that_was_lost_after_it_may_have_run_has_crashed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_start_that_was_lost_before_anything_ran_is_as_before, set_up,
+                                        tear_down),
         cmocka_unit_test(a_damaged_body_does_not_decode),
         cmocka_unit_test(an_end_means_what_the_latch_says),
     };
