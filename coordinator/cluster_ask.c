@@ -735,6 +735,9 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
         problem_hint(problem, "godwit vm rm %s --with-snapshots", vm->spec->name);
         return -1;
     }
+    /* Nothing of a lost one runs. What follows records it as it is then, or takes the record away. */
+    if (own_is_lost(&vm->own))
+        own_stop(&vm->own);
     if (vm->own.phase != OWN_STOPPED || host_answers(cluster, vm->own.owner, now)) {
         int r = act_stop(cluster, vm, WANT_REMOVED, now, problem, todo);
         *ret_ticket = vm->ticket;
@@ -762,12 +765,9 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
     if (verb == GODWIT__VM_VERB__VM_VERB_RM && judge_copy_rm(cluster, vm, now, problem) != 0)
         return -1;
     int r = -1;
-    bool ends =
-        verb == GODWIT__VM_VERB__VM_VERB_STOP || (verb == GODWIT__VM_VERB__VM_VERB_RM && and_stop);
-    if (own_is_lost(&vm->own) && ends) {
+    if (own_is_lost(&vm->own) && verb == GODWIT__VM_VERB__VM_VERB_STOP) {
         stop_lost(cluster, vm, now, ret_ticket, todo);
-        if (verb == GODWIT__VM_VERB__VM_VERB_STOP)
-            return 0;
+        return 0;
     }
     switch (verb) {
     case GODWIT__VM_VERB__VM_VERB_START:

@@ -308,6 +308,45 @@ static void a_vm_with_snapshots_is_not_removed_and_one_in_use_neither(void **sta
     assert_string_equal(snapshot->info->id, ONE);
 }
 
+/* It waits for HA to start it again, and goes on waiting. */
+static void a_refused_removal_of_a_lost_one_changes_nothing(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    tell("node1", ONE, NULL);
+    own_lose(&vm->own);
+    uint64_t revision = vm->own_revision;
+    assert_int_equal(cluster_act(&cluster, "web", GODWIT__VM_VERB__VM_VERB_RM, true, later(), &ticket,
+                                 &problem, &todo), -1);
+    assert_non_null(strstr(problem.text, "1 snapshots"));
+    assert_true(own_is_lost(&vm->own));
+    assert_int_equal(vm->want, WANT_RUNNING);
+    assert_int_equal(vm->own_revision, revision);
+    assert_int_equal(todo.put_count, 0);
+    assert_int_equal(todo.answer_count, 0);
+}
+
+static void a_lost_one_is_removed_whether_its_host_answers_or_not(void **state)
+{
+    for (int away = 0; away < 2; away++) {
+        uint64_t ticket = 0;
+        own_lose(&vm->own);
+        cluster_host(&cluster, "node1")->link_up = !away;
+        assert_int_equal(cluster_act(&cluster, "web", GODWIT__VM_VERB__VM_VERB_RM, true, later(), &ticket,
+                                     &problem, &todo), 0);
+        assert_int_equal(find_put(PUT_OWN) != NULL, !away); /* what is dropped is not put as well */
+        assert_int_equal(find_put(PUT_DELETE_VM) != NULL, away);
+        assert_int_equal(find_order(ORDER_STOP) != NULL, !away);
+        assert_int_equal(todo.answer_count, away);
+        if (away)
+            assert_int_equal(todo.answers[0].ticket, ticket);
+        else
+            assert_int_equal(vm->ticket, ticket);
+        (void)tear_down(state);
+        assert_int_equal(set_up(state), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -320,6 +359,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_refused_restore_leaves_it_stopped_and_is_not_repeated_by_itself, set_up, tear_down),
         cmocka_unit_test_setup_teardown(it_is_restored_where_it_lies, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_vm_with_snapshots_is_not_removed_and_one_in_use_neither, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_refused_removal_of_a_lost_one_changes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_lost_one_is_removed_whether_its_host_answers_or_not, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
