@@ -99,7 +99,7 @@ struct cluster_vm {
     bool ha_starts;       /* STARTING is HA's doing */
     /* what is found of it on hosts where the record does not have it (cluster_found) */
     uint64_t found_ns; /* when the record followed last */
-    uint64_t found_gen; /* of a start that takes up what was found running, and starts nothing */
+    uint64_t found_gen; /* of a start that takes up what was found running, and starts nothing; kept with the record */
     char conflict_host[OWN_HOST_SIZE];
     uint64_t conflict_ns;
     bool conflict_told;

@@ -127,6 +127,7 @@ static void put_own(struct store_batch *batch, const struct cluster_vm *vm, uint
     store_batch_text(batch, vm->reason);
     store_batch_text(batch, vm->suspended);
     store_batch_text(batch, vm->restoring);
+    store_batch_number(batch, (int64_t)vm->found_gen);
 }
 
 static int load_own(void *data, const char *key, uint64_t revision, const struct store_cell *cells,
@@ -153,6 +154,7 @@ static int load_own(void *data, const char *key, uint64_t revision, const struct
     WORDS_COPY(vm->reason, text(cells, STORE_OWN_REASON));
     WORDS_COPY(vm->suspended, text(cells, STORE_OWN_SUSPENDED));
     WORDS_COPY(vm->restoring, text(cells, STORE_OWN_RESTORING));
+    vm->found_gen = number(cells, STORE_OWN_FOUND_GEN);
     return 0;
 }
 

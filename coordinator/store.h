@@ -52,7 +52,8 @@ enum { STORE_COLUMNS_MAX = 24, STORE_EVENTS_KEPT = 10000, STORE_SCHEMA_VERSION =
     X(HIWATER, "hiwater INTEGER") X(PHASE, "phase TEXT") X(OWNER, "owner TEXT")                    \
         X(INCARNATION, "incarnation TEXT") X(TARGET, "target TEXT") X(MOVE, "move_id TEXT")        \
             X(WANT, "want INTEGER") X(CRASHED, "crashed INTEGER") X(REASON, "reason TEXT")           \
-                X(SUSPENDED, "suspended TEXT") X(RESTORING, "restoring TEXT")
+                X(SUSPENDED, "suspended TEXT") X(RESTORING, "restoring TEXT")                      \
+                    X(FOUND_GEN, "found_gen INTEGER")
 #define STORE_JOB_COLUMNS(X)                                                                       \
     X(VM, "vm_id TEXT")                                                                            \
     X(STATE, "state TEXT") X(STEP, "step TEXT") X(MOVE, "move_id TEXT") X(SOURCE, "source TEXT")   \

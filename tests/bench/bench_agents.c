@@ -175,6 +175,8 @@ static void put_vm(struct store_batch *batch, size_t index)
     store_batch_number(batch, 0);
     store_batch_text(batch, "");
     store_batch_text(batch, "");
+    store_batch_text(batch, ""); /* from no snapshot, not found */
+    store_batch_number(batch, 0);
 }
 
 static void make_vms(void)

@@ -314,8 +314,9 @@ static void cells_come_back_as_they_were(void **state)
         store_batch_text(batch, "x");
     store_batch_number(batch, 0);
     store_batch_number(batch, -1);
-    for (int i = STORE_OWN_REASON; i < STORE_OWN_COLUMN_COUNT; i++)
+    for (int i = STORE_OWN_REASON; i < STORE_OWN_FOUND_GEN; i++)
         store_batch_text(batch, "y");
+    store_batch_number(batch, 7);
     assert_int_equal(commit(store, batch), 0);
 
     assert_int_equal(store_load(store, STORE_OWN, look_at_own, &rows, NULL), 0);

@@ -15,6 +15,8 @@
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/rows.h"
+#include "coordinator/store.h"
 #include "proto/limits.h"
 
 #define VM_STATE(name) GODWIT__VM_STATE__VM_STATE_##name
@@ -314,6 +316,50 @@ static void what_is_found_running_is_taken_up_and_never_started(void **state)
     assert_int_not_equal(vm->own.gen, vm->found_gen); /* a start of the pool's own is one */
 }
 
+static void keep_all(struct store *store)
+{
+    struct store_batch *batch = NULL;
+    uint64_t last_event = 0;
+    assert_int_equal(store_batch_new(&batch, NULL), 0);
+    for (size_t i = 0; i < cluster.host_count + 2; i++) {
+        struct cluster_put put = {.kind = PUT_HOST};
+        if (i < cluster.host_count)
+            put.object = cluster.hosts[i];
+        else
+            put = (struct cluster_put){.kind = i == cluster.host_count ? PUT_VM : PUT_OWN,
+                                       .object = cluster.vms[0]};
+        rows_put(batch, &cluster, &put, later(), &last_event);
+    }
+    assert_int_equal(store_commit_now(store, batch, NULL), 0);
+    (void)store_batch_free(batch);
+}
+
+/* Its first order may have been lost. Said as a plain start it would start what has ended meanwhile. */
+static void a_new_coordinator_repeats_the_very_order_that_starts_nothing(void **state)
+{
+    (void)state;
+    struct store *store = NULL;
+    uint64_t last_event = 0;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    uint64_t generation = cluster.vms[0]->found_gen;
+    assert_int_not_equal(generation, 0);
+    assert_int_equal(store_open(&store, ":memory:", NULL, NULL), 0);
+    keep_all(store);
+
+    cluster_deinit(&cluster);
+    assert_int_equal(rows_load(store, &cluster, &last_event, NULL), 0);
+    cluster_restart(&cluster, later(), &todo);
+    Godwit__AgentHello message = GODWIT__AGENT_HELLO__INIT;
+    cluster_hello(&cluster, cluster_host(&cluster, "node1"), &message, later(), &todo);
+
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_START);
+    assert_int_equal(todo.orders[0].generation, generation);
+    assert_int_equal(cluster.vms[0]->found_gen, generation); /* what agent_link makes only_running of */
+    (void)store_close(store);
+}
+
 static void follows_a_move_by_hand_whichever_host_tells_first(void **state)
 {
     (void)state;
@@ -543,6 +589,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(follows_a_start_by_hand, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_found_running_is_taken_up_and_never_started, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_new_coordinator_repeats_the_very_order_that_starts_nothing,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(follows_a_move_by_hand_whichever_host_tells_first, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(two_claims_are_a_conflict_and_nothing_is_stopped, set_up,
