@@ -187,7 +187,6 @@ struct cluster_dr { /* a VM's replica on another host */
     Godwit__ReplicaStatus *in;  /* owned; as its target did */
     uint64_t out_ns;
     bool in_ready, out_ready; /* both were asked since they last came up, and said yes */
-    bool in_ended, out_ended; /* step end: the same of their ends */
     bool is_asked;            /* an order is out */
     bool is_stopping;         /* as is one to the host that was given up */
     uint64_t next_ns, stop_ns, auto_ns; /* not before */

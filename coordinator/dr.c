@@ -649,16 +649,16 @@ static void step_back(struct cluster *cluster, struct cluster_dr *dr, struct clu
 static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                      struct cluster_todo *todo)
 {
-    const Godwit__DrRecord *info = dr->info;
+    Godwit__DrRecord *info = dr->info;
     if (dr->is_asked || now.ns < dr->next_ns)
         return;
     if (!runs_at_source(dr) || dr->vm->job)
-        dr->out_ended = true; /* no process there that would replicate */
-    if (!dr->out_ended && dr_host_is_up(cluster, info->source, now)) {
+        info->has_out_ended = info->out_ended = true; /* no process there that would replicate */
+    if (!info->out_ended && dr_host_is_up(cluster, info->source, now)) {
         order(dr, info->source, ORDER_PROTECT_END, now, todo);
-    } else if (!dr->in_ended && dr_host_is_up(cluster, info->target, now)) {
+    } else if (!info->in_ended && dr_host_is_up(cluster, info->target, now)) {
         order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
-    } else if (dr->out_ended && dr->in_ended && !is_given(info->split_host) &&
+    } else if (info->out_ended && info->in_ended && !is_given(info->split_host) &&
                !dr_test_is_open(dr)) {
         struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_DR);
         put->revision = dr->revision;
@@ -923,6 +923,19 @@ static void on_finished(struct cluster *cluster, struct cluster_dr *dr,
     }
 }
 
+/* Kept: who was asked may be lost for good by the time that a new coordinator would ask again. */
+static void end_reached(struct cluster_dr *dr, bool is_out, struct cluster_todo *todo)
+{
+    Godwit__DrRecord *info = dr->info;
+    bool was_reached = is_out ? info->out_ended : info->in_ended;
+    if (is_out)
+        info->has_out_ended = info->out_ended = true;
+    else
+        info->has_in_ended = info->in_ended = true;
+    if (!was_reached)
+        dr_put(dr, todo);
+}
+
 static void on_end(struct cluster *cluster, struct cluster_dr *dr,
                    const struct cluster_order *order, const struct cluster_result *result,
                    struct cluster_now now, struct cluster_todo *todo)
@@ -939,10 +952,8 @@ static void on_end(struct cluster *cluster, struct cluster_dr *dr,
     else if (dr_step_is(dr, "undo"))
         fail_op(dr, "protect", now, todo, "%s went away; %s runs on", dr->info->target,
                 dr->info->vm);
-    else if (order->kind == ORDER_PROTECT_END)
-        dr->out_ended = true;
-    else
-        dr->in_ended = true;
+    else if (dr_step_is(dr, "end"))
+        end_reached(dr, order->kind == ORDER_PROTECT_END, todo);
 }
 
 static void on_split_stopped(struct cluster_dr *dr, const struct cluster_order *order,

@@ -256,7 +256,8 @@ static int unprotect(struct cluster *cluster, const Godwit__DrRequest *request,
     if (dr_step_is(dr, "end"))
         return 0;
     cluster_todo_event(todo, dr->info->vm_id, "the protection of %s ends", dr->info->vm);
-    dr->out_ended = dr->in_ended = dr_step_is(dr, "away"); /* nothing is replicated */
+    dr->info->has_out_ended = dr->info->has_in_ended = true;
+    dr->info->out_ended = dr->info->in_ended = dr_step_is(dr, "away"); /* nothing is replicated */
     if (dr->info->op[0])
         dr_give_up_op(dr, "dr unprotect ended its protection", now, todo);
     if (dr_test_is_open(dr))

@@ -1399,6 +1399,29 @@ static void unprotect_ends_both_ends_also_those_that_come_later(void **ignored)
     assert_true(world.processes[0][0].runs);
 }
 
+/* Who was asked is lost for good by the time that a new coordinator looks. */
+static void an_end_that_was_reached_is_known_to_a_new_coordinator(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    world.up[0] = false; /* its line only: it runs on */
+    lose(0);
+    assert_int_equal(ask(&request), 0);
+    turn_for(5000);
+    assert_string_equal(world.processes[1][0].in_id, ""); /* the replica is dropped */
+    assert_non_null(vm(0)->dr);
+    world.up[1] = false;
+    lose(1);
+    restart();
+    turn_for(5000);
+    world.up[0] = true;
+    say_hello(0);
+    turn_until(is_unprotected, "no record");
+    assert_false(world.processes[0][0].replicates);
+    assert_true(world.processes[0][0].runs);
+}
+
 static bool goes_back(void)
 {
     return vm(0)->dr && dr_step_is(vm(0)->dr, "protect") && dr_op_is(vm(0)->dr, "failback");
@@ -2099,14 +2122,14 @@ static void test_and_end(void)
     assert_true(world.processes[0][0].runs);
 }
 
-static void dies_at_each_step_of(void (*scenario)(void))
+static void dies_at_each_step_of(void (*scenario)(void), unsigned steps_min)
 {
     unsigned steps = 0;
     begin_world();
     scenario();
     steps = world.applies;
     end_world();
-    assert_true(steps > 10);
+    assert_true(steps > steps_min);
     for (unsigned at = 1; at <= steps; at++) {
         for (int durable = 0; durable < 2; durable++) {
             begin_world();
@@ -2123,19 +2146,60 @@ static void dies_at_each_step_of(void (*scenario)(void))
 static void a_coordinator_that_dies_at_any_step_of_a_planned_failover_goes_on(void **ignored)
 {
     (void)ignored;
-    dies_at_each_step_of(planned_and_back);
+    dies_at_each_step_of(planned_and_back, 10);
 }
 
 static void a_coordinator_that_dies_at_any_step_of_a_failover_goes_on(void **ignored)
 {
     (void)ignored;
-    dies_at_each_step_of(lost_and_back);
+    dies_at_each_step_of(lost_and_back, 10);
+}
+
+static int ask_unprotect(void)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    return ask(&request);
+}
+
+static void test_and_unprotect(void)
+{
+    until(ask_protect, is_held, "held");
+    until(begin_test, test_came_to_something, "tested");
+    until(ask_unprotect, is_unprotected, "no record");
+    turn_for(3000);
+    assert_null(twin());
+    assert_false(world.twin.exists);
+    assert_false(world.processes[0][0].replicates);
+    assert_string_equal(world.processes[1][0].in_id, "");
+    assert_int_equal(running(0), 1);
+}
+
+/* All that would have to be asked is lost by then. */
+static void away_and_unprotect(void)
+{
+    until(ask_protect, is_held, "held");
+    power_off(0);
+    turn_for(10000);
+    until(ask_lost, is_away, "away");
+    world.up[0] = true;
+    say_hello(0);
+    world.up[1] = false;
+    lose(1);
+    until(ask_unprotect, is_unprotected, "no record");
+    assert_true(world.processes[1][0].runs);
+}
+
+static void a_coordinator_that_dies_at_any_step_of_an_unprotect_ends_it(void **ignored)
+{
+    (void)ignored;
+    dies_at_each_step_of(test_and_unprotect, 5);
+    dies_at_each_step_of(away_and_unprotect, 5);
 }
 
 static void a_coordinator_that_dies_at_any_step_of_a_test_leaves_no_copy(void **ignored)
 {
     (void)ignored;
-    dies_at_each_step_of(test_and_end);
+    dies_at_each_step_of(test_and_end, 10);
 }
 
 int main(void)
@@ -2177,6 +2241,7 @@ int main(void)
         TEST(auto_waits_for_those_of_its_group_whose_record_is_not_lost_yet),
         TEST(a_group_is_judged_whole),
         TEST(unprotect_ends_both_ends_also_those_that_come_later),
+        TEST(an_end_that_was_reached_is_known_to_a_new_coordinator),
         TEST(unprotect_ends_a_failback_as_failed),
         TEST(a_failback_of_what_came_to_run_at_home_is_over),
         TEST(a_protected_vm_does_not_move_to_its_replica_and_is_not_removed),
@@ -2204,6 +2269,7 @@ int main(void)
         TEST(a_drill_does_not_wait_for_a_test_that_runs),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_failover_goes_on),
         cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_a_test_leaves_no_copy),
+        cmocka_unit_test(a_coordinator_that_dies_at_any_step_of_an_unprotect_ends_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
