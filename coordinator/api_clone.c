@@ -33,6 +33,7 @@ struct cloning {
     char vm_id[ID_TEXT_SIZE];
     bool is_created; /* the VM was, by this request */
     bool is_lazy;    /* it runs at once, its memory follows */
+    bool has_disks;  /* some may have been made */
     /* while it is removed again */
     struct problem problem; /* that is told when it is */
     struct loop_timer *timer;
@@ -83,12 +84,26 @@ static void remove_created(void *data)
 {
     struct cloning *cloning = data;
     struct coordinator *coordinator = cloning->coordinator;
+    struct cluster_vm *vm = vm_of(cloning);
     struct cluster_todo todo = {0};
     struct problem problem;
     uint64_t ticket = 0;
 
-    if (cluster_act(&coordinator->cluster, cloning->vm_id, GODWIT__VM_VERB__VM_VERB_RM, false,
-                    coordinator_now(), &ticket, &problem, &todo) != 0) {
+    if (!vm) {
+        give_up(cloning);
+        return;
+    }
+    int r = cluster_remove_made(&coordinator->cluster, vm, cloning->has_disks, coordinator_now(),
+                                &ticket, &problem, &todo);
+    if (r == CLUSTER_REMOVED_LATER) {
+        (void)snprintf(cloning->problem.vm_state, sizeof cloning->problem.vm_state,
+                       "stopped, removed once %.64s is back", vm->own.owner);
+        problem_hint(&cloning->problem, "godwit vm show %s", vm->spec->name);
+        coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
+        give_up(cloning);
+        return;
+    }
+    if (r != 0) {
         log_warn("api_clone", "a clone that was not made whole stays defined vm=%s: %s",
                  cloning->vm_id, problem.text);
         give_up(cloning);
@@ -158,6 +173,7 @@ static void on_made(void *data, const ProtobufCMessage *reply, const struct faul
     struct cluster_vm *vm = vm_of(cloning);
     struct problem problem;
 
+    cloning->has_disks = fate != AGENT_LINK_NEVER_LEFT;
     if (reply && vm) {
         start(cloning);
         return;

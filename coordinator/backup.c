@@ -218,6 +218,9 @@ static void put_record_cell(struct store_batch *batch, const Godwit__StoreRow *r
     case STORE_OWN_PHASE:
         store_batch_text(batch, own_phase_name(OWN_STOPPED));
         break;
+    case STORE_OWN_WANT: /* a stop or a removal that was wanted once is no order of now */
+        store_batch_number(batch, WANT_RUNNING);
+        break;
     case STORE_OWN_TARGET:
     case STORE_OWN_MOVE:
         store_batch_text(batch, "");

@@ -71,6 +71,7 @@ struct cluster_vm {
     Godwit__VmSpec *spec; /* owned; its baseline is frozen */
     struct own own;
     uint64_t start_ns;      /* when START was repeated last */
+    uint64_t remove_ns;     /* when a removal that was recorded was */
     uint64_t own_ns;        /* when the record was changed, in this coordinator's life */
     enum cluster_want want; /* a stop that was recorded is carried out, however late */
     bool crashed;
@@ -355,6 +356,7 @@ struct cluster_order {
     uint64_t ticket;   /* whose answer depends on it; 0: nobody's */
     uint64_t asked_ns; /* when it was decided */
     bool remove;       /* stop */
+    bool is_late;      /* the same: nobody waits for it, and a host that is busy is asked again */
     char nonce[GUEST_NONCE_SIZE]; /* suspend */
     char about[OWN_HOST_SIZE];
     char incarnation[ID_TEXT_SIZE]; /* of `about`: the life that is meant */

@@ -23,6 +23,8 @@
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 
+enum { REMOVE_AGAIN_MS = 5000 };
+
 static void add_place(const struct cluster *cluster, const struct cluster_vm *vm,
                       struct cluster_now now, struct problem *problem)
 {
@@ -745,6 +747,13 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
     }
     /* It never ran, or its host is away: STOPPED is recorded on evidence only, so nothing runs. */
     cluster_todo_event(todo, vm->id, "VM %s removed", vm->spec->name);
+    for (size_t i = 0; vm->own.owner[0] && i < vm->spec->n_disks; i++) {
+        const Godwit__DiskSpec *disk = vm->spec->disks[i];
+        if (!disk->read_only && disk->file && disk->file[0])
+            cluster_todo_event(todo, vm->id, "%s does not answer: disk %.40s of %s stays there, %.100s/%.80s",
+                               vm->own.owner, disk->name, vm->spec->name,
+                               disk->store ? disk->store : "", disk->file);
+    }
     struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_VM);
     put->revision = vm->revision;
     put->own_revision = vm->own_revision;
@@ -753,6 +762,44 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
     struct cluster_answer *answer = cluster_todo_answer(todo);
     answer->ticket = *ret_ticket = ++cluster->next_ticket;
     return 0;
+}
+
+int cluster_remove_made(struct cluster *cluster, struct cluster_vm *vm, bool has_disks,
+                        struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
+                        struct cluster_todo *todo)
+{
+    if (!has_disks || vm->own.phase != OWN_STOPPED || host_answers(cluster, vm->own.owner, now))
+        return cluster_act(cluster, vm->id, GODWIT__VM_VERB__VM_VERB_RM, false, now, ret_ticket,
+                           problem, todo);
+    vm->want = WANT_REMOVED;
+    (void)snprintf(vm->reason, sizeof vm->reason,
+                   "not made whole: it is removed with its disks once %.64s is back", vm->own.owner);
+    cluster_put_own(vm, now, todo);
+    cluster_todo_event(todo, vm->id, "VM %s was not made whole and %s does not answer: it is removed with its "
+                                     "disks once that is back",
+                       vm->spec->name, vm->own.owner);
+    return CLUSTER_REMOVED_LATER;
+}
+
+/* A removal whose host went away before it was done: its record is all that knows of its disks. */
+static void remove_later(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                         struct cluster_todo *todo)
+{
+    if (vm->want != WANT_REMOVED || vm->own.phase != OWN_STOPPED || vm->ticket || vm->job || vm->dr ||
+        vm->disk_move || !host_answers(cluster, vm->own.owner, now) ||
+        (vm->remove_ns && now.ns - vm->remove_ns < REMOVE_AGAIN_MS * NS_PER_MS))
+        return;
+    vm->remove_ns = now.ns;
+    vm->ticket = ++cluster->next_ticket; /* nothing else is done to it meanwhile */
+    struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);
+    order->ticket = vm->ticket;
+    order->remove = order->is_late = true;
+}
+
+void cluster_ask_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
+{
+    for (size_t i = 0; i < cluster->vm_count && !cluster_is_restored(cluster, NULL, 0); i++)
+        remove_later(cluster, cluster->vms[i], now, todo);
 }
 
 int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, bool and_stop,

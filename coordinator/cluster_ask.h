@@ -18,6 +18,16 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
                 struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                 struct cluster_todo *todo);
 
+/* What was created for nothing goes again, with what was made of its disks (`has_disks`: there may be some). 0: as
+ * cluster_act's rm. CLUSTER_REMOVED_LATER: its host does not answer; it stays recorded, stopped, and is removed
+ * by the tick once that is back. An operator's own rm forgets it at once. */
+enum { CLUSTER_REMOVED_LATER = 1 };
+int cluster_remove_made(struct cluster *cluster, struct cluster_vm *vm, bool has_disks,
+                        struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
+                        struct cluster_todo *todo);
+/* Removals that were recorded, whose hosts are back. */
+void cluster_ask_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo);
+
 /* Has no job and no other order the VM? */
 int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *vm,
                        struct cluster_now now, struct problem *problem);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_forecast.h"
 #include "coordinator/cluster_found.h"
@@ -1074,7 +1075,7 @@ static void stop_done(struct cluster *cluster, struct cluster_vm *vm,
     }
     struct problem problem;
     if (result->fault && result->definite) {
-        if (ours) {
+        if (ours && !(order->is_late && result->fault->code == ERR_BUSY)) {
             vm->want = WANT_RUNNING; /* the agent said no, so it is not carried out later either */
             cluster_put_own(vm, now, todo);
         }
@@ -1364,6 +1365,7 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
 void cluster_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
 {
     repeat_starts(cluster, now, todo);
+    cluster_ask_tick(cluster, now, todo);
     cluster_found_tick(cluster, now, todo);
     end_restored(cluster, todo);
     cluster_ha_tick(cluster, now, todo);

@@ -29,17 +29,24 @@ static struct cluster_vm *vm_of(struct image_task *task)
 }
 
 /* What was created for nothing goes again, with the disks that were made for it. */
-static void remove_created(struct image_task *task)
+static void remove_created(struct image_task *task, struct cluster_vm *vm, bool has_disks,
+                           struct problem *told)
 {
     struct coordinator *coordinator = task->coordinator;
     struct cluster_todo todo = {0};
     struct problem problem;
     uint64_t ticket = 0;
 
-    if (cluster_act(&coordinator->cluster, task->vm_id, GODWIT__VM_VERB__VM_VERB_RM, false,
-                    coordinator_now(), &ticket, &problem, &todo) != 0)
+    int r = cluster_remove_made(&coordinator->cluster, vm, has_disks, coordinator_now(), &ticket,
+                                &problem, &todo);
+    if (r == CLUSTER_REMOVED_LATER) {
+        (void)snprintf(told->vm_state, sizeof told->vm_state, "stopped, removed once %.64s is back",
+                       vm->own.owner);
+        problem_hint(told, "godwit vm show %s", vm->spec->name);
+    } else if (r != 0) {
         log_warn("image_make", "a VM whose disks could not be made stays defined vm=%s: %s",
                  task->vm_id, problem.text);
+    }
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
 }
 
@@ -55,7 +62,7 @@ static void fail(struct image_task *task, struct problem *problem, enum agent_li
         if (!is_removed && !problem->hint[0])
             problem_hint(problem, "godwit vm start %s", vm->spec->name);
         if (is_removed)
-            remove_created(task);
+            remove_created(task, vm, task->disk > 0 || fate == AGENT_LINK_REFUSED, problem);
     }
     api_reply_action(task->coordinator, task->request, "", problem, NULL);
     image_task_free(task);

@@ -341,6 +341,71 @@ static void one_whose_start_is_told_as_ended_has_crashed_and_stays(void **state)
     assert_non_null(strstr(todo.answers[0].problem->text, "has crashed"));
 }
 
+static struct cluster_order *find_stop(void)
+{
+    for (size_t i = 0; i < todo.order_count; i++) {
+        if (todo.orders[i].kind == ORDER_STOP)
+            return &todo.orders[i];
+    }
+    return NULL;
+}
+
+static void pass(uint64_t ms)
+{
+    now_ns += ms * NS_PER_MS;
+    cluster_tick(&cluster, later(), &todo);
+}
+
+/* Its disks are on a host that went away: the record is all that knows of them. */
+static void one_that_is_not_made_whole_is_removed_once_its_host_is_back(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    struct cluster_vm *clone = make(&warm);
+    clone->ticket = 0;
+    cluster_link_lost(&cluster, cluster_host(&cluster, "node1"), later(), &todo);
+    assert_int_equal(cluster_remove_made(&cluster, clone, true, later(), &ticket, &problem, &todo),
+                     CLUSTER_REMOVED_LATER);
+    assert_int_equal(clone->want, WANT_REMOVED);
+    bool is_put = false;
+    for (size_t i = 0; i < todo.put_count; i++)
+        is_put |= todo.puts[i].kind == PUT_OWN; /* a new coordinator knows, too */
+    assert_true(is_put);
+    pass(10000);
+    assert_null(find_stop());
+
+    hello("node1", NULL);
+    pass(100);
+    assert_non_null(find_stop());
+    assert_true(find_stop()->remove);
+    struct cluster_order order = *find_stop();
+    struct fault busy = {0};
+    (void)fault_set(&busy, ERR_BUSY, "a disk of this VM is just being made from a snapshot");
+    struct cluster_result result = {.definite = true, .fault = &busy};
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+    assert_int_equal(clone->want, WANT_REMOVED);
+    assert_int_equal(clone->ticket, 0);
+    pass(10000);
+    hello("node1", NULL); /* heard of again */
+    pass(100);
+    assert_non_null(find_stop()); /* and asked again */
+    order = *find_stop();
+    result.fault = NULL;
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+    assert_null(cluster_vm(&cluster, CLONE_ID));
+}
+
+static void of_one_without_disks_nothing_is_left_to_wait_for(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    struct cluster_vm *clone = make(&warm);
+    clone->ticket = 0;
+    cluster_link_lost(&cluster, cluster_host(&cluster, "node1"), later(), &todo);
+    assert_int_equal(cluster_remove_made(&cluster, clone, false, later(), &ticket, &problem, &todo), 0);
+    assert_null(cluster_vm(&cluster, CLONE_ID));
+}
+
 static void a_snapshot_that_a_clone_still_needs_stays(void **state)
 {
     (void)state;
@@ -390,6 +455,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_cold_one_is_raw_until_it_has_run_and_takes_no_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_start_leaves_one_that_only_its_memory_starts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_whose_start_is_told_as_ended_has_crashed_and_stays, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_that_is_not_made_whole_is_removed_once_its_host_is_back, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(of_one_without_disks_nothing_is_left_to_wait_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_that_ended_unheard_is_never_given_its_old_memory_again, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_snapshot_that_a_clone_still_needs_stays, set_up, tear_down),
