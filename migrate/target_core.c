@@ -16,7 +16,7 @@
 #include "base/world.h"
 #include "proto/limits.h"
 
-enum { REREAD_MS_PER_GIB = 4000, WHOLE_MS_MAX = 30000 };
+enum { REREAD_MS_PER_GIB = 4000, WHOLE_MS_MAX = 30000, FETCHED_AGAIN_MS = 1000 };
 
 static const char *const names[TARGET_EVENT_COUNT] = {
     [TARGET_EVENT_START] = "start",
@@ -308,13 +308,23 @@ static unsigned become_done(struct target_core *core, uint64_t now_ns)
     return TARGET_TODO_END;
 }
 
-/* Told again and again to a source that comes back, until it says that it has heard it. */
+/* Told again and again, to a source that comes back as well, until it says that it has heard it:
+ * one that never does serves for minutes nobody who needs it. */
+static unsigned repeat_fetched(struct target_core *core, uint64_t now_ns)
+{
+    uint64_t again_ns = now_ns + FETCHED_AGAIN_MS * NS_PER_MS;
+    core->phase_deadline_ns = core->away || again_ns > core->fetched_until_ns
+                                  ? core->fetched_until_ns
+                                  : again_ns;
+    return core->away ? 0 : TARGET_TODO_SEND_FETCHED;
+}
+
 static unsigned say_fetched(struct target_core *core, uint64_t now_ns)
 {
     if (!core->fetched || !core->resumed)
         return 0;
-    core->phase_deadline_ns = now_ns + POSTCOPY_LAST_MS_MAX * NS_PER_MS;
-    return core->away ? 0 : TARGET_TODO_SEND_FETCHED;
+    core->fetched_until_ns = now_ns + POSTCOPY_LAST_MS_MAX * NS_PER_MS;
+    return repeat_fetched(core, now_ns);
 }
 
 static unsigned on_fetched(struct target_core *core, const struct target_event *event)
@@ -471,6 +481,8 @@ static unsigned on_abort(struct target_core *core, const struct target_event *ev
 
 static unsigned on_postcopy_deadline(struct target_core *core, const struct target_event *event)
 {
+    if (core->fetched && core->resumed && !core->away && event->now_ns < core->fetched_until_ns)
+        return repeat_fetched(core, event->now_ns);
     if (core->fetched && core->resumed)
         return become_done(core, event->now_ns); /* whether the source heard of it or not */
     if (!core->away)

@@ -115,6 +115,7 @@ struct target_core {
     bool postcopy;     /* pages are missing that come after TOOK */
     bool lane_lost;    /* post-copy: between READY and TOOK */
     bool resumed, fetched;
+    uint64_t fetched_until_ns; /* how long a source that does not answer is told of it */
     struct fault away_fault;
     bool extents_known, lanes_open, populated, drained, has_state, link_lost;
     bool ended;

@@ -49,6 +49,29 @@ static void walk(struct target_core *core, enum phase phase)
     assert_int_equal(core->phase, phase);
 }
 
+/* Its guest runs here, with pages left behind. */
+static void walk_to_postcopy(struct target_core *core)
+{
+    walk(core, PHASE_GREET);
+    struct target_event event = event_of(TARGET_EVENT_HELLO);
+    event.postcopy = true;
+    event.postcopy_away_ms_max = 1000;
+    unsigned todo = 0;
+    assert_int_equal(target_core_step(core, &event, &todo, NULL), 0);
+    static const enum target_event_type path[] = {TARGET_EVENT_EXTENTS_END, TARGET_EVENT_POPULATED,
+                                                  TARGET_EVENT_LANES_OPEN, TARGET_EVENT_MISSING,
+                                                  TARGET_EVENT_DRAINED};
+    for (unsigned i = 0; i < sizeof path / sizeof path[0]; i++)
+        (void)step(core, path[i]);
+    event = event_of(TARGET_EVENT_STATE);
+    event.postcopy = true;
+    assert_int_equal(target_core_step(core, &event, &todo, NULL), 0);
+    (void)step(core, TARGET_EVENT_LOADED);
+    (void)step(core, TARGET_EVENT_TRANSFER);
+    (void)step(core, TARGET_EVENT_RESUMED);
+    assert_int_equal(core->phase, PHASE_POSTCOPY);
+}
+
 static const enum phase phases[] = {PHASE_NONE,  PHASE_GREET, PHASE_PREPARE,  PHASE_PRECOPY,
                                     PHASE_DRAIN, PHASE_STATE, PHASE_HANDOVER, PHASE_DONE};
 
@@ -224,6 +247,34 @@ static void a_lane_lost_after_the_last_fence_abandons(void **state)
     }
 }
 
+static void that_all_pages_came_is_said_again_until_the_source_answers(void **state)
+{
+    (void)state;
+    struct target_core core;
+    walk_to_postcopy(&core);
+    assert_true(step(&core, TARGET_EVENT_FETCHED) & TARGET_TODO_SEND_FETCHED);
+    unsigned said = 0;
+    uint64_t end_ns = now_ns + POSTCOPY_LAST_MS_MAX * NS_PER_MS;
+    for (; now_ns + 100 * NS_PER_MS < end_ns; now_ns += 100 * NS_PER_MS)
+        said += (step(&core, TARGET_EVENT_TICK) & TARGET_TODO_SEND_FETCHED) != 0;
+    assert_true(said >= 5);
+    assert_int_equal(core.phase, PHASE_POSTCOPY);
+
+    struct target_core heard = core;
+    assert_true(step(&heard, TARGET_EVENT_SERVED) & TARGET_TODO_END);
+    assert_int_equal(heard.fault.code, 0);
+
+    struct target_core cut = core; /* what was half said made no sense to the source: it hung up */
+    assert_true(step(&cut, TARGET_EVENT_LANE_LOST) & TARGET_TODO_HANG_UP);
+    assert_int_equal(step(&cut, TARGET_EVENT_TICK), 0);
+    assert_true(step(&cut, TARGET_EVENT_REJOINED) & TARGET_TODO_SEND_FETCHED);
+
+    now_ns = end_ns; /* it needs nothing of it */
+    assert_true(step(&core, TARGET_EVENT_TICK) & TARGET_TODO_END);
+    assert_int_equal(core.phase, PHASE_DONE);
+    assert_int_equal(core.fault.code, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -238,6 +289,7 @@ int main(void)
         cmocka_unit_test(a_target_waits_for_its_source_to_come_back_but_not_for_ever),
         cmocka_unit_test(a_state_that_comes_while_lanes_are_away_is_answered_with_abandoned),
         cmocka_unit_test(a_lane_lost_after_the_last_fence_abandons),
+        cmocka_unit_test(that_all_pages_came_is_said_again_until_the_source_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
