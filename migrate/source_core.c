@@ -29,10 +29,6 @@ enum {
     OVERDUE_MS_MAX = 60 * 1000,
 };
 
-/* A pause that is expected to be longer is worth pressing writers for: the brake itself lets them stand for
- * 4 ms at a time. */
-#define PRESS_NS_MIN UINT64_C(8000000)
-
 /* What each policy may take from the guest, in thousandths of its time, and how soon. */
 static const struct {
     unsigned permille_max, stalls_min;
@@ -399,7 +395,7 @@ static unsigned on_round_done(struct source_core *core, const struct source_even
     }
     if (owes_notice(core))
         return give_notice(core, event->now_ns);
-    if (converge->predicted_ns > PRESS_NS_MIN && throttle_press(&core->throttle))
+    if (converge->predicted_ns > THROTTLE_PRESS_NS_MIN && throttle_press(&core->throttle))
         return SOURCE_TODO_ROUND | SOURCE_TODO_THROTTLE;
     core->standing_by = true;
     return SOURCE_TODO_STAND_BY;

@@ -25,6 +25,10 @@ enum {
     THROTTLE_PRESS_PERMILLE = 800,
 };
 
+/* A pause that is expected to be longer is worth pressing writers for: the brake itself lets them stand for
+ * 4 ms at a time. */
+#define THROTTLE_PRESS_NS_MIN UINT64_C(8000000)
+
 struct throttle {
     unsigned permille_max; /* that the policy allows; 0: never */
     unsigned stalls_min;   /* rounds without shrinking before it begins */

@@ -21,6 +21,8 @@
 #define TINY_BYTES (64 * PAGE_BYTES_F)
 #define SHRINK 0.85
 #define SLOPE 0.5     /* of the set, that a throttled guest is held to */
+#define PRESS_PERMILLE 800    /* before a pause that fits and would still be long */
+#define PRESS_PAUSE_S 0.008
 #define POSTCOPY_PERMILLE 800 /* held back so far, and no further before pages are left behind */
 #define WAITS_MOST 40 /* rounds over the goal that are played before we say that it waits */
 #define ROUNDS_MOST 200
@@ -100,7 +102,7 @@ struct play {
     double rate, pause_floor_s;
     double seconds, bytes, left;
     unsigned rounds, stalls, waits, permille;
-    bool postcopy;
+    bool is_pressed, postcopy;
 };
 
 static double round_s(const struct play *play, double data, double zero)
@@ -130,6 +132,19 @@ static void hold_back(struct play *play, double before)
     if (play->ask->postcopy_late && most > POSTCOPY_PERMILLE)
         most = POSTCOPY_PERMILLE;
     play->permille = permille < most ? permille : most;
+    play->is_pressed = false;
+}
+
+/* As migrate/throttle: the goal is reached, and once more writers are slowed for a shorter pause. */
+static bool press(struct play *play)
+{
+    unsigned most = play->ask->throttle_permille_max;
+    unsigned permille = most < PRESS_PERMILLE ? most : PRESS_PERMILLE;
+    if (pause_s(play) <= PRESS_PAUSE_S || play->permille >= permille)
+        return false;
+    play->permille = permille;
+    play->is_pressed = true;
+    return true;
 }
 
 /* As migrate/post_choice. */
@@ -140,7 +155,7 @@ static bool leaves_pages(const struct play *play, bool fits)
         return true;
     if (!ask->postcopy_late)
         return false;
-    if (!fits && play->stalls > 0 && play->permille >= POSTCOPY_PERMILLE)
+    if (!fits && play->stalls > 0 && !play->is_pressed && play->permille >= POSTCOPY_PERMILLE)
         return true;
     return !fits && ask->deadline_s > 0 &&
            play->seconds + round_s(play, play->left, 0) + pause_s(play) >= ask->deadline_s;
@@ -161,7 +176,7 @@ static bool one_round(struct play *play, double data, double zero)
     bool shrinks = play->left < before * SHRINK;
     play->stalls = shrinks ? 0 : play->stalls + 1;
     play->waits += !fits && !shrinks;
-    bool is_over = fits && (play->left <= TINY_BYTES || !shrinks);
+    bool is_over = fits && (play->left <= TINY_BYTES || !shrinks) && !press(play);
     play->postcopy = !is_over && leaves_pages(play, fits);
     if (!fits && !play->postcopy)
         hold_back(play, before);

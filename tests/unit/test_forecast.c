@@ -128,8 +128,10 @@ static struct came play(struct writer writer, double bytes_per_s, double goal_s,
         };
         memcpy(carried, dirty, sizeof carried);
         if (converge_step(&converge, &round) == CONVERGE_PAUSE) {
-            came.moved = true;
-            break;
+            came.moved = converge.predicted_ns <= THROTTLE_PRESS_NS_MIN || !throttle_press(&throttle);
+            came.permille = throttle.permille;
+            if (came.moved)
+                break;
         }
         if (converge.predicted_ns > converge.downtime_ns_max)
             came.permille =
@@ -182,6 +184,17 @@ static void what_is_told_of_a_writer_is_what_comes(void **state)
     judge("25 MB/s sweep, 1 GB/s", sweep, 1e9, 0.1, 0);
     judge("25 MB/s sweep, 1 Gbit/s", sweep, 118e6, 0.1, 0);
     judge("40 MB/s hot and cold, 1 Gbit", hot, 118e6, 0.1, 0);
+}
+
+static void writers_that_are_pressed_before_a_long_pause_are_told_with_the_rounds_it_takes(void **state)
+{
+    (void)state;
+    struct writer fast = {.pattern = PATTERN_RANDOM, .pages = 8192, .pages_per_s = 25000};
+    struct writer wild = {.pattern = PATTERN_RANDOM, .pages = 16384, .pages_per_s = 120000};
+
+    judge("100 MB/s random, 1 Gbit/s", fast, 118e6, 0.4, 800);
+    judge("same, held by a half at most", fast, 118e6, 0.4, 500);
+    judge("480 MB/s random, 4 Gbit/s", wild, 500e6, 0.1, 800);
 }
 
 static void a_writer_that_outruns_the_link_is_told_not_to_converge_or_how_it_is_held(void **state)
@@ -341,6 +354,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_told_of_a_writer_is_what_comes),
+        cmocka_unit_test(
+            writers_that_are_pressed_before_a_long_pause_are_told_with_the_rounds_it_takes),
         cmocka_unit_test(a_writer_that_outruns_the_link_is_told_not_to_converge_or_how_it_is_held),
         cmocka_unit_test(what_finish_leaves_behind_is_told_and_bounded),
         cmocka_unit_test(what_is_sampled_leads_on_as_its_writer_does),
