@@ -199,6 +199,17 @@ static void waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
     (void)rpc_reply_fault(request, &fault);
 }
 
+static void reply_gone(struct rpc_request *request, const char *vm_id)
+{
+    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+
+    gone.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
+    gone.has_state = true;
+    gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+    if (request)
+        (void)rpc_reply(request, &gone.base);
+}
+
 /* `entry` NULL: all get the fault. */
 static void waiters_answer(struct vm_waiters *waiters, const struct vm_entry *entry,
                            const struct fault *fault)
@@ -517,6 +528,8 @@ static void backends_done(void *data)
         return;
     }
     int r = entry ? step->result : fault_set(&fault, ERR_NOT_FOUND, "VM %s is gone", step->vm_id);
+    if (r == 0 && entry->start_ends)
+        r = fault_set(&fault, ERR_REFUSED, "it was stopped while it was being started");
     if (r == 0)
         r = vm_entry_spawn(entry, step_spec(step)->name, &fault);
     if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
@@ -565,14 +578,36 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
 }
 
 /* ---- START ---- */
-static void start_failed(struct step *step, const struct fault *fault)
+/* Those who asked for its end: `entry` as it is then; NULL: as it was before, or gone. */
+static void answer_start_ends(struct vm_waiters *waiters, const struct vm_entry *entry, const char *vm_id)
+{
+    struct vm_waiters now = *waiters;
+
+    waiters->count = 0;
+    for (size_t i = 0; i < now.count; i++) {
+        if (entry)
+            reply_status(now.requests[i], entry);
+        else
+            reply_gone(now.requests[i], vm_id);
+    }
+}
+
+static void start_failed(struct step *step, const struct fault *given)
 {
     struct orders *orders = step->orders;
     struct vm_entry *entry = vm_table_find(orders->table, step->vm_id);
+    struct fault own = {0};
+    const struct fault *fault = given;
 
+    if (entry && entry->start_ends) {
+        (void)fault_set(&own, ERR_REFUSED, "it was stopped while it was being started");
+        fault = &own;
+    }
     log_warn("orders", "start failed vm=%s generation=%llu: %s", step->vm_id,
              (unsigned long long)step->generation, fault->text);
-    if (entry && entry->process && entry->starting_from_file) {
+    if (entry)
+        entry->start_may_end = false;
+    if (entry && entry->process && (entry->starting_from_file || entry->start_ends)) {
         step->fault = *fault;
         step->next_held = orders->failed;
         orders->failed = step; /* whether it ran is known when its process has ended */
@@ -581,10 +616,16 @@ static void start_failed(struct step *step, const struct fault *fault)
     }
     vm_table_refuse(orders->table, step->vm_id, step->generation);
     if (entry) {
-        struct vm_waiters waiters = entry->start_waiters;
+        struct vm_waiters waiters = entry->start_waiters, stops = entry->stop_waiters;
+        bool ends = entry->start_ends;
         entry->start_waiters.count = 0;
+        if (ends)
+            entry->stop_waiters.count = 0;
+        entry->start_ends = false;
         vm_entry_discard(entry);
         waiters_answer(&waiters, NULL, fault);
+        if (ends)
+            answer_start_ends(&stops, NULL, step->vm_id);
     }
     step_free(step);
 }
@@ -600,6 +641,9 @@ void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has
         if (!has_run)
             vm_table_refuse(orders->table, step->vm_id, step->generation);
         waiters_answer(&entry->start_waiters, has_run ? entry : NULL, &step->fault);
+        if (entry->start_ends)
+            answer_start_ends(&entry->stop_waiters, has_run ? entry : NULL, step->vm_id);
+        entry->start_ends = false;
         step_free(step);
         return;
     }
@@ -616,6 +660,10 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     }
     vm_entry_update(entry, (const Godwit__VmStatus *)reply);
     vm_entry_commit(entry);
+    entry->start_may_end = false;
+    if (entry->start_ends) /* too late for that: its process is ending as one that was started */
+        entry->stopping = true;
+    entry->start_ends = false;
     struct fault left = {0};
     if (step_nonce(step) && !step->snapshot && !vm_entry_is_paging(entry) &&
         vm_entry_drop_file(entry, &left) < 0) /* it is marked: of no use */
@@ -732,6 +780,8 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
     waiters_add(&entry->start_waiters, request);
     step->start_paused = order->start_paused;
     step->only_running = order->only_running;
+    entry->start_may_end = !vm_spec_is_libvirt(order->spec);
+    entry->start_ends = false;
     r = attach_stamp_read(order->expected_stamp, &step->expected, &fault);
     if (r == 0)
         r = take_snapshot(step, order, &fault);
@@ -882,15 +932,22 @@ static void stop_ended(struct orders *orders, struct vm_entry *entry)
     waiters_answer(&entry->stop_waiters, NULL, &fault);
 }
 
-static void reply_gone(struct rpc_request *request, const char *vm_id)
+/* What it reads may never come. Until its disks are opened on a worker nobody can end that: it ends after. */
+static void end_start(struct vm_entry *entry, struct rpc_request *request)
 {
-    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+    struct fault fault = {0};
 
-    gone.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
-    gone.has_state = true;
-    gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
-    if (request)
-        (void)rpc_reply(request, &gone.base);
+    waiters_add(&entry->stop_waiters, request);
+    if (entry->start_ends)
+        return;
+    entry->start_ends = true;
+    log_info("orders", "a start is ended on request vm=%s generation=%llu", entry->id,
+             (unsigned long long)entry->starting_generation);
+    if (!entry->process)
+        return;
+    (void)snprintf(entry->end_reason, sizeof entry->end_reason, "it was stopped while it was being started");
+    if (vm_process_kill(entry->process, &fault) < 0)
+        log_error("orders", "vm=%s: %s", entry->id, fault.text);
 }
 
 static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -928,6 +985,10 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
         return;
     }
     int r = 0;
+    if (entry && entry->starting && entry->start_may_end && !order->remove) {
+        end_start(entry, request);
+        return;
+    }
     if (!entry)
         r = fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
                       order->vm_id ? order->vm_id : "");

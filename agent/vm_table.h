@@ -57,6 +57,7 @@ struct vm_entry {
     bool starting;
     uint64_t starting_generation;
     bool starting_from_file;            /* its memory comes from one: what ends on the way may have run */
+    bool start_may_end, start_ends;     /* a START is under way that a stop may end; one has */
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
     bool snapshotting;                  /* snapshots.c: it goes into files while it runs */

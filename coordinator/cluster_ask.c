@@ -547,7 +547,8 @@ static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster
         (void)problem_set(problem, GW_VM_BUSY, "%s is being started; %s has not answered yet",
                           vm->spec->name, vm->own.owner);
         add_place(cluster, vm, now, problem);
-        problem_hint(problem, "godwit vm show %s", vm->spec->name);
+        problem_hint(problem, vm_spec_is_libvirt(vm->spec) ? "godwit vm show %s" : "godwit vm stop --force %s",
+                     vm->spec->name);
         return -1;
     }
     vm->want = want;
@@ -556,6 +557,27 @@ static int act_stop(struct cluster *cluster, struct cluster_vm *vm, enum cluster
     struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);
     order->ticket = vm->ticket;
     order->remove = want == WANT_REMOVED;
+    return 0;
+}
+
+/* A start that hangs has an operator's ticket, and is ended all the same. What becomes of it is told by its own
+ * answer: "not found" is no evidence while it is on its way. */
+static bool may_end_start(const struct cluster_vm *vm)
+{
+    return vm->own.phase == OWN_STARTING && !vm_spec_is_libvirt(vm->spec) && !vm->job &&
+           !vm->disk_move && !dr_is_acting(vm) && !dr_takes(vm);
+}
+
+static int end_start(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
+                     uint64_t *ret_ticket, struct problem *problem, struct cluster_todo *todo)
+{
+    if (judge_owner_answers(cluster, vm, now, problem) != 0)
+        return -1;
+    vm->want = WANT_STOPPED;
+    cluster_put_own(vm, now, todo);
+    struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);
+    order->ticket = *ret_ticket = ++cluster->next_ticket;
+    order->ends_start = true;
     return 0;
 }
 
@@ -807,6 +829,8 @@ int cluster_act(struct cluster *cluster, const char *word, Godwit__VmVerb verb, 
                 struct cluster_todo *todo)
 {
     struct cluster_vm *vm = cluster_find_vm(cluster, word, problem);
+    if (vm && verb == GODWIT__VM_VERB__VM_VERB_STOP && may_end_start(vm))
+        return end_start(cluster, vm, now, ret_ticket, problem, todo);
     if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0)
         return -1;
     if (verb == GODWIT__VM_VERB__VM_VERB_RM && judge_copy_rm(cluster, vm, now, problem) != 0)

@@ -1059,12 +1059,46 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, &problem, todo);
 }
 
+/* What it was before the start it is again, also suspended; the start's own answer has said so by now. */
+static void start_ended(struct cluster *cluster, struct cluster_vm *vm,
+                        const struct cluster_order *order, const struct cluster_result *result,
+                        struct cluster_now now, struct cluster_todo *todo)
+{
+    bool ours = vm->own.gen == order->generation && vm->want == WANT_STOPPED;
+    struct problem problem;
+
+    if (!result->fault && ours && vm->own.phase == OWN_RUN) /* it ran by then, and was stopped as any other */
+        finish_stop(cluster, vm, now, todo);
+    if (vm->own.phase == OWN_STOPPED) {
+        answer(vm, order->ticket, NULL, todo);
+        return;
+    }
+    if (result->fault && result->definite && result->fault->code != ERR_NOT_FOUND && ours) {
+        vm->want = WANT_RUNNING; /* the agent said no, so it is not carried out later either */
+        cluster_put_own(vm, now, todo);
+        (void)problem_set(&problem, GW_ORDER_FAILED, "%s could not stop %s: %s", order->host,
+                          vm->spec->name, result->fault->text);
+    } else {
+        (void)problem_set(&problem, result->fault && !result->definite ? GW_HOST_DOWN : GW_VM_BUSY,
+                          "%s is still being started on %s; it is stopped as soon as that is known%s%.200s",
+                          vm->spec->name, order->host, result->fault ? ": " : "",
+                          result->fault ? result->fault->text : "");
+    }
+    problem_hint(&problem, "godwit vm show %s", vm->spec->name);
+    place_of(cluster, vm, now, &problem);
+    answer(vm, order->ticket, &problem, todo);
+}
+
 static void stop_done(struct cluster *cluster, struct cluster_vm *vm,
                       const struct cluster_order *order, const struct cluster_result *result,
                       struct cluster_now now, struct cluster_todo *todo)
 {
     bool is_gone = !result->fault || (result->definite && result->fault->code == ERR_NOT_FOUND);
     bool ours = vm->own.gen == order->generation && vm->want != WANT_RUNNING;
+    if (order->ends_start) {
+        start_ended(cluster, vm, order, result, now, todo);
+        return;
+    }
     if (is_gone && ours) {
         bool removed = vm->want == WANT_REMOVED;
         if (order->ticket)

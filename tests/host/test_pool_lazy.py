@@ -162,6 +162,45 @@ def one_lost_before_its_start_was_answered_has_crashed(pool):
     pool.verify("sleeper")
 
 
+def hang(pool, *words):
+    """Its process stands still before it has read anything, for good."""
+    before = set(pool.hosts[0].vm_pids())
+    arm(pool, "vm.create=delay:9000\n")
+    asked = pool.start_godwit(*words)
+    pools.wait_for("its process to be there", 60, lambda: "hit vm.create" in pool.hosts[0].failpoints.read_text())
+    pids = set(pool.hosts[0].vm_pids()) - before
+    expect(len(pids) == 1, f"its process is one of {pids}")
+    os.kill(pids.pop(), signal.SIGSTOP)
+    arm(pool, "")
+    return asked
+
+
+def end_hung(pool, asked, state):
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    out, err = asked.communicate(timeout=60)
+    expect(asked.returncode != 0 and "stopped while it was being started" in out + err, out + err)
+    expect_host(pool, "sleeper", "node1", state)
+
+
+def a_start_that_hangs_is_ended_by_force(pool):
+    need_sleeper(pool)
+    suspend(pool)
+    for how in ("--lazy", "--eager"):
+        end_hung(pool, hang(pool, "vm", "resume", how, "sleeper"), "suspended")
+    pool.godwit("vm", "resume", "sleeper")  # nothing of its memory is lost
+    pool.verify("sleeper")
+    pool.godwit("vm", "snapshot", "create", "sleeper", "hung", "--ram")
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    end_hung(pool, hang(pool, "vm", "snapshot", "restore", "-y", "sleeper", "hung"), "stopped")
+    pool.godwit("vm", "snapshot", "restore", "-y", "sleeper", "hung")
+    pool.verify("sleeper")
+    pool.godwit("vm", "snapshot", "rm", "-y", "sleeper", "hung")
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    end_hung(pool, hang(pool, "vm", "start", "sleeper"), "stopped")
+    pool.godwit("vm", "start", "sleeper")
+    pool.verify("sleeper")
+
+
 def it_can_be_stopped_on_the_way(pool):
     need_sleeper(pool)
     suspend(pool)
@@ -292,6 +331,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      where_nobody_can_wait_for_pages_all_is_read_first_and_told,
      a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
      one_lost_before_its_start_was_answered_has_crashed,
+     a_start_that_hangs_is_ended_by_force,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
      a_read_error_that_passes_is_nothing_to_it,
