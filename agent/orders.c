@@ -210,6 +210,21 @@ static void reply_gone(struct rpc_request *request, const char *vm_id)
         (void)rpc_reply(request, &gone.base);
 }
 
+/* A start that is said again while it is carried out. Refused it would count as never carried out, and the VM be started
+ * elsewhere: those that are too many came over lines that are gone. */
+static void start_waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
+{
+    struct fault fault = {0};
+
+    if (request && waiters->count == VM_WAITERS_MAX) {
+        (void)fault_set(&fault, ERR_BUSY, "this order was said again since");
+        (void)rpc_reply_fault(waiters->requests[0], &fault);
+        memmove(&waiters->requests[0], &waiters->requests[1],
+                --waiters->count * sizeof waiters->requests[0]);
+    }
+    waiters_add(waiters, request);
+}
+
 /* `entry` NULL: all get the fault. */
 static void waiters_answer(struct vm_waiters *waiters, const struct vm_entry *entry,
                            const struct fault *fault)
@@ -747,7 +762,7 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
         return;
     }
     if (entry && entry->starting && entry->starting_generation == order->generation) {
-        waiters_add(&entry->start_waiters, request);
+        start_waiters_add(&entry->start_waiters, request);
         return;
     }
     r = check_no_replica(orders, order->vm_id, &fault);

@@ -71,6 +71,7 @@ struct cluster_vm {
     Godwit__VmSpec *spec; /* owned; its baseline is frozen */
     struct own own;
     uint64_t start_ns;      /* when START was repeated last */
+    bool start_is_repeated; /* and that has not been answered */
     uint64_t remove_ns;     /* when a removal that was recorded was */
     uint64_t own_ns;        /* when the record was changed, in this coordinator's life */
     enum cluster_want want; /* a stop that was recorded is carried out, however late */

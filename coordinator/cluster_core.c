@@ -1011,6 +1011,7 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
 {
     struct problem problem;
     bool ours = vm->own.phase == OWN_STARTING && vm->own.gen == order->generation;
+    vm->start_is_repeated = vm->start_is_repeated && order->ticket; /* then it is still out */
     if (!result->fault && ours && result->status && order->kind == ORDER_START) {
         struct status status = judge_status(result->status);
         if (status.absent && !status.nonce[0] && status.generation == order->generation) {
@@ -1385,13 +1386,14 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
 {
     for (size_t i = 0; i < cluster->vm_count; i++) {
         struct cluster_vm *vm = cluster->vms[i];
-        if (vm->own.phase != OWN_STARTING || vm->ticket || dr_takes(vm) ||
+        if (vm->own.phase != OWN_STARTING || vm->ticket || dr_takes(vm) || vm->start_is_repeated ||
             now.ns - vm->start_ns < START_AGAIN_MS * NS_PER_MS)
             continue;
         const struct cluster_host *host = cluster_host(cluster, vm->own.owner);
         if (!host || !host->link_up)
             continue;
         vm->start_ns = now.ns;
+        vm->start_is_repeated = true; /* a host that is slow is not asked without end */
         (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
     }
 }

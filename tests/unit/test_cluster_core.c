@@ -482,6 +482,47 @@ static void a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere(voi
     assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
 }
 
+static void pass_ms(uint64_t ms)
+{
+    Godwit__AgentHeartbeat heartbeat = GODWIT__AGENT_HEARTBEAT__INIT;
+    now_ns += ms * NS_PER_MS;
+    for (size_t i = 0; i < cluster.host_count; i++)
+        cluster_heartbeat(&cluster, cluster.hosts[i], &heartbeat, later());
+    cluster_tick(&cluster, later(), &todo);
+}
+
+static unsigned starts(void)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < todo.order_count; i++)
+        count += todo.orders[i].kind == ORDER_START;
+    return count;
+}
+
+/* Its host is at it, and answers each when it is through. */
+static void a_start_that_takes_long_is_said_again_once_and_not_without_end(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+    unsigned said = 0;
+    struct cluster_order again = {0};
+    for (int i = 0; i < 20; i++) {
+        pass_ms(6000);
+        said += starts();
+        if (starts())
+            again = todo.orders[0];
+    }
+    assert_int_equal(said, 1);
+    struct fault fault = {0};
+    const struct cluster_result lost = {.fault = &fault};
+    (void)fault_set(&fault, ERR_CLOSED, "the line broke");
+    cluster_order_done(&cluster, &again, &lost, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STARTING);
+    pass_ms(6000);
+    assert_int_equal(starts(), 1);
+}
+
 static void bad_specs_are_refused_and_change_nothing(void **state)
 {
     (void)state;
@@ -1062,6 +1103,7 @@ int main(void)
         TEST(a_start_that_hangs_is_ended_and_what_it_was_before_is_kept),
         TEST(a_start_that_was_done_before_its_end_is_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
+        TEST(a_start_that_takes_long_is_said_again_once_and_not_without_end),
         TEST(bad_specs_are_refused_and_change_nothing),
         TEST(a_name_is_given_once),
         TEST(an_address_that_was_not_given_is_made_and_kept),
