@@ -199,17 +199,6 @@ static void waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
     (void)rpc_reply_fault(request, &fault);
 }
 
-static void reply_gone(struct rpc_request *request, const char *vm_id)
-{
-    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
-
-    gone.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
-    gone.has_state = true;
-    gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
-    if (request)
-        (void)rpc_reply(request, &gone.base);
-}
-
 /* A start that is said again while it is carried out. Refused it would count as never carried out, and the VM be started
  * elsewhere: those that are too many came over lines that are gone. */
 static void start_waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
@@ -330,20 +319,18 @@ static bool is_lazy(const struct step *step)
  * its own. */
 static int open_file(struct step *step, struct vm_entry *entry, struct fault *fault)
 {
-    char path[VM_PATH_SIZE], nonce[VM_NONCE_SIZE];
+    char path[VM_PATH_SIZE];
 
     if (step->snapshot) {
         step->file_generation = step->snapshot->generation;
         return snapshot_folder_open_memory(snapshots_root(step->orders->snapshots),
                                            step->snapshot->id, &step->fds[FD_KERNEL], fault);
     }
-    if (!vm_entry_has_file(entry, entry->status->generation, nonce) ||
-        strcmp(nonce, step_nonce(step)) != 0)
+    if (!vm_entry_find_file(entry, step_nonce(step), &step->file_generation))
         return fault_set(fault, ERR_NOT_FOUND, "there is no file here that it could go on from");
     int r = vm_entry_state_path(entry, "suspended", path, fault);
     if (r < 0)
         return r;
-    step->file_generation = entry->status->generation;
     step->fds[FD_KERNEL] = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     return step->fds[FD_KERNEL] < 0
                ? fault_set_errno(fault, err_from_errno(errno), errno, "opening %s", path)
@@ -593,8 +580,22 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
 }
 
 /* ---- START ---- */
-/* Those who asked for its end: `entry` as it is then; NULL: as it was before, or gone. */
-static void answer_start_ends(struct vm_waiters *waiters, const struct vm_entry *entry, const char *vm_id)
+/* It never runs here as this generation, also when its order comes once more. */
+static void reply_void(struct rpc_request *request, const char *vm_id, uint64_t generation)
+{
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+
+    status.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
+    status.has_state = status.has_generation = true;
+    status.state = GODWIT__VM_STATE__VM_STATE_GONE;
+    status.generation = generation;
+    if (request)
+        (void)rpc_reply(request, &status.base);
+}
+
+/* Those who asked for its end: `entry` as it is then, for it had run; NULL: it had not. */
+static void answer_start_ends(struct vm_waiters *waiters, const struct vm_entry *entry,
+                              const char *vm_id, uint64_t generation)
 {
     struct vm_waiters now = *waiters;
 
@@ -603,7 +604,7 @@ static void answer_start_ends(struct vm_waiters *waiters, const struct vm_entry 
         if (entry)
             reply_status(now.requests[i], entry);
         else
-            reply_gone(now.requests[i], vm_id);
+            reply_void(now.requests[i], vm_id, generation);
     }
 }
 
@@ -640,7 +641,7 @@ static void start_failed(struct step *step, const struct fault *given)
         vm_entry_discard(entry);
         waiters_answer(&waiters, NULL, fault);
         if (ends)
-            answer_start_ends(&stops, NULL, step->vm_id);
+            answer_start_ends(&stops, NULL, step->vm_id, step->generation);
     }
     step_free(step);
 }
@@ -657,7 +658,8 @@ void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has
             vm_table_refuse(orders->table, step->vm_id, step->generation);
         waiters_answer(&entry->start_waiters, has_run ? entry : NULL, &step->fault);
         if (entry->start_ends)
-            answer_start_ends(&entry->stop_waiters, has_run ? entry : NULL, step->vm_id);
+            answer_start_ends(&entry->stop_waiters, has_run ? entry : NULL, step->vm_id,
+                              step->generation);
         entry->start_ends = false;
         step_free(step);
         return;
@@ -947,8 +949,19 @@ static void stop_ended(struct orders *orders, struct vm_entry *entry)
     waiters_answer(&entry->stop_waiters, NULL, &fault);
 }
 
+static void reply_gone(struct rpc_request *request, const char *vm_id)
+{
+    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+
+    gone.vm_id = (char *)(uintptr_t)vm_id; /* protobuf-c knows no const */
+    gone.has_state = true;
+    gone.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+    if (request)
+        (void)rpc_reply(request, &gone.base);
+}
+
 /* What it reads may never come. Until its disks are opened on a worker nobody can end that: it ends after. */
-static void end_start(struct vm_entry *entry, struct rpc_request *request)
+static void end_start(struct vm_entry *entry, uint64_t generation, struct rpc_request *request)
 {
     struct fault fault = {0};
 
@@ -956,13 +969,38 @@ static void end_start(struct vm_entry *entry, struct rpc_request *request)
     if (entry->start_ends)
         return;
     entry->start_ends = true;
+    entry->starting_generation = generation;
     log_info("orders", "a start is ended on request vm=%s generation=%llu", entry->id,
              (unsigned long long)entry->starting_generation);
     if (!entry->process)
         return;
     (void)snprintf(entry->end_reason, sizeof entry->end_reason, "it was stopped while it was being started");
-    if (vm_process_kill(entry->process, &fault) < 0)
-        log_error("orders", "vm=%s: %s", entry->id, fault.text);
+    if (vm_process_kill(entry->process, &fault) == 0)
+        return;
+    log_error("orders", "vm=%s: %s", entry->id, fault.text);
+    entry->start_ends = false;
+    entry->end_reason[0] = '\0';
+    waiters_answer(&entry->stop_waiters, NULL, &fault);
+}
+
+/* True: it is seen to. Else it runs as that by now, and is stopped as any other. */
+static bool stop_start(struct orders *orders, struct vm_entry *entry, const Godwit__OrderVmStop *order,
+                       struct rpc_request *request)
+{
+    uint64_t generation = order->ends_start;
+    bool is_it = entry && entry->starting && entry->start_may_end &&
+                 entry->starting_generation == generation;
+
+    if (entry && (is_it || is_half_started(entry)) && !vm_entry_is_domain(entry)) {
+        end_start(entry, generation, request);
+        return true;
+    }
+    if (entry && ((entry->starting && entry->starting_generation == generation) ||
+                  entry->status->generation == generation))
+        return false;
+    vm_table_refuse(orders->table, order->vm_id, generation); /* it may be on its way */
+    reply_void(request, order->vm_id, generation);
+    return true;
 }
 
 static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request,
@@ -1000,10 +1038,9 @@ static void handle_stop(void *data, struct rpc *rpc, struct rpc_request *request
         return;
     }
     int r = 0;
-    if (entry && entry->starting && entry->start_may_end && !order->remove) {
-        end_start(entry, request);
+    if (order->ends_start && order->vm_id && id_name_is_valid(order->vm_id) &&
+        stop_start(orders, entry, order, request))
         return;
-    }
     if (!entry)
         r = fault_set(&fault, ERR_NOT_FOUND, "this host has no VM %s",
                       order->vm_id ? order->vm_id : "");
@@ -1601,11 +1638,41 @@ static bool tidy(struct orders *orders, struct vm_entry *entry)
     return false;
 }
 
+/* One that an agent before us had begun. Those that wait for what it comes to are its own order, said again. */
+static void half_started_ended(struct orders *orders, struct vm_entry *entry)
+{
+    struct fault fault = {0};
+    bool has_run = entry->status->generation == entry->starting_generation;
+
+    (void)fault_set(&fault, ERR_REFUSED, "it was stopped while it was being started");
+    entry->start_ends = false;
+    vm_table_refuse(orders->table, entry->id, entry->starting_generation);
+    for (struct step **at = &orders->held; *at;) {
+        struct step *step = *at;
+        const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)step->order;
+        if (strcmp(step->vm_id, entry->id) != 0 ||
+            step->order->descriptor != &godwit__order_vm_start__descriptor) {
+            at = &step->next_held;
+            continue;
+        }
+        *at = step->next_held;
+        if (order->generation == entry->status->generation) /* it had run by then */
+            reply_status(step->request, entry);
+        else
+            refuse_start(orders, order, step->request, &fault);
+        step_free(step);
+    }
+    answer_start_ends(&entry->stop_waiters, has_run ? entry : NULL, entry->id,
+                      entry->starting_generation);
+}
+
 void orders_on_ended(struct orders *orders, struct vm_entry *entry)
 {
     char vm_id[VM_ID_SIZE];
     memcpy(vm_id, entry->id, sizeof vm_id);
 
+    if (entry->start_ends)
+        half_started_ended(orders, entry);
     suspend_on_ended(orders->suspends, entry);
     if (orders->protects)
         protects_on_ended(orders->protects, entry);

@@ -675,12 +675,11 @@ static void take_record_latch(struct vm_entry *entry, const struct latch_record 
     take_latch(entry, &event, false);
 }
 
-bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
-                       char ret_nonce[VM_NONCE_SIZE])
+/* Of a file of this VM that nobody has gone on from. */
+static bool read_label(const struct vm_entry *entry, struct guest_label *ret_label)
 {
     char path[VM_PATH_SIZE];
     struct fault fault = {0};
-    struct guest_label label;
     uint64_t consumed_by = 0;
 
     if (vm_entry_state_path(entry, "suspended", path, NULL) < 0)
@@ -688,11 +687,29 @@ bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
     AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return false;
-    if (guest_label_read(fd, &label, &consumed_by, &fault) < 0) {
+    if (guest_label_read(fd, ret_label, &consumed_by, &fault) < 0) {
         log_error("vm_table", "vm=%s: %s", entry->id, fault.text);
         return false;
     }
-    if (consumed_by || label.generation != generation || strcmp(label.vm_id, entry->id) != 0)
+    return !consumed_by && strcmp(ret_label->vm_id, entry->id) == 0;
+}
+
+bool vm_entry_find_file(const struct vm_entry *entry, const char *nonce, uint64_t *ret_generation)
+{
+    struct guest_label label;
+
+    if (!read_label(entry, &label) || strcmp(label.nonce, nonce) != 0)
+        return false;
+    *ret_generation = label.generation;
+    return true;
+}
+
+bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
+                       char ret_nonce[VM_NONCE_SIZE])
+{
+    struct guest_label label;
+
+    if (!read_label(entry, &label) || label.generation != generation)
         return false;
     if (ret_nonce)
         memcpy(ret_nonce, label.nonce, VM_NONCE_SIZE);

@@ -191,6 +191,8 @@ void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */
 enum { VM_NONCE_SIZE = 64 };
 bool vm_entry_has_file(const struct vm_entry *entry, uint64_t generation,
                        char ret_nonce[VM_NONCE_SIZE]);
+/* The same of the file with this nonce, whatever is known of its VM; *ret_generation: that rests in it. */
+bool vm_entry_find_file(const struct vm_entry *entry, const char *nonce, uint64_t *ret_generation);
 /* A VM that never ran here rests in such a file, which was put into its place: it is SUSPENDED. False: there is none. */
 bool vm_entry_rest(struct vm_entry *entry, uint64_t generation);
 /* Nobody goes on from it any more, whatever power does. */

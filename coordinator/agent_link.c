@@ -326,6 +326,8 @@ static void send_stop(struct sent *sent)
     order.vm_id = sent->order.vm_id;
     order.has_remove = true;
     order.remove = sent->order.remove;
+    order.has_ends_start = sent->order.ends_start;
+    order.ends_start = sent->order.ends_start ? sent->order.generation : 0;
     const struct cluster_vm *vm = cluster_vm(&sent->coordinator->cluster, sent->order.vm_id);
     if (order.remove && vm)
         order.spec = vm->spec;

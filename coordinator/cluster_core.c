@@ -1005,6 +1005,22 @@ static void start_over(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, crashed ? &problem : NULL, todo);
 }
 
+/* Its host will not carry it out. */
+static void start_refused(struct cluster *cluster, struct cluster_vm *vm, const char *reason,
+                          struct cluster_now now, struct cluster_todo *todo)
+{
+    vm->lazy = false;
+    set_reason(vm, false, reason);
+    if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */
+        own_stop(&vm->own);
+        if (!cluster_clone_is_twin(cluster, vm)) /* that starts from there or not at all */
+            vm->restoring[0] = '\0'; /* the operator asks again, or starts it otherwise */
+        cluster_put_own(vm, now, todo);
+    } else {
+        cluster_ha_end_vm(cluster, vm, false, now, todo);
+    }
+}
+
 static void start_done(struct cluster *cluster, struct cluster_vm *vm,
                        const struct cluster_order *order, const struct cluster_result *result,
                        struct cluster_now now, struct cluster_todo *todo)
@@ -1036,16 +1052,7 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     bool is_put_off = order->kind == ORDER_REPLICA_TAKE && result->fault->code == ERR_BUSY;
     bool is_final = result->definite && !is_put_off && !(result->never_left && !order->ticket);
     if (ours && is_final) {
-        vm->lazy = false;
-        set_reason(vm, false, result->fault->text);
-        if (vm->suspended[0] || vm->restoring[0]) { /* nobody else can start it from there */
-            own_stop(&vm->own);
-            if (!cluster_clone_is_twin(cluster, vm)) /* that starts from there or not at all */
-                vm->restoring[0] = '\0'; /* the operator asks again, or starts it otherwise */
-            cluster_put_own(vm, now, todo);
-        } else {
-            cluster_ha_end_vm(cluster, vm, false, now, todo);
-        }
+        start_refused(cluster, vm, result->fault->text, now, todo);
         cluster_todo_event(todo, vm->id, "VM %s could not be started on %s: %s", vm->spec->name,
                            order->host, result->fault->text);
         (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s",
@@ -1065,10 +1072,15 @@ static void start_ended(struct cluster *cluster, struct cluster_vm *vm,
                         const struct cluster_order *order, const struct cluster_result *result,
                         struct cluster_now now, struct cluster_todo *todo)
 {
-    bool ours = vm->own.gen == order->generation && vm->want == WANT_STOPPED;
+    const struct status status = result->status ? judge_status(result->status) : (struct status){0};
+    bool ours = vm->own.gen == order->generation && vm->want == WANT_STOPPED &&
+                (vm->own.phase == OWN_STARTING || vm->own.phase == OWN_RUN);
+    bool is_it = !result->fault && ours && status.generation == order->generation;
     struct problem problem;
 
-    if (!result->fault && ours && vm->own.phase == OWN_RUN) /* it ran by then, and was stopped as any other */
+    if (is_it && status.state == GODWIT__VM_STATE__VM_STATE_GONE && vm->own.phase == OWN_STARTING)
+        start_refused(cluster, vm, "it was stopped while it was being started", now, todo);
+    else if (is_it && status.absent && !status.nonce[0]) /* it had run by then */
         finish_stop(cluster, vm, now, todo);
     if (vm->own.phase == OWN_STOPPED) {
         answer(vm, order->ticket, NULL, todo);

@@ -189,6 +189,19 @@ def a_start_that_hangs_is_ended_by_force(pool):
         end_hung(pool, hang(pool, "vm", "resume", how, "sleeper"), "suspended")
     pool.godwit("vm", "resume", "sleeper")  # nothing of its memory is lost
     pool.verify("sleeper")
+    suspend(pool)
+    arm(pool, "vm.load=delay:10000\n")  # its process speaks, and a thread of it reads on and on
+    asked = pool.start_godwit("vm", "resume", "sleeper")
+    pools.wait_for("its file to be read", 60, lambda: "hit vm.load" in pool.hosts[0].failpoints.read_text())
+    pool.hosts[0].kill_agent()  # the next one finds what this one had begun
+    pool.hosts[0].start_agent()
+    pool.wait_hosts_up()
+    arm(pool, "")
+    asked.communicate(timeout=60)
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    expect_host(pool, "sleeper", "node1", "suspended")
+    pool.godwit("vm", "resume", "sleeper")
+    pool.verify("sleeper")
     pool.godwit("vm", "snapshot", "create", "sleeper", "hung", "--ram")
     pool.godwit("vm", "stop", "--force", "sleeper")
     end_hung(pool, hang(pool, "vm", "snapshot", "restore", "-y", "sleeper", "hung"), "stopped")

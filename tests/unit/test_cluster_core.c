@@ -425,8 +425,9 @@ static void a_start_that_hangs_is_ended_and_what_it_was_before_is_kept(void **st
     Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
     const struct cluster_result done = {.definite = true, .status = &gone};
     gone.vm_id = stop.vm_id;
-    gone.has_state = true;
-    gone.state = VM_STATE(STOPPED);
+    gone.has_state = gone.has_generation = true;
+    gone.state = VM_STATE(GONE);
+    gone.generation = stop.generation;
     cluster_order_done(&cluster, &stop, &done, later(), &todo);
 
     assert_int_equal(todo.answers[0].ticket, stop_ticket);
@@ -435,6 +436,28 @@ static void a_start_that_hangs_is_ended_and_what_it_was_before_is_kept(void **st
     assert_string_equal(vm->suspended, "nonce"); /* it can be resumed */
     assert_int_equal(cluster_act(&cluster, "web", VERB(RESUME), false, later(), &ticket, &problem, &todo), 0);
     assert_int_equal(vm->want, WANT_RUNNING);
+}
+
+/* Its start has no answer, and never will: the host's word on the end is enough. */
+static void an_end_of_a_start_that_is_unheard_of_is_final(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    struct cluster_order stop = order_of_kind(ORDER_STOP);
+    order_succeeds(VM_STATE(STOPPED), 0); /* of an earlier life: says nothing of this one */
+    assert_int_equal(vm_named("web")->own.phase, OWN_STARTING);
+    todo.order_count = 0;
+    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+    const struct cluster_result done = {.definite = true, .status = &gone};
+    gone.vm_id = stop.vm_id;
+    gone.has_state = gone.has_generation = true;
+    gone.state = VM_STATE(GONE);
+    gone.generation = 1;
+    cluster_order_done(&cluster, &stop, &done, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+    assert_null(todo.answers[0].problem);
 }
 
 /* Its end came too late: it was stopped as any other that runs. */
@@ -1101,6 +1124,7 @@ int main(void)
         TEST(a_start_that_was_refused_leaves_the_vm_stopped),
         TEST(a_resume_that_is_told_as_ended_has_crashed),
         TEST(a_start_that_hangs_is_ended_and_what_it_was_before_is_kept),
+        TEST(an_end_of_a_start_that_is_unheard_of_is_final),
         TEST(a_start_that_was_done_before_its_end_is_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
         TEST(a_start_that_takes_long_is_said_again_once_and_not_without_end),
