@@ -90,7 +90,9 @@ static const char tail[] = "rm -rf $d\n"
                            "fstrim -a 2>/dev/null\n" /* which is silent where it cannot */
                            "sync\n"
                            "say done\n"
-                           "poweroff || poweroff -f\n";
+                           "poweroff || poweroff -f\n"
+                           /* else cloud-init goes on, and leaves its state again */
+                           "while :; do sleep 60; done\n";
 
 /* The step's own script, for sh: the path and the content once more as base64, so that any is as
  * good. Gives a text from malloc; NULL: no memory, or more than fits anyway. */

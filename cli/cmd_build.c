@@ -51,6 +51,7 @@ struct build {
     struct build_output output;
     char name[ID_NAME_MAX + 1]; /* of the VM */
     char vm[ID_NAME_MAX + 1];   /* its id once it is known: nobody else's */
+    char meta_data[ID_NAME_MAX + 32];
     uint64_t session, looked_ms, step_ms;
     bool is_silent, is_broken, is_canceled, is_off;
     bool is_unknown; /* whether its image is there, and whose: its VM is the only other copy */
@@ -208,6 +209,7 @@ static void describe(const struct build *build, const char *script, Godwit__VmSp
     const Godwit__BuildFile *file = build->file;
 
     seed->user_data = text_of(script);
+    seed->meta_data = text_of(build->meta_data);
     root->name = text_of("root");
     root->image = file->image;
     root->store = file->store;
@@ -712,6 +714,8 @@ static void prepare(struct build *build, const Godwit__BuildFile *file, const ch
                    ID_NAME_MAX - MARK_LETTERS - (int)sizeof "build--", file->name, MARK_LETTERS,
                    mark);
     memcpy(build->vm, build->name, sizeof build->vm);
+    /* No local-hostname: the image keeps its own name, cloud-init would leave the VM's in it. */
+    (void)snprintf(build->meta_data, sizeof build->meta_data, "instance-id: %s\n", build->name);
     build->file = file;
     build->is_silent = how && (strcmp(how, "none") == 0 || strcmp(how, "json") == 0);
     build->output.out = build->is_silent ? NULL : build->context->talk;

@@ -69,7 +69,8 @@ class Build:
         self.vm = pools.wait_for("its VM", 60, self.find)["name"]
         pools.wait_for("its guest", 60, lambda: "gw ready" in pool.godwit("vm", "logs", self.vm, check=False).stdout)
         shown = pool.json("vm", "show", self.vm)
-        self.script = (shown.get("vms") or [shown])[0]["spec"]["cloud_init"]["user_data"]
+        self.seed = (shown.get("vms") or [shown])[0]["spec"]["cloud_init"]
+        self.script = self.seed["user_data"]
         self.token = re.search(r"^T=(\w+)$", self.script, re.MULTILINE).group(1)
 
     def find(self):
@@ -120,6 +121,7 @@ def a_build_runs_its_steps_and_its_disk_becomes_an_image(pool):
     build = Build(pool, build_file("web", size=f"{2 * DISK_MIB}MiB"))
     steps = [base64.b64decode(text).decode() for text in re.findall(r"<<'@gw'\n(.*?)\n@gw\n", build.script, re.DOTALL)]
     expect(steps[0] == "apt-get install -y nginx" and "base64 -d" in steps[1], steps)
+    expect(build.seed["meta_data"] == f"instance-id: {build.vm}\n", build.seed)  # the image gets no VM's host name
     build.say("hello", "begin 1", "o 1 1 Setting up nginx")
     build.await_said("    Setting up nginx\n")  # while it runs
     build.say("end 1 0", "begin 2", "end 2 0", "sealed")

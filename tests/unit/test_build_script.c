@@ -2,6 +2,7 @@
  * comes out is read as a build's console is. */
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -136,13 +137,12 @@ static char *replace(char *text, const char *old, const char *new)
     return whole;
 }
 
-/* In this folder, and without what is done to a machine. Gives what it said. */
-static char *run_script_with(const Godwit__BuildFile *file, const char *trim)
+/* In this folder, and without what is done to a machine: "off" ends it there. Gives what it said. */
+static char *run_script_with(const Godwit__BuildFile *file, const char *trim, int *ret_status)
 {
     char path[128], console[128], *said = NULL;
     struct fault fault = {0};
     char *script = NULL;
-    int status = 0;
     assert_true(file->keep_identity);
     if (build_script_make(file, "t0ken", &script, &fault) < 0)
         fail_msg("%s", fault.text);
@@ -156,6 +156,7 @@ static char *run_script_with(const Godwit__BuildFile *file, const char *trim)
     assert_null(strstr(script, "fstrim"));
     script = replace(script, "poweroff || poweroff -f", ":");
     assert_null(strstr(script, "poweroff"));
+    script = replace(script, "sleep 60", "kill -9 $$");
     (void)snprintf(path, sizeof path, "%s/script", folder);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0700);
     assert_true(fd >= 0 && write(fd, script, strlen(script)) == (ssize_t)strlen(script));
@@ -166,7 +167,7 @@ static char *run_script_with(const Godwit__BuildFile *file, const char *trim)
         (void)execl("/bin/sh", "sh", path, (char *)NULL);
         _exit(127);
     }
-    assert_true(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    assert_true(pid > 0 && waitpid(pid, ret_status, 0) == pid);
     (void)snprintf(path, sizeof path, "%s/console", folder);
     assert_int_equal(file_read(path, &said, NULL, &fault), 0);
     return said;
@@ -174,7 +175,8 @@ static char *run_script_with(const Godwit__BuildFile *file, const char *trim)
 
 static char *run_script(const Godwit__BuildFile *file)
 {
-    return run_script_with(file, ":");
+    int status;
+    return run_script_with(file, ":", &status);
 }
 
 /* How it ends; lines of output are joined by '|'. */
@@ -298,7 +300,8 @@ static void a_file_system_that_cannot_be_trimmed_is_told(void **state)
 {
     (void)state;
     Godwit__BuildFile *file = parse("name: a\nimage: b\nkeep_identity: true\nsteps: [{run: ':'}]\n");
-    char *said = run_script_with(file, "false"), *trimmed;
+    int status = 0;
+    char *said = run_script_with(file, "false", &status), *trimmed;
     assert_non_null(strstr(said, "@gw t0ken end 1 0\n\n@gw t0ken untrimmed\n\n@gw t0ken done\n"));
     free(said);
     char path[128];
@@ -307,6 +310,19 @@ static void a_file_system_that_cannot_be_trimmed_is_told(void **state)
     trimmed = run_script(file);
     assert_null(strstr(trimmed, "untrimmed"));
     free(trimmed);
+    godwit__build_file__free_unpacked(file, NULL);
+}
+
+/* Who ran it would go on and write again what was deleted, until the machine is off. */
+static void a_script_that_is_done_waits_for_the_end_of_its_machine(void **state)
+{
+    (void)state;
+    Godwit__BuildFile *file = parse("name: a\nimage: b\nkeep_identity: true\nsteps: [{run: ':'}]\n");
+    int status = 0;
+    char *said = run_script_with(file, ":", &status);
+    assert_non_null(strstr(said, "@gw t0ken done\n"));
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* it never came to its end */
+    free(said);
     godwit__build_file__free_unpacked(file, NULL);
 }
 
@@ -362,6 +378,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_file_system_that_cannot_be_trimmed_is_told, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_script_that_is_done_waits_for_the_end_of_its_machine,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_random_seed_is_deleted_after_its_writer_has_stopped,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(more_than_a_seed_takes_is_refused, set_up, tear_down),
