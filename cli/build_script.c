@@ -67,7 +67,10 @@ static const char head[] =
     "dmesg -n 1 2>/dev/null\n"
     "d=/run/godwit-build; mkdir -p $d; chmod 700 $d\n"
     "say() { printf '\\n@gw %s %s\\n' \"$T\" \"$*\" >/dev/console; }\n"
+    /* Of a line that is written over and over, as dpkg's progress is, the last counts. */
+    "r=$(printf '\\r')\n"
     "tell() { k=0; while IFS= read -r l || [ -n \"$l\" ]; do k=$((k+1));"
+    " l=${l%\"$r\"}; l=${l##*\"$r\"};"
     " printf '@gw %s o %s %s %s\\n' \"$T\" \"$1\" $k \"$l\" >/dev/console; done; }\n"
     "fail() { say end $1 $2; say end $1 $2; exit 1; }\n" /* the one word that nothing makes up for
                                                           */

@@ -228,6 +228,21 @@ static void the_script_tells_of_each_step_and_makes_its_files(void **state)
     godwit__build_file__free_unpacked(file, NULL);
 }
 
+static void of_a_line_that_is_written_over_the_last_is_told(void **state)
+{
+    (void)state;
+    char output[4096];
+    struct build_core core;
+    Godwit__BuildFile *file = parse("name: a\nimage: b\nkeep_identity: true\nsteps:\n"
+                                    "  - run: |\n      printf '5%%\\r10%%\\rall\\nof dos\\r\\n\\r\\n'\n");
+    char *said = run_script(file);
+    build_core_init(&core, "t0ken", 1, 0, 1000);
+    hear(said, &core, output, sizeof output);
+    assert_string_equal(output, "1:all|1:of dos|1:|");
+    free(said);
+    godwit__build_file__free_unpacked(file, NULL);
+}
+
 static void a_step_that_fails_is_the_last_one(void **state)
 {
     (void)state;
@@ -370,6 +385,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(steps_are_named_by_what_they_do, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_script_tells_of_each_step_and_makes_its_files, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(of_a_line_that_is_written_over_the_last_is_told, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_step_that_fails_is_the_last_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
