@@ -76,9 +76,34 @@ def check_disk(path, acked):
     return words
 
 
+def make_debian(disk, packages, options=(), add=None):
+    """A Debian of these packages on an ext4 disk; root has no password. `add` may put more into its folder."""
+    if not shutil.which("mmdebstrap"):
+        raise debian.Unavailable("no mmdebstrap (package mmdebstrap)")
+    work, folder = debian.CACHE / f"{disk.name}.work", debian.CACHE / f"{disk.name}.files"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        done = subprocess.run(
+            ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={packages}", *options,
+             "--customize-hook=chroot \"$1\" passwd -d root",
+             "--customize-hook=echo nested >\"$1/etc/hostname\"",
+             "bookworm", folder], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise debian.Unavailable(f"mmdebstrap: {done.stderr.strip()[-400:]}")
+        if add:
+            add(folder)
+        with open(work, "wb") as file:
+            file.truncate(int(DEBIAN_SIZE[:-1]) << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-d", folder, work], check=True)
+        work.rename(disk)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        work.unlink(missing_ok=True)
+
+
 class DebianGuest:
-    """A Debian with systemd and a login on the serial port, on an ext4 disk, with a kernel of the flavour in its
-    /boot. Made once and kept; a test takes a copy."""
+    """A Debian with systemd and a login on the serial port, on an ext4 disk, with the modules of a kernel of the flavour.
+    Made once and kept; a test takes a copy."""
 
     def __init__(self, flavour):
         self.kernel = debian.Kernel(flavour)
@@ -101,39 +126,63 @@ class DebianGuest:
             "disks": [{"name": "root", "store": store, "file": file, "shared": True}]})
 
     def _make(self):
-        if not shutil.which("mmdebstrap"):
-            raise debian.Unavailable("no mmdebstrap (package mmdebstrap)")
         image = Initramfs()
         image.add_folder("proc", "sys", "dev", "root", "bin")
         image.add_program("bin/busybox", debian.busybox())
         image.add_program("init", HERE / "disk_init.sh")
         image.add_modules(self.kernel, *MODULES)
-        made = image.path(f"disk-{self.kernel.flavour}")
-        work = debian.CACHE / f"{self.disk.name}.work"
-        folder = debian.CACHE / f"{self.disk.name}.files"
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            done = subprocess.run(
-                ["mmdebstrap", "--mode=root", "--variant=minbase", "--quiet", f"--include={DEBIAN_PACKAGES}",
-                 "--customize-hook=chroot \"$1\" passwd -d root",
-                 "--customize-hook=echo nested >\"$1/etc/hostname\"",
-                 "bookworm", folder], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                raise debian.Unavailable(f"mmdebstrap: {done.stderr.strip()[-400:]}")
+        shutil.copyfile(image.path(f"disk-{self.kernel.flavour}"), self.initramfs)
+
+        def add_modules(folder):
             modules = f"lib/modules/{self.kernel.release}"
             shutil.copytree(self.kernel.root / modules, folder / "usr" / modules)
             subprocess.run(["chroot", folder, "depmod", self.kernel.release], check=True)
-            with open(work, "wb") as file:
-                file.truncate(int(DEBIAN_SIZE[:-1]) << 20)
-            subprocess.run(["mkfs.ext4", "-q", "-F", "-d", folder, work], check=True)
-            shutil.copyfile(made, self.initramfs)
-            work.rename(self.disk)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            work.unlink(missing_ok=True)
+        make_debian(self.disk, DEBIAN_PACKAGES, add=add_modules)
 
 
 SEED_RUNNER = ROOT / "packaging/seed-runner"
+
+
+class SeedRunnerDebian(DebianGuest):
+    """A Debian without cloud-init, which packaging/seed-runner makes fit for seeds: its script and its unit, enabled."""
+
+    def copy(self, path):
+        super().copy(path)
+        units = "/etc/systemd/system"
+        link = f"{units}/multi-user.target.wants/godwit-seed.service"
+        done = subprocess.run(
+            ["debugfs", "-w", "-f", "-", path], check=True, text=True, capture_output=True,
+            input=f"cd /usr/local/sbin\nwrite {SEED_RUNNER}/godwit-seed godwit-seed\n"  # its names are no paths
+                  f"cd {units}\nwrite {SEED_RUNNER}/godwit-seed.service godwit-seed.service\n"
+                  f"symlink {link} {units}/godwit-seed.service\n")
+        for name, kind in (("/usr/local/sbin/godwit-seed", "regular    Mode:  0755"),
+                           (f"{units}/godwit-seed.service", "regular    Mode:  0644"), (link, "symlink")):
+            shown = subprocess.run(["debugfs", "-R", f"stat {name}", path], check=True, text=True, capture_output=True).stdout
+            assert f"Type: {kind}" in shown, f"{name} is not in it: {shown}{done.stdout}{done.stderr}"  # debugfs exits 0
+
+
+class CloudDebian:
+    """A Debian that boots Debian's kernel from its own /boot, with cloud-init as its package sets it up; /srv has a package
+    that is not installed yet, for want of a network in the guest."""
+    image = initramfs = None  # no host needs to have them
+    packages = f"{DEBIAN_PACKAGES},linux-image-cloud-amd64,initramfs-tools,zstd,cloud-init"
+    options = (
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),  # less to carry
+        "--customize-hook=mkdir -p \"$1/boot/loader/entries\" && cd \"$1/boot\" && for k in vmlinuz-*; do printf "
+        "'title Debian\\nversion %s\\nlinux /boot/%s\\ninitrd /boot/%s\\noptions root=/dev/vda rw console=ttyS0 panic=-1 quiet\\n'"
+        " \"${k#*-}\" \"$k\" \"initrd.img-${k#*-}\" >\"loader/entries/${k#*-}.conf\"; done",
+        "--customize-hook=cd \"$1/srv\" && apt-get -qq download hello")
+
+    def __init__(self):
+        key = hashlib.sha256(f"{self.packages} {self.options} {DEBIAN_SIZE} 1".encode()).hexdigest()[:12]
+        self.disk = debian.CACHE / f"debian-cloud-init-{key}.raw"
+        if not self.disk.exists():
+            for old in debian.CACHE.glob("debian-cloud-init-*.raw"):
+                old.unlink(missing_ok=True)
+            make_debian(self.disk, self.packages, self.options)
+
+    def copy(self, path):
+        subprocess.run(["cp", "--sparse=always", self.disk, path], check=True)
 
 
 class BusyboxGuest:

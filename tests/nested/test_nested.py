@@ -222,6 +222,8 @@ LONG = [
     a_linux_guest_moves,
     *(debian_case(flavour, vcpus) for flavour in ("cloud-amd64", "amd64") for vcpus in (1, 2, 4)),
     time_to_user_space_beside_qemu,
+    image_builds.a_debian_template_is_built_by_cloud_init_and_three_vms_come_from_it,
+    image_builds.a_debian_template_is_built_by_the_seed_runner_and_three_vms_come_from_it,
 ]
 if __name__ == "__main__":
     run(SHORT + LONG if FULL else SHORT)
