@@ -629,7 +629,8 @@ static int set_up_images(struct agent *agent, struct fault *fault)
 }
 
 /* The command line before the host's own file. */
-static int set_up_domains(struct agent *agent, const char *move_address, struct fault *fault)
+static int set_up_domains(struct agent *agent, const char *name, const char *move_address,
+                          struct fault *fault)
 {
     const char *uri = arg_libvirt ? arg_libvirt : config_get(agent->config, "libvirt");
     const char *peer =
@@ -638,6 +639,7 @@ static int set_up_domains(struct agent *agent, const char *move_address, struct 
     const struct domains_config config = {
         .loop = agent->loop,
         .context = agent->context,
+        .host = name,
         .uri = uri,
         .peer_uri = peer,
         .move_address = move_address,
@@ -676,7 +678,7 @@ static int set_up(struct agent *agent, struct fault *fault)
     if (r == 0)
         r = set_up_images(agent, fault);
     if (r == 0)
-        r = set_up_domains(agent, move_address, fault);
+        r = set_up_domains(agent, name, move_address, fault);
     if (r < 0)
         return r;
 
@@ -716,7 +718,7 @@ static int set_up(struct agent *agent, struct fault *fault)
         standbys_load(agent->standbys);
     if (r == 0 && agent->domains) {
         domains_set_link(agent->domains, agent->link);
-        domains_start(agent->domains, agent->table, agent->peers);
+        domains_start(agent->domains, agent->table, agent->peers, agent->snapshots);
     }
     return r;
 }

@@ -494,6 +494,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.is_snapshot = step->snapshot != NULL;
     if (step->is_clone)
         order.file_vm_id = step->snapshot->vm_id;
+    if (step->snapshot && step->snapshot->is_libvirt)
+        order.domain_snapshot = step->snapshot->libvirt_name;
     order.has_lazy = true;
     order.lazy = is_lazy(step);
     order.has_suspend_generation = true;
@@ -715,6 +717,9 @@ static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, s
     if (!info || (strcmp(info->vm_id, step->vm_id) == 0) == step->is_clone)
         return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s of %s",
                          order->snapshot_id, step->is_clone ? "another VM" : "it");
+    if (info->is_libvirt && (step->is_clone || order->lazy))
+        return fault_set(fault, ERR_UNSUPPORTED, "libvirt goes back to snapshot %s whole, or not at all",
+                         info->name);
     if (step->is_clone && !info->with_memory)
         return fault_set(fault, ERR_INVALID, "snapshot %s holds no memory to go on from",
                          info->name);
@@ -1881,12 +1886,16 @@ static int take_of(struct orders *orders, const Godwit__OrderSnapshot *order,
     if (order->is_stopped) {
         if (entry && (vm_entry_is_alive(entry) || entry->starting))
             return fault_set(fault, ERR_STATE, "it has a process here");
-        return snapshots_take(orders->snapshots, order, NULL, request, fault);
+        return order->spec && vm_spec_is_libvirt(order->spec)
+                   ? domains_snapshot_take(orders->domains, order, NULL, request, fault)
+                   : snapshots_take(orders->snapshots, order, NULL, request, fault);
     }
     int r = need_process(orders, order->vm_id, &entry, fault);
     if (r == 0 && (entry->stopping || entry->attaching))
         r = fault_set(fault, ERR_BUSY, "%s cannot be snapshotted just now",
                       entry->status->name ? entry->status->name : entry->id);
+    if (r == 0 && vm_entry_is_domain(entry))
+        return domains_snapshot_take(orders->domains, order, entry, request, fault);
     return r < 0 ? r : snapshots_take(orders->snapshots, order, entry, request, fault);
 }
 
@@ -1908,22 +1917,32 @@ static void handle_snapshot_take(void *data, struct rpc *rpc, struct rpc_request
 static void handle_snapshot_remove(void *data, struct rpc *rpc, struct rpc_request *request,
                                    const ProtobufCMessage *message)
 {
+    const Godwit__OrderSnapshot *order = (const Godwit__OrderSnapshot *)message;
+    struct orders *orders = orders_of(data);
+    const Godwit__SnapshotInfo *info = snapshots_find(orders->snapshots, order->id);
     struct fault fault = {0};
     (void)rpc;
 
-    if (snapshots_remove(orders_of(data)->snapshots, (const Godwit__OrderSnapshot *)message,
-                         request, &fault) < 0)
+    int r = request && info && info->is_libvirt
+                ? domains_snapshot_remove(orders->domains, info, request, &fault)
+                : snapshots_remove(orders->snapshots, order, request, &fault);
+    if (r < 0)
         reply_fault(request, &fault);
 }
 
 static void handle_snapshot_check(void *data, struct rpc *rpc, struct rpc_request *request,
                                   const ProtobufCMessage *message)
 {
+    const Godwit__OrderSnapshot *order = (const Godwit__OrderSnapshot *)message;
+    struct orders *orders = orders_of(data);
+    const Godwit__SnapshotInfo *info = snapshots_find(orders->snapshots, order->id);
     struct fault fault = {0};
     (void)rpc;
 
-    if (snapshots_check(orders_of(data)->snapshots, (const Godwit__OrderSnapshot *)message, request,
-                        &fault) < 0)
+    int r = request && info && info->is_libvirt
+                ? domains_snapshot_check(orders->domains, info, request, &fault)
+                : snapshots_check(orders->snapshots, order, request, &fault);
+    if (r < 0)
         reply_fault(request, &fault);
 }
 

@@ -30,6 +30,8 @@ struct snapshots {
     char root[VM_PATH_SIZE];
     Godwit__SnapshotInfo **infos; /* owned, as is each */
     size_t count;
+    Godwit__SnapshotInfo **domain_infos; /* the same of libvirt's; NULL: not known */
+    size_t domain_count;
     struct snapshot_step *clones; /* under way */
     unsigned workers;
     bool stopped;
@@ -62,6 +64,16 @@ static void info_free(Godwit__SnapshotInfo *info)
         godwit__snapshot_info__free_unpacked(info, NULL);
 }
 
+static Godwit__SnapshotInfo *info_copy(const Godwit__SnapshotInfo *info)
+{
+    size_t count = godwit__snapshot_info__get_packed_size(info);
+    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
+    if (!bytes)
+        return NULL;
+    (void)godwit__snapshot_info__pack(info, bytes);
+    return godwit__snapshot_info__unpack(NULL, count, bytes);
+}
+
 static int list_add(struct snapshots *snapshots, Godwit__SnapshotInfo *info, struct fault *fault)
 {
     Godwit__SnapshotInfo **infos =
@@ -90,6 +102,10 @@ const Godwit__SnapshotInfo *snapshots_find(const struct snapshots *snapshots, co
         if (strcmp(snapshots->infos[i]->id, id) == 0)
             return snapshots->infos[i];
     }
+    for (size_t i = 0; id && i < snapshots->domain_count; i++) {
+        if (strcmp(snapshots->domain_infos[i]->id, id) == 0)
+            return snapshots->domain_infos[i];
+    }
     return NULL;
 }
 
@@ -101,10 +117,73 @@ const char *snapshots_root(const struct snapshots *snapshots)
 void snapshots_tell(struct snapshots *snapshots)
 {
     Godwit__AgentSnapshots all = GODWIT__AGENT_SNAPSHOTS__INIT;
+    AUTO_FREE Godwit__SnapshotInfo **infos =
+        calloc(snapshots->count + snapshots->domain_count + 1, sizeof(Godwit__SnapshotInfo *));
 
-    all.snapshots = snapshots->infos;
-    all.n_snapshots = snapshots->count;
+    if (!infos)
+        return; /* with the next welcome or change */
+    for (size_t i = 0; i < snapshots->count; i++)
+        infos[all.n_snapshots++] = snapshots->infos[i];
+    for (size_t i = 0; i < snapshots->domain_count; i++)
+        infos[all.n_snapshots++] = snapshots->domain_infos[i];
+    all.snapshots = infos;
+    all.has_domains_known = true;
+    all.domains_known = snapshots->domain_infos != NULL;
     snapshots->config.tell(snapshots->config.data, &all);
+}
+
+/* ---- libvirt's ---- */
+static bool is_same(const Godwit__SnapshotInfo *a, const Godwit__SnapshotInfo *b)
+{
+    size_t count = godwit__snapshot_info__get_packed_size(a);
+    if (count != godwit__snapshot_info__get_packed_size(b))
+        return false;
+    AUTO_FREE uint8_t *bytes = calloc(2, count + 1);
+    if (!bytes)
+        return false; /* told once too often */
+    (void)godwit__snapshot_info__pack(a, bytes);
+    (void)godwit__snapshot_info__pack(b, bytes + count);
+    return memcmp(bytes, bytes + count, count) == 0;
+}
+
+static bool are_same(const struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
+                     size_t count)
+{
+    if (!infos || !snapshots->domain_infos || count != snapshots->domain_count)
+        return !infos && !snapshots->domain_infos;
+    for (size_t i = 0; i < count; i++) {
+        if (!is_same(infos[i], snapshots->domain_infos[i]))
+            return false;
+    }
+    return true;
+}
+
+static void drop_domains(struct snapshots *snapshots)
+{
+    for (size_t i = 0; i < snapshots->domain_count; i++)
+        info_free(snapshots->domain_infos[i]);
+    free(snapshots->domain_infos);
+    snapshots->domain_infos = NULL;
+    snapshots->domain_count = 0;
+}
+
+void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
+                           size_t count)
+{
+    if (are_same(snapshots, infos, count))
+        return;
+    drop_domains(snapshots);
+    if (infos)
+        snapshots->domain_infos = calloc(count + 1, sizeof(Godwit__SnapshotInfo *));
+    for (size_t i = 0; snapshots->domain_infos && i < count; i++) {
+        Godwit__SnapshotInfo *copy = info_copy(infos[i]);
+        if (!copy) { /* half a list would be a lie */
+            drop_domains(snapshots);
+            return;
+        }
+        snapshots->domain_infos[snapshots->domain_count++] = copy;
+    }
+    snapshots_tell(snapshots);
 }
 
 static int read_all(struct snapshots *snapshots, struct fault *fault)
@@ -191,16 +270,6 @@ static int step_new(struct snapshot_step **ret_step, struct snapshots *snapshots
     step->files.memory_fd = -1;
     *ret_step = step;
     return 0;
-}
-
-static Godwit__SnapshotInfo *info_copy(const Godwit__SnapshotInfo *info)
-{
-    size_t count = godwit__snapshot_info__get_packed_size(info);
-    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
-    if (!bytes)
-        return NULL;
-    (void)godwit__snapshot_info__pack(info, bytes);
-    return godwit__snapshot_info__unpack(NULL, count, bytes);
 }
 
 /* ---- take ---- */
@@ -580,6 +649,8 @@ int snapshots_clone(struct snapshots *snapshots, const Godwit__OrderSnapshotClon
                          order->spec->name);
     int r = strcmp(order->vm_id, info->vm_id) == 0
                 ? fault_set(fault, ERR_INVALID, "%s cannot be its own clone", info->vm_name)
+            : info->is_libvirt
+                ? fault_set(fault, ERR_UNSUPPORTED, "libvirt makes no domain from a snapshot")
                 : snapshot_clone_judge(info, order->spec, fault);
     return r < 0 ? r : begin_clone(snapshots, info, order, request, fault);
 }
@@ -620,8 +691,10 @@ struct snapshots *snapshots_free(struct snapshots *snapshots)
 {
     for (size_t i = 0; snapshots && i < snapshots->count; i++)
         info_free(snapshots->infos[i]);
-    if (snapshots)
+    if (snapshots) {
         free(snapshots->infos);
+        drop_domains(snapshots);
+    }
     free(snapshots);
     return NULL;
 }

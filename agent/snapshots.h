@@ -44,6 +44,10 @@ const char *snapshots_root(const struct snapshots *snapshots);
 /* Borrowed until the loop's next turn; NULL: no such one here. */
 const Godwit__SnapshotInfo *snapshots_find(const struct snapshots *snapshots, const char *id);
 void snapshots_tell(struct snapshots *snapshots);
+/* Those of libvirt's domains, which lie in libvirt: found, told and ordered like ours, by is_libvirt. Copied; NULL: they
+ * are not known just now. */
+void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
+                           size_t count);
 
 /* `entry`: the VM's that runs here; NULL: it is stopped. The request is answered later when it returns 0. */
 int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,

@@ -30,9 +30,10 @@ static const Godwit__SnapshotInfo *info_of(const ProtobufCMessage *row)
 static void cell_what(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
 {
     const Godwit__SnapshotInfo *info = info_of(row);
-    (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s%zu disk%s%s",
+    (void)snprintf(ret_cell, RENDER_CELL_SIZE, "%s%zu disk%s%s%s",
                    info->with_memory ? "memory, " : "", info->n_disks,
-                   info->n_disks == 1 ? "" : "s", info->was_stopped ? ", at rest" : "");
+                   info->n_disks == 1 ? "" : "s", info->was_stopped ? ", at rest" : "",
+                   info->is_external ? ", in files beside" : "");
 }
 
 static void cell_disks(const ProtobufCMessage *row, char ret_cell[static RENDER_CELL_SIZE])
@@ -40,7 +41,9 @@ static void cell_disks(const ProtobufCMessage *row, char ret_cell[static RENDER_
     const Godwit__SnapshotInfo *info = info_of(row);
     struct words words;
     words_init(&words, ret_cell, RENDER_CELL_SIZE);
-    for (size_t i = 0; i < info->n_disks; i++)
+    for (size_t i = 0; info->is_libvirt && i < info->n_disks; i++)
+        words_say(&words, "%s%s", i ? ", " : "", words_or_dash(info->disks[i]->name));
+    for (size_t i = 0; !info->is_libvirt && i < info->n_disks; i++)
         words_say(&words, "%s%s: %s/%s", i ? ", " : "", words_or_dash(info->disks[i]->name),
                   words_or_dash(info->disks[i]->folder), words_or_dash(info->disks[i]->clone));
 }
@@ -57,6 +60,7 @@ static const struct render_column columns[] = {
     {.field = "put_aside_pages", .head = "PUT ASIDE", .wide = true},
     {.field = "generation", .head = "GENERATION", .wide = true},
     {.field = "disks", .head = "DISKS", .cell = cell_disks, .wide = true},
+    {.field = "libvirt_name", .head = "LIBVIRT'S NAME", .wide = true},
     {.field = "id", .head = "ID", .wide = true},
 };
 static const struct render_view view = {
@@ -129,6 +133,11 @@ static int tell_taken(struct context *context, const Godwit__SnapshotInfo *info)
     if (info->was_stopped)
         (void)fprintf(context->out, "snapshot %s of %s on %s: %zu disks, at rest\n", info->name,
                       info->vm_name, info->host, info->n_disks);
+    else if (info->is_libvirt)
+        (void)fprintf(context->out,
+                      "snapshot %s of %s on %s: memory and %zu disks, in its disks, in %s, while the guest stood "
+                      "still\n",
+                      info->name, info->vm_name, info->host, info->n_disks, took);
     else if (info->with_memory)
         (void)fprintf(context->out,
                       "snapshot %s of %s on %s: %s of memory, %zu disks, in %s; the guest stood "

@@ -180,6 +180,12 @@ static void check(struct coordinator *coordinator, struct rpc_request *request,
         reply_problem(request, &problem);
         return;
     }
+    if (wanted->shallow && snapshot->info->is_libvirt) {
+        (void)problem_set(&problem, GW_USAGE, "libvirt reads the memory of snapshot %s whole before %s runs: it goes "
+                          "without --lazy", snapshot->info->name, vm->spec->name);
+        reply_problem(request, &problem);
+        return;
+    }
     if (wanted->shallow) {
         Godwit__SnapshotReply reply = GODWIT__SNAPSHOT_REPLY__INIT;
         reply.snapshots = &snapshot->info;

@@ -752,7 +752,7 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
         problem_hint(problem, "godwit dr unprotect %s", vm->spec->name);
         return -1;
     }
-    if (snapshots > 0) {
+    if (snapshots > 0 && !vm_spec_is_libvirt(vm->spec)) { /* a domain's stay with it, libvirt's */
         (void)problem_set(problem, GW_VM_STATE, "%s has %zu snapshots, which nobody could use then",
                           vm->spec->name, snapshots);
         add_place(cluster, vm, now, problem);
@@ -918,6 +918,21 @@ static int judge_local_disks(struct cluster *cluster, const struct cluster_vm *v
     return -1;
 }
 
+/* Its source is asked as well (preflight): this is what is known before, for plans too. */
+static int judge_domain(const struct cluster *cluster, const struct cluster_vm *vm,
+                        struct problem *problem)
+{
+    size_t count = vm_spec_is_libvirt(vm->spec) ? cluster_snapshot_count_here(cluster, vm) : 0;
+    if (count == 0)
+        return 0;
+    (void)problem_set(problem, GW_VM_STATE,
+                      "libvirt moves no domain that has snapshots, for what it knows of them would be lost; %s has "
+                      "%zu on %s",
+                      vm->spec->name, count, vm->own.owner);
+    problem_hint(problem, "godwit vm snapshot ls %s", vm->spec->name);
+    return -1;
+}
+
 static int judge_movable(struct cluster *cluster, struct cluster_vm *vm, bool with_local_disks,
                          struct cluster_now now, struct problem *problem)
 {
@@ -935,6 +950,8 @@ static int judge_movable(struct cluster *cluster, struct cluster_vm *vm, bool wi
         return -1;
     if (vm->state == GODWIT__VM_STATE__VM_STATE_HELD)
         return wrong_state(cluster, vm, "is held by an earlier move", "show", now, problem);
+    if (judge_domain(cluster, vm, problem) != 0)
+        return -1;
     return judge_local_disks(cluster, vm, with_local_disks, now, problem);
 }
 

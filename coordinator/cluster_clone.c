@@ -149,6 +149,15 @@ int cluster_clone_judge(struct cluster *cluster, const struct cluster_clone_ask 
         vm ? cluster_find_snapshot(cluster, vm, ask->snapshot, problem) : NULL;
     if (!snapshot)
         return -1;
+    if (snapshot->info->is_libvirt) {
+        (void)problem_set(problem, GW_VM_STATE,
+                          "snapshot %s of %s is libvirt's, in the domain's own disks: libvirt makes no other domain of "
+                          "it",
+                          snapshot->info->name, vm->spec->name);
+        problem_hint(problem, "godwit vm snapshot restore %s %s", vm->spec->name,
+                     snapshot->info->name);
+        return -1;
+    }
     if (!id_name_is_valid(ask->name))
         return problem_set(problem, GW_USAGE,
                            "'%.80s' is no name for a VM: 1 to %d letters, digits, '.', '_', '-', "

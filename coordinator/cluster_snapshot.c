@@ -15,6 +15,8 @@
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
 
+enum { LIBVIRT_NAME_MAX = 255 }; /* of a snapshot: it is the name of a file */
+
 static bool is_same(const char *a, const char *b)
 {
     return strcmp(a, b) == 0;
@@ -25,7 +27,8 @@ static bool is_sound(const Godwit__SnapshotInfo *info)
 {
     return info->id && strlen(info->id) == ID_TEXT_SIZE - 1 && id_name_is_valid(info->id) &&
            info->vm_id && id_name_is_valid(info->vm_id) && info->name &&
-           id_name_is_valid(info->name) && info->host;
+           id_name_is_valid(info->name) && info->host &&
+           (!info->is_libvirt || (info->libvirt_name && strlen(info->libvirt_name) <= LIBVIRT_NAME_MAX));
 }
 
 static struct cluster_snapshot *find_id(const struct cluster *cluster, const char *id)
@@ -84,7 +87,9 @@ void cluster_snapshots_told(struct cluster *cluster, struct cluster_host *host,
 {
     for (size_t i = cluster->snapshot_count; i-- > 0;) {
         struct cluster_snapshot *snapshot = cluster->snapshots[i];
-        if (is_same(snapshot->info->host, host->name) && !is_told(all, snapshot->info->id))
+        bool is_unsaid = snapshot->info->is_libvirt && !all->domains_known; /* libvirtd is away */
+        if (is_same(snapshot->info->host, host->name) && !is_unsaid &&
+            !is_told(all, snapshot->info->id))
             forget(cluster, snapshot, todo);
     }
     for (size_t i = 0; i < all->n_snapshots; i++) {
@@ -95,6 +100,15 @@ void cluster_snapshots_told(struct cluster *cluster, struct cluster_host *host,
 }
 
 /* ---- look-up ---- */
+size_t cluster_snapshot_count_here(const struct cluster *cluster, const struct cluster_vm *vm)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < cluster->snapshot_count; i++)
+        count += is_same(cluster->snapshots[i]->info->vm_id, vm->id) &&
+                 is_same(cluster->snapshots[i]->info->host, vm->own.owner);
+    return count;
+}
+
 size_t cluster_snapshot_count(const struct cluster *cluster, const struct cluster_vm *vm)
 {
     size_t count = 0;
@@ -112,7 +126,8 @@ static struct cluster_snapshot *find_of(const struct cluster *cluster, const cha
         struct cluster_snapshot *snapshot = cluster->snapshots[i];
         if (!is_same(snapshot->info->vm_id, vm_id))
             continue;
-        if (is_same(snapshot->info->name, word))
+        if (is_same(snapshot->info->name, word) ||
+            (snapshot->info->is_libvirt && is_same(snapshot->info->libvirt_name, word)))
             return snapshot;
         if (strncmp(snapshot->info->id, word, strlen(word)) == 0) {
             begins = snapshot;
@@ -242,13 +257,15 @@ int cluster_snapshot_judge_take(struct cluster *cluster, const struct cluster_sn
     if (!vm || cluster_judge_free(cluster, vm, now, problem) != 0 ||
         judge_copy(cluster, vm, now, problem) != 0)
         return -1;
-    if (vm_spec_is_libvirt(vm->spec))
-        return wrong_state(cluster, vm, now, problem,
-                           "is a libvirt domain; virsh snapshot-create keeps those");
     if (ask->with_memory && ask->disks_only)
         return problem_set(problem, GW_USAGE, "--ram and --disks-only exclude each other");
     order.is_stopped = vm->own.phase == OWN_STOPPED;
     order.disks_only = ask->disks_only || order.is_stopped;
+    /* Its disks would be other files from then on, and the record's definition, which HA starts, the old ones. */
+    if (vm_spec_is_libvirt(vm->spec) && order.disks_only && !order.is_stopped)
+        return wrong_state(cluster, vm, now, problem,
+                           "is a libvirt domain that runs: libvirt would keep its disks by putting others in their "
+                           "place, which a pool does not do; stopped or with its memory it is kept in its own");
     int r = order.is_stopped ? judge_stopped(cluster, vm, ask, now, problem)
                              : judge_running(cluster, vm, now, problem);
     if (r == 0)

@@ -16,6 +16,8 @@ void cluster_snapshots_told(struct cluster *cluster, struct cluster_host *host,
                             const Godwit__AgentSnapshots *all, struct cluster_todo *todo);
 
 size_t cluster_snapshot_count(const struct cluster *cluster, const struct cluster_vm *vm);
+/* Those of them that lie where it is. */
+size_t cluster_snapshot_count_here(const struct cluster *cluster, const struct cluster_vm *vm);
 /* Of that VM, by name or by the beginning of its id; NULL with `problem` set. */
 struct cluster_snapshot *cluster_find_snapshot(const struct cluster *cluster,
                                                const struct cluster_vm *vm, const char *word,

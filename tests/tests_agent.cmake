@@ -43,10 +43,12 @@ godwit_test(unit domain_core ROOMS backend_libvirt)
 godwit_test(unit domain_needs ROOMS backend_libvirt)
 godwit_test(unit domain_call ROOMS backend_libvirt)
 godwit_test(unit backend_libvirt ROOMS backend_libvirt)
-foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call domain_call_list domain_call_run)
+foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call domain_call_list domain_call_run
+    domain_snapshot_take domain_snapshot_remove)
   target_link_options(test_unit_backend_libvirt PRIVATE -Wl,--wrap=${call}) # its libvirt is none
 endforeach()
 godwit_test(unit virt_view ROOMS backend_libvirt)
+godwit_test(unit virt_snapshot ROOMS backend_libvirt)
 godwit_test(unit qemu_watch ROOMS backend_libvirt)
 godwit_test(unit qemu_kill ROOMS backend_libvirt)
 godwit_test(unit domain_receipt ROOMS backend_libvirt)

@@ -10,11 +10,15 @@
 #include "agent/backend_libvirt/domain.h"
 #include "agent/backend_libvirt/domain_check.h"
 #include "agent/backend_libvirt/domain_needs.h"
+#include "agent/backend_libvirt/domain_snapshot.h"
 #include "agent/backend_libvirt/hypervisor.h"
+#include "agent/backend_libvirt/snapshot_orders.h"
+#include "agent/backend_libvirt/virt_snapshot.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/own.h"
+#include "base/world.h"
 #include "net/rpc.h"
 #include "proto/limits.h"
 
@@ -33,6 +37,10 @@ struct backend_libvirt {
     struct domain_list *list; /* of this connection; NULL: none yet */
     bool is_listing, list_again;
     bool is_stale; /* the list that is being made: it may show as running what has ended since */
+    uint64_t list_number; /* of the list that was begun last */
+    struct snapshot_orders orders;
+    Godwit__SnapshotInfo **infos; /* owned, as is each; of the list */
+    size_t info_count, left_out;
     char version[64];
     /* what is told of it */
     Godwit__AgentFound found;
@@ -77,6 +85,107 @@ static void tell_rows(struct backend_libvirt *backend)
     }
 }
 
+/* ---- snapshots ---- */
+static void drop_infos(struct backend_libvirt *backend)
+{
+    for (size_t i = 0; i < backend->info_count; i++)
+        godwit__snapshot_info__free_unpacked(backend->infos[i], NULL);
+    free(backend->infos);
+    backend->infos = NULL;
+    backend->info_count = 0;
+}
+
+static void make_infos(struct backend_libvirt *backend)
+{
+    const struct domain_snapshot_list *found = &backend->list->snapshots;
+
+    drop_infos(backend);
+    backend->infos = calloc(found->count + 1, sizeof(Godwit__SnapshotInfo *));
+    for (size_t i = 0; backend->infos && i < found->count; i++) {
+        Godwit__SnapshotInfo *info = virt_snapshot_info(&found->snapshots[i], backend->config.host);
+        if (info)
+            backend->infos[backend->info_count++] = info;
+    }
+    if (found->left_out && found->left_out != backend->left_out)
+        log_warn("backend_libvirt",
+                 "%zu snapshots of domains are not told: there are more than %d, or libvirt "
+                 "does not describe them",
+                 found->left_out, DOMAIN_SNAPSHOTS_MAX);
+    backend->left_out = found->left_out;
+}
+
+/* Who waits for a list that will not come is answered. */
+static void no_list(struct backend_libvirt *backend)
+{
+    snapshot_orders_listed(&backend->orders, UINT64_MAX, NULL, 0);
+}
+
+static uint64_t on_order_over(void *data, const char *vm_id)
+{
+    struct backend_libvirt *backend = data;
+    uint64_t number = backend->list_number + 1;
+
+    backend->config.on_snapshot_over(backend->config.data, vm_id);
+    list(backend);
+    return number;
+}
+
+Godwit__SnapshotInfo *const *backend_libvirt_snapshots(const struct backend_libvirt *backend,
+                                                       size_t *ret_count)
+{
+    *ret_count = backend->info_count;
+    return backend->infos;
+}
+
+static int order_snapshot(struct backend_libvirt *backend, const struct snapshot_wish *wish,
+                          struct fault *fault)
+{
+    const struct row *row = find_row(backend, wish->vm_id);
+
+    if (row && domain_is_moving(row->domain) && wish->verb != SNAPSHOT_VERB_CHECK)
+        return fault_set(fault, ERR_BUSY, "a move has it");
+    return snapshot_orders_begin(&backend->orders, wish, fault);
+}
+
+int backend_libvirt_snapshot_take(struct backend_libvirt *backend,
+                                  const Godwit__OrderSnapshot *order, bool is_off,
+                                  struct rpc_request *request, struct fault *fault)
+{
+    const struct domain_state *state = find_state(backend, order->vm_id);
+    const struct snapshot_wish wish = {.verb = SNAPSHOT_VERB_TAKE,
+                                       .vm_id = order->vm_id,
+                                       .name = order->name,
+                                       .is_off = is_off,
+                                       .memory_bytes = state ? state->memory_bytes : 0,
+                                       .request = request};
+
+    return order_snapshot(backend, &wish, fault);
+}
+
+int backend_libvirt_snapshot_check(struct backend_libvirt *backend,
+                                   const Godwit__SnapshotInfo *info, struct rpc_request *request,
+                                   struct fault *fault)
+{
+    const struct snapshot_wish wish = {.verb = SNAPSHOT_VERB_CHECK,
+                                       .vm_id = info->vm_id,
+                                       .name = info->libvirt_name,
+                                       .request = request};
+
+    return order_snapshot(backend, &wish, fault);
+}
+
+int backend_libvirt_snapshot_remove(struct backend_libvirt *backend,
+                                    const Godwit__SnapshotInfo *info, struct rpc_request *request,
+                                    struct fault *fault)
+{
+    const struct snapshot_wish wish = {.verb = SNAPSHOT_VERB_REMOVE,
+                                       .vm_id = info->vm_id,
+                                       .name = info->libvirt_name,
+                                       .request = request};
+
+    return order_snapshot(backend, &wish, fault);
+}
+
 static void list_done(void *data)
 {
     struct domain_list *found = data;
@@ -89,11 +198,16 @@ static void list_done(void *data)
     } else if (found->fault.code) {
         log_warn("backend_libvirt", "%s", found->fault.text);
         (void)domain_list_free(found);
+        no_list(backend);
     } else if (backend->version[0]) { /* of the connection that is there */
         (void)domain_list_free(backend->list);
         backend->list = found;
+        make_infos(backend);
         tell_rows(backend);
         backend->config.on_changed(backend->config.data);
+        if (backend->infos)
+            snapshot_orders_listed(&backend->orders, found->number, backend->infos,
+                                   backend->info_count);
     } else {
         (void)domain_list_free(found);
     }
@@ -113,15 +227,21 @@ static void list(struct backend_libvirt *backend)
     if (!found)
         return;
     found->owner = backend;
-    if (hypervisor_call(backend->hypervisor, list_work, list_done, found, NULL) == 0)
+    found->number = ++backend->list_number;
+    if (hypervisor_call(backend->hypervisor, list_work, list_done, found, NULL) == 0) {
         backend->is_listing = true;
-    else
+    } else {
         (void)domain_list_free(found);
+        no_list(backend);
+    }
 }
 
 static void timer_fired(void *data)
 {
-    list(data);
+    struct backend_libvirt *backend = data;
+
+    snapshot_orders_tick(&backend->orders, world_now_ns());
+    list(backend);
 }
 
 /* ---- libvirtd ---- */
@@ -140,7 +260,9 @@ static void on_down(void *data, const char *why)
     log_warn("backend_libvirt", "%s; its domains run on, unseen", why);
     backend->version[0] = 0;
     backend->list = domain_list_free(backend->list);
+    drop_infos(backend);
     backend->config.on_changed(backend->config.data);
+    no_list(backend);
 }
 
 static void on_event(void *data, const char *vm_id, int event, int detail)
@@ -226,7 +348,8 @@ int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, con
         free(row);
         return fault_set(fault, ERR_NOMEM, "no room to speak for a domain");
     }
-    int r = domain_new(&row->domain, &config, fds[0], inherit, seen && seen->exists ? seen : &gone, fault);
+    int r = domain_new(&row->domain, &config, fds[0], inherit, seen && seen->exists ? seen : &gone,
+                       fault);
     if (r < 0) {
         (void)close(fds[0]);
         (void)close(fds[1]);
@@ -422,10 +545,13 @@ static void checking_free(struct checking *checking)
 static void word_work(struct _virConnect *connection, void *data)
 {
     struct checking *checking = data;
-    (void)connection;
 
-    checking->result =
-        domain_check_word(&checking->needs, checking->word, checking->wipe, &checking->fault);
+    if (!checking->wipe)
+        checking->result =
+            domain_snapshot_judge_move(connection, checking->vm_id, &checking->fault);
+    if (checking->result == 0)
+        checking->result =
+            domain_check_word(&checking->needs, checking->word, checking->wipe, &checking->fault);
 }
 
 static void word_done(void *data)
@@ -542,6 +668,8 @@ int backend_libvirt_new(struct backend_libvirt **ret_backend,
     int r = loop_timer_new(&backend->timer, config->loop, timer_fired, backend, fault);
     if (r == 0)
         r = hypervisor_new(&backend->hypervisor, &hypervisor, fault);
+    backend->orders = (struct snapshot_orders){
+        .hypervisor = backend->hypervisor, .on_over = on_order_over, .data = backend};
     if (r < 0) {
         (void)backend_libvirt_free(backend);
         return r;
@@ -569,6 +697,8 @@ struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend)
     if (backend->timer)
         (void)loop_timer_free(backend->timer);
     backend->hypervisor = hypervisor_free(backend->hypervisor);
+    snapshot_orders_deinit(&backend->orders);
+    drop_infos(backend);
     (void)domain_list_free(backend->list);
     free(backend->founds);
     free(backend->found_list);

@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 #include "proto/agent.pb-c.h"
+#include "proto/snapshot.pb-c.h"
 
 struct backend_libvirt;
 struct fault;
@@ -21,7 +22,8 @@ struct rpc_request;
 
 struct backend_libvirt_config {
     struct loop *loop;
-    const char *uri;         /* "qemu:///system"; all texts must outlive it */
+    const char *host;        /* this one's name; all texts must outlive it */
+    const char *uri;         /* "qemu:///system" */
     const char *libvirt_uri; /* where other hosts' libvirtd reach this one's */
     const char *data_uri;    /* where memory comes in; NULL: libvirt chooses */
     bool plain;              /* memory may travel without TLS */
@@ -34,6 +36,8 @@ struct backend_libvirt_config {
                                   const struct fault *fault),
                      void *data);
     void *(*line_close)(void *line);
+    /* libvirt is through with an order about a snapshot of the VM. */
+    void (*on_snapshot_over)(void *data, const char *vm_id);
     void *data;
 };
 
@@ -62,7 +66,20 @@ void backend_libvirt_autostart_off(struct backend_libvirt *backend, const char *
 /* One of those, with its definition. */
 void backend_libvirt_read(struct backend_libvirt *backend, const char *vm_id,
                           struct rpc_request *request);
-/* Before a move: at its source, a word beside the disks; at its target, could it run here? */
+/* All snapshots of all domains, as of the last list; NULL: not known. Valid until the next turn of the loop. */
+Godwit__SnapshotInfo *const *backend_libvirt_snapshots(const struct backend_libvirt *backend,
+                                                       size_t *ret_count);
+/* The request is answered later when these return 0; then on_snapshot_over comes, perhaps later still. */
+int backend_libvirt_snapshot_take(struct backend_libvirt *backend,
+                                  const Godwit__OrderSnapshot *order, bool is_off,
+                                  struct rpc_request *request, struct fault *fault);
+int backend_libvirt_snapshot_check(struct backend_libvirt *backend,
+                                   const Godwit__SnapshotInfo *info, struct rpc_request *request,
+                                   struct fault *fault);
+int backend_libvirt_snapshot_remove(struct backend_libvirt *backend,
+                                    const Godwit__SnapshotInfo *info, struct rpc_request *request,
+                                    struct fault *fault);
+/* Before a move: at its source, has it what libvirt would not move, and a word beside the disks; at its target, could it run here? */
 void backend_libvirt_word(struct backend_libvirt *backend, const Godwit__OrderStoreWord *order,
                           struct rpc_request *request);
 void backend_libvirt_check(struct backend_libvirt *backend, const Godwit__OrderMoveCheck *order,

@@ -729,6 +729,11 @@ void domain_kill(struct domain *domain)
         kill_qemu(domain);
 }
 
+bool domain_is_moving(const struct domain *domain)
+{
+    return domain_core_is_moving(&domain->core);
+}
+
 bool domain_is_undefined(const struct domain *domain)
 {
     const struct domain_core *core = &domain->core;

@@ -55,6 +55,7 @@ void domain_on_job(struct domain *domain, const struct virt_job *job);
 /* The agent of another host, about a move that brings the domain here. */
 void domain_on_peer(struct domain *domain, const Godwit__PeerMove *message,
                     struct rpc_request *request);
+bool domain_is_moving(const struct domain *domain);
 /* It runs here, and libvirt has no definition of it: virsh undefine. */
 bool domain_is_undefined(const struct domain *domain);
 /* Destroy it, whatever the pool wants of it; without libvirtd, too. May be said again and again. */

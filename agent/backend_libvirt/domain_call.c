@@ -153,8 +153,10 @@ void domain_call_list(virConnectPtr connection, struct domain_list *list)
     size_t most = count < DOMAINS_MAX ? (size_t)count : DOMAINS_MAX;
     list->states = calloc(most + 1, sizeof *list->states);
     for (int i = 0; i < count; i++) {
-        if (list->states && list->count < most && look_at(domains[i], &list->states[list->count]))
+        if (list->states && list->count < most && look_at(domains[i], &list->states[list->count])) {
             list->count++;
+            domain_snapshot_list_add(&list->snapshots, domains[i]);
+        }
         (void)virDomainFree(domains[i]);
     }
     free(domains);
@@ -164,8 +166,10 @@ void domain_call_list(virConnectPtr connection, struct domain_list *list)
 
 struct domain_list *domain_list_free(struct domain_list *list)
 {
-    if (list)
+    if (list) {
         free(list->states);
+        domain_snapshot_list_deinit(&list->snapshots);
+    }
     free(list);
     return NULL;
 }
@@ -188,7 +192,7 @@ static void start(virConnectPtr connection, struct domain_call *call)
             (void)virDomainFree(domain);
         return;
     }
-    if (!domain && call->may_define && call->xml) {
+    if (!domain && call->may_define && call->xml && !call->snapshot[0]) {
         domain = virDomainDefineXML(connection, call->xml);
         if (!domain) {
             (void)domain_call_fault(&call->fault, "defining the domain");
@@ -199,9 +203,12 @@ static void start(virConnectPtr connection, struct domain_call *call)
         (void)domain_call_fault(&call->fault, "looking for the domain");
         return;
     }
-    if (!is_active(domain) &&
-        virDomainCreateWithFlags(domain, call->start_paused ? VIR_DOMAIN_START_PAUSED : 0) < 0 &&
-        !is_active(domain)) /* somebody else may have been quicker: as good */
+    if (call->snapshot[0])
+        (void)domain_snapshot_restore(domain, call->snapshot, call->start_paused, &call->fault);
+    else if (!is_active(domain) &&
+             virDomainCreateWithFlags(domain, call->start_paused ? VIR_DOMAIN_START_PAUSED : 0) <
+                 0 &&
+             !is_active(domain)) /* somebody else may have been quicker: as good */
         (void)domain_call_fault(&call->fault, "starting the domain");
     (void)virDomainFree(domain);
 }

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/backend_libvirt/domain_snapshot.h"
 #include "agent/backend_libvirt/virt_view.h"
 #include "base/err.h"
 
@@ -55,6 +56,7 @@ struct domain_call {
     const char *xml; /* start, check: borrowed */
     bool start_paused, may_define;
     bool only_running; /* start: off it is refused */
+    char snapshot[VIRT_SNAPSHOT_NAME_SIZE]; /* start: from this one; "": it boots */
     struct virt_plan plan; /* migrate, tune */
     char libvirt_uri[DOMAIN_URI_SIZE], data_uri[DOMAIN_URI_SIZE];
     /* out */
@@ -73,6 +75,8 @@ struct domain_call *domain_call_free(struct domain_call *call);
 struct domain_list {
     struct domain_state *states; /* malloc'ed */
     size_t count;
+    struct domain_snapshot_list snapshots;
+    uint64_t number; /* the caller's */
     struct fault fault;
     void *owner;
 };

@@ -156,6 +156,8 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
         ask->call.start_paused = order->start_paused;
         ask->call.may_define = true;
         ask->call.only_running = order->only_running;
+        (void)snprintf(ask->call.snapshot, sizeof ask->call.snapshot, "%s",
+                       order->domain_snapshot ? order->domain_snapshot : "");
     }
     domain->was_created = domain->was_created || order->incoming;
     (void)domain_ask_send(domain, ask);

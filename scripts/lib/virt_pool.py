@@ -86,6 +86,21 @@ class OwnTime(threading.Thread):
                 self.write(host.dir / "stat", self.total.get(host.name, 0))
 
 
+class LoopDisk:
+    """A file as a block device, which both hosts see: they are one machine. libvirt moves no file of a local file system."""
+
+    def __init__(self, path):
+        self.path = path
+        self.device = subprocess.run(["losetup", "--find", "--show", "--direct-io=on", path], check=True, text=True,
+                                     capture_output=True).stdout.strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["losetup", "--detach", self.device], check=True)
+
+
 class VirtHost(pools.Host):
     """Everything of this host runs behind `enter`: its libvirtd, its agent, virsh."""
 
@@ -227,8 +242,12 @@ class VirtPool(pools.Pool):
         self.reaper.over.set()
 
     # -- domains ---------------------------------------------------------------------------------
-    def domain_xml(self, name, cmdline="", memory_mib=256, vcpus=1, terminal=False):
-        """`terminal`: its serial line is a pty, which libvirt relays; else a socket, for `say`."""
+    def domain_xml(self, name, cmdline="", memory_mib=256, vcpus=1, terminal=False, disk=None):
+        """`terminal`: its serial line is a pty, which libvirt relays; else a socket, for `say`. `disk`: a block device
+        and its format."""
+        disk = disk and (f"<disk type='block' device='disk' model='virtio-non-transitional'>"
+                         f"<driver name='qemu' type='{disk[1]}' cache='none'/><source dev='{disk[0]}'/><target dev='vda'/>"
+                         "<address type='pci' domain='0' bus='0' slot='3' function='0'/></disk>")  # the guest knows bus 0
         serial = "<serial type='pty'>" if terminal else (
             f"<serial type='unix'><source mode='bind' path='/run/libvirt/{name}.serial'/>")
         identity = uuid.uuid5(uuid.NAMESPACE_DNS, f"{self.tag}-{name}")
@@ -242,6 +261,7 @@ class VirtPool(pools.Pool):
   <on_crash>destroy</on_crash>
   <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/><memballoon model='none'/>
+    {disk or ""}
     {serial}<target type='isa-serial' port='0'/></serial>
   </devices>
 </domain>

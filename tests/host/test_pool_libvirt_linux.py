@@ -5,7 +5,6 @@ under load, switches itself off, and its disk is judged. GODWIT_FULL=1: fifty mo
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -44,21 +43,6 @@ class LinuxPool(virt_pool.VirtPool):
 """
 
 
-class LoopDisk:
-    """A file as a block device, which both hosts see: they are one machine. libvirt moves no file of a local file system."""
-
-    def __init__(self, path):
-        self.path = path
-        self.device = subprocess.run(["losetup", "--find", "--show", "--direct-io=on", path], check=True, text=True,
-                                     capture_output=True).stdout.strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        subprocess.run(["losetup", "--detach", self.device], check=True)
-
-
 def host_of(pool):
     return next(h for h in pool.hosts if h.name == pool.vm("debian")["host"])
 
@@ -93,7 +77,7 @@ def runs_without_kvm(pool):
 
 
 def a_linux_guest_without_kvm_is_adopted_moves_under_load_and_its_disk_is_whole(pool):
-    with LoopDisk(guest_image.make_disk(f"{DISKS.name}/debian.raw", 64)) as disk:
+    with virt_pool.LoopDisk(guest_image.make_disk(f"{DISKS.name}/debian.raw", 64)) as disk:
         acked = lives_and_ends(pool, disk.device)
     print("        " + "; ".join(guest_image.check_disk(pathlib.Path(disk.path), acked)), flush=True)
 

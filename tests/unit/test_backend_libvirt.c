@@ -35,6 +35,8 @@ static struct call calls[CALLS_MAX];
 static size_t call_count;
 static struct hypervisor_config libvirt;
 static struct domain_state truth; /* of the one domain, as libvirt has it now */
+static char snapshot_name[32];    /* of its one snapshot; "": none */
+static unsigned snapshots_over;
 static struct loop *loop;
 static struct backend_libvirt *backend;
 static struct fault fault;
@@ -88,6 +90,40 @@ void __wrap_domain_call_list(virConnectPtr connection, struct domain_list *list)
     assert_non_null(list->states);
     list->states[0] = truth;
     list->count = 1;
+    if (!snapshot_name[0])
+        return;
+    list->snapshots.snapshots = calloc(1, sizeof *list->snapshots.snapshots);
+    assert_non_null(list->snapshots.snapshots);
+    list->snapshots.count = 1;
+    (void)snprintf(list->snapshots.snapshots[0].vm_id, sizeof list->snapshots.snapshots[0].vm_id, VM_ID);
+    (void)snprintf(list->snapshots.snapshots[0].name, sizeof list->snapshots.snapshots[0].name, "%s",
+                   snapshot_name);
+}
+
+int __wrap_domain_snapshot_take(virConnectPtr connection, const char *vm_id, const char *name, bool is_off,
+                                struct fault *ret_fault);
+int __wrap_domain_snapshot_take(virConnectPtr connection, const char *vm_id, const char *name, bool is_off,
+                                struct fault *ret_fault)
+{
+    (void)connection;
+    (void)ret_fault;
+    assert_string_equal(vm_id, VM_ID);
+    assert_false(is_off);
+    (void)snprintf(snapshot_name, sizeof snapshot_name, "%s", name);
+    return 0;
+}
+
+int __wrap_domain_snapshot_remove(virConnectPtr connection, const char *vm_id, const char *name,
+                                  struct fault *ret_fault);
+int __wrap_domain_snapshot_remove(virConnectPtr connection, const char *vm_id, const char *name,
+                                  struct fault *ret_fault)
+{
+    (void)connection;
+    (void)ret_fault;
+    assert_string_equal(vm_id, VM_ID);
+    assert_string_equal(name, snapshot_name);
+    snapshot_name[0] = 0;
+    return 0;
 }
 
 void __wrap_domain_call_run(virConnectPtr connection, struct domain_call *call);
@@ -125,6 +161,13 @@ static void on_changed(void *data)
     changes++;
 }
 
+static void on_snapshot_over(void *data, const char *vm_id)
+{
+    (void)data;
+    assert_string_equal(vm_id, VM_ID);
+    snapshots_over++;
+}
+
 static void see_truth(enum virt_sight sight)
 {
     truth.sight = sight;
@@ -142,7 +185,10 @@ static int set_up(void **state)
         .vm_id = VM_ID, .name = "dom", .exists = true, .persistent = true, .vcpus = 1, .memory_bytes = 1};
     see_truth(SIGHT_RUNNING);
     assert_int_equal(loop_new(&loop, &fault), 0);
-    const struct backend_libvirt_config config = {.loop = loop, .uri = "", .on_changed = on_changed};
+    const struct backend_libvirt_config config = {
+        .loop = loop, .host = "node1", .uri = "", .on_changed = on_changed, .on_snapshot_over = on_snapshot_over};
+    snapshot_name[0] = 0;
+    snapshots_over = 0;
     assert_int_equal(backend_libvirt_new(&backend, &config, &fault), 0);
     libvirt.on_up(libvirt.data, "9.0.0");
     answer_all();
@@ -286,6 +332,64 @@ static void a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for(void 
     (void)close(fd);
 }
 
+static int take(const char *name)
+{
+    Godwit__OrderSnapshot order = GODWIT__ORDER_SNAPSHOT__INIT;
+
+    order.vm_id = (char *)(uintptr_t)VM_ID; /* only read */
+    order.name = (char *)(uintptr_t)name;
+    return backend_libvirt_snapshot_take(backend, &order, false, NULL, &fault);
+}
+
+static void a_snapshot_that_was_taken_is_told_by_the_list_that_follows_and_one_at_a_time(void **state)
+{
+    (void)state;
+    size_t count = 1;
+    assert_non_null(backend_libvirt_snapshots(backend, &count)); /* known: none */
+    assert_int_equal(count, 0);
+    libvirt.on_event(libvirt.data, OTHER_ID, VIR_DOMAIN_EVENT_STARTED, 0);
+    struct call early = take_call(); /* a list that was begun before */
+
+    assert_int_equal(take("one"), 0);
+    assert_int_equal(take("two"), ERR_BUSY);
+    answer(take_call());
+    assert_int_equal(snapshots_over, 1);
+    answer(early);
+    (void)backend_libvirt_snapshots(backend, &count);
+    assert_int_equal(count, 0); /* that one did not know it */
+    answer_all();
+    Godwit__SnapshotInfo *const *infos = backend_libvirt_snapshots(backend, &count);
+    assert_int_equal(count, 1);
+    assert_string_equal(infos[0]->name, "one");
+    assert_string_equal(infos[0]->host, "node1");
+    assert_string_equal(infos[0]->vm_id, VM_ID);
+
+    assert_int_equal(backend_libvirt_snapshot_remove(backend, infos[0], NULL, &fault), 0);
+    answer_all();
+    (void)backend_libvirt_snapshots(backend, &count);
+    assert_int_equal(count, 0);
+    assert_int_equal(snapshots_over, 2);
+    assert_int_equal(take("three"), 0); /* nothing is in its way any more */
+}
+
+static void without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go(void **state)
+{
+    (void)state;
+    size_t count = 1;
+    assert_int_equal(take("one"), 0);
+    struct call late = take_call();
+    libvirt.on_down(libvirt.data, "killed");
+    assert_null(backend_libvirt_snapshots(backend, &count));
+    assert_int_equal(count, 0);
+    answer(late);
+    assert_int_equal(snapshots_over, 1);
+    libvirt.on_up(libvirt.data, "9.0.0");
+    answer_all();
+    assert_non_null(backend_libvirt_snapshots(backend, &count));
+    assert_int_equal(count, 1);
+    assert_int_equal(take("two"), 0);
+}
+
 int main(void)
 {
 #define LISTED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -294,6 +398,8 @@ int main(void)
         LISTED(a_list_that_came_before_its_end_is_not_told_after_it),
         LISTED(an_agent_that_begins_meanwhile_does_not_take_it_for_running),
         LISTED(a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for),
+        LISTED(a_snapshot_that_was_taken_is_told_by_the_list_that_follows_and_one_at_a_time),
+        LISTED(without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -25,6 +26,7 @@ static struct cluster_todo todo;
 static struct problem problem;
 static struct cluster_vm *vm;
 static uint64_t now_ns;
+static bool is_domain, are_domains_known; /* what is told of snapshots */
 
 static char *text(const char *words)
 {
@@ -106,6 +108,7 @@ static int set_up(void **state)
     uint64_t ticket = 0;
     log_set_level(LOG_ERROR);
     cluster = (struct cluster){0};
+    is_domain = are_domains_known = false;
     now_ns = NS_PER_S;
     join("node1");
     join("node2");
@@ -134,6 +137,14 @@ static int tear_down(void **state)
     return 0;
 }
 
+static void become_a_domain(void)
+{
+    vm->spec->backend = strdup("libvirt");
+    cluster_host(&cluster, "node1")->facts->libvirt = strdup("9.0.0");
+    assert_non_null(vm->spec->backend);
+    is_domain = are_domains_known = true;
+}
+
 static void tell(const char *host, const char *id, const char *other)
 {
     Godwit__SnapshotInfo infos[2], *list[2];
@@ -147,8 +158,11 @@ static void tell(const char *host, const char *id, const char *other)
         infos[i].vm_name = text("web");
         infos[i].name = text(i ? "second" : "first");
         infos[i].host = text(host);
+        infos[i].has_is_libvirt = infos[i].is_libvirt = is_domain;
+        infos[i].libvirt_name = is_domain ? text("by hand (1)") : NULL;
         list[all.n_snapshots++] = &infos[i];
     }
+    all.has_domains_known = all.domains_known = are_domains_known;
     struct cluster_now now = later();
     (void)now;
     cluster_snapshots_told(&cluster, cluster_host(&cluster, host), &all, &todo);
@@ -347,6 +361,70 @@ static void a_lost_one_is_removed_whether_its_host_answers_or_not(void **state)
     }
 }
 
+static void a_domains_snapshots_are_not_gone_because_libvirtd_is(void **state)
+{
+    (void)state;
+    become_a_domain();
+    tell("node1", ONE, NULL);
+    assert_int_equal(cluster_snapshot_count(&cluster, vm), 1);
+    are_domains_known = false;
+    tell("node1", NULL, NULL);
+    assert_int_equal(cluster_snapshot_count(&cluster, vm), 1);
+    assert_int_equal(todo.put_count, 0);
+    are_domains_known = true;
+    tell("node1", NULL, NULL);
+    assert_int_equal(cluster_snapshot_count(&cluster, vm), 0);
+    assert_non_null(find_put(PUT_DELETE_SNAPSHOT));
+}
+
+static void a_domain_does_not_move_while_snapshots_lie_where_it_is(void **state)
+{
+    (void)state;
+    become_a_domain();
+    assert_int_equal(cluster_may_move(&cluster, vm, later(), &problem), 0);
+    tell("node2", TWO, NULL); /* of before a start elsewhere */
+    assert_int_equal(cluster_may_move(&cluster, vm, later(), &problem), 0);
+    tell("node1", ONE, NULL);
+    assert_int_equal(cluster_may_move(&cluster, vm, later(), &problem), -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_non_null(strstr(problem.text, "libvirt moves no domain that has snapshots"));
+    tell("node1", NULL, NULL);
+    assert_int_equal(cluster_may_move(&cluster, vm, later(), &problem), 0);
+}
+
+static void a_domain_is_taken_with_its_memory_or_at_rest(void **state)
+{
+    (void)state;
+    struct cluster_snapshot_order order;
+    become_a_domain();
+    assert_int_equal(take("one", true, false, &order), -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_int_equal(take("one", false, true, &order), 0);
+    assert_false(order.disks_only || order.is_stopped);
+    /* Meanwhile it does not move, nor is it restored. */
+    assert_int_equal(cluster_may_move(&cluster, vm, later(), &problem), -1);
+    assert_int_equal(problem.code, GW_VM_BUSY);
+    vm->ticket = 0;
+    stop();
+    assert_int_equal(take("two", true, false, &order), 0);
+    assert_true(order.is_stopped);
+}
+
+static void a_domain_goes_back_by_libvirts_name_and_is_let_go_with_its_snapshots(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    become_a_domain();
+    tell("node1", ONE, NULL);
+    stop();
+    assert_int_equal(restore("by hand (1)"), 0);
+    assert_string_equal(cluster_snapshot_to_restore(&cluster, vm, "node1")->info->id, ONE);
+    answer_start(NULL);
+    stop();
+    assert_int_equal(cluster_act(&cluster, "web", GODWIT__VM_VERB__VM_VERB_RM, false, later(), &ticket,
+                                 &problem, &todo), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +439,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_vm_with_snapshots_is_not_removed_and_one_in_use_neither, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_removal_of_a_lost_one_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lost_one_is_removed_whether_its_host_answers_or_not, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_domains_snapshots_are_not_gone_because_libvirtd_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_domain_does_not_move_while_snapshots_lie_where_it_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_domain_is_taken_with_its_memory_or_at_rest, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_domain_goes_back_by_libvirts_name_and_is_let_go_with_its_snapshots, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
