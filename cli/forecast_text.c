@@ -99,10 +99,12 @@ void forecast_text_sample(const Godwit__VmDirtyRateReply *reply, char *ret_text,
     units_print_bytes(sample->populated_bytes, populated);
     units_print_count(sample->pages, pages);
     units_print_duration(sample->cpu_ns, cpu);
-    words_say(&words,
-              "%s on %s: %s of memory, %s in use: %u %% of it zero, the rest packs to %u %%\n",
+    words_say(&words, "%s on %s: %s of memory, %s in use: %u %% of it zero, the rest packs to %u %%",
               words_or_dash(reply->vm), words_or_dash(reply->host), memory, populated,
               sample->zero_permille / 10, sample->packed_permille / 10);
+    if (sample->has_zstd_permille) /* an older host does not say */
+        words_say(&words, " by LZ4, to %u %% by zstd", sample->zstd_permille / 10);
+    words_say(&words, "\n");
     say_points(&words, sample);
     words_say(&words,
               "  seen from %s pages, with %s of a core of the host; the guest was not held\n",

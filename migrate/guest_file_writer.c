@@ -107,7 +107,7 @@ bool guest_file_writer_is_full(const struct guest_file_writer *writer)
 int guest_file_writer_flush(struct guest_file_writer *writer, struct fault *fault)
 {
     const uint8_t *bytes = NULL;
-    size_t count = page_codec_encode(&writer->codec, &bytes);
+    size_t count = page_codec_encode(&writer->codec, NULL, &bytes);
     writer->frame.offset = file_stream_offset(writer->stream);
     writer->frame.bytes = (uint32_t)count;
     int r = count ? guest_index_add(&writer->index, &writer->frame, fault) : 0;

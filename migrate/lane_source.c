@@ -56,11 +56,27 @@ static int link_fault(struct lane_source *lane, int r)
     return r;
 }
 
+/* What lies before the next frame. False: nobody knows, or nothing would be packed anyway. */
+static bool look_ahead(struct lane_source *lane, struct page_mix_road *ret_road)
+{
+    if (lane->codec.tuner.arm == PAGE_MIX_RAW || !lane->codec.tuner.mixes)
+        return false;
+    *ret_road = (struct page_mix_road){
+        .in_pause = lane->hot,
+        .queued_bytes = stream_queued(lane->stream),
+        .round_trip_ns = stream_round_trip_ns(lane->stream),
+        .allowed_ns = pacer_room_ns(lane->config.pacer),
+    };
+    return true;
+}
+
 static int write_frame(struct lane_source *lane, struct fault *fault)
 {
     struct page_codec *codec = &lane->codec;
     const uint8_t *bytes = NULL;
-    size_t count = page_codec_encode(codec, &bytes);
+    struct page_mix_road road;
+    bool sees = look_ahead(lane, &road);
+    size_t count = page_codec_encode(codec, sees ? &road : NULL, &bytes);
     if (count == 0)
         return 0;
 
@@ -315,6 +331,7 @@ int lane_source_new(struct lane_source **ret_lane, const struct lane_source_conf
     int r = page_codec_init(&lane->codec, config->compress, config->takes_zstd, fault);
     if (r < 0)
         return r;
+    lane->codec.tuner.mixes = stream_knows_queued(stream);
     if (handoff_new(&lane->batches, config->batches_max) < 0)
         return fault_set(fault, ERR_NOMEM, "no memory for the queue of lane %u", config->lane);
 

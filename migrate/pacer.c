@@ -54,6 +54,16 @@ uint64_t pacer_core_debt_ns(const struct pacer_core *core, uint64_t now_ns)
     return debt_ns > paid_ns ? debt_ns - paid_ns : 0;
 }
 
+uint64_t pacer_core_room_ns(const struct pacer_core *core, uint64_t now_ns)
+{
+    if (core->bytes_per_s == 0)
+        return 0;
+    double missing = (double)core->burst_bytes - core->tokens;
+    uint64_t fills_ns = (uint64_t)(missing * 1e9 / (double)core->bytes_per_s);
+    uint64_t gone_ns = now_ns > core->last_ns ? now_ns - core->last_ns : 0;
+    return fills_ns > gone_ns ? fills_ns - gone_ns : 0;
+}
+
 uint64_t pacer_core_take(struct pacer_core *core, uint64_t bytes, uint64_t now_ns)
 {
     if (core->bytes_per_s == 0)
@@ -140,6 +150,16 @@ void pacer_charge(struct pacer *pacer, uint64_t bytes)
     (void)pacer_core_take(&pacer->core, bytes,
                           now_ns > pacer->core.last_ns ? now_ns : pacer->core.last_ns);
     pthread_mutex_unlock(&pacer->mutex);
+}
+
+uint64_t pacer_room_ns(struct pacer *pacer)
+{
+    if (__atomic_load_n(&pacer->unlimited, __ATOMIC_ACQUIRE))
+        return 0;
+    pthread_mutex_lock(&pacer->mutex);
+    uint64_t room_ns = pacer_core_room_ns(&pacer->core, world_now_ns());
+    pthread_mutex_unlock(&pacer->mutex);
+    return room_ns;
 }
 
 void pacer_set(struct pacer *pacer, uint64_t bytes_per_s)

@@ -28,6 +28,9 @@ void pacer_core_set(struct pacer_core *core, uint64_t bytes_per_s, uint64_t now_
 /* How long until the debt of now is paid. */
 uint64_t pacer_core_debt_ns(const struct pacer_core *core, uint64_t now_ns);
 
+/* How long until more may not gather: who sends nothing till then loses nothing of the limit. 0: no limit. */
+uint64_t pacer_core_room_ns(const struct pacer_core *core, uint64_t now_ns);
+
 struct pacer;
 
 enum { PACER_E_CLOSED = 1 };
@@ -38,6 +41,7 @@ struct pacer *pacer_free(struct pacer *pacer);
 int pacer_wait(struct pacer *pacer, uint64_t bytes, uint64_t *ret_waited_ns);
 /* Sent already, by who may not wait: those who may pay for it. */
 void pacer_charge(struct pacer *pacer, uint64_t bytes);
+uint64_t pacer_room_ns(struct pacer *pacer);
 /* Another limit from now on, for those who wait, too. 0: none. */
 void pacer_set(struct pacer *pacer, uint64_t bytes_per_s);
 void pacer_close(struct pacer *pacer);

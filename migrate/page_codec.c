@@ -188,16 +188,30 @@ static bool pack(struct page_codec *codec, int acceleration)
     return true;
 }
 
-size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
+/* The clock is asked only where something may be packed. */
+static bool pack_by(struct page_codec *codec, enum page_mix_arm arm)
+{
+    uint64_t pages = codec->frame.data_count;
+    if (arm == PAGE_MIX_RAW || pages == 0)
+        return false;
+    uint64_t begun_ns = world_now_ns();
+    bool is_packed = pack(codec, page_mix_acceleration(arm));
+    uint64_t bytes = is_packed ? codec->frame.body_bytes : pages * PAGE_BYTES;
+    page_mix_note(&codec->tuner.mix, arm, pages * PAGE_BYTES, bytes, world_now_ns() - begun_ns);
+    return is_packed;
+}
+
+size_t page_codec_encode(struct page_codec *codec, const struct page_mix_road *road,
+                         const uint8_t **ret_bytes)
 {
     struct page_frame *frame = &codec->frame;
     if (frame->count == 0)
         return 0;
 
-    enum page_tuner_arm arm = codec->tuner.arm;
+    enum page_mix_arm arm =
+        page_tuner_choose(&codec->tuner, (uint64_t)frame->data_count * PAGE_BYTES, road);
     uint8_t *body = codec->packed + ROOM_FOR_HEAD;
-    if (arm == PAGE_TUNER_RAW || frame->data_count == 0 ||
-        !pack(codec, page_tuner_acceleration(arm))) {
+    if (!pack_by(codec, arm)) {
         frame->body_bytes = frame->data_count * PAGE_BYTES;
         codec->raw_pages += frame->data_count;
         body = codec->staging + ROOM_FOR_HEAD;
@@ -216,7 +230,7 @@ size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes)
 
 void page_codec_sent(struct page_codec *codec, struct stream *stream, uint64_t held_back_ns)
 {
-    const struct page_tuner_look look = {.now_ns = world_now_ns(),
+    const struct page_mix_look look = {.now_ns = world_now_ns(),
                                          .waited_ns = stream->wait_out_ns + held_back_ns,
                                          .wire_bytes = stream->wire_bytes_out,
                                          .queued_bytes = stream_queued(stream)};

@@ -48,8 +48,10 @@ void page_codec_add_data(struct page_codec *codec, unsigned page_in_block);
 void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block);
 /* Only these lines of the page that was copied to the slot. */
 void page_codec_add_patch(struct page_codec *codec, unsigned page_in_block, uint64_t lines);
-/* Give the frame's bytes (borrowed until the next begin); 0 when it has no entries. */
-size_t page_codec_encode(struct page_codec *codec, const uint8_t **ret_bytes);
+/* Give the frame's bytes (borrowed until the next begin); 0 when it has no entries. `road`: what lies before them,
+ * NULL where nobody knows. */
+size_t page_codec_encode(struct page_codec *codec, const struct page_mix_road *road,
+                         const uint8_t **ret_bytes);
 
 /* The frame that was encoded last went out on `stream`: what it took is what the next ones are packed by.
  * `held_back_ns`: all waits so far for something else than the stream that stands for a slow wire. */

@@ -114,7 +114,7 @@ static int write_frame(struct replicator *replicator, struct fault *fault)
     struct page_codec *codec = &replicator->codec;
     const uint8_t *bytes = NULL;
     uint64_t waited_ns = 0;
-    size_t count = page_codec_encode(codec, &bytes);
+    size_t count = page_codec_encode(codec, NULL, &bytes);
 
     if (count == 0)
         return 0;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include <zstd.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -21,7 +22,7 @@ struct sample {
     uint64_t duration_ns, begun_ns, cpu_ns;
     uint64_t populated_pages;
     unsigned count, zero_pages;
-    uint64_t raw_bytes, packed_bytes;
+    uint64_t raw_bytes, packed_bytes, zstd_bytes;
     unsigned looks;
     uint64_t at_ns[SAMPLE_LOOKS];
     unsigned changed[SAMPLE_LOOKS];
@@ -75,9 +76,11 @@ static void first_look(struct sample *sample)
 static void pack_some(struct sample *sample)
 {
     AUTO_FREE uint8_t *raw = malloc(GROUP_BYTES);
-    AUTO_FREE char *packed = malloc((size_t)LZ4_compressBound(GROUP_BYTES));
+    size_t lz4_room = (size_t)LZ4_compressBound(GROUP_BYTES), zstd_room = ZSTD_compressBound(GROUP_BYTES);
+    AUTO_FREE char *packed = malloc(lz4_room > zstd_room ? lz4_room : zstd_room);
+    ZSTD_CCtx *zstd = ZSTD_createCCtx();
     unsigned step = sample->count / GROUPS_MAX + 1;
-    for (unsigned i = 0; raw && packed && i < sample->count; i += step) {
+    for (unsigned i = 0; raw && packed && zstd && i < sample->count; i += step) {
         uint64_t first = sample->pages[i] - sample->pages[i] % PAGE_FRAME_GROUP_PAGES;
         if (first + PAGE_FRAME_GROUP_PAGES > sample->region->pages)
             continue;
@@ -93,7 +96,10 @@ static void pack_some(struct sample *sample)
                                      LZ4_compressBound((int)count), 8);
         sample->raw_bytes += count;
         sample->packed_bytes += size > 0 && (size_t)size < count ? (size_t)size : count;
+        size_t tight = ZSTD_compressCCtx(zstd, packed, zstd_room, raw, count, 1);
+        sample->zstd_bytes += !ZSTD_isError(tight) && tight < count ? tight : count;
     }
+    (void)ZSTD_freeCCtx(zstd);
 }
 
 int sample_new(struct sample **ret_sample, struct region *region, uint64_t duration_ns,
@@ -160,6 +166,7 @@ void sample_tell(const struct sample *sample, struct sample_result *ret_result)
         .zero_permille = permille(sample->zero_pages, sample->count),
         .packed_permille =
             sample->raw_bytes ? permille(sample->packed_bytes, sample->raw_bytes) : 1000,
+        .zstd_permille = sample->raw_bytes ? permille(sample->zstd_bytes, sample->raw_bytes) : 1000,
         .looks = sample->looks,
         .cpu_ns = sample->cpu_ns,
     };

@@ -27,6 +27,7 @@ struct sample_result {
     unsigned pages;           /* that were looked at */
     unsigned zero_permille;   /* of what is populated */
     unsigned packed_permille; /* size of what is not zero, as LZ4 would have it */
+    unsigned zstd_permille;   /* the same, as zstd would */
     unsigned looks;           /* points that follow */
     uint64_t at_ns[SAMPLE_LOOKS], written_bytes[SAMPLE_LOOKS];
     uint64_t cpu_ns; /* that the looks took of their thread */

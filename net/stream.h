@@ -22,6 +22,7 @@ struct stream_ops {
     void (*interrupt)(struct stream *stream);
     void (*set_hot)(struct stream *stream, bool hot);
     uint64_t (*queued)(struct stream *stream); /* NULL: nothing ever waits on this side */
+    uint64_t (*round_trip_ns)(struct stream *stream); /* NULL as queued */
     void (*free)(struct stream *stream);
 };
 
@@ -71,6 +72,18 @@ static inline void stream_set_hot(struct stream *stream, bool hot)
 static inline uint64_t stream_queued(struct stream *stream)
 {
     return stream->ops->queued ? stream->ops->queued(stream) : 0;
+}
+
+/* The least that a round trip took: so long what was sent is under way where nothing waits. */
+static inline uint64_t stream_round_trip_ns(struct stream *stream)
+{
+    return stream->ops->round_trip_ns ? stream->ops->round_trip_ns(stream) : 0;
+}
+
+/* Does what was written wait where stream_queued sees it? */
+static inline bool stream_knows_queued(const struct stream *stream)
+{
+    return stream->ops->queued != NULL;
 }
 
 static inline struct stream *stream_free(struct stream *stream)

@@ -32,6 +32,8 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -542,6 +544,16 @@ static uint64_t lane_queued(struct stream *stream)
     return ioctl(lane->fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : 0;
 }
 
+static uint64_t lane_round_trip_ns(struct stream *stream)
+{
+    const struct tls_lane *lane = (const struct tls_lane *)stream;
+    struct tcp_info info = {0}; /* the kernel's, which knows more than the C library's */
+    socklen_t size = sizeof info;
+    if (getsockopt(lane->fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0 || info.tcpi_min_rtt == UINT32_MAX)
+        return 0;
+    return (uint64_t)info.tcpi_min_rtt * NS_PER_US;
+}
+
 static const struct stream_ops lane_ops = {
     .write = lane_write,
     .flush = lane_flush,
@@ -549,6 +561,7 @@ static const struct stream_ops lane_ops = {
     .interrupt = lane_interrupt,
     .set_hot = lane_set_hot,
     .queued = lane_queued,
+    .round_trip_ns = lane_round_trip_ns,
     .free = lane_free,
 };
 

@@ -6,7 +6,7 @@ if(TARGET godwit_migrate)
     ${CMAKE_SOURCE_DIR}/tests/support/fake_move.c)
   target_link_libraries(migrate_support PRIVATE godwit_flags PUBLIC godwit_migrate)
   godwit_test(unit switchover_explore ROOMS migrate storage)
-  foreach(noun phase page_frame move_frame source_core target_core converge post_choice throttle pacer page_codec
+  foreach(noun phase page_frame move_frame source_core target_core converge post_choice throttle pacer page_codec page_mix
           page_delta page_digest page_order page_scan progress sample replica_explore
           replica_frame replica_journal replica_pace)
     godwit_test(unit ${noun} ROOMS migrate)

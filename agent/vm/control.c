@@ -602,6 +602,8 @@ static void on_sampled(void *data, const struct sample_result *result, const str
     sample.populated_bytes = result->populated_bytes;
     sample.zero_permille = result->zero_permille;
     sample.packed_permille = result->packed_permille;
+    sample.has_zstd_permille = true;
+    sample.zstd_permille = result->zstd_permille;
     sample.pages = result->pages;
     sample.cpu_ns = result->cpu_ns;
     sample.at_ns = at_ns;

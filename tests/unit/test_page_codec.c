@@ -43,7 +43,7 @@ static void round_trip(enum page_tuner_policy policy, bool takes_zstd, unsigned 
     }
 
     const uint8_t *bytes = NULL;
-    size_t count = page_codec_encode(&codec, &bytes);
+    size_t count = page_codec_encode(&codec, NULL, &bytes);
 
     struct page_frame frame;
     struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
@@ -107,7 +107,7 @@ static void patches_stand_behind_the_pages(void **state)
                 page_codec_add_patch(&codec, i, UINT64_C(1) << i % 64 | UINT64_C(1) << 40);
         }
         const uint8_t *bytes = NULL;
-        size_t count = page_codec_encode(&codec, &bytes);
+        size_t count = page_codec_encode(&codec, NULL, &bytes);
 
         struct page_frame frame;
         struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
@@ -183,7 +183,7 @@ static void a_copy_says_whether_a_page_is_zero(void **state)
 }
 
 /* A wire of so many bytes per ns, a CPU that compresses at so many, to so many percent. */
-static enum page_tuner_arm settle(double wire, const double *cpu, const double *ratio, bool takes_zstd)
+static enum page_mix_arm settle(double wire, const double *cpu, const double *ratio, bool takes_zstd)
 {
     struct page_tuner tuner;
     page_tuner_init(&tuner, PAGE_TUNER_AUTO, takes_zstd);
@@ -195,7 +195,7 @@ static enum page_tuner_arm settle(double wire, const double *cpu, const double *
         now_ns += cpu_ns + (wire_ns > cpu_ns ? wire_ns - cpu_ns : 0);
         waited_ns += wire_ns > cpu_ns ? wire_ns - cpu_ns : 0;
         sent += (uint64_t)(bytes * ratio[tuner.arm]);
-        const struct page_tuner_look look = {
+        const struct page_mix_look look = {
             .now_ns = (uint64_t)now_ns, .waited_ns = (uint64_t)waited_ns, .wire_bytes = sent};
         page_tuner_step(&tuner, (uint64_t)bytes, &look);
     }
@@ -207,14 +207,14 @@ static void compression_is_chosen_only_where_it_pays(void **state)
     (void)state;
     static const double cpu[] = {2.5, 0.8, 0.5, 0.3, 0.3};
     static const double text[] = {1, 0.77, 0.64, 0.54, 0.3}, random[] = {1, 1, 1, 1, 1};
-    assert_int_equal(settle(5.0, cpu, text, false), PAGE_TUNER_RAW);        /* bound by the CPU */
-    assert_int_equal(settle(0.12, cpu, text, false), PAGE_TUNER_LZ4_TIGHT); /* 1 Gb/s */
-    assert_int_equal(settle(0.5, cpu, text, false), PAGE_TUNER_LZ4_FAST);
-    assert_int_equal(settle(0.12, cpu, random, false), PAGE_TUNER_RAW);
-    assert_int_equal(settle(5.0, cpu, text, true), PAGE_TUNER_RAW);
-    assert_int_equal(settle(0.06, cpu, text, true), PAGE_TUNER_ZSTD);
-    assert_int_equal(settle(0.5, cpu, text, true), PAGE_TUNER_LZ4_FAST);
-    assert_int_equal(settle(0.12, cpu, random, true), PAGE_TUNER_RAW);
+    assert_int_equal(settle(5.0, cpu, text, false), PAGE_MIX_RAW);        /* bound by the CPU */
+    assert_int_equal(settle(0.12, cpu, text, false), PAGE_MIX_LZ4_TIGHT); /* 1 Gb/s */
+    assert_int_equal(settle(0.5, cpu, text, false), PAGE_MIX_LZ4_FAST);
+    assert_int_equal(settle(0.12, cpu, random, false), PAGE_MIX_RAW);
+    assert_int_equal(settle(5.0, cpu, text, true), PAGE_MIX_RAW);
+    assert_int_equal(settle(0.06, cpu, text, true), PAGE_MIX_ZSTD);
+    assert_int_equal(settle(0.5, cpu, text, true), PAGE_MIX_LZ4_FAST);
+    assert_int_equal(settle(0.12, cpu, random, true), PAGE_MIX_RAW);
 }
 
 /* A socket of `room` bytes that wakes its writer only when a third of it is free: memory's pace, then nothing, then
@@ -237,14 +237,14 @@ static double share_of_best(double wire, const double *cpu, const double *ratio,
         queued += packed;
         sent += packed;
         bytes_all += bytes;
-        const struct page_tuner_look look = {.now_ns = (uint64_t)now_ns,
+        const struct page_mix_look look = {.now_ns = (uint64_t)now_ns,
                                              .waited_ns = (uint64_t)waited_ns,
                                              .wire_bytes = (uint64_t)sent,
                                              .queued_bytes = (uint64_t)queued};
         page_tuner_step(&tuner, (uint64_t)bytes, &look);
     }
     double best = 0;
-    for (unsigned i = 0; i < PAGE_TUNER_ARM_COUNT; i++) {
+    for (unsigned i = 0; i < PAGE_MIX_ARM_COUNT; i++) {
         double rate = wire / ratio[i] < cpu[i] ? wire / ratio[i] : cpu[i];
         best = rate > best ? rate : best;
     }

@@ -72,7 +72,7 @@ static int send_zero(struct replica_stage *stage, struct fault *fault)
     pipe_stream_new(&near, &far, &config);
     page_codec_begin(&codec, DISK_ID, 0, 1);
     page_codec_add_zero(&codec, PAGE);
-    size_t count = page_codec_encode(&codec, &bytes);
+    size_t count = page_codec_encode(&codec, NULL, &bytes);
     assert_int_equal(stream_write(near, bytes, count, fault), 0);
     assert_int_equal(stream_flush(near, fault), 0);
     int r = replica_stage_frame(stage, (uint32_t)count, far, fault);

@@ -82,6 +82,7 @@ static void it_tells_how_many_pages_were_written_by_when(void **state)
     expect_near(result.written_bytes[4], 4002, 2);
     assert_in_range(result.zero_permille, 490, 510);
     assert_true(result.packed_permille < 100);
+    assert_true(result.zstd_permille > 0 && result.zstd_permille < 100);
     assert_true(result.cpu_ns > 0 && result.at_ns[4] <= world_now_ns() - begun_ns + NS_PER_S);
     sample = sample_free(sample);
     free(region.base);
@@ -119,6 +120,7 @@ static void content_that_does_not_pack_is_told(void **state)
     sample_tell(sample, &result);
 
     assert_true(result.packed_permille > 980);
+    assert_true(result.zstd_permille > 980);
     assert_int_equal(result.zero_permille, 0);
     assert_int_equal(result.looks, 0);
     sample = sample_free(sample);

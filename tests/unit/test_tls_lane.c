@@ -305,6 +305,26 @@ static void a_wait_for_the_peer_is_measured(void **state)
     free_pair(ends);
 }
 
+/* Its peer reads nothing: what was written and sleeps waits in the sockets. */
+static void what_waits_in_the_socket_is_told(void **state)
+{
+    (void)state;
+    struct end ends[2];
+    struct job writer = {0};
+    open_pair(ends);
+    assert_true(stream_knows_queued(ends[SOURCE].stream));
+    start_job(&writer, ends[SOURCE].stream, false, 256 << 20, 1 << 20);
+    await_asleep(&writer);
+
+    assert_true(stream_queued(ends[SOURCE].stream) > 64 << 10);
+    uint64_t round_trip_ns = stream_round_trip_ns(ends[SOURCE].stream);
+    assert_true(round_trip_ns > 0 && round_trip_ns < 10 * NS_PER_S);
+
+    stream_interrupt(ends[SOURCE].stream);
+    pthread_join(writer.thread, NULL);
+    free_pair(ends);
+}
+
 static void the_key_changes_after_so_many_records(void **state)
 {
     (void)state;
@@ -941,6 +961,7 @@ int main(void)
         cmocka_unit_test(carries_while_hot),
         cmocka_unit_test(small_writes_fill_whole_records_and_all_is_counted),
         cmocka_unit_test(a_wait_for_the_peer_is_measured),
+        cmocka_unit_test(what_waits_in_the_socket_is_told),
         cmocka_unit_test(the_key_changes_after_so_many_records),
         cmocka_unit_test(the_target_learns_which_lane_it_is),
         cmocka_unit_test(another_key_does_not_get_in),
