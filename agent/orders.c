@@ -15,6 +15,7 @@
 #include "agent/attach.h"
 #include "agent/backends.h"
 #include "agent/boot_reader.h"
+#include "agent/console_order.h"
 #include "agent/disk_order.h"
 #include "agent/domains.h"
 #include "agent/host_facts.h"
@@ -92,8 +93,6 @@ struct step {
     uint64_t generation;
     int fds[FD_COUNT];
     int listen_fd;
-    bool attach_on;
-    uint64_t session;
     /* logs */
     char path[VM_PATH_SIZE];
     uint64_t tail_bytes;
@@ -2077,47 +2076,7 @@ static void handle_snapshot_clone(void *data, struct rpc *rpc, struct rpc_reques
         reply_fault(request, &fault);
 }
 
-/* ---- consoles ---- */
-static void session_set(struct vm_entry *entry, uint64_t session, bool on)
-{
-    for (size_t i = 0; i < entry->session_count; i++) {
-        if (entry->sessions[i] == session) {
-            if (!on)
-                entry->sessions[i] = entry->sessions[--entry->session_count];
-            return;
-        }
-    }
-    if (on && entry->session_count < VM_SESSIONS_MAX)
-        entry->sessions[entry->session_count++] = session;
-}
-
-static bool session_is_on(const struct vm_entry *entry, uint64_t session)
-{
-    for (size_t i = 0; i < entry->session_count; i++) {
-        if (entry->sessions[i] == session)
-            return true;
-    }
-    return false;
-}
-
-static void attached(void *data, const ProtobufCMessage *reply, const struct fault *fault)
-{
-    struct step *step = data;
-    struct vm_entry *entry = vm_table_find(step->orders->table, step->vm_id);
-
-    if (!reply || !entry) {
-        reply_fault(step->request, fault);
-    } else {
-        Godwit__ConsoleData data_reply = *(const Godwit__ConsoleData *)reply;
-        session_set(entry, step->session, step->attach_on);
-        data_reply.has_session = true;
-        data_reply.session = step->session;
-        if (step->request)
-            (void)rpc_reply(step->request, &data_reply.base);
-    }
-    step_free(step);
-}
-
+/* ---- consoles: see console_order.h ---- */
 static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
 {
@@ -2125,127 +2084,30 @@ static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *reque
     struct orders *orders = orders_of(data);
     struct vm_entry *entry;
     struct fault fault = {0};
-    struct step *step = NULL;
     (void)rpc;
 
-    int r = need_process(orders, order->vm_id, &entry, &fault);
-    if (r == 0 && order->on && entry->session_count == VM_SESSIONS_MAX &&
-        !session_is_on(entry, order->session))
-        r = fault_set(&fault, ERR_LIMIT, "%d consoles of this VM are open", VM_SESSIONS_MAX);
-    if (r == 0)
-        r = step_new(&step, orders, entry->id, NULL, request, &fault);
-    if (r == 0) {
-        step->attach_on = order->on;
-        step->session = order->session;
-        if (!order->on)
-            session_set(entry, order->session, false); /* nothing more goes there from now on */
-        r = rpc_call(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_ATTACH, message,
-                     &godwit__console_data__descriptor, CALL_MS_MAX, attached, step, &fault);
-    }
-    if (r < 0) {
-        if (step)
-            step_free(step);
+    if (need_process(orders, order->vm_id, &entry, &fault) < 0)
         reply_fault(request, &fault);
-    }
-}
-
-static struct vm_input *find_input(struct vm_entry *entry, uint64_t stream)
-{
-    for (size_t i = 0; i < VM_SESSIONS_MAX; i++) {
-        if (entry->inputs[i].stream == stream)
-            return &entry->inputs[i];
-    }
-    return NULL;
-}
-
-static void tell_taken(struct rpc *rpc, const Godwit__ConsoleData *input,
-                       const struct vm_input *known)
-{
-    Godwit__ConsoleData told = GODWIT__CONSOLE_DATA__INIT;
-    told.vm_id = input->vm_id;
-    told.has_session = told.has_stream = true;
-    told.session = input->session;
-    told.stream = input->stream;
-    told.has_unknown = told.unknown = !known;
-    told.has_taken = known != NULL;
-    told.taken = known ? known->taken : 0;
-    (void)rpc_send_event(rpc, METHOD_AGENT_CONSOLE_OUTPUT, &told.base, NULL);
-}
-
-/* What came of the stream so far is passed over. An agent that does not know the stream takes what
- * is said for the first time, and of what may have come to another only says that it cannot tell.
- */
-static void take_input(struct vm_entry *entry, struct rpc *rpc, const Godwit__ConsoleData *input)
-{
-    struct vm_input *known = find_input(entry, input->stream);
-    struct fault fault = {0};
-    if (!known && !input->again) {
-        known = &entry->inputs[entry->next_input++ % VM_SESSIONS_MAX];
-        *known = (struct vm_input){.stream = input->stream, .taken = input->at};
-    }
-    if (known && input->at > known->taken) { /* the VM was elsewhere meanwhile, and is back */
-        if (input->again)
-            known = NULL;
-        else
-            known->taken = input->at;
-    }
-    if (known && input->at <= known->taken && input->data.len > known->taken - input->at) {
-        Godwit__ConsoleData rest = *input;
-        rest.data.data += known->taken - input->at;
-        rest.data.len -= known->taken - input->at;
-        int r = rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, &rest.base,
-                               &fault);
-        if (r == 0)
-            known->taken += rest.data.len;
-        else
-            log_debug("orders", "console input waits: %s", fault.text);
-    }
-    tell_taken(rpc, input, known);
+    else
+        console_order_attach(orders->table, entry, order, request);
 }
 
 static void handle_input(void *data, struct rpc *rpc, struct rpc_request *request,
                          const ProtobufCMessage *message)
 {
     const Godwit__ConsoleData *input = (const Godwit__ConsoleData *)message;
-    struct vm_entry *entry;
+    struct vm_entry *entry = NULL;
     struct fault fault = {0};
 
-    if (need_process(orders_of(data), input->vm_id, &entry, &fault) < 0) {
+    if (need_process(orders_of(data), input->vm_id, &entry, &fault) < 0)
         log_debug("orders", "console input dropped: %s", fault.text);
-        if (input->stream) /* none of it is taken: it may be said again, where the VM is then */
-            tell_taken(rpc, input, &(struct vm_input){.taken = input->at});
-    } else if (input->stream) {
-        take_input(entry, rpc, input);
-    } else if (rpc_send_event(vm_process_rpc(entry->process), METHOD_VM_CONSOLE_INPUT, message,
-                              &fault) < 0) {
-        log_debug("orders", "console input dropped: %s", fault.text);
-    }
+    console_order_input(entry, rpc, input);
     reply_empty(request);
-}
-
-static void ignore_reply(void *data, const ProtobufCMessage *reply, const struct fault *fault)
-{
-    (void)data;
-    (void)reply;
-    (void)fault;
 }
 
 void orders_on_lost(struct orders *orders)
 {
-    for (struct vm_entry *entry = vm_table_first(orders->table); entry; entry = entry->next) {
-        struct rpc *rpc = entry->process ? vm_process_rpc(entry->process) : NULL;
-        while (entry->session_count) {
-            Godwit__ConsoleAttach attach = GODWIT__CONSOLE_ATTACH__INIT;
-            attach.vm_id = entry->id;
-            attach.has_on = true;
-            attach.has_session = true;
-            attach.session = entry->sessions[--entry->session_count];
-            if (rpc)
-                (void)rpc_call(rpc, METHOD_VM_CONSOLE_ATTACH, &attach.base,
-                               &godwit__console_data__descriptor, CALL_MS_MAX, ignore_reply, NULL,
-                               NULL);
-        }
-    }
+    console_order_detach_all(orders->table);
 }
 
 /* ---- what the coordinator asks of stores: see store_question ---- */
