@@ -475,7 +475,9 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
     Godwit__VmStatus bare = *status;
     if (!bare.spec)
         bare.spec = entry->status->spec;
-    if (!bare.latch)
+    /* Of a process that does not run it yet a latch of before, of a move that is over, says nothing. */
+    bool is_fresh = entry->process && !bare.generation && !vm_entry_is_domain(entry);
+    if (!bare.latch && !is_fresh)
         bare.latch = entry->status->latch;
     /* Its file may be in its place or not: until that is decided it is a VM that stands still. */
     bool waits = entry->process && bare.state == GODWIT__VM_STATE__VM_STATE_SUSPENDED;

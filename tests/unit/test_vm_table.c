@@ -2,6 +2,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -346,6 +347,41 @@ static void a_start_that_was_lost_before_anything_ran_is_as_before(void **state)
     }
 }
 
+/* Else one that moved once, and is just being started, would pass for the target of a move. */
+static void a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_nothing_yet(void **state)
+{
+    (void)state;
+    struct vm_table *table = open_table();
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    Godwit__MoveLatch latch = GODWIT__MOVE_LATCH__INIT;
+    load(table);
+    struct vm_entry *entry = add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, HAS);
+    status.vm_id = (char *)"v1";
+    status.has_state = status.has_generation = true;
+    status.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+    status.generation = HAS;
+    latch.move_id = (char *)"m";
+    latch.has_latch = latch.has_generation = true;
+    latch.latch = GODWIT__LATCH__LATCH_TOOK;
+    latch.generation = HAS;
+    status.latch = &latch;
+    vm_entry_update(entry, &status);
+    status.latch = NULL;
+    vm_entry_update(entry, &status);
+    assert_non_null(entry->status->latch); /* what a process that is no more left */
+
+    entry->process = (struct vm_process *)(uintptr_t)&latch; /* not spoken to */
+    status.state = GODWIT__VM_STATE__VM_STATE_INCOMING;
+    status.generation = 0;
+    vm_entry_update(entry, &status);
+    assert_null(entry->status->latch);
+
+    entry->process = NULL;
+    while (entry->saving)
+        loop_turn(loop, true);
+    forget(table, entry);
+}
+
 static void a_damaged_body_does_not_decode(void **state)
 {
     (void)state;
@@ -412,6 +448,9 @@ int main(void)
             a_start_from_a_file_that_was_lost_after_it_may_have_run_has_crashed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_start_that_was_lost_before_anything_ran_is_as_before, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_nothing_yet, set_up,
+            tear_down),
         cmocka_unit_test(a_damaged_body_does_not_decode),
         cmocka_unit_test(an_end_means_what_the_latch_says),
     };
