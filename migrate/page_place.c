@@ -162,6 +162,18 @@ static void forget_pages(struct page_place *place, struct page_digest *digest,
                         &place->sum);
 }
 
+static void tell_placed(const struct region *region, const struct page_frame *frame,
+                        const struct page_frame_entry *entries)
+{
+    uint64_t mask[BLOCK_PAGES / 64] = {0};
+
+    if (!region->ops || !region->ops->placed)
+        return; /* a replica's disks are plain memory */
+    for (unsigned i = 0; i < frame->count; i++)
+        mask[entries[i].page / 64] |= UINT64_C(1) << (entries[i].page % 64);
+    region->ops->placed((struct region *)region, frame->first_page, mask);
+}
+
 int page_place_frame(struct page_place *place, struct page_frame *frame,
                      const struct page_frame_entry *entries, struct stream *stream,
                      struct fault *fault)
@@ -191,5 +203,6 @@ int page_place_frame(struct page_place *place, struct page_frame *frame,
         place->zero_pages += !entries[i].has_data && !entries[i].is_patch;
     }
     place->pages += frame->count;
+    tell_placed(region, frame, entries);
     return 0;
 }

@@ -37,6 +37,10 @@ struct region_ops {
     /* Target: take their memory from pages, whatever it holds: the next touch finds none. NULL where
      * pages may not be left behind at a switchover (post-copy). */
     int (*discard)(struct region *region, uint64_t first_page, uint64_t pages, struct fault *fault);
+    /* Target: what came for the pages of the aligned 512-page block at first_page that are set in the mask
+     * lies there now. Whoever brought it is held in the call while it cannot be kept up with. NULL: nothing is
+     * to be done. */
+    void (*placed)(struct region *region, uint64_t first_page, const uint64_t mask[static 8]);
 };
 
 struct region {

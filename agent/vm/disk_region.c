@@ -3,7 +3,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,9 +10,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "agent/vm/disk_outflow.h"
 #include "base/bitmap.h"
 #include "base/bytes.h"
 #include "base/config.h"
@@ -23,7 +22,7 @@
 #include "proto/limits.h"
 #include "vmm-core/vm.h"
 
-enum { NAME_SIZE = 80, GUARDS_MAX = DISKS_MAX + 1, WRITE_OUT_MS = 500 };
+enum { NAME_SIZE = 80, GUARDS_MAX = DISKS_MAX + 1 };
 
 struct disk_region {
     struct vm *vm; /* borrowed; NULL at a target */
@@ -34,13 +33,7 @@ struct disk_region {
     uint8_t *base;
     struct bitmap written; /* atomic: the disk sets bits */
     bool is_tracked;
-    /* a target's: what arrives goes out to the medium meanwhile, so that little is left at the end
-     */
-    pthread_t writer;
-    bool has_writer;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    bool ended; /* under the lock */
+    struct disk_outflow *outflow; /* a target's: little is left to write out at the end */
 };
 
 /* ---- a page that cannot be read or written ---- */
@@ -87,40 +80,6 @@ static int guard_add(struct disk_region *disk, struct fault *fault)
 }
 
 /* ---- life ---- */
-static void *write_out(void *data)
-{
-    struct disk_region *disk = data;
-
-    (void)pthread_mutex_lock(&disk->lock);
-    while (!disk->ended) {
-        struct timespec until;
-        (void)clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += WRITE_OUT_MS * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000L;
-        until.tv_nsec %= 1000000000L;
-        (void)pthread_cond_timedwait(&disk->changed, &disk->lock, &until);
-        if (disk->ended)
-            break;
-        (void)pthread_mutex_unlock(&disk->lock);
-        (void)sync_file_range(disk->fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* settle tells of errors */
-        (void)pthread_mutex_lock(&disk->lock);
-    }
-    (void)pthread_mutex_unlock(&disk->lock);
-    return NULL;
-}
-
-static void stop_writer(struct disk_region *disk)
-{
-    if (!disk->has_writer)
-        return;
-    (void)pthread_mutex_lock(&disk->lock);
-    disk->ended = true;
-    (void)pthread_cond_signal(&disk->changed);
-    (void)pthread_mutex_unlock(&disk->lock);
-    (void)pthread_join(disk->writer, NULL);
-    disk->has_writer = false;
-}
-
 static void disk_region_freep(struct disk_region **disk)
 {
     *disk = disk_region_free(*disk);
@@ -139,8 +98,6 @@ int disk_region_new(struct disk_region **ret_disk, struct vm *vm, unsigned index
     disk->fd = -1;
     disk->bytes = bytes;
     disk->pages = (bytes + PAGE_BYTES - 1) >> PAGE_SHIFT;
-    (void)pthread_mutex_init(&disk->lock, NULL);
-    (void)pthread_cond_init(&disk->changed, NULL);
     int r = path_join(disk->name, sizeof disk->name, fault, "disk %s", name);
     if (r < 0)
         return r;
@@ -157,8 +114,8 @@ int disk_region_new(struct disk_region **ret_disk, struct vm *vm, unsigned index
     r = guard_add(disk, fault);
     if (r < 0)
         return r;
-    if (!vm && pthread_create(&disk->writer, NULL, write_out, disk) == 0)
-        disk->has_writer = true; /* without it the end takes longer */
+    if (!vm && disk_outflow_new(&disk->outflow, fd, disk->pages) < 0)
+        return fault_set(fault, ERR_NOMEM, "no memory for a disk's move");
     disk->fd = fd;
     *ret_disk = TAKE(disk);
     return 0;
@@ -176,7 +133,7 @@ struct disk_region *disk_region_free(struct disk_region *disk)
     if (!disk)
         return NULL;
     untrack(disk);
-    stop_writer(disk);
+    disk->outflow = disk_outflow_free(disk->outflow);
     if (disk->base) {
         if (atomic_load(&guards[disk->guard].base) == disk->base)
             atomic_store(&guards[disk->guard].base, NULL);
@@ -184,8 +141,6 @@ struct disk_region *disk_region_free(struct disk_region *disk)
     }
     bitmap_deinit(&disk->written);
     close_p(&disk->fd);
-    (void)pthread_cond_destroy(&disk->changed);
-    (void)pthread_mutex_destroy(&disk->lock);
     free(disk);
     return NULL;
 }
@@ -282,6 +237,14 @@ static int on_populate(struct region *region, uint64_t first_page, uint64_t page
     return 0;
 }
 
+static void on_placed(struct region *region, uint64_t first_page, const uint64_t mask[static 8])
+{
+    struct disk_region *disk = region->owner;
+
+    if (disk->outflow)
+        disk_outflow_arrived(disk->outflow, first_page, mask);
+}
+
 static const struct region_ops disk_region_ops = {
     .track_start = on_track_start,
     .track_stop = on_track_stop,
@@ -290,6 +253,7 @@ static const struct region_ops disk_region_ops = {
     .clear_many = on_clear_many,
     .populated = on_populated,
     .populate = on_populate,
+    .placed = on_placed,
 };
 
 void disk_region_fill(struct disk_region *disk, unsigned id, struct region *ret_region)
@@ -319,8 +283,10 @@ int disk_region_settle(struct disk_region *disk, struct fault *fault)
     int r = disk_region_check(disk, fault);
     if (r < 0)
         return r;
-    if (fdatasync(disk->fd) < 0)
-        return fault_set_errno(fault, err_from_errno(errno), errno, "%s: writing it out",
+    assert(disk->outflow);
+    int error = disk_outflow_settle(disk->outflow);
+    if (error)
+        return fault_set_errno(fault, err_from_errno(error), error, "%s: writing it out",
                                disk->name);
     return disk_region_check(disk, fault);
 }

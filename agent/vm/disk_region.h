@@ -6,7 +6,7 @@
  * The file is mapped. A source's tracker is the disk itself (disk_track): a page is dirty once a
  * request that may have changed it is done, and after vm_pause none is under way. Holes are never
  * read. A target's file is new and empty; blocks get their space by fallocate before they are
- * written, so that a full store is an error and no signal. A read error or a file that somebody cut
+ * written, so that a full store is an error and no signal, and go out to the medium meanwhile (disk_outflow). A read error or a file that somebody cut
  * short does signal (SIGBUS): the page is then replaced by an empty one and the region has failed,
  * which disk_region_check tells before anything is believed.
  */

@@ -82,6 +82,7 @@ static void move_and_compare(const char *what, const struct run *run, struct fak
     assert_int_equal(move->at_target.latches[1], GODWIT__LATCH__LATCH_READY);
     assert_int_equal(move->at_target.latches[2], GODWIT__LATCH__LATCH_TOOK);
     assert_true(fake_guest_compare(source, target) == UINT64_MAX);
+    assert_true(fake_guest_untold(target) == UINT64_MAX);
 
     fake_move_deinit(move);
     fake_guest_free(source);

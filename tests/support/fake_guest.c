@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/world.h"
+#include "proto/limits.h"
 
 enum { MISSED_PAGE = 3, WRITERS_MAX = 4, STATE_BYTES = 4096 };
 
@@ -21,6 +22,7 @@ struct fake_guest {
     struct region region;
     uint8_t *memory;
     struct bitmap populated; /* atomic sets */
+    struct bitmap placed;    /* the same: what it was told of, a target's */
     struct bitmap dirty;     /* the log; atomic sets, cleared under the block's nothing: atomic */
     bool tracking;           /* atomic */
 
@@ -243,6 +245,18 @@ static int fake_discard(struct region *region, uint64_t first_page, uint64_t pag
     return 0;
 }
 
+static void fake_placed(struct region *region, uint64_t first_page, const uint64_t mask[static 8])
+{
+    struct fake_guest *fake = region->owner;
+    assert(first_page % BLOCK_PAGES == 0);
+    for (uint64_t i = 0; i < BLOCK_PAGES; i++) {
+        if (mask[i / 64] >> (i % 64) & 1) {
+            assert(first_page + i < region->pages);
+            bitmap_set_atomic(&fake->placed, first_page + i);
+        }
+    }
+}
+
 static const struct region_ops region_ops = {
     .track_start = fake_track_start,
     .track_stop = fake_track_stop,
@@ -252,6 +266,7 @@ static const struct region_ops region_ops = {
     .populated = fake_populated,
     .populate = fake_populate,
     .discard = fake_discard,
+    .placed = fake_placed,
 };
 
 /* ---- guest ---- */
@@ -363,6 +378,8 @@ struct fake_guest *fake_guest_new(const struct fake_guest_config *config)
     assert(r == 0);
     r = bitmap_init(&fake->dirty, config->pages);
     assert(r == 0);
+    r = bitmap_init(&fake->placed, config->pages);
+    assert(r == 0);
     pthread_mutex_init(&fake->mutex, NULL);
     pthread_cond_init(&fake->changed, NULL);
 
@@ -421,6 +438,7 @@ struct fake_guest *fake_guest_free(struct fake_guest *fake)
     pthread_cond_destroy(&fake->changed);
     pthread_mutex_destroy(&fake->mutex);
     bitmap_deinit(&fake->populated);
+    bitmap_deinit(&fake->placed);
     bitmap_deinit(&fake->dirty);
     (void)munmap(fake->memory, fake->config.pages * PAGE_BYTES);
     free(fake);
@@ -464,6 +482,17 @@ uint64_t fake_guest_compare(struct fake_guest *one, struct fake_guest *other)
         if (!bitmap_test(&one->populated, page) && !bitmap_test(&other->populated, page))
             continue; /* zero, and touching it would make it there */
         if (memcmp(one->memory + page * PAGE_BYTES, other->memory + page * PAGE_BYTES, PAGE_BYTES))
+            return page;
+    }
+    return UINT64_MAX;
+}
+
+uint64_t fake_guest_untold(struct fake_guest *fake)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    for (uint64_t page = 0; page < fake->config.pages; page++) {
+        if (bitmap_test(&fake->populated, page) && !bitmap_test(&fake->placed, page) &&
+            memcmp(fake->memory + page * PAGE_BYTES, zeros, PAGE_BYTES))
             return page;
     }
     return UINT64_MAX;

@@ -45,6 +45,9 @@ uint64_t fake_guest_writes(struct fake_guest *fake);
 void fake_guest_await_writes(struct fake_guest *fake, uint64_t more);
 /* First page that differs, UINT64_MAX: none. Both paused or nobody writing. */
 uint64_t fake_guest_compare(struct fake_guest *one, struct fake_guest *other);
+/* First page of a target that holds something and of which its region was not told that it was placed; UINT64_MAX: none.
+ * After a move without post-copy. */
+uint64_t fake_guest_untold(struct fake_guest *fake);
 void fake_guest_stop(struct fake_guest *fake); /* what an operator's pause does */
 
 #endif

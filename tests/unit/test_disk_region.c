@@ -61,6 +61,8 @@ static void what_is_placed_is_in_the_file_once_it_is_settled(void **state)
     memcpy(scene->region.base + 7 * PAGE_BYTES, "seven", 5);
     memcpy(scene->region.base + (uint64_t)PAGES * PAGE_BYTES, "last", 4);
 
+    scene->region.ops->placed(&scene->region, 0, (const uint64_t[8]){1 << 7});
+    scene->region.ops->placed(&scene->region, 512, (const uint64_t[8]){[(PAGES - 512) / 64] = UINT64_C(1) << PAGES % 64});
     assert_int_equal(disk_region_settle(scene->disk, &scene->fault), 0);
 
     assert_int_equal(pread(scene->fd, text, 5, 7 * PAGE_BYTES), 5);

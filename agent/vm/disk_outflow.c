@@ -1,0 +1,247 @@
+/*      arrived: bits in `waiting` --take_step--> WRITE of each run, WAIT for them, again
+ *
+ * Bits go before the pages do: what comes meanwhile sets them again and goes out again.
+ */
+#include "agent/vm/disk_outflow.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/vm/disk_outflow_core.h"
+#include "base/bitmap.h"
+#include "base/bytes.h"
+#include "base/err.h"
+#include "base/own.h"
+#include "base/thread.h"
+#include "base/world.h"
+#include "proto/limits.h"
+
+enum { HOLD_MS = 1000, RUNS_MAX = 64, WORD_PAGES = 64 };
+
+struct run { /* neighbours, words of 64 pages */
+    uint64_t word, words;
+};
+
+struct step {
+    struct run runs[RUNS_MAX];
+    unsigned count;
+    uint64_t bytes;
+};
+
+struct disk_outflow {
+    int fd; /* borrowed */
+    bool has_thread;
+    pthread_t thread;
+
+    pthread_mutex_t lock; /* guards the rest */
+    pthread_cond_t arrived, gone;
+    bool is_ended;
+    int error; /* errno of the first write that failed */
+    struct bitmap waiting;
+    uint64_t at; /* the word where the next step begins */
+    struct disk_outflow_core core;
+};
+
+/* Of the clock that the conditions wait by. */
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for it */
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+static int wait_until(struct disk_outflow *outflow, pthread_cond_t *what, uint64_t until_ns)
+{
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_S),
+                                   .tv_nsec = (long)(until_ns % NS_PER_S)};
+    return until_ns == UINT64_MAX ? pthread_cond_wait(what, &outflow->lock)
+                                  : pthread_cond_timedwait(what, &outflow->lock, &until);
+}
+
+/* ---- a step ---- */
+static void add_word(struct step *step, uint64_t word)
+{
+    struct run *last = step->count ? &step->runs[step->count - 1] : NULL;
+
+    if (last && last->word + last->words == word)
+        last->words++;
+    else
+        step->runs[step->count++] = (struct run){.word = word, .words = 1};
+}
+
+/* The next ones that wait, in the file's order and round again. */
+static void take_step(struct disk_outflow *outflow, struct step *ret_step)
+{
+    struct bitmap *waiting = &outflow->waiting;
+    uint64_t words = bitmap_words(waiting);
+
+    ret_step->count = 0;
+    ret_step->bytes = 0;
+    for (uint64_t looked = 0; looked < words && ret_step->bytes < outflow->core.step_bytes &&
+                              ret_step->bytes < outflow->core.waiting_bytes &&
+                              ret_step->count < RUNS_MAX;
+         looked++) {
+        uint64_t word = outflow->at;
+        outflow->at = word + 1 < words ? word + 1 : 0;
+        if (!waiting->words[word])
+            continue;
+        ret_step->bytes += (uint64_t)__builtin_popcountll(waiting->words[word]) * PAGE_BYTES;
+        waiting->words[word] = 0;
+        add_word(ret_step, word);
+    }
+}
+
+/* Returns 0 or an errno. A wait tells of a write that failed and forgets it: no later fsync would tell it again. */
+static int sync_runs(const struct disk_outflow *outflow, const struct step *step, unsigned how)
+{
+    int error = 0;
+
+    for (unsigned i = 0; i < step->count; i++) {
+        const struct run *run = &step->runs[i];
+        if (sync_file_range(outflow->fd, (off_t)(run->word * WORD_PAGES * PAGE_BYTES),
+                            (off_t)(run->words * WORD_PAGES * PAGE_BYTES), how) < 0)
+            error = errno;
+    }
+    return error;
+}
+
+static void note_error(struct disk_outflow *outflow, int error)
+{
+    if (error && !outflow->error)
+        outflow->error = error;
+}
+
+static void do_step(struct disk_outflow *outflow)
+{
+    struct step step;
+
+    take_step(outflow, &step);
+    disk_outflow_core_begun(&outflow->core, step.bytes, clock_ns());
+    (void)pthread_cond_broadcast(&outflow->gone);
+    (void)pthread_mutex_unlock(&outflow->lock);
+    int error = sync_runs(outflow, &step, SYNC_FILE_RANGE_WRITE);
+    int wait_error = sync_runs(outflow, &step, SYNC_FILE_RANGE_WAIT_BEFORE);
+    (void)pthread_mutex_lock(&outflow->lock);
+    note_error(outflow, error);
+    note_error(outflow, wait_error);
+    disk_outflow_core_ended(&outflow->core, clock_ns());
+}
+
+static void *write_out(void *data)
+{
+    struct disk_outflow *outflow = data;
+
+    thread_begin("disk out");
+    (void)pthread_mutex_lock(&outflow->lock);
+    while (!outflow->is_ended) {
+        if (disk_outflow_core_is_due(&outflow->core, clock_ns()))
+            do_step(outflow);
+        else
+            (void)wait_until(outflow, &outflow->arrived, disk_outflow_core_due_ns(&outflow->core));
+    }
+    (void)pthread_mutex_unlock(&outflow->lock);
+    return NULL;
+}
+
+/* ---- life ---- */
+static void disk_outflow_freep(struct disk_outflow **outflow)
+{
+    *outflow = disk_outflow_free(*outflow);
+}
+
+int disk_outflow_new(struct disk_outflow **ret_outflow, int fd, uint64_t pages)
+{
+    AUTO(disk_outflow_freep) struct disk_outflow *outflow = calloc(1, sizeof *outflow);
+    pthread_condattr_t attributes;
+
+    if (!outflow)
+        return ERR_NOMEM;
+    outflow->fd = fd;
+    disk_outflow_core_init(&outflow->core);
+    (void)pthread_mutex_init(&outflow->lock, NULL); /* these cannot fail on Linux */
+    (void)pthread_condattr_init(&attributes);
+    (void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&outflow->arrived, &attributes);
+    (void)pthread_cond_init(&outflow->gone, &attributes);
+    (void)pthread_condattr_destroy(&attributes);
+    if (bitmap_init(&outflow->waiting, pages) < 0 ||
+        pthread_create(&outflow->thread, NULL, write_out, outflow) != 0)
+        return ERR_NOMEM;
+    outflow->has_thread = true;
+    *ret_outflow = TAKE(outflow);
+    return 0;
+}
+
+static void end_thread(struct disk_outflow *outflow)
+{
+    if (!outflow->has_thread)
+        return;
+    (void)pthread_mutex_lock(&outflow->lock);
+    outflow->is_ended = true;
+    (void)pthread_cond_broadcast(&outflow->arrived);
+    (void)pthread_cond_broadcast(&outflow->gone);
+    (void)pthread_mutex_unlock(&outflow->lock);
+    int r = pthread_join(outflow->thread, NULL);
+    assert(r == 0);
+    (void)r;
+    outflow->has_thread = false;
+}
+
+struct disk_outflow *disk_outflow_free(struct disk_outflow *outflow)
+{
+    if (!outflow)
+        return NULL;
+    end_thread(outflow);
+    bitmap_deinit(&outflow->waiting);
+    (void)pthread_cond_destroy(&outflow->arrived);
+    (void)pthread_cond_destroy(&outflow->gone);
+    (void)pthread_mutex_destroy(&outflow->lock);
+    free(outflow);
+    return NULL;
+}
+
+/* The thread first: an error that it was told of and has not noted yet would be told to nobody. */
+int disk_outflow_settle(struct disk_outflow *outflow)
+{
+    end_thread(outflow);
+    note_error(outflow, fdatasync(outflow->fd) < 0 ? errno : 0);
+    return outflow->error;
+}
+
+/* ---- what arrives ---- */
+static uint64_t set_waiting(struct disk_outflow *outflow, uint64_t first_page,
+                            const uint64_t mask[static 8])
+{
+    uint64_t first = first_page / 64, words = bitmap_words(&outflow->waiting), pages = 0;
+
+    assert(first_page % 64 == 0);
+    for (unsigned i = 0; i < BLOCK_PAGES / 64 && first + i < words; i++) {
+        uint64_t *word = &outflow->waiting.words[first + i];
+        pages += (uint64_t)__builtin_popcountll(mask[i] & ~*word);
+        *word |= mask[i];
+    }
+    return pages;
+}
+
+void disk_outflow_arrived(struct disk_outflow *outflow, uint64_t first_page,
+                          const uint64_t mask[static 8])
+{
+    struct disk_outflow_core *core = &outflow->core;
+
+    (void)pthread_mutex_lock(&outflow->lock);
+    uint64_t now_ns = clock_ns(), until_ns = now_ns + HOLD_MS * NS_PER_MS;
+    if (core->waiting_bytes == 0)
+        outflow->at = first_page / WORD_PAGES; /* no long way through a large disk */
+    disk_outflow_core_arrived(core, set_waiting(outflow, first_page, mask) * PAGE_BYTES, now_ns);
+    (void)pthread_cond_signal(&outflow->arrived);
+    while (disk_outflow_core_holds(core) && !outflow->is_ended &&
+           wait_until(outflow, &outflow->gone, until_ns) != ETIMEDOUT)
+        ;
+    (void)pthread_mutex_unlock(&outflow->lock);
+}
