@@ -16,6 +16,7 @@ enum {
     STRAGGLER_MS = 5000, /* how long an end waits for a host that is away and no longer matters */
     RECEIPT_MS = 2000,
     CANCEL_FIRST_MS = 1500,
+    LET_GO_MS = POSTCOPY_LAST_MS_MAX + 5000, /* a source hears from its target that this has all */
     OUT_LATE_MS = 3000, /* an order of a connection that has ended has had its effect by then */
 };
 
@@ -522,6 +523,17 @@ static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo 
     end(core, unproven ? JOB_ATTENTION : JOB_DONE, now_ns, todo);
 }
 
+/* The target has every page and has said so to a source that did not hear it: who serves nobody
+ * lets go. That both ends' memory is the same nobody has compared then, and the source says so. */
+static bool is_forgotten(struct job_core *core, uint64_t now_ns)
+{
+    if (!core->postcopy || !core->target_ended)
+        return false;
+    if (core->served_ns == 0)
+        core->served_ns = now_ns;
+    return now_ns - core->served_ns > LET_GO_MS * NS_PER_MS;
+}
+
 static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_todo *todo)
 {
     bool released = core->source.latch == GODWIT__LATCH__LATCH_RELEASED || core->source.gone;
@@ -548,7 +560,7 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
     bool is_lost = (core->postcopy || core->may_postcopy) && core->target.gone; /* with the guest */
     if (!released)
         tell_source(core,
-                    is_lost ? GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP
+                    is_lost || is_forgotten(core, now_ns) ? GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP
                             : GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED,
                     now_ns, todo);
 }

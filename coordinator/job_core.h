@@ -103,6 +103,7 @@ struct job_core {
     uint64_t target_clear_ns; /* when it was learned that the target will never run it */
     uint64_t step_ns;         /* when the step began */
     uint64_t released_ns;
+    uint64_t served_ns; /* when it was first seen that the target of a post-copy has all */
 };
 
 enum job_event_type {

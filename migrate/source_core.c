@@ -727,8 +727,11 @@ static unsigned on_verdict_abandoned(struct source_core *core, const struct sour
 
 static unsigned on_drop(struct source_core *core, const struct source_event *event)
 {
-    (void)fault_set(&core->fault, ERR_ATTENTION,
-                    "the guest's memory here was dropped on order: nobody told that it runs");
+    bool serves = core->phase == PHASE_POSTCOPY;
+    (void)fault_set(&core->fault, ERR_ATTENTION, "the guest's memory here was dropped on order: %s",
+                    serves ? "its target did not tell that it has all of it, and whether it is "
+                             "the same there was not compared"
+                           : "nobody told that it runs");
     latch(core, GODWIT__LATCH__LATCH_RELEASED);
     core->ended_in = core->phase;
     core->ended = true;

@@ -486,6 +486,36 @@ static void a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_wh
     assert_non_null(strstr(job.error_text, "post-copy"));
 }
 
+/* The word that it has every page never reached the source: it would serve nobody for minutes. */
+static void a_source_that_did_not_hear_that_its_target_has_all_is_told_to_let_go(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+    (void)step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.at_target = true, .latch = LATCH(TOOK), .ended = true}});
+    uint64_t ended_ns = now_ns;
+    struct job_todo told = {0};
+    bool is_dropped = false;
+
+    while (!is_dropped && now_ns - ended_ns < 60 * NS_PER_S) {
+        told = tick(600);
+        is_dropped = told.source_verdict == VERDICT(DROP);
+        assert_true(is_dropped || !told.source_verdict || told.source_verdict == VERDICT(STARTED));
+    }
+    assert_true(is_dropped);
+    assert_true(now_ns - ended_ns > 10 * NS_PER_S); /* it may still hear it by itself */
+
+    (void)step((struct job_event){.type = JOB_EVENT_REPORT,
+                                  .report = {.latch = LATCH(RELEASED),
+                                             .ended = true,
+                                             .has_receipt = true,
+                                             .fault_code = ERR_ATTENTION,
+                                             .fault_text = "dropped, and never compared"}});
+    assert_int_equal(job.state, JOB_ATTENTION);
+    assert_int_equal(job.error_code, GW_MEMORY_UNPROVEN);
+}
+
 /* Its memory may still come: the source's agent is away, not its process. */
 static void a_post_copy_whose_source_is_away_is_not_over(void **state)
 {
@@ -665,6 +695,7 @@ int main(void)
         MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
         MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
         MOVING(a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_what_it_has),
+        MOVING(a_source_that_did_not_hear_that_its_target_has_all_is_told_to_let_go),
         MOVING(a_post_copy_whose_source_is_away_is_not_over),
         MOVING(a_restart_while_both_sides_are_away_does_not_end_what_may_be_a_post_copy),
         MOVING(a_target_that_dies_while_the_coordinator_is_away_has_its_source_dropped),
