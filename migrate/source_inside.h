@@ -334,6 +334,7 @@ void source_post_take_report(struct source *source, const struct source_mail *ma
 
 /* What the target lacks is told anew. */
 void source_post_forget(struct source *source);
+uint64_t source_post_unsent(const struct source *source); /* pages; while nothing is served */
 int source_post_take_missing(struct source *source, const Godwit__MoveMissing *missing,
                              struct fault *fault);
 

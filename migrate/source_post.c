@@ -213,6 +213,14 @@ void source_post_forget(struct source *source)
         bitmap_clear_all(&source->unsent[i]);
 }
 
+uint64_t source_post_unsent(const struct source *source)
+{
+    uint64_t pages = 0;
+    for (unsigned i = 0; source->unsent && i < source->config.guest->region_count; i++)
+        pages += bitmap_count(&source->unsent[i]);
+    return pages;
+}
+
 /* What it lacks is what it lost of us: never more than was left behind. */
 int source_post_take_missing(struct source *source, const Godwit__MoveMissing *missing,
                              struct fault *fault)

@@ -191,6 +191,11 @@ static int judge_resumed(struct source *source, const Godwit__MoveResumed *resum
         return fault_set(fault, ERR_CORRUPT, "the target goes on %s post-copy, we do not",
                          resumed->postcopy ? "in" : "before");
     source->resume_sent = false;
+    if (serves && resumed->has_missing_pages &&
+        source_post_unsent(source) != resumed->missing_pages)
+        return fault_set(fault, ERR_CORRUPT, "the target lacks %llu pages and has named %llu",
+                         (unsigned long long)resumed->missing_pages,
+                         (unsigned long long)source_post_unsent(source));
     if (serves)
         return 0;
     if (resumed->n_marks != source->lanes_wanted)

@@ -152,12 +152,14 @@ static void send_missing(struct target *target, unsigned i)
 
 static void send_resumed_in_postcopy(struct target *target)
 {
-    for (unsigned i = 0; i < target->config.guest->region_count; i++) {
-        if (page_fetch_missing(target->fetch, i)->words)
-            send_missing(target, i);
-    }
     Godwit__MoveResumed resumed = GODWIT__MOVE_RESUMED__INIT;
-    resumed.has_epoch = resumed.has_postcopy = 1;
+    for (unsigned i = 0; i < target->config.guest->region_count; i++) {
+        if (!page_fetch_missing(target->fetch, i)->words)
+            continue;
+        resumed.missing_pages += bitmap_count(page_fetch_missing(target->fetch, i));
+        send_missing(target, i);
+    }
+    resumed.has_epoch = resumed.has_postcopy = resumed.has_missing_pages = 1;
     resumed.epoch = target->epoch;
     resumed.postcopy = 1;
     Godwit__MoveMessage message = {.base =

@@ -273,6 +273,8 @@ static const char *judge(struct scene *scene, enum failpoint_id id, enum failpoi
         return at_target ? "it does not run at the target" : "the target runs, too";
     if (move->at_source.phase != (at_target ? PHASE_DONE : PHASE_ROLLED_BACK))
         return "the source's end is not the target's";
+    if (at_target && move->at_source.fault.code)
+        return "it has moved, and its source says that something is wrong";
     if (at_target && fake_guest_compare(scene->source_guest, scene->target_guest) != UINT64_MAX)
         return "memory differs";
     if (!at_target && fake_guest_is_tracked(scene->source_guest))
