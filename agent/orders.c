@@ -737,6 +737,24 @@ static bool is_half_started(const struct vm_entry *entry)
            (!status->latch || status->latch->latch == GODWIT__LATCH__LATCH_NONE);
 }
 
+/* What an agent before us left and has not answered yet: of that vm.bin tells only what was before it, and it may be
+ * any start. No order may count as refused for it, nor a start as ended. */
+static bool is_unheard(const struct vm_entry *entry)
+{
+    bool is_silent = entry->process && !vm_process_is_known(entry->process);
+
+    return (entry->unreachable || (is_silent && !entry->upgrade)) && !vm_entry_is_domain(entry);
+}
+
+/* There is nothing in it. Else it ends by itself, or goes on. */
+static void end_empty(struct vm_entry *entry)
+{
+    struct fault fault = {0};
+
+    if (entry->process && !is_unheard(entry) && entry->status->state == GODWIT__VM_STATE__VM_STATE_NONE)
+        (void)vm_process_kill(entry->process, &fault);
+}
+
 /* Keep the order until what is in its way has ended, or is what was ordered (take_up_held). */
 static int hold(struct orders *orders, const char *vm_id, const ProtobufCMessage *order,
                 struct rpc_request *request, struct fault *fault)
@@ -772,9 +790,10 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
         return;
     }
     r = check_no_replica(orders, order->vm_id, &fault);
-    if (r == 0 && entry && is_half_started(entry)) {
-        if (entry->status->state == GODWIT__VM_STATE__VM_STATE_NONE) /* there is nothing in it */
-            (void)vm_process_kill(entry->process, &fault);           /* else it ends by itself */
+    bool is_open = entry && (is_half_started(entry) || (is_unheard(entry) && order->generation !=
+                                                                                 entry->status->generation));
+    if (r == 0 && is_open) {
+        end_empty(entry);
         if (hold(orders, entry->id, &order->base, request, &fault) < 0)
             reply_fault(request, &fault);
         return;
@@ -995,6 +1014,12 @@ static bool stop_start(struct orders *orders, struct vm_entry *entry, const Godw
     bool is_it = entry && entry->starting && entry->start_may_end &&
                  entry->starting_generation == generation;
 
+    if (entry && is_unheard(entry) && entry->status->generation != generation) {
+        struct fault fault = {0};
+        (void)fault_set(&fault, ERR_BUSY, "its process has not answered the agent, which was started after it");
+        reply_fault(request, &fault);
+        return true;
+    }
     if (entry && (is_it || is_half_started(entry)) && !vm_entry_is_domain(entry)) {
         end_start(entry, generation, request);
         return true;
@@ -1564,10 +1589,24 @@ static void take_up_held(struct orders *orders, const char *vm_id, bool only_sta
     }
 }
 
+static bool has_held_start(const struct orders *orders, const char *vm_id)
+{
+    for (const struct step *step = orders->held; step; step = step->next_held) {
+        if (strcmp(step->vm_id, vm_id) == 0 &&
+            step->order->descriptor == &godwit__order_vm_start__descriptor)
+            return true;
+    }
+    return false;
+}
+
 void orders_on_vm(struct orders *orders, struct vm_entry *entry)
 {
-    if (orders && entry->process && entry->status->generation) /* what was half started is started */
+    if (!orders || !entry->process || is_unheard(entry))
+        return;
+    if (!is_half_started(entry)) /* what was half started is started, or it is something else */
         take_up_held(orders, entry->id, true);
+    else if (has_held_start(orders, entry->id))
+        end_empty(entry);
 }
 
 /* A VM with disks of its own left this host, or did not come: what becomes of them here. */

@@ -1153,6 +1153,7 @@ static void ask_done(void *data, const ProtobufCMessage *reply, const struct fau
                          status->name ? status->name : "", status->pid,
                          (unsigned long long)status->generation);
                 vm_entry_journal(entry, "adopt");
+                question->table->config.on_vm(question->table->config.data, entry); /* orders may wait for that */
             }
         }
     }
@@ -1303,11 +1304,16 @@ static void ask_timer_fired(void *data)
 {
     struct vm_table *table = data;
 
-    for (struct vm_entry *entry = table->entries; entry; entry = entry->next) {
-        if (entry->process && !vm_process_is_known(entry->process))
+    for (struct vm_entry *entry = table->entries, *next; entry; entry = next) {
+        next = entry->next;
+        if (entry->process && !vm_process_is_known(entry->process)) {
             ask(entry);
-        else if (entry->unreachable)
+        } else if (entry->unreachable) {
+            bool is_upgraded = entry->upgrade != NULL;
             find_out(entry);
+            if (!is_upgraded && !vm_entry_is_alive(entry)) /* else that has told of it */
+                table->config.on_ended(table->config.data, entry); /* which may forget it */
+        }
     }
 }
 

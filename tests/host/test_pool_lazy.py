@@ -214,6 +214,41 @@ def a_start_that_hangs_is_ended_by_force(pool):
     pool.verify("sleeper")
 
 
+def one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped(pool):
+    """Its agent knows of the VM only what it was before that start, and its process goes on once it is let."""
+    need_sleeper(pool)
+    for state in ("suspended", "stopped"):
+        if state == "suspended":
+            suspend(pool)
+        else:
+            pool.godwit("vm", "stop", "--force", "sleeper")
+        asked = hang(pool, "vm", "resume" if state == "suspended" else "start", "sleeper")
+        pids = pool.hosts[0].vm_pids()
+        expect(len(pids) == 1, f"its process is one of {pids}")
+        pool.hosts[0].kill_agent()
+        pool.hosts[0].start_agent()
+        out, err = asked.communicate(timeout=60)
+        expect(asked.returncode != 0 and "gave no answer" in out + err, out + err)
+        pool.wait_hosts_up()
+        said = refused(pool, "vm", "stop", "--force", "sleeper")
+        expect("has not answered the agent" in said, said)
+        expect(pool.vm("sleeper")["record_phase"] == "STARTING", str(pool.vm("sleeper")))
+        expect(pool.hosts[0].vm_pids() == pids, "its process is gone")
+        os.kill(pids[0], signal.SIGCONT)
+
+        def is_stopped():
+            now = pool.vm("sleeper")["state"]
+            if now == "running":
+                pool.godwit("vm", "stop", "--force", "sleeper", check=False)
+            return now in ("stopped", "suspended")
+        pools.wait_for("it to be found and stopped", 60, is_stopped)
+        pools.wait_for("its process to end", 60, lambda: not pool.hosts[0].vm_pids())
+        if pool.vm("sleeper")["state"] == "suspended":
+            pool.godwit("vm", "stop", "--force", "sleeper")
+        pool.godwit("vm", "start", "sleeper")
+        pool.verify("sleeper")
+
+
 def it_can_be_stopped_on_the_way(pool):
     need_sleeper(pool)
     suspend(pool)
@@ -345,6 +380,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      a_process_killed_on_the_way_has_crashed_and_its_file_is_stale,
      one_lost_before_its_start_was_answered_has_crashed,
      a_start_that_hangs_is_ended_by_force,
+     one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
      a_read_error_that_passes_is_nothing_to_it,
