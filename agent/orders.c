@@ -198,9 +198,9 @@ static void waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
     (void)rpc_reply_fault(request, &fault);
 }
 
-/* A start that is said again while it is carried out. Refused it would count as never carried out, and the VM be started
- * elsewhere: those that are too many came over lines that are gone. */
-static void start_waiters_add(struct vm_waiters *waiters, struct rpc_request *request)
+/* A start that is said again while it is carried out, or a stop of one. Refused it would count as never carried out, and
+ * the VM be started elsewhere: those that are too many came over lines that are gone. */
+static void waiters_add_newest(struct vm_waiters *waiters, struct rpc_request *request)
 {
     struct fault fault = {0};
 
@@ -786,7 +786,7 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
         return;
     }
     if (entry && entry->starting && entry->starting_generation == order->generation) {
-        start_waiters_add(&entry->start_waiters, request);
+        waiters_add_newest(&entry->start_waiters, request);
         return;
     }
     r = check_no_replica(orders, order->vm_id, &fault);
@@ -988,7 +988,7 @@ static void end_start(struct vm_entry *entry, uint64_t generation, struct rpc_re
 {
     struct fault fault = {0};
 
-    waiters_add(&entry->stop_waiters, request);
+    waiters_add_newest(&entry->stop_waiters, request);
     if (entry->start_ends)
         return;
     entry->start_ends = true;

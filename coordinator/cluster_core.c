@@ -26,6 +26,7 @@
 #include "coordinator/planner.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
+#include "proto/vm_spec.h"
 
 enum { START_AGAIN_MS = 5000 };
 
@@ -547,6 +548,23 @@ static bool absence_is_of_move(const struct job_core *core, bool at_target,
            (!at_target && status->generation == core->source_generation);
 }
 
+/* A stop of it that was recorded: its host may have heard of the start alone. */
+static void say_start_end(struct cluster_vm *vm, const char *host, struct cluster_now now,
+                          struct cluster_todo *todo)
+{
+    struct cluster_order *order = cluster_order_vm(vm, host, ORDER_STOP, now, todo);
+    order->ends_start = true;
+}
+
+static void say_start_again(struct cluster_vm *vm, const struct cluster_host *host,
+                            struct cluster_now now, struct cluster_todo *todo)
+{
+    if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec))
+        say_start_end(vm, host->name, now, todo);
+    else
+        (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+}
+
 /* `host` was asked, or listed all it has, and this VM is not there. */
 static void take_absence(struct cluster *cluster, struct cluster_host *host, struct cluster_vm *vm,
                          enum heard heard, uint64_t asked_ns, struct cluster_now now,
@@ -578,7 +596,7 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
     } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket &&
                !dr_takes(vm)) {
         /* The grant may still be on its way (R7): say it again, it is idempotent. */
-        (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+        say_start_again(vm, host, now, todo);
     }
 }
 
@@ -1044,6 +1062,8 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
         if (result->status)
             show_status(vm, result->status);
         answer(vm, order->ticket, NULL, todo);
+        if (ours && vm->want == WANT_STOPPED) /* it was to end on the way: the order of that may be lost */
+            say_start_end(vm, order->host, now, todo);
         return;
     }
     /* A repeated START (it has no ticket) that never left says nothing of the one before it, which
@@ -1058,6 +1078,9 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
         (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s",
                           vm->spec->name, order->host, result->fault->text);
         problem_hint(&problem, "%s", result->fault->hint);
+    } else if (is_final && vm->own.phase == OWN_STOPPED && vm->own.gen == order->generation) {
+        (void)problem_set(&problem, GW_START_FAILED, "%s could not be started on %s: %s", vm->spec->name,
+                          order->host, result->fault->text); /* a stop of it was answered before */
     } else { /* nobody knows: the record stays STARTING until the agent says */
         (void)problem_set(&problem, GW_HOST_DOWN, "%s gave no answer to the order to start %s: %s",
                           order->host, vm->spec->name, result->fault->text);
@@ -1067,7 +1090,8 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
     answer(vm, order->ticket, &problem, todo);
 }
 
-/* What it was before the start it is again, also suspended; the start's own answer has said so by now. */
+/* What it was before the start it is again, also suspended. The start's own answer may come after this one: a refusal is
+ * heard a turn later than a success. */
 static void start_ended(struct cluster *cluster, struct cluster_vm *vm,
                         const struct cluster_order *order, const struct cluster_result *result,
                         struct cluster_now now, struct cluster_todo *todo)
@@ -1078,6 +1102,7 @@ static void start_ended(struct cluster *cluster, struct cluster_vm *vm,
     bool is_it = !result->fault && ours && status.generation == order->generation;
     struct problem problem;
 
+    vm->start_is_repeated = vm->start_is_repeated && order->ticket; /* as a start's own answer */
     if (is_it && status.state == GODWIT__VM_STATE__VM_STATE_GONE && vm->own.phase == OWN_STARTING)
         start_refused(cluster, vm, "it was stopped while it was being started", now, todo);
     else if (is_it && status.absent && !status.nonce[0]) /* it had run by then */
@@ -1086,7 +1111,11 @@ static void start_ended(struct cluster *cluster, struct cluster_vm *vm,
         answer(vm, order->ticket, NULL, todo);
         return;
     }
-    if (result->fault && result->definite && result->fault->code != ERR_NOT_FOUND && ours) {
+    /* A host that is busy has not said no: it is asked again while the start is out. */
+    bool is_refused = result->fault && result->definite && result->fault->code != ERR_NOT_FOUND;
+    if (is_refused && result->fault->code == ERR_BUSY)
+        is_refused = order->ticket && vm->own.phase != OWN_STARTING;
+    if (is_refused && ours) {
         vm->want = WANT_RUNNING; /* the agent said no, so it is not carried out later either */
         cluster_put_own(vm, now, todo);
         (void)problem_set(&problem, GW_ORDER_FAILED, "%s could not stop %s: %s", order->host,
@@ -1406,7 +1435,7 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
             continue;
         vm->start_ns = now.ns;
         vm->start_is_repeated = true; /* a host that is slow is not asked without end */
-        (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+        say_start_again(vm, host, now, todo);
     }
 }
 

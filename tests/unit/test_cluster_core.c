@@ -460,6 +460,24 @@ static void an_end_of_a_start_that_is_unheard_of_is_final(void **state)
     assert_null(todo.answers[0].problem);
 }
 
+/* Both answers are read at once, and that of the stop is heard first. */
+static void a_start_whose_end_is_heard_first_is_told_as_one_that_failed(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    struct cluster_order start = order_of_kind(ORDER_START);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_succeeds(VM_STATE(GONE), 1);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+    struct fault fault = {0};
+    const struct cluster_result refused = {.definite = true, .fault = &fault};
+    (void)fault_set(&fault, ERR_REFUSED, "it was stopped while it was being started");
+    cluster_order_done(&cluster, &start, &refused, later(), &todo);
+    assert_int_equal(todo.answers[0].ticket, start.ticket);
+    assert_int_equal(todo.answers[0].problem->code, GW_START_FAILED);
+    assert_non_null(strstr(todo.answers[0].problem->text, "stopped while it was being started"));
+}
+
 /* Its end came too late: it was stopped as any other that runs. */
 static void a_start_that_was_done_before_its_end_is_stopped(void **state)
 {
@@ -498,8 +516,13 @@ static void a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere(voi
     order_fails(ERR_NOT_FOUND, true); /* no evidence: the start may still be on its way */
     assert_int_equal(vm_named("web")->own.phase, OWN_STARTING);
     assert_int_equal(todo.answers[0].problem->code, GW_VM_BUSY);
+    vm_named("web")->want = WANT_RUNNING;
     hello("node1", "boot-1", NULL);
     assert_int_equal(todo.orders[0].kind, ORDER_START); /* said again, same generation */
+    assert_int_equal(todo.orders[0].generation, 1);
+    vm_named("web")->want = WANT_STOPPED;
+    hello("node1", "boot-1", NULL);
+    assert_int_equal(todo.orders[0].kind, ORDER_STOP); /* and where it is to end, that is */
     assert_int_equal(todo.orders[0].generation, 1);
     hello("node1", "boot-2", NULL); /* a boot voids the grant */
     assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
@@ -544,6 +567,81 @@ static void a_start_that_takes_long_is_said_again_once_and_not_without_end(void 
     assert_int_equal(vm_named("web")->own.phase, OWN_STARTING);
     pass_ms(6000);
     assert_int_equal(starts(), 1);
+}
+
+/* Else the start is said again, and runs what is to stay down. */
+static void a_stop_of_a_start_is_said_again_in_its_place(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_CLOSED, false); /* the line broke, or the coordinator was started anew */
+    assert_int_equal(vm_named("web")->want, WANT_STOPPED);
+    hello("node1", "boot-1", NULL);
+    struct cluster_order stop = order_of_kind(ORDER_STOP);
+    assert_true(stop.ends_start && !stop.ticket && !stop.remove);
+    assert_int_equal(stop.generation, 1);
+    struct fault fault = {0};
+    const struct cluster_result busy = {.definite = true, .fault = &fault};
+    (void)fault_set(&fault, ERR_BUSY, "it cannot be stopped just now");
+    cluster_order_done(&cluster, &stop, &busy, later(), &todo);
+    assert_int_equal(vm_named("web")->want, WANT_STOPPED);
+
+    pass_ms(6000);
+    stop = order_of_kind(ORDER_STOP);
+    assert_true(stop.ends_start);
+    pass_ms(6000);
+    assert_int_equal(todo.order_count, 0); /* that one is out */
+    cluster_order_done(&cluster, &stop, &busy, later(), &todo);
+    pass_ms(6000);
+    stop = order_of_kind(ORDER_STOP);
+    Godwit__VmStatus gone = GODWIT__VM_STATUS__INIT;
+    const struct cluster_result done = {.definite = true, .status = &gone};
+    gone.vm_id = stop.vm_id;
+    gone.has_state = gone.has_generation = true;
+    gone.state = VM_STATE(GONE);
+    gone.generation = 1;
+    cluster_order_done(&cluster, &stop, &done, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+}
+
+/* The stop was lost with its line while the start went on: what runs now is stopped. */
+static void a_start_that_is_done_though_its_stop_was_lost_is_stopped(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    struct cluster_order start = order_of_kind(ORDER_START);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_CLOSED, false);
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    const struct cluster_result result = {.definite = true, .status = &status};
+    status.vm_id = start.vm_id;
+    status.has_state = status.has_generation = true;
+    status.generation = 1;
+    status.state = VM_STATE(RUNNING);
+    cluster_order_done(&cluster, &start, &result, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_RUN);
+    struct cluster_order stop = order_of_kind(ORDER_STOP);
+    assert_false(stop.remove);
+    status.state = VM_STATE(STOPPED);
+    cluster_order_done(&cluster, &stop, &result, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+}
+
+/* The host has too many of these, or does not know yet what it holds: that is no refusal. */
+static void a_stop_of_a_start_that_meets_a_busy_host_stays_wanted(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_BUSY, true);
+    assert_int_equal(vm_named("web")->want, WANT_STOPPED);
+    assert_int_equal(todo.answers[0].problem->code, GW_VM_BUSY);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_STATE, true); /* that is */
+    assert_int_equal(vm_named("web")->want, WANT_RUNNING);
 }
 
 static void bad_specs_are_refused_and_change_nothing(void **state)
@@ -1125,9 +1223,13 @@ int main(void)
         TEST(a_resume_that_is_told_as_ended_has_crashed),
         TEST(a_start_that_hangs_is_ended_and_what_it_was_before_is_kept),
         TEST(an_end_of_a_start_that_is_unheard_of_is_final),
+        TEST(a_start_whose_end_is_heard_first_is_told_as_one_that_failed),
         TEST(a_start_that_was_done_before_its_end_is_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
         TEST(a_start_that_takes_long_is_said_again_once_and_not_without_end),
+        TEST(a_stop_of_a_start_is_said_again_in_its_place),
+        TEST(a_start_that_is_done_though_its_stop_was_lost_is_stopped),
+        TEST(a_stop_of_a_start_that_meets_a_busy_host_stays_wanted),
         TEST(bad_specs_are_refused_and_change_nothing),
         TEST(a_name_is_given_once),
         TEST(an_address_that_was_not_given_is_made_and_kept),
