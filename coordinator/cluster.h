@@ -359,6 +359,7 @@ struct cluster_order {
     bool remove;       /* stop */
     bool is_late;      /* the same: nobody waits for it, and a host that is busy is asked again */
     bool ends_start;   /* stop: of a start that is under way */
+    bool was_lost;     /* stop: of one that HA was to start again: refused, it is again */
     char nonce[GUEST_NONCE_SIZE]; /* suspend */
     char about[OWN_HOST_SIZE];
     char incarnation[ID_TEXT_SIZE]; /* of `about`: the life that is meant */

@@ -760,10 +760,15 @@ static int act_rm(struct cluster *cluster, struct cluster_vm *vm, bool and_stop,
         return -1;
     }
     /* Nothing of a lost one runs. What follows records it as it is then, or takes the record away. */
-    if (own_is_lost(&vm->own))
+    bool was_lost = own_is_lost(&vm->own);
+    if (was_lost)
         own_stop(&vm->own);
     if (vm->own.phase != OWN_STOPPED || host_answers(cluster, vm->own.owner, now)) {
         int r = act_stop(cluster, vm, WANT_REMOVED, now, problem, todo);
+        if (r == 0)
+            todo->orders[todo->order_count - 1].was_lost = was_lost;
+        else if (was_lost)
+            own_lose(&vm->own);
         *ret_ticket = vm->ticket;
         return r;
     }

@@ -1153,6 +1153,8 @@ static void stop_done(struct cluster *cluster, struct cluster_vm *vm,
     if (result->fault && result->definite) {
         if (ours && !(order->is_late && result->fault->code == ERR_BUSY)) {
             vm->want = WANT_RUNNING; /* the agent said no, so it is not carried out later either */
+            if (order->was_lost && vm->own.phase == OWN_STOPPED)
+                own_lose(&vm->own);
             cluster_put_own(vm, now, todo);
         }
         (void)problem_set(&problem, GW_ORDER_FAILED, "%s could not stop %s: %s", order->host,

@@ -340,6 +340,26 @@ static void a_refused_removal_of_a_lost_one_changes_nothing(void **state)
     assert_int_equal(todo.answer_count, 0);
 }
 
+/* Its host is busy with a disk of it, and says so: HA starts it again as it would have. */
+static void a_lost_one_whose_removal_its_host_refuses_is_lost_still(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    own_lose(&vm->own);
+    assert_int_equal(cluster_act(&cluster, "web", GODWIT__VM_VERB__VM_VERB_RM, true, later(), &ticket,
+                                 &problem, &todo), 0);
+    assert_non_null(find_order(ORDER_STOP));
+    struct cluster_order stop = *find_order(ORDER_STOP);
+    struct fault fault = {0};
+    const struct cluster_result busy = {.definite = true, .fault = &fault};
+    (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just becoming an image");
+    cluster_order_done(&cluster, &stop, &busy, later(), &todo);
+    assert_int_equal(todo.answer_count, 1);
+    assert_int_equal(vm->want, WANT_RUNNING);
+    assert_true(own_is_lost(&vm->own));
+    assert_non_null(find_put(PUT_OWN));
+}
+
 static void a_lost_one_is_removed_whether_its_host_answers_or_not(void **state)
 {
     for (int away = 0; away < 2; away++) {
@@ -438,6 +458,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(it_is_restored_where_it_lies, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_vm_with_snapshots_is_not_removed_and_one_in_use_neither, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refused_removal_of_a_lost_one_changes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_lost_one_whose_removal_its_host_refuses_is_lost_still, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_lost_one_is_removed_whether_its_host_answers_or_not, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_domains_snapshots_are_not_gone_because_libvirtd_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_domain_does_not_move_while_snapshots_lie_where_it_is, set_up, tear_down),
