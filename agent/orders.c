@@ -80,7 +80,7 @@ struct orders {
     struct protects *protects;
     struct standbys *standbys;
     struct step *held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
-    struct step *failed; /* STARTs from a file whose process is being ended: did it run? */
+    struct step *failed; /* STARTs whose process is being ended: did it run? */
 };
 
 enum { FD_KVM, FD_CONSOLE, FD_LATCH, FD_KERNEL, FD_INITRD, FD_COUNT };
@@ -560,6 +560,7 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
     entry->starting = true;
     entry->starting_generation = step->generation;
     entry->starting_from_file = step_nonce(step) != NULL;
+    entry->starting_runs = !step->incoming && !vm_spec_is_libvirt(step_spec(step));
     step->created = created;
     if (vm_spec_is_libvirt(step_spec(step)))
         return create_domain(step, entry, fault);
@@ -624,7 +625,7 @@ static void start_failed(struct step *step, const struct fault *given)
              (unsigned long long)step->generation, fault->text);
     if (entry)
         entry->start_may_end = false;
-    if (entry && entry->process && (entry->starting_from_file || entry->start_ends)) {
+    if (entry && entry->process && entry->starting_runs) {
         step->fault = *fault;
         step->next_held = orders->failed;
         orders->failed = step; /* whether it ran is known when its process has ended */

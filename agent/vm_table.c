@@ -837,8 +837,8 @@ static void be_as_before(struct vm_entry *entry)
     save_start(entry); /* and its run files go when it is kept */
 }
 
-/* Of a start from a file, when its process is no more. A suspended one ran only once its file was consumed;
- * that is durable before. A snapshot's stays as it is: there the latch was written before it ran. */
+/* Of a start, when its process is no more. A suspended one ran only once its file was consumed; that is durable
+ * before. Of a snapshot the file stays as it is, and a boot has none: there the latch was written before it ran. */
 static bool may_have_run(const struct vm_entry *entry)
 {
     const Godwit__VmStatus *before = entry->before;
@@ -846,9 +846,9 @@ static bool may_have_run(const struct vm_entry *entry)
     struct fault fault = {0};
     char path[VM_PATH_SIZE];
 
-    if (!entry->starting_from_file)
+    if (!entry->starting_runs)
         return false;
-    if (before && before->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
+    if (entry->starting_from_file && before && before->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED)
         return !vm_entry_has_file(entry, before->generation, NULL);
     return vm_entry_run_path(entry, "latch", path, &fault) == 0 &&
            latch_file_read(path, &record, &fault) == 0 &&
@@ -862,7 +862,8 @@ static void discarded(struct vm_entry *entry, const char *how)
     char reason[VM_END_REASON_MAX];
 
     if (has_run) {
-        (void)snprintf(reason, sizeof reason, "it ended right after it went on from its file: %.120s", how);
+        (void)snprintf(reason, sizeof reason, "it ended right after it %s: %.120s",
+                       entry->starting_from_file ? "went on from its file" : "was started", how);
         entry->discard = false;
         vm_entry_commit(entry);
         log_warn("vm_table", "a VM's start failed, and it may have run vm=%s: %s", entry->id, how);

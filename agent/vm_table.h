@@ -56,7 +56,8 @@ struct vm_entry {
     /* orders under way (orders.c) */
     bool starting;
     uint64_t starting_generation;
-    bool starting_from_file;            /* its memory comes from one: what ends on the way may have run */
+    bool starting_from_file;            /* its memory comes from one */
+    bool starting_runs;                 /* it is a START's, of a process: what ends on the way may have run */
     bool start_may_end, start_ends;     /* a START is under way that a stop may end; one has */
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
@@ -203,8 +204,8 @@ bool vm_entry_is_paging(const struct vm_entry *entry);
 bool vm_entry_write_abandoned(struct vm_entry *entry, const char *name,
                               struct latch_record *record);
 /* The order for which it was spawned failed: end the process, be as before (a new entry is forgotten, so
- * the entry may be gone when this returns). One that was to go on from a file may have run by then: its
- * latch file says so when it has ended, and it has crashed. */
+ * the entry may be gone when this returns). One that was started may have run by then: its latch file says
+ * so when it has ended, and it has crashed. */
 void vm_entry_discard(struct vm_entry *entry);
 /* Change the state; tells (when `tell`) and keeps it. */
 void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t generation,

@@ -12,6 +12,7 @@ FILL_MIB = 96
 MEASURED_MIB = int(os.environ.get("GODWIT_LAZY_MIB", "512"))
 HOLD = "pager.read=delay:9000@20\n"  # the reader stands at its 20th frame while the guest runs
 UNHEARD = "vm.event=delay:9000@2\n"  # it stands where it would tell that it runs, before it answers its start
+BOOT_UNHEARD = "vm.event=delay:9000\n"  # the same of one that boots, which tells nothing before
 
 
 def need_sleeper(pool):
@@ -128,10 +129,10 @@ def a_process_killed_on_the_way_has_crashed_and_its_file_is_stale(pool):
     expect(not file_of(pool).exists(), "the stale file is still there")
 
 
-def lose_unheard(pool, *words):
+def lose_unheard(pool, *words, at=UNHEARD):
     """Its guest runs, and its process ends before anybody was told."""
     before = set(pool.hosts[0].vm_pids())
-    arm(pool, UNHEARD)
+    arm(pool, at)
     asked = pool.start_godwit(*words)
     pools.wait_for("it to run unheard", 60, lambda: "hit vm.event" in pool.hosts[0].failpoints.read_text())
     pids = set(pool.hosts[0].vm_pids()) - before
@@ -155,6 +156,9 @@ def one_lost_before_its_start_was_answered_has_crashed(pool):
     lose_unheard(pool, "vm", "snapshot", "clone", "sleeper", "before", "twin", "--lazy")
     expect_host(pool, "twin", "node1", "crashed")  # it ran: what it wrote is not taken away
     pool.godwit("vm", "rm", "twin", "-y")
+    pool.godwit("vm", "stop", "--force", "sleeper")
+    lose_unheard(pool, "vm", "start", "sleeper", at=BOOT_UNHEARD)  # one that boots writes to its disks as well
+    expect_host(pool, "sleeper", "node1", "crashed")
     lose_unheard(pool, "vm", "snapshot", "restore", "-y", "--lazy", "sleeper", "before")
     expect_host(pool, "sleeper", "node1", "crashed")
     pool.godwit("vm", "start", "sleeper")
