@@ -147,10 +147,23 @@ static const struct rpc_service guest_service = {.methods = guest_methods,
                                                  .method_count = ARRAY_COUNT(guest_methods),
                                                  .on_closed = on_guest_closed};
 
+/* The pool's CA signs others too (operators, peer pools), and keeps those for years: nothing is for
+ * them here, and whoever is silent would hold a place. */
+static bool is_of_ours(const struct pki_identity *identity)
+{
+    static const char *const roles[] = {"host", "coordinator"};
+    for (size_t i = 0; i < ARRAY_COUNT(roles); i++) {
+        if (strcmp(identity->role, roles[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void on_guest(void *data, struct rpc *rpc)
 {
     struct peers *peers = data;
-    struct guest *guest = peers->guest_count < PEERS_MAX ? calloc(1, sizeof *guest) : NULL;
+    bool has_place = is_of_ours(rpc_peer(rpc)) && peers->guest_count < PEERS_MAX;
+    struct guest *guest = has_place ? calloc(1, sizeof *guest) : NULL;
     if (!guest) {
         (void)rpc_close(rpc);
         return;
