@@ -27,7 +27,9 @@
 enum {
     CALL_SLOT_BITS = 8,
     ANONYMOUS_BODY_MAX = 64 << 10, /* a stranger has only an enrolment to say */
+    PEER_BODY_MAX = 512 << 10,     /* another pool: a VM's spec is the most of it */
 };
+static_assert(PEER_BODY_MAX >= 2 * SPEC_TEXT_MAX, "a VM's spec has room in what a peer says");
 static_assert(RPC_CALLS_MAX == 1 << CALL_SLOT_BITS, "a call's slot is the low byte of its id");
 
 struct rpc_call {
@@ -659,10 +661,17 @@ static int on_frame(struct rpc *rpc, struct fault *fault)
     return 0;
 }
 
+static uint32_t body_max_of(const char *role)
+{
+    if (!role[0])
+        return ANONYMOUS_BODY_MAX;
+    return strcmp(role, "peer") == 0 ? PEER_BODY_MAX : RPC_BODY_MAX;
+}
+
 static void on_conn_bytes(void *data, const uint8_t *bytes, size_t count)
 {
     struct rpc *rpc = data;
-    uint32_t body_max = rpc->peer.role[0] ? RPC_BODY_MAX : ANONYMOUS_BODY_MAX;
+    uint32_t body_max = body_max_of(rpc->peer.role);
     struct fault fault = {0};
     hold(rpc);
     while (count > 0) {

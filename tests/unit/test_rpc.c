@@ -937,6 +937,32 @@ static void an_anonymous_peer_may_not_send_much(void **state)
     assert_int_equal(answer.fault.code, ERR_CLOSED);
 }
 
+/* Another pool says more than a stranger, and less than our own. */
+static void a_peer_pool_may_not_send_as_much_as_a_host(void **state)
+{
+    struct world *world = *state;
+    struct answer first = {0}, answer = {0};
+    serve(world, ordinary(world, "coordinator"));
+    call_server(world, ordinary(world, "peer"), "coordinator");
+    await(world, world->client.opened && world->server.opened);
+    enum { FITS = 300 << 10, MORE = 513 << 10 };
+    AUTO_FREE char *text = malloc(MORE + 1);
+    assert_non_null(text);
+    memset(text, 'x', MORE);
+    text[FITS] = '\0';
+    assert_int_equal(call(world->client.rpc, ECHO, text, 5000, &first), 0);
+    await(world, first.count);
+    assert_int_equal(first.fault.code, 0);
+    text[FITS] = 'x';
+    text[MORE] = '\0';
+
+    assert_int_equal(call(world->client.rpc, ECHO, text, 5000, &answer), 0);
+    await(world, world->client.closed && world->server.closed);
+
+    assert_int_equal(world->server.fault.code, ERR_LIMIT);
+    assert_int_equal(answer.fault.code, ERR_CLOSED);
+}
+
 static void a_pin_of_another_ca_is_not_satisfied(void **state)
 {
     struct world *world = *state;
@@ -1127,6 +1153,7 @@ int main(void)
         test(a_client_without_certificate_does_not_get_in),
         test(enrolment_works_with_the_pin_alone),
         test(an_anonymous_peer_may_not_send_much),
+        test(a_peer_pool_may_not_send_as_much_as_a_host),
         test(a_pin_of_another_ca_is_not_satisfied),
         test(sending_the_pinned_ca_along_does_not_satisfy_the_pin),
         test(nobody_listening_is_told_as_unreachable),
