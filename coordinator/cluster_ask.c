@@ -816,6 +816,10 @@ static void remove_later(struct cluster *cluster, struct cluster_vm *vm, struct 
         vm->disk_move || !host_answers(cluster, vm->own.owner, now) ||
         (vm->remove_ns && now.ns - vm->remove_ns < REMOVE_AGAIN_MS * NS_PER_MS))
         return;
+    if (cluster_snapshot_count(cluster, vm) > 0 && !vm_spec_is_libvirt(vm->spec)) {
+        WORDS_COPY(vm->reason, "it is removed once its snapshots are: nobody could use them then");
+        return;
+    }
     vm->remove_ns = now.ns;
     vm->ticket = ++cluster->next_ticket; /* nothing else is done to it meanwhile */
     struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);

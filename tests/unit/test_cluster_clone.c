@@ -137,7 +137,7 @@ static void create(void)
     assert_int_equal(vm->own.phase, OWN_RUN);
 }
 
-static void tell_snapshot(const char *host, bool with_memory)
+static void tell_snapshot_of(const char *vm_id, const char *host, bool with_memory)
 {
     Godwit__SnapshotDisk root = GODWIT__SNAPSHOT_DISK__INIT, data = GODWIT__SNAPSHOT_DISK__INIT;
     Godwit__SnapshotDisk *disks[] = {&root, &data};
@@ -156,8 +156,8 @@ static void tell_snapshot(const char *host, bool with_memory)
     data.file = text("web-data.raw");
     data.clone = text("web-data.raw.snapshot-1");
     data.bytes = (1 << 20) + 512; /* no size that a disk is made with */
-    info.id = text(SNAPSHOT);
-    info.vm_id = text(VM_ID);
+    info.id = text(strcmp(vm_id, VM_ID) == 0 ? SNAPSHOT : "22222222222222222222222222222222");
+    info.vm_id = text(vm_id);
     info.name = text("first");
     info.host = text(host);
     info.has_with_memory = true;
@@ -169,6 +169,11 @@ static void tell_snapshot(const char *host, bool with_memory)
     struct cluster_now now = later();
     (void)now;
     cluster_snapshots_told(&cluster, cluster_host(&cluster, host), &all, &todo);
+}
+
+static void tell_snapshot(const char *host, bool with_memory)
+{
+    tell_snapshot_of(VM_ID, host, with_memory);
 }
 
 static int set_up(void **state)
@@ -395,6 +400,29 @@ static void one_that_is_not_made_whole_is_removed_once_its_host_is_back(void **s
     assert_null(cluster_vm(&cluster, CLONE_ID));
 }
 
+/* As by vm rm: nobody could use them then. */
+static void one_with_snapshots_is_not_removed_before_they_are(void **state)
+{
+    (void)state;
+    uint64_t ticket = 0;
+    struct cluster_vm *clone = make(&warm);
+    clone->ticket = 0;
+    cluster_link_lost(&cluster, cluster_host(&cluster, "node1"), later(), &todo);
+    assert_int_equal(cluster_remove_made(&cluster, clone, true, later(), &ticket, &problem, &todo),
+                     CLUSTER_REMOVED_LATER);
+    hello("node1", NULL);
+    tell_snapshot_of(CLONE_ID, "node1", true); /* the other's is gone thereby */
+    pass(100);
+    assert_null(find_stop());
+    assert_non_null(strstr(clone->reason, "snapshots"));
+
+    tell_snapshot("node1", true);
+    pass(100);
+
+    assert_non_null(find_stop());
+    assert_true(find_stop()->remove);
+}
+
 static void of_one_without_disks_nothing_is_left_to_wait_for(void **state)
 {
     (void)state;
@@ -456,6 +484,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_refused_start_leaves_one_that_only_its_memory_starts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_whose_start_is_told_as_ended_has_crashed_and_stays, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_that_is_not_made_whole_is_removed_once_its_host_is_back, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_with_snapshots_is_not_removed_before_they_are, set_up, tear_down),
         cmocka_unit_test_setup_teardown(of_one_without_disks_nothing_is_left_to_wait_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_that_ended_unheard_is_never_given_its_old_memory_again, set_up,
                                         tear_down),
