@@ -130,7 +130,8 @@ int cmd_peer_rm(struct context *context)
     Godwit__PeerRequest request = GODWIT__PEER_REQUEST__INIT;
     Godwit__PeerReply *reply = NULL;
     struct fault fault = {0};
-    if (!context_confirm(context, "End the trust between the two pools?")) {
+    if (!context_confirm(context,
+                         "End the trust between the two pools, or take the invitation back?")) {
         (void)fault_set(&fault, ERR_REFUSED, "nobody said yes; nothing was changed");
         fault_hint(&fault, "godwit pool peer rm -y %s", line->operands[0]);
         return error_print_fault(context, &fault);
@@ -141,7 +142,7 @@ int cmd_peer_rm(struct context *context)
     if (exit_code != EXIT_CODE_DONE)
         return exit_code;
     if (!context_is_machine(context))
-        (void)fprintf(context->out, "%s is no peer of this pool any more\n", line->operands[0]);
+        (void)fprintf(context->out, "%s opens nothing in this pool any more\n", line->operands[0]);
     godwit__peer_reply__free_unpacked(reply, NULL);
     return EXIT_CODE_DONE;
 }

@@ -42,20 +42,31 @@ static void reply_problem(struct rpc_request *request, struct problem *problem)
 /* ---- ls ---------------------------------------------------------------------------------------
  */
 
-/* `only`: of one pool's id; "": all. */
+enum { ROWS_MAX = PEER_POOLS_MAX + PEER_INVITATIONS_MAX };
+
+/* `only`: of one pool's id; "": all, invitations after them. */
 static void reply_peers(struct coordinator *coordinator, struct rpc_request *request,
                         const char *only)
 {
-    Godwit__PeerInfo infos[PEER_POOLS_MAX], *list[PEER_POOLS_MAX];
+    Godwit__PeerInfo infos[ROWS_MAX], *list[ROWS_MAX];
     char pins[PEER_POOLS_MAX][PKI_PIN_SIZE];
     Godwit__PeerReply reply = GODWIT__PEER_REPLY__INIT;
-    uint64_t now_ns = coordinator_now().ns;
+    struct cluster_now now = coordinator_now();
     for (struct peer_pool *pool = coordinator->peer_pools.first; pool; pool = pool->next) {
         size_t n = reply.n_peers;
         if (!peer_pool_is_peer(pool) || n == PEER_POOLS_MAX ||
             (only[0] && strcmp(pool->info->pool_id, only) != 0))
             continue;
-        peer_pool_tell(pool, now_ns, &infos[n], pins[n]);
+        peer_pool_tell(pool, now.ns, &infos[n], pins[n]);
+        list[n] = &infos[n];
+        reply.n_peers++;
+    }
+    for (struct peer_pool *pool = coordinator->peer_pools.first; pool && !only[0];
+         pool = pool->next) {
+        size_t n = reply.n_peers;
+        if (peer_pool_is_peer(pool) || n == ROWS_MAX)
+            continue;
+        peer_pool_tell_invitation(pool, now.unix_ms, &infos[n]);
         list[n] = &infos[n];
         reply.n_peers++;
     }
@@ -387,14 +398,29 @@ static void on_removed(void *data)
     (void)rpc_reply(data, &reply.base);
 }
 
+static void take_back(struct coordinator *coordinator, struct rpc_request *request,
+                      struct peer_pool *invitation)
+{
+    struct store_batch *batch = new_batch();
+    struct cluster_todo todo = {0};
+    cluster_todo_event(&todo, "", "the invitation %s for a peer pool was taken back",
+                       invitation->info->id);
+    peer_pool_remove(&coordinator->peer_pools, invitation, batch);
+    coordinator_apply(coordinator, &todo, batch, on_removed, request);
+}
+
 static void remove_peer(struct coordinator *coordinator, struct rpc_request *request,
                         const Godwit__PeerRequest *wanted)
 {
     struct problem problem = {0};
     struct peer_pool *pool =
-        peer_pool_find(&coordinator->peer_pools, wanted->peer ? wanted->peer : "", &problem);
+        peer_pool_find_any(&coordinator->peer_pools, wanted->peer ? wanted->peer : "", &problem);
     if (!pool) {
         reply_problem(request, &problem);
+        return;
+    }
+    if (!peer_pool_is_peer(pool)) {
+        take_back(coordinator, request, pool);
         return;
     }
     struct store_batch *batch = new_batch();

@@ -80,7 +80,8 @@ static void on_welcome(void *data, const ProtobufCMessage *reply, const struct f
         return; /* the next one is soon */
     bool was_away = !peer_pool_is_linked(link->pool, coordinator_now().ns);
     struct cluster_now now = coordinator_now();
-    peer_pool_heard(link->pool, welcome->name, welcome->address, now.ns, now.unix_ms, batch);
+    peer_pool_heard(&coordinator->peer_pools, link->pool, welcome->name, welcome->address, now.ns,
+                    now.unix_ms, batch);
     if (was_away)
         log_info("peer_link", "line is up peer=%s address=%s", link->pool->info->name,
                  link->address);
@@ -210,7 +211,8 @@ void peer_link_hello(struct peer *peer, struct rpc_request *request, const void 
     if (!peer_pool_is_linked(pool, now.ns))
         log_info("peer_link", "line is up peer=%s address=%s", pool->info->name,
                  rpc_peer_address(peer->rpc));
-    peer_pool_heard(pool, hello->name, hello->address, now.ns, now.unix_ms, batch);
+    peer_pool_heard(&coordinator->peer_pools, pool, hello->name, hello->address, now.ns,
+                    now.unix_ms, batch);
     Godwit__PeerWelcome welcome = GODWIT__PEER_WELCOME__INIT;
     welcome.name = coordinator->name;
     welcome.address = coordinator->address;

@@ -166,19 +166,25 @@ struct peer_pool *peer_pool_of(const struct peer_pools *pools, const struct pki_
     return pool && peer_pool_is_peer(pool) && !peer_pool_is_called(pool) ? pool : NULL;
 }
 
-struct peer_pool *peer_pool_find(const struct peer_pools *pools, const char *word,
-                                 struct problem *problem)
+static bool begins(const char *id, const char *word)
+{
+    size_t length = strlen(word);
+    return length >= 4 && strncmp(id, word, length) == 0;
+}
+
+static struct peer_pool *find(const struct peer_pools *pools, const char *word,
+                              bool invitations_too, struct problem *problem)
 {
     struct peer_pool *found = NULL;
-    size_t length = strlen(word);
     unsigned count = 0;
     for (struct peer_pool *pool = pools->first; pool; pool = pool->next) {
-        if (!peer_pool_is_peer(pool))
+        bool is_peer = peer_pool_is_peer(pool);
+        const char *id = is_peer ? pool->info->pool_id : pool->info->id;
+        if (!is_peer && !invitations_too)
             continue;
-        if (is_same(pool->info->pool_id, word))
+        if (is_same(id, word))
             return pool;
-        if (is_same(pool->info->name, word) ||
-            (length >= 4 && strncmp(pool->info->pool_id, word, length) == 0)) {
+        if ((is_peer && is_same(pool->info->name, word)) || begins(id, word)) {
             found = pool;
             count++;
         }
@@ -187,10 +193,23 @@ struct peer_pool *peer_pool_find(const struct peer_pools *pools, const char *wor
         (void)problem_set(problem, GW_AMBIGUOUS, "%u peers are called '%.80s'; their ids differ",
                           count, word);
     else if (!found)
-        (void)problem_set(problem, GW_PEER_UNKNOWN, "this pool has no peer '%.80s'", word);
+        (void)problem_set(problem, GW_PEER_UNKNOWN, "this pool has no peer%s '%.80s'",
+                          invitations_too ? " or invitation" : "", word);
     if (count != 1 && problem)
         problem_hint(problem, "godwit pool peer ls -o wide");
     return count == 1 ? found : NULL;
+}
+
+struct peer_pool *peer_pool_find(const struct peer_pools *pools, const char *word,
+                                 struct problem *problem)
+{
+    return find(pools, word, false, problem);
+}
+
+struct peer_pool *peer_pool_find_any(const struct peer_pools *pools, const char *word,
+                                     struct problem *problem)
+{
+    return find(pools, word, true, problem);
 }
 
 /* ---- the inviting pool ------------------------------------------------------------------------
@@ -367,7 +386,8 @@ int peer_pool_judge_joined(const Godwit__JoinToken *token, const Godwit__PeerJoi
         !is_address_list(joined->address))
         return problem_set(problem, GW_PEER_FAILED,
                            "what answers is pool '%.63s', the token is of pool %.63s",
-                           joined->pool_id, token->pool_id);
+                           id_name_is_valid(joined->pool_id) ? joined->pool_id : "?",
+                           token->pool_id);
     if (pki_pin(joined->ca_certificate, pin, NULL) < 0 || !is_same(pin, token->pin))
         return problem_set(problem, GW_PEER_FAILED,
                            "the other pool's CA certificate is not the one that the token names");
@@ -397,21 +417,36 @@ struct peer_pool *peer_pool_add(struct peer_pools *pools, const Godwit__JoinToke
 /* ---- both -------------------------------------------------------------------------------------
  */
 
-void peer_pool_heard(struct peer_pool *pool, const char *name, const char *address, uint64_t now_ns,
-                     uint64_t now_unix_ms, struct store_batch *batch)
+static bool is_name_of_another(const struct peer_pools *pools, const struct peer_pool *pool,
+                               const char *name)
+{
+    for (const struct peer_pool *other = pools->first; other; other = other->next) {
+        if (other != pool && peer_pool_is_peer(other) && is_same(other->info->name, name))
+            return true;
+    }
+    return false;
+}
+
+void peer_pool_heard(const struct peer_pools *pools, struct peer_pool *pool, const char *name,
+                     const char *address, uint64_t now_ns, uint64_t now_unix_ms,
+                     struct store_batch *batch)
 {
     Godwit__PeerRecord *info = pool->info;
-    bool is_named = name && id_name_is_valid(name) && !is_same(name, info->name);
+    bool is_named = name && id_name_is_valid(name) && !is_same(name, info->name) &&
+                    !is_name_of_another(pools, pool, name);
     bool is_moved = address && is_address_list(address) && !is_same(address, info->address);
     pool->seen_ns = now_ns;
     pool->seen_unix_ms = now_unix_ms;
     pool->reason[0] = '\0';
+    if ((!is_named && !is_moved) ||
+        (pool->news_ns && now_ns - pool->news_ns < PEER_NEWS_MS * NS_PER_MS))
+        return;
+    pool->news_ns = now_ns;
     if (is_named)
         set_text(&info->name, name);
     if (is_moved)
         set_text(&info->address, address);
-    if (is_named || is_moved)
-        put(pool, batch);
+    put(pool, batch);
 }
 
 void peer_pool_tell(const struct peer_pool *pool, uint64_t now_ns, Godwit__PeerInfo *ret_info,
@@ -440,4 +475,20 @@ void peer_pool_tell(const struct peer_pool *pool, uint64_t now_ns, Godwit__PeerI
                                 : peer_pool_is_called(pool)
                                     ? "it was not reached yet"
                                     : "it has not called since this coordinator began");
+}
+
+void peer_pool_tell_invitation(const struct peer_pool *pool, uint64_t now_unix_ms,
+                               Godwit__PeerInfo *ret_info)
+{
+    static const char *const states[] = {"invited", "expired"};
+    const Godwit__PeerRecord *info = pool->info;
+    bool is_over = now_unix_ms > info->expires_unix_ms;
+    godwit__peer_info__init(ret_info);
+    ret_info->name = info->id;
+    ret_info->state = (char *)(uintptr_t)states[is_over]; /* protobuf-c knows no const */
+    ret_info->has_invited = ret_info->has_created_unix_ms = true;
+    ret_info->invited = true;
+    ret_info->created_unix_ms = info->created_unix_ms;
+    ret_info->reason = (char *)(uintptr_t)(is_over ? "nobody has come by it in time"
+                                                   : "nobody has come by it yet");
 }

@@ -31,6 +31,7 @@ enum {
     PEER_INVITATION_S = 900,
     PEER_INVITATION_S_MAX = 86400,
     PEER_AWAY_MS = 10000,
+    PEER_NEWS_MS = 10000,
     PEER_ID_SIZE = 17,
     PEER_CERTIFICATE_DAYS = 3650, /* it ends with the record, not with the calendar */
 };
@@ -41,6 +42,7 @@ struct peer_pool { /* a pool, or an invitation for one */
     struct peer_pool *next;
     struct peer_link *link; /* peer_link's, of one that we call */
     uint64_t seen_ns, seen_unix_ms; /* when it last spoke; 0: not in this life */
+    uint64_t news_ns;               /* when it last told a new name or address; 0: so */
     char reason[192];               /* why it is away */
 };
 
@@ -55,9 +57,12 @@ bool peer_pool_is_peer(const struct peer_pool *pool);
 /* We call it, and it lets us in; the others call us. */
 bool peer_pool_is_called(const struct peer_pool *pool);
 bool peer_pool_is_linked(const struct peer_pool *pool, uint64_t now_ns);
-/* By name or the beginning of its id; NULL: `problem` says why. */
+/* A peer by name or the beginning of its id; NULL: `problem` says why. */
 struct peer_pool *peer_pool_find(const struct peer_pools *pools, const char *word,
                                  struct problem *problem);
+/* Or an invitation, by the beginning of its own. */
+struct peer_pool *peer_pool_find_any(const struct peer_pools *pools, const char *word,
+                                     struct problem *problem);
 /* Whose certificate is this? NULL: of nobody that is a peer now. */
 struct peer_pool *peer_pool_of(const struct peer_pools *pools, const struct pki_identity *identity);
 
@@ -84,13 +89,18 @@ struct peer_pool *peer_pool_add(struct peer_pools *pools, const Godwit__JoinToke
                                 uint64_t now_unix_ms, struct store_batch *batch);
 
 /* ---- both ---- */
-/* It spoke; what it is called now, and where, is kept when that is news. */
-void peer_pool_heard(struct peer_pool *pool, const char *name, const char *address, uint64_t now_ns,
-                     uint64_t now_unix_ms, struct store_batch *batch);
+/* It spoke; what it is called now, and where, is kept when that is news: every PEER_NEWS_MS at most,
+ * as it says it again with each hello, and no name that another peer has. */
+void peer_pool_heard(const struct peer_pools *pools, struct peer_pool *pool, const char *name,
+                     const char *address, uint64_t now_ns, uint64_t now_unix_ms,
+                     struct store_batch *batch);
 /* Frees it. */
 void peer_pool_remove(struct peer_pools *pools, struct peer_pool *pool, struct store_batch *batch);
 /* Everything is borrowed, `ret_pin` too. */
 void peer_pool_tell(const struct peer_pool *pool, uint64_t now_ns, Godwit__PeerInfo *ret_info,
                     char ret_pin[static PKI_PIN_SIZE]);
+/* An invitation is told as one called by its id. */
+void peer_pool_tell_invitation(const struct peer_pool *pool, uint64_t now_unix_ms,
+                               Godwit__PeerInfo *ret_info);
 
 #endif

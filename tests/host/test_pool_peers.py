@@ -53,8 +53,13 @@ def invite(pool, *words):
     return pool.json("pool", "peer", "invite", *words)["token"]
 
 
-def peers(pool):
+def listed(pool):
     return pool.json("pool", "peer", "ls")
+
+
+def peers(pool):
+    """Without the invitations, which are listed after them."""
+    return [p for p in listed(pool) if p["state"] in ("linked", "away")]
 
 
 def wait_peer(pool, name, state):
@@ -111,6 +116,19 @@ def an_expired_token_is_told_as_such(pool):
     pools.wait_for("the token to be over", 30, lambda: time.time() * 1000 > made["expires_unix_ms"] + 10, 0.1)
     told = refusal(pool, "pool", "peer", "add", made["token"])
     expect("GW-2303" in told["message"] and "expired" in told["message"], told)
+
+
+def an_invitation_is_listed_and_can_be_taken_back(pool):
+    before = {p["name"] for p in listed(pool.other)}
+    token = invite(pool.other)
+    mine = next(p for p in listed(pool.other) if p["name"] not in before)
+    expect(mine["state"] == "invited" and mine["invited"], mine)
+    expect(any(p["state"] == "expired" for p in listed(pool.other)), "the one of a second")
+    pool.other.godwit("pool", "peer", "rm", "-y", mine["name"])
+    expect(mine["name"] not in {p["name"] for p in listed(pool.other)}, "it is still listed")
+    told = refusal(pool, "pool", "peer", "add", token)
+    expect("GW-2301" in told["message"], told)
+    expect(refusal(pool.other, "pool", "peer", "rm", "-y", mine["name"])["code"] == "GW-2307", "it was there")
 
 
 def two_pools_become_peers_by_a_token_that_serves_once(pool):
@@ -179,6 +197,7 @@ CASES = [
     what_is_no_token_for_a_peer_is_refused_in_words,
     a_token_that_names_another_ca_is_refused_before_its_secret_is_told,
     an_expired_token_is_told_as_such,
+    an_invitation_is_listed_and_can_be_taken_back,
     two_pools_become_peers_by_a_token_that_serves_once,
     the_line_comes_back_after_either_coordinator_was_killed,
     a_backup_holds_no_key_of_the_line,

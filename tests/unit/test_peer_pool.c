@@ -251,6 +251,29 @@ static void an_invitation_lives_a_day_at_most_and_there_are_not_endless_ones(voi
                                      sizeof town.secret, town.batch, &town.problem));
 }
 
+static void an_invitation_is_told_and_can_be_taken_back(void **state)
+{
+    (void)state;
+    Godwit__PeerInfo info;
+    Godwit__PeerJoin join = join_of("site-b", "b");
+    invite();
+    peer_pool_tell_invitation(town.pools.first, NOW + 60000, &info);
+    assert_string_equal(info.name, ID);
+    assert_string_equal(info.state, "invited");
+    peer_pool_tell_invitation(town.pools.first, NOW + 60001, &info);
+    assert_string_equal(info.state, "expired");
+    assert_null(peer_pool_find(&town.pools, ID, &town.problem)); /* it is no peer */
+    assert_null(peer_pool_find_any(&town.pools, "012", &town.problem));
+    assert_int_equal(town.problem.code, GW_PEER_UNKNOWN);
+
+    struct peer_pool *invitation = peer_pool_find_any(&town.pools, "0123", &town.problem);
+
+    assert_ptr_equal(invitation, town.pools.first);
+    peer_pool_remove(&town.pools, invitation, town.batch);
+    assert_null(judge(&join, NOW));
+    assert_int_equal(town.problem.code, GW_TOKEN_INVALID);
+}
+
 static void no_more_pools_come_in_than_there_may_be(void **state)
 {
     (void)state;
@@ -364,6 +387,9 @@ static void an_answer_of_another_pool_or_for_another_is_refused(void **state)
     joined = joined_of();
     joined.pool_id = word("site-c");
     assert_int_equal(peer_pool_judge_joined(&token, &joined, &town.problem), -1);
+    joined.pool_id = word("\x1b[2Jsite-b");
+    assert_int_equal(peer_pool_judge_joined(&token, &joined, &town.problem), -1);
+    assert_null(strchr(town.problem.text, '\x1b'));
 }
 
 /* ---- both -------------------------------------------------------------------------------------
@@ -402,7 +428,7 @@ static void it_is_linked_as_long_as_it_speaks(void **state)
     assert_string_equal(info.state, "away");
     assert_string_equal(info.pin, town.pin);
 
-    peer_pool_heard(pool, "b2", "10.0.0.9:7411", now_ns, NOW, town.batch);
+    peer_pool_heard(&town.pools, pool, "b2", "10.0.0.9:7411", now_ns, NOW, town.batch);
 
     assert_true(peer_pool_is_linked(pool, now_ns + 9 * NS_PER_S));
     assert_false(peer_pool_is_linked(pool, now_ns + PEER_AWAY_MS * NS_PER_MS));
@@ -410,8 +436,47 @@ static void it_is_linked_as_long_as_it_speaks(void **state)
     assert_string_equal(info.state, "linked");
     assert_string_equal(info.name, "b2");
     assert_string_equal(info.address, "10.0.0.9:7411");
-    peer_pool_heard(pool, "no name", "no\naddress", now_ns, NOW, town.batch);
+    now_ns += PEER_NEWS_MS * NS_PER_MS;
+    peer_pool_heard(&town.pools, pool, "no name", "no\naddress", now_ns, NOW, town.batch);
     assert_string_equal(pool->info->name, "b2");
+    assert_string_equal(pool->info->address, "10.0.0.9:7411");
+}
+
+/* Each is a transaction of this pool's. */
+static void news_of_a_peer_are_kept_now_and_then_only(void **state)
+{
+    (void)state;
+    struct peer_pool *pool = let_in("site-b", "b");
+    uint64_t now_ns = 100 * NS_PER_S;
+    peer_pool_heard(&town.pools, pool, "b1", "10.0.0.1:7411", now_ns, NOW, town.batch);
+    uint64_t revision = pool->revision;
+    uint64_t early_ns = now_ns + PEER_NEWS_MS * NS_PER_MS - 1;
+
+    peer_pool_heard(&town.pools, pool, "b2", "10.0.0.2:7411", early_ns, NOW, town.batch);
+
+    assert_int_equal(pool->revision, revision);
+    assert_string_equal(pool->info->name, "b1");
+    assert_int_equal(pool->seen_ns, early_ns); /* it lives all the same */
+    peer_pool_heard(&town.pools, pool, "b2", "10.0.0.2:7411", early_ns + 1, NOW, town.batch);
+    assert_int_equal(pool->revision, revision + 1);
+    assert_string_equal(pool->info->name, "b2");
+    assert_string_equal(pool->info->address, "10.0.0.2:7411");
+}
+
+static void a_peer_does_not_take_anothers_name(void **state)
+{
+    (void)state;
+    struct peer_pool *pool = let_in("site-b", "b");
+    Godwit__JoinToken token = token_of();
+    Godwit__PeerJoined joined = joined_of();
+    token.id = word("0000000000000001");
+    joined.pool_id = word("site-c");
+    joined.name = word("prod");
+    (void)peer_pool_add(&town.pools, &token, &joined, "locked", NOW, town.batch);
+
+    peer_pool_heard(&town.pools, pool, "prod", "10.0.0.9:7411", NS_PER_S, NOW, town.batch);
+
+    assert_string_equal(pool->info->name, "b");
     assert_string_equal(pool->info->address, "10.0.0.9:7411");
 }
 
@@ -426,6 +491,7 @@ int main(void)
         test(this_pool_and_a_peer_may_not_join),
         test(what_a_hostile_pool_tells_of_itself_is_refused),
         test(an_invitation_lives_a_day_at_most_and_there_are_not_endless_ones),
+        test(an_invitation_is_told_and_can_be_taken_back),
         test(no_more_pools_come_in_than_there_may_be),
         test(a_certificate_opens_as_long_as_there_is_its_record),
         test(whom_we_call_does_not_call_us),
@@ -433,6 +499,8 @@ int main(void)
         test(an_answer_of_another_pool_or_for_another_is_refused),
         test(a_peer_is_found_by_name_or_id_and_never_guessed),
         test(it_is_linked_as_long_as_it_speaks),
+        test(news_of_a_peer_are_kept_now_and_then_only),
+        test(a_peer_does_not_take_anothers_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
