@@ -549,6 +549,10 @@ static void decide_forward(struct job_core *core, uint64_t now_ns, struct job_to
     }
     if (released && core->released_ns == 0)
         core->released_ns = now_ns;
+    /* Else the next move of this VM would find it still at the end of this one. */
+    if (released && core->postcopy && !core->target_ended && !core->target.gone &&
+        core->target.link_up && now_ns - core->released_ns < LET_GO_MS * NS_PER_MS)
+        return;
     /* The receipt may come a moment after the word that the source's process is gone. */
     bool told =
         core->has_receipt || (released && now_ns - core->released_ns > RECEIPT_MS * NS_PER_MS);

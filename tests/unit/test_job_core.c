@@ -486,6 +486,28 @@ static void a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_wh
     assert_non_null(strstr(job.error_text, "post-copy"));
 }
 
+/* It does not know yet that its source heard it, and would refuse the next move. */
+static void a_post_copy_is_over_when_its_target_is_or_does_not_say_so_for_long(void **state)
+{
+    (void)state;
+    (void)post_copy_begins();
+    (void)step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.latch = LATCH(RELEASED), .ended = true, .has_receipt = true}});
+    (void)tick(5000);
+    assert_true(job_core_is_active(&job));
+    struct job_core silent = job;
+
+    (void)step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.at_target = true, .latch = LATCH(TOOK), .ended = true}});
+    assert_int_equal(job.state, JOB_DONE);
+
+    job = silent;
+    (void)tick(20000);
+    assert_int_equal(job.state, JOB_DONE);
+}
+
 /* The word that it has every page never reached the source: it would serve nobody for minutes. */
 static void a_source_that_did_not_hear_that_its_target_has_all_is_told_to_let_go(void **state)
 {
@@ -529,6 +551,10 @@ static void a_post_copy_whose_source_is_away_is_not_over(void **state)
     (void)link_changes(false, true);
     (void)step((struct job_event){.type = JOB_EVENT_REPORT,
                                   .report = {.latch = LATCH(RELEASED), .has_receipt = true}});
+    assert_true(job_core_is_active(&job));
+    (void)step((struct job_event){
+        .type = JOB_EVENT_REPORT,
+        .report = {.at_target = true, .latch = LATCH(TOOK), .ended = true}});
     assert_int_equal(job.state, JOB_DONE);
 }
 
@@ -695,6 +721,7 @@ int main(void)
         MOVING(a_dead_source_process_before_gave_is_a_lost_vm),
         MOVING(a_target_that_took_it_and_died_is_a_lost_vm_and_no_move_that_was_done),
         MOVING(a_target_that_dies_in_post_copy_is_a_lost_vm_and_its_source_drops_what_it_has),
+        MOVING(a_post_copy_is_over_when_its_target_is_or_does_not_say_so_for_long),
         MOVING(a_source_that_did_not_hear_that_its_target_has_all_is_told_to_let_go),
         MOVING(a_post_copy_whose_source_is_away_is_not_over),
         MOVING(a_restart_while_both_sides_are_away_does_not_end_what_may_be_a_post_copy),
