@@ -1193,6 +1193,7 @@ static void agent_handle(struct call *call)
     }
     int h = host_index(call->order.host), v = vm_index(call->order.vm_id);
     struct process *process = &sim.hosts[h].processes[v];
+    bool ends_unheard = false; /* a stop of a start that has not begun here */
     int err = 0;
     switch (call->order.kind) {
     case ORDER_START:
@@ -1200,6 +1201,12 @@ static void agent_handle(struct call *call)
         break;
     case ORDER_STOP:
     case ORDER_SPLIT_STOP:
+        ends_unheard = call->order.ends_start && !(process->exists &&
+                                                   process->generation == call->order.generation);
+        if (ends_unheard && process->seen < call->order.generation)
+            process->seen = call->order.generation; /* it never begins, also when it comes later */
+        if (ends_unheard)
+            break;
         if (process->exists)
             end_process(process);
         else
@@ -1274,6 +1281,12 @@ static void agent_handle(struct call *call)
     call->latch = process->latch;
     call->latch_generation = process->latch_generation;
     (void)snprintf(call->move_id, sizeof call->move_id, "%s", process->move_id);
+    if (ends_unheard) {
+        call->state = GODWIT__VM_STATE__VM_STATE_GONE;
+        call->generation = call->order.generation;
+        call->latch = GODWIT__LATCH__LATCH_NONE;
+        call->move_id[0] = '\0';
+    }
 }
 
 static void disconnect(int h);
