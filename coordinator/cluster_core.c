@@ -590,6 +590,12 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
                               : "no longer has its process");
     if (vm->own.phase == OWN_RUN) {
         record_ended(cluster, vm, true, reason, now, todo);
+    } else if (vm->own.phase == OWN_STARTING && rebooted && vm->want == WANT_STOPPED) {
+        vm->lazy = false;
+        vm->restoring[0] = '\0'; /* its disks may have been written; a file tells itself whether it is used */
+        set_reason(vm, false, reason);
+        cluster_ha_end_vm(cluster, vm, false, now, todo);
+        cluster_todo_event(todo, vm->id, "VM %s is not started: it was stopped, and %s", vm->spec->name, reason);
     } else if (vm->own.phase == OWN_STARTING && rebooted) {
         record_ended(cluster, vm, vm->ha_starts || fenced, reason, now,
                      todo); /* a boot voids the grant that was sent */

@@ -478,6 +478,23 @@ static void a_start_whose_end_is_heard_first_is_told_as_one_that_failed(void **s
     assert_non_null(strstr(todo.answers[0].problem->text, "stopped while it was being started"));
 }
 
+/* What was to end on the way ended with its host: the file may be unused, and is what the VM rests in. */
+static void a_resume_that_was_to_end_and_whose_host_is_booted_is_suspended_still(void **state)
+{
+    (void)state;
+    create_running("web", "node1");
+    struct cluster_vm *vm = vm_named("web");
+    own_stop(&vm->own);
+    (void)snprintf(vm->suspended, sizeof vm->suspended, "nonce");
+    assert_int_equal(cluster_act(&cluster, "web", VERB(RESUME), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_CLOSED, false);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_CLOSED, false);
+    hello("node1", "boot-2", NULL);
+    assert_int_equal(vm->own.phase, OWN_STOPPED);
+    assert_string_equal(vm->suspended, "nonce");
+}
+
 /* Its end came too late: it was stopped as any other that runs. */
 static void a_start_that_was_done_before_its_end_is_stopped(void **state)
 {
@@ -1224,6 +1241,7 @@ int main(void)
         TEST(a_start_that_hangs_is_ended_and_what_it_was_before_is_kept),
         TEST(an_end_of_a_start_that_is_unheard_of_is_final),
         TEST(a_start_whose_end_is_heard_first_is_told_as_one_that_failed),
+        TEST(a_resume_that_was_to_end_and_whose_host_is_booted_is_suspended_still),
         TEST(a_start_that_was_done_before_its_end_is_stopped),
         TEST(a_start_of_unknown_fate_is_neither_stopped_nor_started_elsewhere),
         TEST(a_start_that_takes_long_is_said_again_once_and_not_without_end),
