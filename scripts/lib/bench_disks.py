@@ -326,7 +326,7 @@ def main():
     pools.end_on_signals()
     results, notes, unquiet = {}, [], 0
     with tempfile.TemporaryDirectory(prefix="godwit-bench-disks-", dir=options.folder) as folder, \
-            cpu_group.CpuGroup(os.getpid()) as group:
+            cpu_group.CpuGroup(os.getpid(), cpu_group.FAIR) as group:
         disks = pathlib.Path(folder)
         base = disks / "base.raw"
         make_disk(base, options.size, options.data)
@@ -356,7 +356,7 @@ def main():
     print("Wall: from the order until the guest runs at the target and its disk is there. Godwit's guest sees its pause, QEMU's does\n"
           "not (its clock stands still meanwhile).")
     if group.made:
-        print("Everything measured ran in one CPU group of its own, before all else on the machine.")
+        print("Everything measured ran in one CPU group of its own, which has as much to say as one task outside.")
     print(table(results))
     print(f"\n{unquiet} runs on a machine that did not become quiet; {len(notes)} runs failed")
     for note in notes:
