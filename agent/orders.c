@@ -756,7 +756,8 @@ static void end_empty(struct vm_entry *entry)
         (void)vm_process_kill(entry->process, &fault);
 }
 
-/* Keep the order until what is in its way has ended, or is what was ordered (take_up_held). */
+/* Keep the order until what is in its way has ended, or is what was ordered (take_up_held). Behind those before it:
+ * whoever orders again and again waits for the answer to the newest. */
 static int hold(struct orders *orders, const char *vm_id, const ProtobufCMessage *order,
                 struct rpc_request *request, struct fault *fault)
 {
@@ -764,8 +765,10 @@ static int hold(struct orders *orders, const char *vm_id, const ProtobufCMessage
     int r = step_new(&step, orders, vm_id, order, request, fault);
     if (r < 0)
         return r;
-    step->next_held = orders->held;
-    orders->held = step;
+    struct step **end = &orders->held;
+    while (*end)
+        end = &(*end)->next_held;
+    *end = step;
     return 0;
 }
 
@@ -806,6 +809,8 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
         reply_status(request, entry);
         return;
     }
+    if (r == ORDERS_START && entry && entry->void_generation == order->generation && order->generation)
+        r = fault_set(&fault, ERR_STATE, "it was stopped while it was being started");
     if (r == ORDERS_START)
         r = order->spec && order->spec->name && vm_spec_judge(order->spec, &fault) == 0
                 ? vm_table_add(orders->table, order->vm_id, &entry, &fault)
@@ -1018,6 +1023,7 @@ static bool stop_start(struct orders *orders, struct vm_entry *entry, const Godw
     if (entry && is_unheard(entry) && entry->status->generation != generation) {
         struct fault fault = {0};
         (void)fault_set(&fault, ERR_BUSY, "its process has not answered the agent, which was started after it");
+        entry->void_generation = generation; /* nor does a START that waits here begin it anew, once that has ended */
         reply_fault(request, &fault);
         return true;
     }

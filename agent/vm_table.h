@@ -56,6 +56,7 @@ struct vm_entry {
     /* orders under way (orders.c) */
     bool starting;
     uint64_t starting_generation;
+    uint64_t void_generation;           /* a stop was refused while it was not known what its start had become: never begun anew */
     bool starting_from_file;            /* its memory comes from one */
     bool starting_runs;                 /* it is a START's, of a process: what ends on the way may have run */
     bool start_may_end, start_ends;     /* a START is under way that a stop may end; one has */
