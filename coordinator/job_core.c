@@ -252,6 +252,8 @@ static void learn_report(struct job_core *core, const struct job_report *report,
         core->postcopy = true;
     if (report->at_target && (report->ended || report->has_all))
         core->target_ended = true;
+    if (report->at_target && report->ended)
+        core->target_told_end = true;
     if (report->ended && !report->at_target && report->fault_text)
         learn_cut(core, report, todo);
     if (report->has_receipt)
@@ -527,7 +529,7 @@ static void end_forward(struct job_core *core, uint64_t now_ns, struct job_todo 
  * lets go. That both ends' memory is the same nobody has compared then, and the source says so. */
 static bool is_forgotten(struct job_core *core, uint64_t now_ns)
 {
-    if (!core->postcopy || !core->target_ended)
+    if (!core->postcopy || !core->target_told_end)
         return false;
     if (core->served_ns == 0)
         core->served_ns = now_ns;

@@ -95,6 +95,7 @@ struct job_core {
     bool postcopy;    /* the guest runs with pages that only the source has */
     bool post_cut;    /* the source ended before it had given them all */
     bool target_ended; /* it needs the source no more */
+    bool target_told_end; /* ... by the word of its move, which comes once and last */
     bool superseded;  /* the disks were written since: what the source holds is old */
     bool has_receipt;
     bool alarmed;

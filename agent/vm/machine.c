@@ -2409,8 +2409,6 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
     status->vm.seq = machine->seq;
     status->vm.has_wants_backends = true;
     status->vm.wants_backends = wants_backends(machine);
-    status->vm.has_in_postcopy = true;
-    status->vm.in_postcopy = may_lack_pages(machine) && !machine->pager;
     if (machine->pager)
         status->vm.paging_nonce = machine->paging_nonce;
     status->vm.expected_stamp = machine->expected_stamp;
@@ -2440,6 +2438,9 @@ void machine_status(struct machine *machine, struct machine_status *ret_status)
         status->latch.latch = machine->record.latch;
     }
     pthread_mutex_unlock(&machine->latch_mutex);
+    /* After the latch, which the move's thread sets meanwhile: TOOK is never told without it. */
+    status->vm.has_in_postcopy = true;
+    status->vm.in_postcopy = may_lack_pages(machine) && !machine->pager;
 }
 
 size_t machine_console_tail(struct machine *machine, uint8_t *ret_bytes, size_t size)
