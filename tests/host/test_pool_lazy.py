@@ -253,6 +253,25 @@ def one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped(pool):
         pool.verify("sleeper")
 
 
+def a_start_whose_stop_was_refused_does_not_begin_anew(pool):
+    """Nobody knew what it had become; when its process is gone, what it slept on is still there."""
+    need_sleeper(pool)
+    suspend(pool)
+    asked = hang(pool, "vm", "resume", "sleeper")
+    pids = pool.hosts[0].vm_pids()
+    pool.hosts[0].kill_agent()
+    pool.hosts[0].start_agent()
+    asked.communicate(timeout=60)
+    pool.wait_hosts_up()
+    said = refused(pool, "vm", "stop", "--force", "sleeper")
+    expect("has not answered the agent" in said, said)
+    os.kill(pids[0], signal.SIGKILL)
+    pools.wait_for("it to be told as suspended", 60, lambda: pool.vm("sleeper")["state"] in ("suspended", "stopped"))
+    pools.wait_for("its process to end", 60, lambda: not pool.hosts[0].vm_pids())
+    pool.godwit("vm", "resume", "sleeper")
+    pool.verify("sleeper")
+
+
 def it_can_be_stopped_on_the_way(pool):
     need_sleeper(pool)
     suspend(pool)
@@ -385,6 +404,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      one_lost_before_its_start_was_answered_has_crashed,
      a_start_that_hangs_is_ended_by_force,
      one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped,
+     a_start_whose_stop_was_refused_does_not_begin_anew,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
      a_read_error_that_passes_is_nothing_to_it,
