@@ -201,6 +201,18 @@ struct cluster_host *cluster_found_where(struct cluster *cluster, const struct c
     return NULL;
 }
 
+const char *cluster_found_elsewhere(const struct cluster *cluster, const char *vm_id,
+                                    const char *host)
+{
+    for (size_t i = 0; i < cluster->host_count; i++) {
+        const struct cluster_host *other = cluster->hosts[i];
+        const Godwit__FoundDomain *domain = found_on(other, vm_id);
+        if (domain && runs(domain) && !is_same(other->name, host))
+            return other->name;
+    }
+    return NULL;
+}
+
 /* ---- virsh undefine ---- */
 static void judge_definition(struct cluster_host *host, struct cluster_vm *vm,
                              struct cluster_now now, struct cluster_todo *todo)

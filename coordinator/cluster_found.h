@@ -31,6 +31,9 @@ void cluster_found_autostart_done(const struct cluster_vm *vm, const struct clus
 
 /* A host that may run VMs, where this domain is found running; NULL: none. */
 struct cluster_host *cluster_found_where(struct cluster *cluster, const struct cluster_vm *vm);
+/* Another host than `host` where this domain, of the pool or not, is found running; NULL: none. */
+const char *cluster_found_elsewhere(const struct cluster *cluster, const char *vm_id,
+                                    const char *host);
 
 /* The host and the domain that `word` (name or id) and `host` ("": any) mean; -1 with `problem`. */
 int cluster_found_find(struct cluster *cluster, const char *word, const char *host,

@@ -8,6 +8,7 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_test.h"
@@ -120,21 +121,26 @@ size_t cluster_snapshot_count(const struct cluster *cluster, const struct cluste
 static struct cluster_snapshot *find_of(const struct cluster *cluster, const char *vm_id,
                                         const char *word)
 {
-    struct cluster_snapshot *begins = NULL;
+    const struct cluster_vm *vm = cluster_vm(cluster, vm_id);
+    struct cluster_snapshot *named = NULL, *begins = NULL;
     unsigned count = 0;
     for (size_t i = 0; word[0] && i < cluster->snapshot_count; i++) {
         struct cluster_snapshot *snapshot = cluster->snapshots[i];
         if (!is_same(snapshot->info->vm_id, vm_id))
             continue;
         if (is_same(snapshot->info->name, word) ||
-            (snapshot->info->is_libvirt && is_same(snapshot->info->libvirt_name, word)))
-            return snapshot;
+            (snapshot->info->is_libvirt && is_same(snapshot->info->libvirt_name, word))) {
+            if (!vm || is_same(snapshot->info->host, vm->own.owner))
+                return snapshot;
+            if (!named) /* of before a start elsewhere */
+                named = snapshot;
+        }
         if (strncmp(snapshot->info->id, word, strlen(word)) == 0) {
             begins = snapshot;
             count++;
         }
     }
-    return count == 1 ? begins : NULL;
+    return named ? named : count == 1 ? begins : NULL;
 }
 
 struct cluster_snapshot *cluster_find_snapshot(const struct cluster *cluster,
@@ -330,6 +336,29 @@ int cluster_snapshot_restore(struct cluster *cluster, const char *vm_word, const
     return 0;
 }
 
+/* The libvirt of a host that does not run it would write into images that another host's QEMU has open. */
+static int judge_images(const struct cluster *cluster, const struct cluster_vm *vm,
+                        const Godwit__SnapshotInfo *info, struct cluster_now now,
+                        struct problem *problem)
+{
+    const char *name = vm_name(cluster, info);
+    const char *other = info->is_libvirt ? cluster_found_elsewhere(cluster, info->vm_id, info->host) : NULL;
+
+    if (info->is_libvirt && vm && !is_same(vm->own.owner, info->host))
+        other = vm->own.owner[0] ? vm->own.owner : "no host";
+    if (!other)
+        return 0;
+    (void)problem_set(problem, GW_VM_STATE,
+                      "snapshot %s lies on %s, and %s is on %s: its disks are not changed by the libvirt of "
+                      "another host; virsh snapshot-delete --metadata on %s lets that one forget it, and leaves "
+                      "the disks as they are",
+                      info->name, info->host, name, other, info->host);
+    if (vm)
+        cluster_vm_place(cluster, vm, now.ns, problem->vm_state, sizeof problem->vm_state);
+    problem_hint(problem, "virsh snapshot-delete --metadata %s '%.80s'", name, info->libvirt_name);
+    return -1;
+}
+
 int cluster_snapshot_judge_remove(struct cluster *cluster, const char *vm_word, const char *word,
                                   struct cluster_now now, struct cluster_snapshot **ret_snapshot,
                                   struct problem *problem)
@@ -351,7 +380,8 @@ int cluster_snapshot_judge_remove(struct cluster *cluster, const char *vm_word, 
         problem_hint(problem, "godwit vm show %s", waits);
         return -1;
     }
-    if (judge_host(cluster, snapshot->info->host, now, problem) != 0)
+    if (judge_images(cluster, vm, snapshot->info, now, problem) != 0 ||
+        judge_host(cluster, snapshot->info->host, now, problem) != 0)
         return -1;
     *ret_snapshot = snapshot;
     return 0;

@@ -18,7 +18,7 @@ void cluster_snapshots_told(struct cluster *cluster, struct cluster_host *host,
 size_t cluster_snapshot_count(const struct cluster *cluster, const struct cluster_vm *vm);
 /* Those of them that lie where it is. */
 size_t cluster_snapshot_count_here(const struct cluster *cluster, const struct cluster_vm *vm);
-/* Of that VM, by name or by the beginning of its id; NULL with `problem` set. */
+/* Of that VM, by name, one that lies where it is first, or by the beginning of its id; NULL with `problem` set. */
 struct cluster_snapshot *cluster_find_snapshot(const struct cluster *cluster,
                                                const struct cluster_vm *vm, const char *word,
                                                struct problem *problem);
@@ -51,7 +51,8 @@ int cluster_snapshot_judge_restore(struct cluster *cluster, const char *vm_word,
 int cluster_snapshot_restore(struct cluster *cluster, const char *vm_word, const char *word,
                              struct cluster_now now, uint64_t *ret_ticket, struct problem *problem,
                              struct cluster_todo *todo);
-/* Removing: its host answers, and nobody starts from it. `vm_word` may name a VM that is no more, by id. */
+/* Removing: its host answers, and nobody starts from it; of a domain, its host has the domain too. `vm_word` may name a
+ * VM that is no more, by id. */
 int cluster_snapshot_judge_remove(struct cluster *cluster, const char *vm_word, const char *word,
                                   struct cluster_now now, struct cluster_snapshot **ret_snapshot,
                                   struct problem *problem);

@@ -14,6 +14,7 @@
 #include "base/world.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_snapshot.h"
 #include "coordinator/words.h"
 
@@ -445,6 +446,85 @@ static void a_domain_goes_back_by_libvirts_name_and_is_let_go_with_its_snapshots
                                  &problem, &todo), 0);
 }
 
+static int judge_remove(const char *vm_word, const char *word, struct cluster_snapshot **ret_snapshot)
+{
+    *ret_snapshot = NULL;
+    return cluster_snapshot_judge_remove(&cluster, vm_word, word, later(), ret_snapshot, &problem);
+}
+
+static void is_refused_for(const char *words)
+{
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_non_null(strstr(problem.text, words));
+    assert_non_null(strstr(problem.text, "virsh snapshot-delete --metadata on node1"));
+    assert_string_equal(problem.hint, "virsh snapshot-delete --metadata web 'by hand (1)'");
+}
+
+/* HA has started it there, and the host that it was on is back with its snapshot. */
+static void a_domains_snapshot_is_removed_only_where_the_domain_is(void **state)
+{
+    (void)state;
+    struct cluster_snapshot *snapshot;
+    become_a_domain();
+    tell("node1", ONE, NULL);
+    assert_int_equal(judge_remove("web", "first", &snapshot), 0);
+    WORDS_COPY(vm->own.owner, "node2");
+    assert_int_equal(judge_remove("web", "first", &snapshot), -1);
+    assert_null(snapshot);
+    is_refused_for("lies on node1, and web is on node2");
+    stop(); /* its disks are node2's all the same */
+    assert_int_equal(judge_remove("web", ONE, &snapshot), -1);
+    is_refused_for("lies on node1, and web is on node2");
+
+    tell("node2", TWO, NULL); /* of the same name: where it is */
+    assert_int_equal(judge_remove("web", "first", &snapshot), 0);
+    assert_string_equal(snapshot->info->id, TWO);
+    WORDS_COPY(vm->own.owner, "node1");
+    assert_int_equal(judge_remove("web", "by hand (1)", &snapshot), 0);
+    assert_string_equal(snapshot->info->id, ONE);
+}
+
+static void a_vms_own_snapshot_is_removed_wherever_the_vm_is(void **state)
+{
+    (void)state;
+    struct cluster_snapshot *snapshot;
+    tell("node1", ONE, NULL);
+    WORDS_COPY(vm->own.owner, "node2");
+    assert_int_equal(judge_remove("web", "first", &snapshot), 0);
+    assert_string_equal(snapshot->info->id, ONE);
+}
+
+/* By hand, or because the pool has let it go. */
+static void nor_is_it_removed_while_another_host_is_found_to_run_the_domain(void **state)
+{
+    (void)state;
+    struct cluster_snapshot *snapshot;
+    Godwit__FoundDomain domain = GODWIT__FOUND_DOMAIN__INIT, *domains[] = {&domain};
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT;
+    become_a_domain();
+    tell("node1", ONE, NULL);
+    domain.vm_id = text(VM_ID);
+    domain.name = text("web");
+    domain.has_state = domain.has_vcpus = domain.has_memory_bytes = true;
+    domain.state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+    domain.vcpus = 1;
+    domain.memory_bytes = 1;
+    found.libvirt = text("9.0.0");
+    found.domains = domains;
+    found.n_domains = 1;
+    cluster_found_take(&cluster, cluster_host(&cluster, "node2"), &found, later(), &todo);
+    assert_int_equal(judge_remove("web", "first", &snapshot), -1);
+    is_refused_for("lies on node1, and web is on node2");
+    cluster_drop_vm(&cluster, vm);
+    assert_int_equal(judge_remove(VM_ID, "first", &snapshot), -1);
+    is_refused_for("lies on node1, and web is on node2");
+
+    domain.state = GODWIT__VM_STATE__VM_STATE_STOPPED;
+    cluster_found_take(&cluster, cluster_host(&cluster, "node2"), &found, later(), &todo);
+    assert_int_equal(judge_remove(VM_ID, "first", &snapshot), 0);
+    assert_string_equal(snapshot->info->id, ONE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -464,6 +544,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_domain_does_not_move_while_snapshots_lie_where_it_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_domain_is_taken_with_its_memory_or_at_rest, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_domain_goes_back_by_libvirts_name_and_is_let_go_with_its_snapshots, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_domains_snapshot_is_removed_only_where_the_domain_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_vms_own_snapshot_is_removed_wherever_the_vm_is, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nor_is_it_removed_while_another_host_is_found_to_run_the_domain, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
