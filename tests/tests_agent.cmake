@@ -53,6 +53,7 @@ foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call dom
 endforeach()
 godwit_test(unit virt_view ROOMS backend_libvirt)
 godwit_test(unit virt_snapshot ROOMS backend_libvirt)
+godwit_test(unit domain_snapshot ROOMS backend_libvirt)
 godwit_test(unit qemu_watch ROOMS backend_libvirt)
 godwit_test(unit qemu_kill ROOMS backend_libvirt)
 godwit_test(unit domain_receipt ROOMS backend_libvirt)

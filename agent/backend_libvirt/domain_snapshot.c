@@ -11,10 +11,7 @@
 #include "base/err.h"
 #include "base/own.h"
 
-enum {
-    EXTERNAL_SINCE = 9009000, /* libvirt goes back to snapshots in files beside from 9.9.0 on */
-    NAMES_TOLD_MAX = 3,
-};
+enum { NAMES_TOLD_MAX = 3 };
 
 static void free_domain_p(virDomainPtr *domain)
 {
@@ -112,6 +109,15 @@ void domain_snapshot_list_deinit(struct domain_snapshot_list *list)
 }
 
 /* ---- taking ---- */
+/* Without a word about its disks libvirt keeps each as the definition says. */
+static int judge_definition(virDomainPtr domain, struct fault *fault)
+{
+    AUTO_FREE char *xml = virDomainGetXMLDesc(domain, 0); /* without secrets */
+
+    return xml ? virt_snapshot_judge_disks(xml, fault)
+               : domain_call_fault(fault, "reading the definition");
+}
+
 /* The name is a pool's, so nothing in it has to be escaped. */
 int domain_snapshot_take(virConnectPtr connection, const char *vm_id, const char *name, bool is_off,
                          struct fault *fault)
@@ -125,6 +131,8 @@ int domain_snapshot_take(virConnectPtr connection, const char *vm_id, const char
     if (r == 0 && is_off == (virDomainIsActive(domain) == 1)) /* by hand, meanwhile */
         r = fault_set(fault, ERR_STATE,
                       is_off ? "libvirt runs it" : "libvirt does not run it any more");
+    if (r == 0)
+        r = judge_definition(domain, fault);
     if (r < 0)
         return r;
     (void)snprintf(xml, sizeof xml, "<domainsnapshot><name>%s</name></domainsnapshot>", name);
@@ -136,10 +144,15 @@ int domain_snapshot_take(virConnectPtr connection, const char *vm_id, const char
 }
 
 /* ---- going back ---- */
-static bool knows_external(virConnectPtr connection)
+/* libvirt from 9.9 on would, and the record's definition would name files that it writes no more. */
+static int judge_place(const struct virt_snapshot *snapshot, struct fault *fault)
 {
-    unsigned long version = 0;
-    return virConnectGetLibVersion(connection, &version) == 0 && version >= EXTERNAL_SINCE;
+    return snapshot->is_external
+               ? fault_set(fault, ERR_UNSUPPORTED,
+                           "it is in files beside the disks (external): the domain would write new "
+                           "files from then on, and the definition that HA starts elsewhere names "
+                           "those of before")
+               : 0;
 }
 
 int domain_snapshot_check(virConnectPtr connection, const char *vm_id, const char *name,
@@ -154,10 +167,8 @@ int domain_snapshot_check(virConnectPtr connection, const char *vm_id, const cha
         r = find_snapshot(domain, name, &snapshot, fault);
     if (r == 0)
         r = read_snapshot(snapshot, &seen, fault);
-    if (r == 0 && seen.is_external && !knows_external(connection))
-        r = fault_set(fault, ERR_UNSUPPORTED,
-                      "it is in files beside the disks (external), to which this host's libvirt "
-                      "cannot go back");
+    if (r == 0)
+        r = judge_place(&seen, fault);
     /* It is stopped first, and what is not defined ends with that, snapshots and all. */
     if (r == 0 && virDomainIsPersistent(domain) != 1)
         r = fault_set(fault, ERR_STATE,
@@ -186,6 +197,8 @@ int domain_snapshot_restore(virDomainPtr domain, const char *name, bool start_pa
     int r = find_snapshot(domain, name, &snapshot, fault);
     if (r == 0)
         r = read_snapshot(snapshot, &seen, fault);
+    if (r == 0)
+        r = judge_place(&seen, fault);
     if (r < 0)
         return r;
     if (virDomainIsActive(domain) == 1)

@@ -5,8 +5,8 @@
  * Thread: a call's own; nothing here is shared.
  *
  * All are libvirt's: those that virsh made are listed, gone back to and removed like those of a
- * pool. Taken are only internal ones, in the domain's qcow2 files: they leave its definition as it
- * is.
+ * pool. Taken and gone back to are only internal ones, in the domain's qcow2 files: they leave its
+ * definition as it is.
  */
 #ifndef GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_SNAPSHOT_H
 #define GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_SNAPSHOT_H

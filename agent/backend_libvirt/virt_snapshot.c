@@ -65,6 +65,40 @@ int virt_snapshot_read(const char *xml, struct virt_snapshot *ret_snapshot, stru
     return r;
 }
 
+/* ---- the domain's definition ---- */
+static int judge_disk(const xmlNode *disk, struct fault *fault)
+{
+    char name[VIRT_SNAPSHOT_WORD_SIZE];
+
+    if (!virt_xml_has_value(disk, "snapshot", "external"))
+        return 0;
+    if (!virt_xml_attribute(virt_xml_child(disk, "target"), "dev", name, sizeof name) || !name[0])
+        (void)snprintf(name, sizeof name, "a disk");
+    return fault_set(fault, ERR_UNSUPPORTED,
+                     "its definition says snapshot='external' of %s: libvirt would put a new file "
+                     "in the place of that, and the definition that HA starts elsewhere names the "
+                     "old one",
+                     name);
+}
+
+int virt_snapshot_judge_disks(const char *domain_xml, struct fault *fault)
+{
+    AUTO(virt_xml_close_p) xmlDoc *doc = NULL;
+
+    int r = virt_xml_open(&doc, domain_xml, VIRT_SNAPSHOT_XML_MAX, "the definition", fault);
+    const xmlNode *root = r == 0 ? xmlDocGetRootElement(doc) : NULL;
+    if (r == 0 && (!root || !virt_xml_is_named(root, "domain")))
+        r = fault_set(fault, ERR_INVALID, "it is no domain of libvirt");
+    const xmlNode *devices = virt_xml_child(root, "devices");
+    for (const xmlNode *node = devices ? devices->children : NULL; r == 0 && node;
+         node = node->next) {
+        if (virt_xml_is_named(node, "disk"))
+            r = judge_disk(node, fault);
+    }
+    return r;
+}
+
+/* ---- as a pool calls it ---- */
 /* A snapshot that has another's name came after its end, so it has another time of its beginning.
  */
 void virt_snapshot_id(const struct virt_snapshot *snapshot, char ret_id[static ID_TEXT_SIZE])

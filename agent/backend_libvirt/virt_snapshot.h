@@ -30,13 +30,17 @@ struct virt_snapshot {
     bool with_memory;
     bool was_off;     /* nothing ran */
     bool was_running; /* and goes on running when it is restored */
-    bool is_external; /* disks or memory in files beside: libvirt before 9.9 cannot go back to it */
+    bool is_external; /* disks or memory in files beside: not gone back to */
     char disks[VIRT_SNAPSHOT_DISKS_MAX][VIRT_SNAPSHOT_WORD_SIZE]; /* "vda" */
     size_t disk_count; /* that are kept in it; the first of them are named */
 };
 
 /* All but the VM's id and name. ERR_INVALID with words; ret_snapshot is then untouched. */
 int virt_snapshot_read(const char *xml, struct virt_snapshot *ret_snapshot, struct fault *fault);
+
+/* ERR_UNSUPPORTED, with words: by its definition this domain's snapshots put other files in the place of
+ * a disk. */
+int virt_snapshot_judge_disks(const char *domain_xml, struct fault *fault);
 
 /* The pool's id: the same for every look at the same snapshot. */
 void virt_snapshot_id(const struct virt_snapshot *snapshot, char ret_id[static ID_TEXT_SIZE]);

@@ -87,6 +87,22 @@ static void refuses_what_is_no_snapshot(void **state)
     assert_int_equal(snapshot.created_unix_s, 0);
 }
 
+#define DOMAIN(disk) "<domain type='kvm'><name>db</name><devices>" disk "<disk type='file'><target dev='vdb'/></disk></devices></domain>"
+
+static void a_definition_that_asks_for_new_files_is_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(virt_snapshot_judge_disks(DOMAIN("<disk type='file' snapshot='internal'/>"), &fault), 0);
+    assert_int_equal(virt_snapshot_judge_disks(DOMAIN("<disk type='file' snapshot='no'/>"), &fault), 0);
+    assert_int_equal(virt_snapshot_judge_disks(DOMAIN("<disk snapshot='external'><target dev='vda'/></disk>"), &fault),
+                     ERR_UNSUPPORTED);
+    assert_non_null(strstr(fault.text, "snapshot='external' of vda"));
+    assert_int_equal(virt_snapshot_judge_disks(DOMAIN("<disk snapshot='external'/>"), &fault), ERR_UNSUPPORTED);
+    assert_int_equal(virt_snapshot_judge_disks("<domain/>", &fault), 0);
+    assert_int_equal(virt_snapshot_judge_disks("<network/>", &fault), ERR_INVALID);
+    assert_int_equal(virt_snapshot_judge_disks("<domain>", &fault), ERR_INVALID);
+}
+
 static void its_id_is_the_same_for_every_look_and_another_for_every_other(void **state)
 {
     (void)state;
@@ -131,6 +147,7 @@ int main(void)
         cmocka_unit_test(reads_what_is_kept_and_where),
         cmocka_unit_test(counts_more_disks_than_it_names),
         cmocka_unit_test(refuses_what_is_no_snapshot),
+        cmocka_unit_test(a_definition_that_asks_for_new_files_is_refused),
         cmocka_unit_test(its_id_is_the_same_for_every_look_and_another_for_every_other),
         cmocka_unit_test(a_pool_says_its_name_or_the_beginning_of_its_id),
     };
