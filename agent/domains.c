@@ -254,6 +254,7 @@ void domains_start(struct domains *domains, struct vm_table *table, struct peers
 {
     domains->table = table;
     domains->snapshots = snapshots;
+    snapshots_await_domains(snapshots);
     peers_on_move(peers, on_peer_move, domains);
     backend_libvirt_start(domains->backend);
 }

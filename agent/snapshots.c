@@ -32,6 +32,7 @@ struct snapshots {
     size_t count;
     Godwit__SnapshotInfo **domain_infos; /* the same of libvirt's; NULL: not known */
     size_t domain_count;
+    bool has_domains; /* whether they are known or not */
     struct snapshot_step *clones; /* under way */
     unsigned workers;
     bool stopped;
@@ -165,6 +166,11 @@ static void drop_domains(struct snapshots *snapshots)
     free(snapshots->domain_infos);
     snapshots->domain_infos = NULL;
     snapshots->domain_count = 0;
+}
+
+void snapshots_await_domains(struct snapshots *snapshots)
+{
+    snapshots->has_domains = true;
 }
 
 void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
@@ -471,6 +477,16 @@ int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *ord
 }
 
 /* ---- remove, check ---- */
+/* It is not here: may that be said? */
+static int judge_absent(const struct snapshots *snapshots, struct fault *fault)
+{
+    return snapshots->has_domains && !snapshots->domain_infos
+               ? fault_set(fault, ERR_UNREACHABLE,
+                           "libvirt of this host has not answered yet, or does not any more: "
+                           "nothing is known of the snapshots of its domains")
+               : 0;
+}
+
 static int remove_work(struct snapshot_step *step, struct fault *fault)
 {
     return snapshot_folder_remove(step->snapshots->root, step->info, fault);
@@ -545,9 +561,10 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
     if (info)
         return begin_on(snapshots, info, request, remove_work, removed, fault);
     snapshots_tell(snapshots); /* whoever asks believes that it is here */
-    if (request)
+    int r = judge_absent(snapshots, fault);
+    if (r == 0 && request)
         (void)rpc_reply(request, &empty.base);
-    return 0;
+    return r;
 }
 
 int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
@@ -555,9 +572,12 @@ int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *or
 {
     const Godwit__SnapshotInfo *info = snapshots_find(snapshots, order->id);
 
-    if (!info)
-        return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %s",
-                         order->id ? order->id : "");
+    int r = info ? 0 : judge_absent(snapshots, fault);
+    if (r == 0 && !info)
+        r = fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %s",
+                      order->id ? order->id : "");
+    if (r < 0)
+        return r;
     return begin_on(snapshots, info, request, check_work, checked, fault);
 }
 

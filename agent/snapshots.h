@@ -44,6 +44,8 @@ const char *snapshots_root(const struct snapshots *snapshots);
 /* Borrowed until the loop's next turn; NULL: no such one here. */
 const Godwit__SnapshotInfo *snapshots_find(const struct snapshots *snapshots, const char *id);
 void snapshots_tell(struct snapshots *snapshots);
+/* This agent drives libvirt: until its first list nothing is known of its domains' snapshots. */
+void snapshots_await_domains(struct snapshots *snapshots);
 /* Those of libvirt's domains, which lie in libvirt: found, told and ordered like ours, by is_libvirt. Copied; NULL: they
  * are not known just now. */
 void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
@@ -52,7 +54,7 @@ void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *co
 /* `entry`: the VM's that runs here; NULL: it is stopped. The request is answered later when it returns 0. */
 int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
                    struct vm_entry *entry, struct rpc_request *request, struct fault *fault);
-/* Absent is as good: answered at once. */
+/* Absent is as good: answered at once. ERR_UNREACHABLE: it may be one of a domain, of which nothing is known now. */
 int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
                      struct rpc_request *request, struct fault *fault);
 int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,

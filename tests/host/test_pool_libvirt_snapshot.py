@@ -171,6 +171,7 @@ def those_that_virsh_made_are_seen_used_and_never_fought(pool):
     is_whole(pool)
     host.kill_libvirtd()  # nobody knows now: that is no word that it is gone
     refused(pool, "vm", "snapshot", "create", "dom", "next", because="libvirtd")
+    refused(pool, "vm", "snapshot", "rm", "-y", "dom", "by hand (1)", because="libvirt")
     expect([r["id"] for r in snapshots(pool)] == [row["id"]], str(snapshots(pool)))
     host.start_libvirtd()
     pools.wait_for("libvirtd to be driven again", 60, lambda: pool.godwit(
