@@ -100,7 +100,8 @@ static void make_infos(struct backend_libvirt *backend)
     const struct domain_snapshot_list *found = &backend->list->snapshots;
 
     drop_infos(backend);
-    backend->infos = calloc(found->count + 1, sizeof(Godwit__SnapshotInfo *));
+    if (!found->is_unknown)
+        backend->infos = calloc(found->count + 1, sizeof(Godwit__SnapshotInfo *));
     for (size_t i = 0; backend->infos && i < found->count; i++) {
         Godwit__SnapshotInfo *info = virt_snapshot_info(&found->snapshots[i], backend->config.host);
         if (info)

@@ -87,13 +87,24 @@ static bool add_one(struct domain_snapshot_list *list, virDomainPtr domain,
     return true;
 }
 
+/* The domain has ended meanwhile, or its hypervisor knows no snapshots. */
+static bool has_none(void)
+{
+    const virError *error = virGetLastError();
+    return error && (error->code == VIR_ERR_NO_DOMAIN || error->code == VIR_ERR_NO_SUPPORT);
+}
+
 void domain_snapshot_list_add(struct domain_snapshot_list *list, virDomainPtr domain)
 {
     virDomainSnapshotPtr *found = NULL;
 
-    if (virDomainSnapshotNum(domain, 0) <= 0)
-        return; /* as nearly always; or this hypervisor has none */
-    int count = virDomainListAllSnapshots(domain, &found, 0);
+    int count = virDomainSnapshotNum(domain, 0);
+    if (count == 0)
+        return; /* as nearly always */
+    if (count > 0)
+        count = virDomainListAllSnapshots(domain, &found, 0);
+    if (count < 0)
+        list->is_unknown = list->is_unknown || !has_none();
     for (int i = 0; i < count; i++) {
         if (!add_one(list, domain, found[i]))
             list->left_out++;

@@ -26,6 +26,7 @@ struct domain_snapshot_list {
     struct virt_snapshot *snapshots; /* malloc'ed */
     size_t count;
     size_t left_out; /* that there was no room for, or whose description could not be read */
+    bool is_unknown; /* libvirt has not told those of a domain: what is here is no word of the rest */
 };
 
 /* Those of one domain, added to the list. What ends meanwhile is left out. */

@@ -36,6 +36,7 @@ static size_t call_count;
 static struct hypervisor_config libvirt;
 static struct domain_state truth; /* of the one domain, as libvirt has it now */
 static char snapshot_name[32];    /* of its one snapshot; "": none */
+static bool are_snapshots_unknown;
 static unsigned snapshots_over;
 static struct loop *loop;
 static struct backend_libvirt *backend;
@@ -90,6 +91,7 @@ void __wrap_domain_call_list(virConnectPtr connection, struct domain_list *list)
     assert_non_null(list->states);
     list->states[0] = truth;
     list->count = 1;
+    list->snapshots.is_unknown = are_snapshots_unknown;
     if (!snapshot_name[0])
         return;
     list->snapshots.snapshots = calloc(1, sizeof *list->snapshots.snapshots);
@@ -188,6 +190,7 @@ static int set_up(void **state)
     const struct backend_libvirt_config config = {
         .loop = loop, .host = "node1", .uri = "", .on_changed = on_changed, .on_snapshot_over = on_snapshot_over};
     snapshot_name[0] = 0;
+    are_snapshots_unknown = false;
     snapshots_over = 0;
     assert_int_equal(backend_libvirt_new(&backend, &config, &fault), 0);
     libvirt.on_up(libvirt.data, "9.0.0");
@@ -390,6 +393,27 @@ static void without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_
     assert_int_equal(take("two"), 0);
 }
 
+static void a_list_without_the_snapshots_of_a_domain_tells_none_and_the_domains_all_the_same(void **state)
+{
+    (void)state;
+    size_t count = 1;
+    assert_int_equal(take("one"), 0);
+    answer_all();
+    (void)backend_libvirt_snapshots(backend, &count);
+    assert_int_equal(count, 1);
+    are_snapshots_unknown = true;
+    libvirt.on_event(libvirt.data, OTHER_ID, VIR_DOMAIN_EVENT_STARTED, 0);
+    answer_all();
+    assert_null(backend_libvirt_snapshots(backend, &count));
+    assert_int_equal(count, 0);
+    is_told_as(GODWIT__VM_STATE__VM_STATE_RUNNING);
+    are_snapshots_unknown = false;
+    libvirt.on_event(libvirt.data, OTHER_ID, VIR_DOMAIN_EVENT_STARTED, 0);
+    answer_all();
+    assert_non_null(backend_libvirt_snapshots(backend, &count));
+    assert_int_equal(count, 1);
+}
+
 int main(void)
 {
 #define LISTED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -399,6 +423,7 @@ int main(void)
         LISTED(an_agent_that_begins_meanwhile_does_not_take_it_for_running),
         LISTED(a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for),
         LISTED(a_snapshot_that_was_taken_is_told_by_the_list_that_follows_and_one_at_a_time),
+        LISTED(a_list_without_the_snapshots_of_a_domain_tells_none_and_the_domains_all_the_same),
         LISTED(without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

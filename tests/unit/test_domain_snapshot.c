@@ -1,6 +1,7 @@
 /* Snapshots in libvirt's own test driver: domains in this process's memory, no libvirtd. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +29,15 @@ static virDomainPtr domain;
 static struct fault fault;
 static char disk[] = "/tmp/godwit-snapshot-XXXXXX"; /* of which a new file's name is made */
 
+static bool does_list_fail;
+
+int __real_virDomainListAllSnapshots(virDomainPtr of, virDomainSnapshotPtr **ret_snapshots, unsigned flags);
+int __wrap_virDomainListAllSnapshots(virDomainPtr of, virDomainSnapshotPtr **ret_snapshots, unsigned flags);
+int __wrap_virDomainListAllSnapshots(virDomainPtr of, virDomainSnapshotPtr **ret_snapshots, unsigned flags)
+{
+    return does_list_fail ? -1 : __real_virDomainListAllSnapshots(of, ret_snapshots, flags);
+}
+
 static void be_silent(void *data, virErrorPtr error)
 {
     (void)data;
@@ -38,6 +48,7 @@ static int set_up(void **state)
 {
     (void)state;
     fault = (struct fault){0};
+    does_list_fail = false;
     virSetErrorFunc(NULL, be_silent);
     connection = virConnectOpen("test:///default");
     return connection ? 0 : -1;
@@ -104,6 +115,25 @@ static void none_is_taken_of_a_definition_that_puts_new_files_in_the_place_of_di
     assert_int_equal(virDomainSnapshotNum(domain, 0), 0);
 }
 
+static void what_libvirt_does_not_tell_is_no_word_that_there_is_none(void **state)
+{
+    (void)state;
+    struct domain_snapshot_list list = {0};
+    define("internal");
+    domain_snapshot_list_add(&list, domain);
+    assert_true(list.count == 0 && !list.is_unknown);
+    assert_int_equal(domain_snapshot_take(connection, VM_ID, "one", true, &fault), 0);
+    domain_snapshot_list_add(&list, domain);
+    assert_true(list.count == 1 && !list.is_unknown);
+    does_list_fail = true;
+    domain_snapshot_list_add(&list, domain);
+    assert_true(list.count == 1 && list.is_unknown);
+    domain_snapshot_list_deinit(&list);
+    assert_int_equal(virDomainUndefineFlags(domain, VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA), 0);
+    domain_snapshot_list_add(&list, domain); /* gone, and its snapshots with it */
+    assert_true(list.count == 0 && !list.is_unknown);
+}
+
 static int make_disk(void **state)
 {
     int fd = mkstemp(disk);
@@ -124,6 +154,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_TEST(one_in_the_disks_is_taken_and_gone_back_to),
         ON_TEST(one_in_files_beside_is_not_gone_back_to),
+        ON_TEST(what_libvirt_does_not_tell_is_no_word_that_there_is_none),
         ON_TEST(none_is_taken_of_a_definition_that_puts_new_files_in_the_place_of_disks),
     };
     return cmocka_run_group_tests(tests, make_disk, remove_disk);
