@@ -25,7 +25,7 @@
 #include "tests/support/fake_guest.h"
 #include "tests/support/fake_move.h"
 
-enum { PAGES = 1200, AT_ONCE = 8, PATIENCE_MS = 2000, BUSY_MS_MAX = 60000, CASE_S_MAX = 150 };
+enum { PAGES = 1200, AT_ONCE = 8, PATIENCE_MS = 2000, BUSY_MS_MAX = 60000, PUSH_MS_MAX = 20000, CASE_S_MAX = 150 };
 
 /* What happens beside the failpoint, so that the point is reached. */
 enum play {
@@ -45,7 +45,7 @@ struct scene {
     struct fake_move move;
     enum play play;
     pthread_t reader; /* of post-copy: who asks for pages */
-    bool reads;
+    bool reads, pushes_first; /* where a page has to be pushed before anybody asks for one */
 };
 
 static enum play play_for(enum failpoint_id id)
@@ -100,10 +100,34 @@ static bool leaves_pages(const struct scene *scene)
     return scene->play == PLAY_POSTCOPY || scene->play == PLAY_POSTCOPY_LANE_BREAKS;
 }
 
+/* Under the mutex: until something changes, or a moment has passed. */
+static void wait_a_little(struct fake_move *move)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 20 * (long)NS_PER_MS;
+    until.tv_sec += until.tv_nsec / (long)NS_PER_S;
+    until.tv_nsec %= (long)NS_PER_S;
+    (void)pthread_cond_timedwait(&move->changed, &move->mutex, &until);
+}
+
+/* Who asks for all there is before its pushes have begun leaves nothing to push: a busy machine begins them late. */
+static void await_push(struct scene *scene)
+{
+    struct fake_move *move = &scene->move;
+    uint64_t until_ns = world_now_ns() + PUSH_MS_MAX * NS_PER_MS;
+    pthread_mutex_lock(&move->mutex);
+    while (scene->pushes_first && failpoint_hits(FAILPOINT_SOURCE_PUSH) == 0 && !move->at_target.ended &&
+           !move->at_source.ended && world_now_ns() < until_ns)
+        wait_a_little(move);
+    pthread_mutex_unlock(&move->mutex);
+}
+
 static void *read_run(void *data)
 {
     struct scene *scene = data;
     const volatile uint8_t *base = fake_guest_guest(scene->target_guest)->regions[0].base;
+    await_push(scene);
     for (uint64_t page = 0; page < PAGES; page++)
         (void)base[page * PAGE_BYTES];
     return NULL;
@@ -162,17 +186,6 @@ static void scene_init(struct scene *scene, enum play play)
     scene->config.target_guest = fake_guest_guest(scene->target_guest);
     scene->config.goals = &scene->goals;
     fake_move_init(&scene->move, &scene->config);
-}
-
-/* Under the mutex: until something changes, or a moment has passed. */
-static void wait_a_little(struct fake_move *move)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20 * (long)NS_PER_MS;
-    until.tv_sec += until.tv_nsec / (long)NS_PER_S;
-    until.tv_nsec %= (long)NS_PER_S;
-    (void)pthread_cond_timedwait(&move->changed, &move->mutex, &until);
 }
 
 static bool await_source(struct fake_move *move, uint64_t until_ns)
@@ -299,6 +312,7 @@ static int play_case(enum failpoint_id id, enum failpoint_action action)
 
     alarm(CASE_S_MAX);
     scene_init(&scene, play_for(id));
+    scene.pushes_first = scene.play == PLAY_POSTCOPY_LANE_BREAKS || id == FAILPOINT_SOURCE_PUSH;
     snprintf(spec, sizeof spec, "%s%s=%s",
              scene.play == PLAY_LANE_BREAKS            ? "source.frame=error\n"
              : scene.play == PLAY_POSTCOPY_LANE_BREAKS ? "source.push=error\n"
