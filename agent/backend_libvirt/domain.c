@@ -572,7 +572,8 @@ void domain_on_event(struct domain *domain, int event, int detail)
 
 void domain_on_job(struct domain *domain, const struct virt_job *job)
 {
-    if (!domain->move.out)
+    /* Figures without a byte are not this migration's: those of the one that brought it may come late. */
+    if (!domain->move.out || job->data_total == 0)
         return;
     domain->move.figures.job = *job;
     domain->move.is_final_job = true;
