@@ -82,6 +82,7 @@ enum {
     READY_MS_PER_GIB = 20,
     PAUSE_MS_MAX = 2000,    /* vCPUs must stand still by then */
     DRAIN_MS_MAX = 1500,    /* what devices had begun must have ended by then, inside the pause */
+    DISK_SETTLE_MS_MAX = 10000, /* at the target, in the state phase: its disks' medium answers, or never will */
     STARTED_MS_MAX = 2000,  /* after TRANSFER, before asking elsewhere */
     AWAY_MS_MAX = 20000,    /* pre-copy: lost lanes must be back by then, where no goal says otherwise */
     AWAY_MS_LONGEST = 10 * 60 * 1000,
@@ -99,6 +100,8 @@ enum {
 static_assert(8 + DISKS_MAX + 1 + NIC_QUEUES_ALL_MAX <= RPC_FDS_MAX,
               "all descriptors of a VM fit one message");
 static_assert(DRAIN_MS_MAX < PAUSE_MS_MAX, "a pause that cannot be one is told before its deadline");
+static_assert(DISK_SETTLE_MS_MAX > READY_MS_MAX + READY_MS_PER_GIB * (VM_MEMORY_MAX / GIB(1)),
+              "a disk is not given up while the source still waits");
 static_assert(PAGE_FRAME_PAGES_MAX <= BLOCK_PAGES, "a frame never leaves its block");
 static_assert(BLOCK_PAGES % 64 == 0, "a block's dirty bits are whole words");
 static_assert(MACHINE_STATE_MAX < MOVE_MESSAGE_MAX, "a machine's state must fit one message");

@@ -9,9 +9,10 @@ godwit_test(unit upgrade_core ROOMS agent)
 godwit_test(unit watchdog ROOMS agent)
 godwit_test(unit boot_files ROOMS vm_process)
 godwit_test(unit disk_region ROOMS vm_process)
+godwit_test(unit outflow_map ROOMS vm_process)
 godwit_test(unit disk_outflow_core ROOMS vm_process)
 godwit_test(unit disk_outflow ROOMS vm_process)
-target_link_options(test_unit_disk_outflow PRIVATE -Wl,--wrap=sync_file_range) # its medium is the test's
+target_link_options(test_unit_disk_outflow PRIVATE -Wl,--wrap=sync_file_range,--wrap=fdatasync) # its medium is the test's
 godwit_test(unit backends ROOMS agent)
 godwit_test(unit standby_disks ROOMS agent)
 godwit_test(unit image_folder ROOMS agent)

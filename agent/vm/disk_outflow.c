@@ -1,6 +1,9 @@
 /*      arrived: bits in `waiting` --take_step--> WRITE of each run, WAIT for them, again
  *
  * Bits go before the pages do: what comes meanwhile sets them again and goes out again.
+ *
+ * A medium may hang, and who waits for it then cannot be called back. So only the thread calls it, nobody waits for
+ * the thread without an end, and all that it uses (the descriptor, too) lives until both have let go of it.
  */
 #include "agent/vm/disk_outflow.h"
 
@@ -14,7 +17,7 @@
 #include <unistd.h>
 
 #include "agent/vm/disk_outflow_core.h"
-#include "base/bitmap.h"
+#include "agent/vm/outflow_map.h"
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/own.h"
@@ -22,7 +25,7 @@
 #include "base/world.h"
 #include "proto/limits.h"
 
-enum { HOLD_MS = 1000, RUNS_MAX = 64, WORD_PAGES = 64 };
+enum { HOLD_MS = 1000, RUNS_MAX = 64, WORD_BYTES = OUTFLOW_MAP_WORD_PAGES * PAGE_BYTES };
 
 struct run { /* neighbours, words of 64 pages */
     uint64_t word, words;
@@ -35,15 +38,14 @@ struct step {
 };
 
 struct disk_outflow {
-    int fd; /* borrowed */
-    bool has_thread;
-    pthread_t thread;
+    int fd; /* owned */
 
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t arrived, gone;
-    bool is_ended;
+    unsigned holders;                       /* its owner, its thread: the last one frees it */
+    bool is_ended, is_settling, is_settled; /* nothing more goes out; but one fdatasync; it has been */
     int error; /* errno of the first write that failed */
-    struct bitmap waiting;
+    struct outflow_map waiting;
     uint64_t at; /* the word where the next step begins */
     struct disk_outflow_core core;
 };
@@ -78,22 +80,15 @@ static void add_word(struct step *step, uint64_t word)
 /* The next ones that wait, in the file's order and round again. */
 static void take_step(struct disk_outflow *outflow, struct step *ret_step)
 {
-    struct bitmap *waiting = &outflow->waiting;
-    uint64_t words = bitmap_words(waiting);
+    uint64_t word;
 
     ret_step->count = 0;
     ret_step->bytes = 0;
-    for (uint64_t looked = 0; looked < words && ret_step->bytes < outflow->core.step_bytes &&
-                              ret_step->bytes < outflow->core.waiting_bytes &&
-                              ret_step->count < RUNS_MAX;
-         looked++) {
-        uint64_t word = outflow->at;
-        outflow->at = word + 1 < words ? word + 1 : 0;
-        if (!waiting->words[word])
-            continue;
-        ret_step->bytes += (uint64_t)__builtin_popcountll(waiting->words[word]) * PAGE_BYTES;
-        waiting->words[word] = 0;
+    while (ret_step->bytes < outflow->core.step_bytes && ret_step->count < RUNS_MAX &&
+           outflow_map_next(&outflow->waiting, outflow->at, &word)) {
+        ret_step->bytes += (uint64_t)outflow_map_take(&outflow->waiting, word) * PAGE_BYTES;
         add_word(ret_step, word);
+        outflow->at = word + 1;
     }
 }
 
@@ -104,8 +99,8 @@ static int sync_runs(const struct disk_outflow *outflow, const struct step *step
 
     for (unsigned i = 0; i < step->count; i++) {
         const struct run *run = &step->runs[i];
-        if (sync_file_range(outflow->fd, (off_t)(run->word * WORD_PAGES * PAGE_BYTES),
-                            (off_t)(run->words * WORD_PAGES * PAGE_BYTES), how) < 0)
+        if (sync_file_range(outflow->fd, (off_t)(run->word * WORD_BYTES),
+                            (off_t)(run->words * WORD_BYTES), how) < 0)
             error = errno;
     }
     return error;
@@ -133,6 +128,33 @@ static void do_step(struct disk_outflow *outflow)
     disk_outflow_core_ended(&outflow->core, clock_ns());
 }
 
+/* All errors that it was told of meanwhile are noted: an fdatasync tells each once. */
+static void settle(struct disk_outflow *outflow)
+{
+    (void)pthread_mutex_unlock(&outflow->lock);
+    int error = fdatasync(outflow->fd) < 0 ? errno : 0;
+    (void)pthread_mutex_lock(&outflow->lock);
+    note_error(outflow, error);
+    outflow->is_settled = true;
+    (void)pthread_cond_broadcast(&outflow->gone);
+}
+
+/* Under the lock, which it leaves. */
+static void let_go(struct disk_outflow *outflow)
+{
+    bool is_last = --outflow->holders == 0;
+
+    (void)pthread_mutex_unlock(&outflow->lock);
+    if (!is_last)
+        return;
+    close_p(&outflow->fd); /* of some file systems that waits for the medium, too */
+    outflow_map_deinit(&outflow->waiting);
+    (void)pthread_cond_destroy(&outflow->arrived);
+    (void)pthread_cond_destroy(&outflow->gone);
+    (void)pthread_mutex_destroy(&outflow->lock);
+    free(outflow);
+}
+
 static void *write_out(void *data)
 {
     struct disk_outflow *outflow = data;
@@ -145,24 +167,39 @@ static void *write_out(void *data)
         else
             (void)wait_until(outflow, &outflow->arrived, disk_outflow_core_due_ns(&outflow->core));
     }
-    (void)pthread_mutex_unlock(&outflow->lock);
+    if (outflow->is_settling)
+        settle(outflow);
+    while (outflow->holders > 1) /* the descriptor is closed here, wherever that takes long */
+        (void)wait_until(outflow, &outflow->arrived, UINT64_MAX);
+    let_go(outflow);
     return NULL;
 }
 
 /* ---- life ---- */
-static void disk_outflow_freep(struct disk_outflow **outflow)
+static int begin_thread(struct disk_outflow *outflow)
 {
-    *outflow = disk_outflow_free(*outflow);
+    pthread_t thread;
+    pthread_attr_t attributes;
+
+    outflow->holders = 2;
+    (void)pthread_attr_init(&attributes); /* these cannot fail on Linux */
+    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    int error = pthread_create(&thread, &attributes, write_out, outflow);
+    (void)pthread_attr_destroy(&attributes);
+    if (error)
+        outflow->holders = 1;
+    return error ? ERR_NOMEM : 0;
 }
 
 int disk_outflow_new(struct disk_outflow **ret_outflow, int fd, uint64_t pages)
 {
-    AUTO(disk_outflow_freep) struct disk_outflow *outflow = calloc(1, sizeof *outflow);
+    struct disk_outflow *outflow = calloc(1, sizeof *outflow);
     pthread_condattr_t attributes;
 
     if (!outflow)
         return ERR_NOMEM;
-    outflow->fd = fd;
+    outflow->fd = -1;
+    outflow->holders = 1;
     disk_outflow_core_init(&outflow->core);
     (void)pthread_mutex_init(&outflow->lock, NULL); /* these cannot fail on Linux */
     (void)pthread_condattr_init(&attributes);
@@ -170,62 +207,61 @@ int disk_outflow_new(struct disk_outflow **ret_outflow, int fd, uint64_t pages)
     (void)pthread_cond_init(&outflow->arrived, &attributes);
     (void)pthread_cond_init(&outflow->gone, &attributes);
     (void)pthread_condattr_destroy(&attributes);
-    if (bitmap_init(&outflow->waiting, pages) < 0 ||
-        pthread_create(&outflow->thread, NULL, write_out, outflow) != 0)
-        return ERR_NOMEM;
-    outflow->has_thread = true;
-    *ret_outflow = TAKE(outflow);
+    int r = outflow_map_init(&outflow->waiting, pages);
+    if (r == 0) {
+        outflow->fd = fd; /* before the thread, which closes it */
+        r = begin_thread(outflow);
+    }
+    if (r < 0) {
+        outflow->fd = -1; /* still the caller's */
+        (void)disk_outflow_free(outflow);
+        return r;
+    }
+    *ret_outflow = outflow;
     return 0;
 }
 
-static void end_thread(struct disk_outflow *outflow)
+static void end_locked(struct disk_outflow *outflow)
 {
-    if (!outflow->has_thread)
-        return;
-    (void)pthread_mutex_lock(&outflow->lock);
     outflow->is_ended = true;
     (void)pthread_cond_broadcast(&outflow->arrived);
     (void)pthread_cond_broadcast(&outflow->gone);
-    (void)pthread_mutex_unlock(&outflow->lock);
-    int r = pthread_join(outflow->thread, NULL);
-    assert(r == 0);
-    (void)r;
-    outflow->has_thread = false;
 }
 
 struct disk_outflow *disk_outflow_free(struct disk_outflow *outflow)
 {
     if (!outflow)
         return NULL;
-    end_thread(outflow);
-    bitmap_deinit(&outflow->waiting);
-    (void)pthread_cond_destroy(&outflow->arrived);
-    (void)pthread_cond_destroy(&outflow->gone);
-    (void)pthread_mutex_destroy(&outflow->lock);
-    free(outflow);
+    (void)pthread_mutex_lock(&outflow->lock);
+    end_locked(outflow);
+    let_go(outflow);
     return NULL;
 }
 
-/* The thread first: an error that it was told of and has not noted yet would be told to nobody. */
-int disk_outflow_settle(struct disk_outflow *outflow)
+int disk_outflow_settle(struct disk_outflow *outflow, unsigned ms_max)
 {
-    end_thread(outflow);
-    note_error(outflow, fdatasync(outflow->fd) < 0 ? errno : 0);
-    return outflow->error;
+    uint64_t until_ns = clock_ns() + ms_max * NS_PER_MS;
+    int r = 0;
+
+    (void)pthread_mutex_lock(&outflow->lock);
+    outflow->is_settling = true;
+    end_locked(outflow);
+    while (!outflow->is_settled && r == 0)
+        r = wait_until(outflow, &outflow->gone, until_ns);
+    int error = outflow->is_settled ? outflow->error : ETIMEDOUT;
+    (void)pthread_mutex_unlock(&outflow->lock);
+    return error;
 }
 
 /* ---- what arrives ---- */
 static uint64_t set_waiting(struct disk_outflow *outflow, uint64_t first_page,
                             const uint64_t mask[static 8])
 {
-    uint64_t first = first_page / 64, words = bitmap_words(&outflow->waiting), pages = 0;
+    uint64_t first = first_page / OUTFLOW_MAP_WORD_PAGES, pages = 0;
 
-    assert(first_page % 64 == 0);
-    for (unsigned i = 0; i < BLOCK_PAGES / 64 && first + i < words; i++) {
-        uint64_t *word = &outflow->waiting.words[first + i];
-        pages += (uint64_t)__builtin_popcountll(mask[i] & ~*word);
-        *word |= mask[i];
-    }
+    assert(first_page % OUTFLOW_MAP_WORD_PAGES == 0);
+    for (unsigned i = 0; i < BLOCK_PAGES / OUTFLOW_MAP_WORD_PAGES; i++)
+        pages += outflow_map_add(&outflow->waiting, first + i, mask[i]);
     return pages;
 }
 
@@ -236,8 +272,6 @@ void disk_outflow_arrived(struct disk_outflow *outflow, uint64_t first_page,
 
     (void)pthread_mutex_lock(&outflow->lock);
     uint64_t now_ns = clock_ns(), until_ns = now_ns + HOLD_MS * NS_PER_MS;
-    if (core->waiting_bytes == 0)
-        outflow->at = first_page / WORD_PAGES; /* no long way through a large disk */
     disk_outflow_core_arrived(core, set_waiting(outflow, first_page, mask) * PAGE_BYTES, now_ns);
     (void)pthread_cond_signal(&outflow->arrived);
     while (disk_outflow_core_holds(core) && !outflow->is_ended &&

@@ -133,6 +133,8 @@ struct disk_region *disk_region_free(struct disk_region *disk)
     if (!disk)
         return NULL;
     untrack(disk);
+    if (disk->outflow)
+        disk->fd = -1; /* it has that, too */
     disk->outflow = disk_outflow_free(disk->outflow);
     if (disk->base) {
         if (atomic_load(&guards[disk->guard].base) == disk->base)
@@ -284,7 +286,10 @@ int disk_region_settle(struct disk_region *disk, struct fault *fault)
     if (r < 0)
         return r;
     assert(disk->outflow);
-    int error = disk_outflow_settle(disk->outflow);
+    int error = disk_outflow_settle(disk->outflow, DISK_SETTLE_MS_MAX);
+    if (error == ETIMEDOUT)
+        return fault_set(fault, ERR_TIMEOUT, "%s: its medium did not say within %d s that all is written",
+                         disk->name, DISK_SETTLE_MS_MAX / 1000);
     if (error)
         return fault_set_errno(fault, err_from_errno(error), error, "%s: writing it out",
                                disk->name);

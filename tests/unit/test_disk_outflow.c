@@ -1,4 +1,4 @@
-/* What arrives goes out and is waited for; the medium is the test's (sync_file_range is wrapped). */
+/* What arrives goes out and is waited for; the medium is the test's (its calls are wrapped). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "agent/vm/disk_outflow.h"
@@ -23,7 +24,8 @@ enum { PAGES = 64 * BLOCK_PAGES };
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool is_shut;       /* waits stand */
+    bool is_shut;       /* waits stand, and flushes */
+    unsigned flushes;   /* begun */
     int wait_error;     /* of each wait */
     unsigned writes, waits;
     uint64_t written;   /* pages of all writes' ranges */
@@ -55,6 +57,19 @@ int __wrap_sync_file_range(int fd, off64_t offset, off64_t bytes, unsigned flags
     return error ? -1 : 0;
 }
 
+int __wrap_fdatasync(int fd);
+int __wrap_fdatasync(int fd)
+{
+    (void)fd;
+    (void)pthread_mutex_lock(&medium.lock);
+    medium.flushes++;
+    (void)pthread_cond_broadcast(&medium.changed);
+    while (medium.is_shut)
+        (void)pthread_cond_wait(&medium.changed, &medium.lock);
+    (void)pthread_mutex_unlock(&medium.lock);
+    return 0;
+}
+
 static void await_written(uint64_t pages)
 {
     (void)pthread_mutex_lock(&medium.lock);
@@ -71,8 +86,10 @@ static void set_shut(bool is_shut)
     (void)pthread_mutex_unlock(&medium.lock);
 }
 
+enum { SETTLE_MS = 60000, LITTLE_MS = 10 /* for a medium that never answers: however long */ };
+
 struct scene {
-    int fd;
+    int fd; /* of the same file, opened for itself */
     struct disk_outflow *outflow;
 };
 
@@ -81,15 +98,17 @@ static int set_up(void **state)
     struct scene *scene = calloc(1, sizeof *scene);
     char path[] = "/var/tmp/godwit-outflow-XXXXXX";
     assert_non_null(scene);
-    scene->fd = mkstemp(path);
-    assert_true(scene->fd >= 0);
+    int fd = mkstemp(path);
+    scene->fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0 && scene->fd >= 0);
     (void)unlink(path);
+    assert_int_equal(flock(fd, LOCK_EX), 0); /* as long as the outflow has it open */
     medium.is_shut = medium.is_held_done = false;
     medium.wait_error = 0;
-    medium.writes = medium.waits = 0;
+    medium.writes = medium.waits = medium.flushes = 0;
     medium.written = 0;
     memset(medium.seen, 0, sizeof medium.seen);
-    assert_int_equal(disk_outflow_new(&scene->outflow, scene->fd, PAGES), 0);
+    assert_int_equal(disk_outflow_new(&scene->outflow, fd, PAGES), 0);
     *state = scene;
     return 0;
 }
@@ -98,6 +117,7 @@ static int tear_down(void **state)
 {
     struct scene *scene = *state;
     scene->outflow = disk_outflow_free(scene->outflow);
+    assert_int_equal(flock(scene->fd, LOCK_EX), 0); /* its thread has closed it */
     (void)close(scene->fd);
     free(scene);
     return 0;
@@ -114,7 +134,7 @@ static void everything_that_arrived_goes_out_once(void **state)
         disk_outflow_arrived(scene->outflow, block * BLOCK_PAGES, whole);
     await_written(PAGES);
 
-    assert_int_equal(disk_outflow_settle(scene->outflow), 0);
+    assert_int_equal(disk_outflow_settle(scene->outflow, SETTLE_MS), 0);
     for (unsigned page = 0; page < PAGES; page++)
         assert_int_equal(medium.seen[page], 1);
 }
@@ -164,7 +184,7 @@ static void a_medium_that_is_behind_holds_who_brings_more(void **state)
 
     assert_int_equal(pthread_join(lane, NULL), 0);
     await_written(PAGES);
-    assert_int_equal(disk_outflow_settle(scene->outflow), 0);
+    assert_int_equal(disk_outflow_settle(scene->outflow, SETTLE_MS), 0);
 }
 
 static void an_error_that_a_wait_was_told_of_is_told_at_the_end(void **state)
@@ -181,7 +201,50 @@ static void an_error_that_a_wait_was_told_of_is_told_at_the_end(void **state)
     medium.wait_error = 0;
     (void)pthread_mutex_unlock(&medium.lock);
 
-    assert_int_equal(disk_outflow_settle(scene->outflow), EIO); /* though fdatasync says yes */
+    assert_int_equal(disk_outflow_settle(scene->outflow, SETTLE_MS), EIO); /* though fdatasync says yes */
+}
+
+/* A free that waited for it would never come back; the test opens the medium after it. */
+static void a_medium_that_hangs_in_a_write_holds_up_nobody_who_ends_it(void **state)
+{
+    struct scene *scene = *state;
+    set_shut(true);
+    disk_outflow_arrived(scene->outflow, 0, whole);
+    await_written(DISK_OUTFLOW_STEP_FIRST / PAGE_BYTES);
+
+    scene->outflow = disk_outflow_free(scene->outflow);
+
+    assert_int_equal(flock(scene->fd, LOCK_EX | LOCK_NB), -1); /* the write that hangs has it yet */
+    set_shut(false);
+}
+
+static void a_medium_that_hangs_in_a_flush_is_given_up_and_holds_up_nobody(void **state)
+{
+    struct scene *scene = *state;
+    set_shut(true);
+
+    assert_int_equal(disk_outflow_settle(scene->outflow, LITTLE_MS), ETIMEDOUT);
+    (void)pthread_mutex_lock(&medium.lock);
+    while (!medium.flushes)
+        (void)pthread_cond_wait(&medium.changed, &medium.lock);
+    (void)pthread_mutex_unlock(&medium.lock);
+    scene->outflow = disk_outflow_free(scene->outflow);
+
+    assert_int_equal(flock(scene->fd, LOCK_EX | LOCK_NB), -1);
+    set_shut(false);
+}
+
+/* And not taken for one that had nothing to write. */
+static void a_medium_that_hangs_in_a_write_is_given_up_before_any_flush(void **state)
+{
+    struct scene *scene = *state;
+    set_shut(true);
+    disk_outflow_arrived(scene->outflow, 0, whole);
+    await_written(DISK_OUTFLOW_STEP_FIRST / PAGE_BYTES);
+
+    assert_int_equal(disk_outflow_settle(scene->outflow, LITTLE_MS), ETIMEDOUT);
+    scene->outflow = disk_outflow_free(scene->outflow);
+    set_shut(false);
 }
 
 static void the_last_block_may_be_a_part(void **state)
@@ -190,10 +253,10 @@ static void the_last_block_may_be_a_part(void **state)
     struct disk_outflow *odd = NULL;
     const uint64_t one[8] = {1};
 
-    assert_int_equal(disk_outflow_new(&odd, scene->fd, BLOCK_PAGES + 1), 0);
+    assert_int_equal(disk_outflow_new(&odd, dup(scene->fd), BLOCK_PAGES + 1), 0);
     disk_outflow_arrived(odd, BLOCK_PAGES, one);
     await_written(64);
-    assert_int_equal(disk_outflow_settle(odd), 0);
+    assert_int_equal(disk_outflow_settle(odd, SETTLE_MS), 0);
     assert_null(disk_outflow_free(odd));
     assert_null(disk_outflow_free(NULL));
 }
@@ -208,6 +271,12 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(an_error_that_a_wait_was_told_of_is_told_at_the_end, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_medium_that_hangs_in_a_write_holds_up_nobody_who_ends_it,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_medium_that_hangs_in_a_flush_is_given_up_and_holds_up_nobody, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_medium_that_hangs_in_a_write_is_given_up_before_any_flush, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_last_block_may_be_a_part, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
