@@ -1,10 +1,12 @@
 /* Puts the pages of judged frames where they belong.
  *
- * Flow:   stream -> lane_target -> [page_place] -> guest RAM
+ * Flow:   stream -> lane_target -> [page_place] -> guest RAM, disk_region
  * Thread: one lane's; a page belongs to the lane of its block.
  *
  * Raw pages are read from the stream straight into guest RAM, a run at a time. Zero pages touch
  * memory only where something was placed before: all else is fresh and zero already.
+ * A region that is written by a call (a disk) has its pages put together aside first: a store into its
+ * mapping would be a fault a page, and the kernel would read or clear what is about to be overwritten.
  */
 #ifndef GODWIT_MIGRATE_PAGE_PLACE_H
 #define GODWIT_MIGRATE_PAGE_PLACE_H
@@ -25,6 +27,7 @@ struct page_place {
     unsigned region_count;
     uint8_t *staging; /* owned: body of a compressed frame; then its patches */
     uint8_t *group;   /* owned: a group whose pages are not neighbours */
+    uint8_t *aside;   /* owned: the pages of a frame, entry by entry, of a region with a write of its own */
     struct ZSTD_DCtx_s *zstd; /* owned */
 
     uint64_t sum;     /* this lane's part of the digest over every page */

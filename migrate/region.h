@@ -41,6 +41,9 @@ struct region_ops {
      * lies there now. Whoever brought it is held in the call while it cannot be kept up with. NULL: nothing is
      * to be done. */
     void (*placed)(struct region *region, uint64_t first_page, const uint64_t mask[static 8]);
+    /* Target: put these bytes into neighbouring pages; a failure is the owner's to remember and to tell. Several
+     * threads at once, for different pages. NULL: they are put at base. */
+    void (*write)(struct region *region, uint64_t first_page, uint64_t pages, const uint8_t *bytes);
 };
 
 struct region {

@@ -239,6 +239,34 @@ static int on_populate(struct region *region, uint64_t first_page, uint64_t page
     return 0;
 }
 
+/* Through the page cache, as the mapping, which a patch is laid over. */
+static void on_write(struct region *region, uint64_t first_page, uint64_t pages,
+                     const uint8_t *bytes)
+{
+    struct disk_region *disk = region->owner;
+    uint64_t at = first_page << PAGE_SHIFT, left = pages << PAGE_SHIFT;
+
+    assert(range_fits(first_page, pages, disk->pages));
+    if (left > disk->bytes - at)
+        left = disk->bytes - at; /* the last page may be a part */
+    while (left) {
+        ssize_t n = pwrite(disk->fd, bytes, left, (off_t)at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EINVAL) { /* it is open for direct writes, and these bytes are not aligned for one */
+            memcpy(disk->base + at, bytes, left);
+            return;
+        }
+        if (n <= 0) {
+            atomic_store(&guards[disk->guard].failed, true);
+            return;
+        }
+        bytes += n;
+        at += (uint64_t)n;
+        left -= (uint64_t)n;
+    }
+}
+
 static void on_placed(struct region *region, uint64_t first_page, const uint64_t mask[static 8])
 {
     struct disk_region *disk = region->owner;
@@ -256,6 +284,7 @@ static const struct region_ops disk_region_ops = {
     .populated = on_populated,
     .populate = on_populate,
     .placed = on_placed,
+    .write = on_write,
 };
 
 void disk_region_fill(struct disk_region *disk, unsigned id, struct region *ret_region)

@@ -56,7 +56,8 @@ def main():
         pool.godwit("vm", "adopt", "bench")
         pool.verify_domain(pool.hosts[0], "bench")
         for run in range(words.runs):
-            for name, how in (("virsh", plain), ("godwit", ours)):
+            # Each goes both ways as often: first, then second.
+            for name, how in (("virsh", plain), ("godwit", ours))[::-1 if run % 2 else 1]:
                 total, gap = one(pool, how)
                 seen[name].append((total, gap))
                 print(f"{run + 1} {name:7} total {total:6.2f} s   gap {gap:7.1f} ms", flush=True)

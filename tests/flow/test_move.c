@@ -19,7 +19,7 @@ struct run {
     const char *compress, *delta, *mode;
     uint64_t bytes_per_s;
     uint64_t bandwidth;
-    bool reread;
+    bool reread, is_written; /* the target's region has a write of its own */
     void (*on_target)(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data);
 };
 
@@ -39,7 +39,8 @@ static void print_move(const char *what, const struct fake_move *move)
 
 static void move_and_compare(const char *what, const struct run *run, struct fake_move *move)
 {
-    struct fake_guest_config target_config = {.pages = run->guest.pages};
+    struct fake_guest_config target_config = {.pages = run->guest.pages,
+                                              .is_written = run->is_written};
     struct fake_guest *source = fake_guest_new(&run->guest);
     struct fake_guest *target = fake_guest_new(&target_config);
     Godwit__MoveGoals goals = GODWIT__MOVE_GOALS__INIT;
@@ -214,6 +215,29 @@ static void pages_sent_again_go_as_patches_with_every_codec(void **state)
     }
 }
 
+static void a_region_that_is_written_by_calls_is_whole_with_every_codec(void **state)
+{
+    (void)state;
+    static const char *const codecs[] = {"off", "lz4", "zstd", "auto"};
+    for (unsigned i = 0; i < 4; i++) {
+        struct fake_move move;
+        struct run run = {.guest = {.pages = PAGES,
+                                    .fill = FAKE_FILL_MIX,
+                                    .writers = 2,
+                                    .writer_pages = 3000,
+                                    .writes_per_ms = 40,
+                                    .clears_pages = true,
+                                    .running = true},
+                          .lanes = 2,
+                          .compress = codecs[i],
+                          .delta = "always",
+                          .reread = true,
+                          .is_written = true};
+        move_and_compare("written", &run, &move);
+        assert_true(move.patch_pages > 0);
+    }
+}
+
 static void no_patch_is_sent_where_none_may_be(void **state)
 {
     (void)state;
@@ -346,6 +370,7 @@ int main(void)
         cmocka_unit_test(every_codec_moves_every_content),
         cmocka_unit_test(a_slow_wire_turns_compression_on),
         cmocka_unit_test(pages_sent_again_go_as_patches_with_every_codec),
+        cmocka_unit_test(a_region_that_is_written_by_calls_is_whole_with_every_codec),
         cmocka_unit_test(no_patch_is_sent_where_none_may_be),
         cmocka_unit_test(a_slow_wire_remembers_the_bulk_for_patches),
         cmocka_unit_test(the_bandwidth_limit_holds),

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -21,6 +22,7 @@ struct fake_guest {
     struct guest guest;
     struct region region;
     uint8_t *memory;
+    uint8_t *read_only;      /* the same memory, where the config says is_written */
     struct bitmap populated; /* atomic sets */
     struct bitmap placed;    /* the same: what it was told of, a target's */
     struct bitmap dirty;     /* the log; atomic sets, cleared under the block's nothing: atomic */
@@ -257,17 +259,21 @@ static void fake_placed(struct region *region, uint64_t first_page, const uint64
     }
 }
 
-static const struct region_ops region_ops = {
-    .track_start = fake_track_start,
-    .track_stop = fake_track_stop,
-    .collect = fake_collect,
-    .clear = fake_clear,
-    .clear_many = fake_clear_many,
-    .populated = fake_populated,
-    .populate = fake_populate,
-    .discard = fake_discard,
-    .placed = fake_placed,
-};
+static void fake_write(struct region *region, uint64_t first_page, uint64_t pages,
+                       const uint8_t *bytes)
+{
+    struct fake_guest *fake = region->owner;
+    assert(pages > 0 && first_page + pages <= region->pages);
+    memcpy(fake->memory + first_page * PAGE_BYTES, bytes, pages * PAGE_BYTES);
+}
+
+#define TRACKED_OPS                                                                                \
+    .track_start = fake_track_start, .track_stop = fake_track_stop, .collect = fake_collect,       \
+    .clear = fake_clear, .clear_many = fake_clear_many, .populated = fake_populated,               \
+    .populate = fake_populate, .discard = fake_discard, .placed = fake_placed
+
+static const struct region_ops region_ops = {TRACKED_OPS};
+static const struct region_ops written_ops = {TRACKED_OPS, .write = fake_write};
 
 /* ---- guest ---- */
 
@@ -364,6 +370,21 @@ static void fill_page(uint8_t *page, enum fake_fill fill, uint64_t *random, uint
     }
 }
 
+static void map_memory(struct fake_guest *fake, size_t bytes)
+{
+    int fd = fake->config.is_written ? memfd_create("fake", MFD_CLOEXEC) : -1;
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+
+    assert(!fake->config.is_written || (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0));
+    fake->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+    assert(fake->memory != MAP_FAILED);
+    if (fd < 0)
+        return;
+    fake->read_only = mmap(NULL, bytes, PROT_READ, flags, fd, 0);
+    assert(fake->read_only != MAP_FAILED);
+    (void)close(fd); /* both hold it */
+}
+
 struct fake_guest *fake_guest_new(const struct fake_guest_config *config)
 {
     struct fake_guest *fake = calloc(1, sizeof *fake);
@@ -371,9 +392,7 @@ struct fake_guest *fake_guest_new(const struct fake_guest_config *config)
     fake->config = *config;
     if (fake->config.writer_pages == 0)
         fake->config.writer_pages = config->pages;
-    fake->memory = mmap(NULL, config->pages * PAGE_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    assert(fake->memory != MAP_FAILED);
+    map_memory(fake, config->pages * PAGE_BYTES);
     int r = bitmap_init(&fake->populated, config->pages);
     assert(r == 0);
     r = bitmap_init(&fake->dirty, config->pages);
@@ -394,13 +413,13 @@ struct fake_guest *fake_guest_new(const struct fake_guest_config *config)
     for (unsigned i = 0; i < STATE_BYTES; i++)
         fake->state[i] = config->running ? (uint8_t)(i * 7) : 0xA5;
 
-    fake->region = (struct region){.ops = &region_ops,
+    fake->region = (struct region){.ops = config->is_written ? &written_ops : &region_ops,
                                    .owner = fake,
                                    .name = "ram",
                                    .id = 7,
                                    .pages = config->pages,
                                    .shared_id = config->shared_id,
-                                   .base = fake->memory};
+                                   .base = config->is_written ? fake->read_only : fake->memory};
     fake->guest = (struct guest){.ops = &guest_ops,
                                  .owner = fake,
                                  .vm_id = "vm-1",
@@ -441,6 +460,8 @@ struct fake_guest *fake_guest_free(struct fake_guest *fake)
     bitmap_deinit(&fake->placed);
     bitmap_deinit(&fake->dirty);
     (void)munmap(fake->memory, fake->config.pages * PAGE_BYTES);
+    if (fake->read_only)
+        (void)munmap(fake->read_only, fake->config.pages * PAGE_BYTES);
     free(fake);
     return NULL;
 }

@@ -8,6 +8,8 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "agent/vm/disk_region.h"
@@ -72,6 +74,45 @@ static void what_is_placed_is_in_the_file_once_it_is_settled(void **state)
     assert_int_equal(lseek(scene->fd, 0, SEEK_END), (off_t)PAGES * PAGE_BYTES + ODD_BYTES);
 }
 
+static void what_is_written_lies_in_the_file_up_to_its_odd_end(void **state)
+{
+    struct scene *scene = *state;
+    static uint8_t bytes[3 * PAGE_BYTES + 1];
+    char text[8] = {0};
+    memset(bytes, 'w', sizeof bytes);
+
+    scene->region.ops->write(&scene->region, PAGES - 1, 2, bytes);
+    (void)fcntl(scene->fd, F_SETFL, O_RDWR | O_DIRECT); /* a disk that is open for its guest already */
+    scene->region.ops->write(&scene->region, 9, 2, bytes + 1); /* fits no direct write */
+    (void)fcntl(scene->fd, F_SETFL, O_RDWR);
+
+    assert_int_equal(disk_region_check(scene->disk, &scene->fault), 0);
+    assert_int_equal(pread(scene->fd, text, 3, (off_t)PAGES * PAGE_BYTES - 1), 3);
+    assert_string_equal(text, "www");
+    assert_int_equal(pread(scene->fd, text, 3, 11 * PAGE_BYTES - 3), 3);
+    assert_string_equal(text, "www");
+    assert_memory_equal(scene->region.base + 10 * PAGE_BYTES, bytes, PAGE_BYTES);
+    assert_int_equal(lseek(scene->fd, 0, SEEK_END), (off_t)PAGES * PAGE_BYTES + ODD_BYTES);
+}
+
+static void a_write_that_fails_is_told_and_ends_nobody(void **state)
+{
+    struct scene *scene = *state;
+    static const uint8_t bytes[PAGE_BYTES] = {1};
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    const struct rlimit small = {.rlim_cur = 8 * PAGE_BYTES, .rlim_max = before.rlim_max};
+    (void)signal(SIGXFSZ, SIG_IGN);
+
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    scene->region.ops->write(&scene->region, 300, 1, bytes);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    (void)signal(SIGXFSZ, SIG_DFL);
+
+    assert_int_equal(disk_region_check(scene->disk, &scene->fault), ERR_IO);
+    assert_non_null(strstr(scene->fault.text, "a block of it cannot be written"));
+}
+
 static void holes_are_no_pages(void **state)
 {
     struct scene *scene = *state;
@@ -133,6 +174,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_placed_is_in_the_file_once_it_is_settled, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(what_is_written_lies_in_the_file_up_to_its_odd_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_write_that_fails_is_told_and_ends_nobody, set_up, tear_down),
         cmocka_unit_test_setup_teardown(holes_are_no_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_file_that_is_cut_short_is_told_and_ends_nobody, set_up,
                                         tear_down),
