@@ -62,6 +62,7 @@ static bool look_ahead(struct lane_source *lane, struct page_mix_road *ret_road)
     if (lane->codec.tuner.arm == PAGE_MIX_RAW || !lane->codec.tuner.mixes)
         return false;
     *ret_road = (struct page_mix_road){
+        .now_ns = world_now_ns(),
         .in_pause = lane->hot,
         .queued_bytes = stream_queued(lane->stream),
         .round_trip_ns = stream_round_trip_ns(lane->stream),

@@ -232,6 +232,7 @@ void page_codec_sent(struct page_codec *codec, struct stream *stream, uint64_t h
 {
     const struct page_mix_look look = {.now_ns = world_now_ns(),
                                          .waited_ns = stream->wait_out_ns + held_back_ns,
+                                         .blocked_ns = stream->wait_out_ns,
                                          .wire_bytes = stream->wire_bytes_out,
                                          .queued_bytes = stream_queued(stream)};
     page_tuner_step(&codec->tuner, (uint64_t)codec->frame.data_count * PAGE_BYTES, &look);

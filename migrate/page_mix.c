@@ -9,6 +9,7 @@ static const int accelerations[PAGE_MIX_ARM_COUNT] = {0, 32, 8, 1, 0};
 enum { NOTE_BYTES_MIN = 32 << 10, SHARE_NEW = 8 /* a new figure counts an eighth */ };
 
 #define WIRE_LOOK_NS 4e6     /* acknowledgements come in lumps: over less than this the pace is noise */
+#define WIRE_AGE_NS_MAX 2000000000 /* of a pace that a pause may be packed by; see is_fresh */
 #define RESERVE_NS_MAX 6e6   /* what must be left in the queue: others' turns on our core */
 #define RESERVE_SHARE 0.25   /* of a short queue */
 #define RESERVE_FIRST 0.25   /* of that, for the first step away from raw pages */
@@ -66,6 +67,11 @@ void page_mix_idle(struct page_mix *mix)
     mix->busy_bytes = mix->busy_ns = 0;
 }
 
+static double most_lately(double most, double now)
+{
+    return now > most ? now : most * (1 - 1.0 / 256);
+}
+
 void page_mix_look(struct page_mix *mix, const struct page_mix_look *look)
 {
     struct page_mix_look last = mix->last;
@@ -75,8 +81,12 @@ void page_mix_look(struct page_mix *mix, const struct page_mix_look *look)
     if (!has_looked || look->now_ns <= last.now_ns || look->wire_bytes < last.wire_bytes)
         return;
     double written = (double)(look->wire_bytes - last.wire_bytes);
-    /* Less was written since than is waiting: the queue was never empty, the wire never idle. */
-    if ((double)look->queued_bytes <= written)
+    if (look->blocked_ns > last.blocked_ns)
+        mix->full_bytes = most_lately(mix->full_bytes, (double)look->queued_bytes);
+    /* Less was written since than is waiting: the queue was never empty, the wire never idle. Or most of the time went by
+     * in waits for room in a queue that holds little. */
+    bool is_blocked = 2 * (look->blocked_ns - last.blocked_ns) >= look->now_ns - last.now_ns;
+    if ((double)look->queued_bytes <= written && !is_blocked)
         return;
     double gone = (double)last.queued_bytes + written - (double)look->queued_bytes;
     mix->busy_bytes += gone > 0 ? gone : 0;
@@ -85,6 +95,7 @@ void page_mix_look(struct page_mix *mix, const struct page_mix_look *look)
         return;
     double wire = mix->busy_bytes / mix->busy_ns;
     mix->wire = mix->wire > 0 ? mix->wire + (wire - mix->wire) / 4 : wire;
+    mix->wire_seen_ns = look->now_ns;
     mix->busy_bytes = mix->busy_ns = 0;
 }
 
@@ -128,13 +139,13 @@ static bool outpaces(const struct page_mix *mix, enum page_mix_arm arm)
            mix->arms[arm].size > OUTPACES * mix->wire * (mix->arms[arm].cost + FURTHER_COST);
 }
 
-/* One after the other: packed, on the wire, unpacked. */
-static enum page_mix_arm soonest(const struct page_mix *mix, enum page_mix_arm most)
+/* One after the other: packed, on the wire; `after`: then unpacked, which takes so much of the time to pack. */
+static enum page_mix_arm soonest(const struct page_mix *mix, enum page_mix_arm most, double after)
 {
     enum page_mix_arm found = PAGE_MIX_RAW;
     double least = mix->wire > 0 ? 1 / mix->wire : 0;
     for (enum page_mix_arm arm = PAGE_MIX_LZ4_FAST; mix->wire > 0 && arm <= most; arm++) {
-        double takes = mix->arms[arm].cost * (1 + UNPACK_SHARE) + mix->arms[arm].size / mix->wire;
+        double takes = mix->arms[arm].cost * (1 + after) + mix->arms[arm].size / mix->wire;
         if (is_known(mix, arm) && takes < least) {
             least = takes;
             found = arm;
@@ -154,6 +165,27 @@ static enum page_mix_arm stale(const struct page_mix *mix, enum page_mix_arm mos
     return arm;
 }
 
+/* The wire may carry more or less by now. Where no round since kept it busy for long enough to see, each was of a few ms of
+ * it, and so is what the pause has to send: not packing that costs little, packing it for a wire of long ago may cost more. */
+static bool is_fresh(const struct page_mix *mix, uint64_t now_ns)
+{
+    return now_ns < mix->wire_seen_ns || now_ns - mix->wire_seen_ns < WIRE_AGE_NS_MAX;
+}
+
+/* The socket holds less than a frame: what waits there never lasts while one is packed, though the wire is slow. */
+static bool is_shallow(const struct page_mix *mix, uint64_t bytes, const struct page_mix_road *road)
+{
+    return mix->wire > 0 && mix->full_bytes > 0 && mix->full_bytes < (double)bytes &&
+           road->allowed_ns == 0;
+}
+
+static enum page_mix_arm choose_shallow(const struct page_mix *mix, enum page_mix_arm most)
+{
+    enum page_mix_arm best = soonest(mix, most, 0), arm = stale(mix, most, best != PAGE_MIX_RAW);
+
+    return arm != PAGE_MIX_RAW && mix->arms[arm].cost < 1 / mix->wire ? arm : best;
+}
+
 enum page_mix_arm page_mix_choose(struct page_mix *mix, enum page_mix_arm most, uint64_t bytes,
                                   const struct page_mix_road *road)
 {
@@ -161,15 +193,17 @@ enum page_mix_arm page_mix_choose(struct page_mix *mix, enum page_mix_arm most, 
     if (most == PAGE_MIX_RAW)
         return PAGE_MIX_RAW;
     if (road->in_pause)
-        return soonest(mix, most);
+        return is_fresh(mix, road->now_ns) ? soonest(mix, most, UNPACK_SHARE) : PAGE_MIX_RAW;
 
     double slack = slack_ns(mix, road);
-    mix->room_ns = slack > mix->room_ns ? slack : mix->room_ns * (1 - 1.0 / 256);
+    mix->room_ns = most_lately(mix->room_ns, slack);
     double reserve = mix->room_ns * RESERVE_SHARE;
     reserve = reserve < RESERVE_NS_MAX ? reserve : RESERVE_NS_MAX;
     slack -= FURTHER_COST * (double)bytes;
     for (enum page_mix_arm arm = PAGE_MIX_LZ4_FAST; arm <= most; arm++)
         mix->arms[arm].age += mix->arms[arm].age < PAGE_MIX_AGE_MAX;
+    if (is_shallow(mix, bytes, road))
+        return choose_shallow(mix, most);
 
     enum page_mix_arm next = tighter(mix, PAGE_MIX_RAW, most), arm = stale(mix, most, next != PAGE_MIX_RAW);
     if (arm != PAGE_MIX_RAW && mix->arms[arm].cost * (double)bytes + reserve <= slack)

@@ -7,8 +7,9 @@
  * When little waits, the next frame goes by a lighter codec, or as it is. So the CPU and the wire are both busy,
  * whatever the wire carries, and a lane that the wire never makes wait packs nothing. Only codecs that gain more for
  * their time than a mixture of two others would are taken: the lower hull of what each was measured to cost and to
- * leave. In the pause nothing waits in the socket and the guest stands still: there a frame is packed only where
- * packing and unpacking it take less than the wire would need for what they save.
+ * leave. A socket that holds less than a frame (SO_SNDBUF) never has enough to do: there a frame goes by what is sooner on
+ * the wire, packing and all. In the pause nothing waits in the socket and the guest stands still: there a frame is packed only where
+ * packing and unpacking it take less than the wire would need for what they save, by a pace that was seen lately.
  */
 #ifndef GODWIT_MIGRATE_PAGE_MIX_H
 #define GODWIT_MIGRATE_PAGE_MIX_H
@@ -28,6 +29,7 @@ enum page_mix_arm {
 
 /* Between the lane and its peer, just now. */
 struct page_mix_road {
+    uint64_t now_ns;
     bool in_pause;
     uint64_t queued_bytes;  /* written, and not yet known to be there */
     uint64_t round_trip_ns; /* least that was seen: what is under way, and no longer waits */
@@ -37,7 +39,8 @@ struct page_mix_road {
 /* What the lane saw after a frame. */
 struct page_mix_look {
     uint64_t now_ns;
-    uint64_t waited_ns;    /* all waits for the wire so far */
+    uint64_t waited_ns;    /* all waits for the wire so far, and for what stands for it */
+    uint64_t blocked_ns;   /* of those, for room in this host's socket */
     uint64_t wire_bytes;   /* that all of it took, so far */
     uint64_t queued_bytes; /* of those, what is still in this host's socket */
 };
@@ -48,7 +51,9 @@ struct page_mix {
         unsigned age;      /* frames since; of one that was never tried: PAGE_MIX_AGE_MAX */
     } arms[PAGE_MIX_ARM_COUNT];
     double wire;    /* bytes a ns that the wire took while more was waiting; 0: it never made us wait */
-    double room_ns; /* about the longest that the queue lasted lately */
+    uint64_t wire_seen_ns; /* when that was seen last */
+    double room_ns;    /* about the longest that the queue lasted lately */
+    double full_bytes; /* and the most that was in it just after there was no room; 0: there always was */
     bool has_looked;
     struct page_mix_look last;
     double busy_bytes, busy_ns; /* of the wire's, not yet told to `wire` */
