@@ -29,6 +29,7 @@
 #include "agent/snapshots.h"
 #include "agent/standby_twin.h"
 #include "agent/standbys.h"
+#include "agent/start_mark.h"
 #include "agent/store_beat.h"
 #include "agent/store_look.h"
 #include "agent/store_question.h"
@@ -104,6 +105,7 @@ struct step {
     struct stamp expected, wanted;
     int result;
     bool incoming, start_paused, only_running;
+    bool may_run; /* an agent before us had libvirt start this very generation */
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
@@ -488,6 +490,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         attach_stamp_write(&step->expected, &expected);
         order.expected_stamp = &expected;
     }
+    order.has_may_run = true;
+    order.may_run = step->may_run;
     order.suspend_nonce = (char *)(uintptr_t)step_nonce(step); /* protobuf-c knows no const */
     order.has_is_snapshot = true;
     order.is_snapshot = step->snapshot != NULL;
@@ -500,6 +504,9 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.has_suspend_generation = true;
     order.suspend_generation = step->file_generation;
     uint64_t gib = step_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
+    uint64_t within_ms = CREATE_MS_MAX + gib * FILE_MS_A_GIB;
+    if (!step->incoming && vm_spec_is_libvirt(step_spec(step)))
+        within_ms = 0; /* libvirt may be at it for as long as it likes, and nobody else may start it meanwhile */
     if (!step->incoming) {
         order.backends = list;
         order.n_backends =
@@ -508,8 +515,7 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         count += step->backends.fd_count;
     }
     int r = rpc_call_fds(vm_process_rpc(entry->process), METHOD_VM_CREATE, &order.base, fds, count,
-                         &godwit__vm_status__descriptor, CREATE_MS_MAX + gib * FILE_MS_A_GIB,
-                         step->created, step, fault);
+                         &godwit__vm_status__descriptor, within_ms, step->created, step, fault);
     for (size_t i = 0; r == 0 && i < FD_COUNT; i++) {
         close_p(&step->fds[i]); /* the kernel has its own */
         step->fds[i] = -1;
@@ -546,7 +552,14 @@ static void backends_done(void *data)
 /* libvirt's: no files of ours, no process; what speaks for it takes the same order. */
 static int create_domain(struct step *step, struct vm_entry *entry, struct fault *fault)
 {
-    int r = vm_entry_open(entry, step_spec(step)->name, fault);
+    int r = 0;
+
+    if (!step->incoming) {
+        step->may_run = start_mark_generation(entry) == step->generation;
+        r = start_mark_keep(entry, step_spec(step), step->generation, fault);
+    }
+    if (r == 0)
+        r = vm_entry_open(entry, step_spec(step)->name, fault);
     if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
         r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
     return r < 0 ? r : send_create(step, entry, fault);

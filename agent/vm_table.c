@@ -19,6 +19,7 @@
 #include <xxhash.h>
 
 #include "agent/journal.h"
+#include "agent/start_mark.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm_end.h"
 #include "agent/vm_process.h"
@@ -103,6 +104,12 @@ int vm_table_decode(const uint8_t *bytes, size_t count, Godwit__VmStatus **ret_s
     return 0;
 }
 
+static void status_free_p(Godwit__VmStatus **status)
+{
+    if (*status)
+        godwit__vm_status__free_unpacked(*status, NULL);
+}
+
 static Godwit__VmStatus *status_copy(const Godwit__VmStatus *status)
 {
     size_t count = godwit__vm_status__get_packed_size(status);
@@ -142,7 +149,7 @@ int vm_entry_run_path(const struct vm_entry *entry, const char *name,
 static void unlink_run_files(const struct vm_entry *entry)
 {
     static const char *const names[] = {"control.sock", "latch",    "move",      "next.sock",
-                                        "next.latch",   "old.sock", "lanes.sock"};
+                                        "next.latch",   "old.sock", "lanes.sock", START_MARK_NAME};
     char path[VM_PATH_SIZE];
 
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
@@ -150,6 +157,8 @@ static void unlink_run_files(const struct vm_entry *entry)
             (void)unlink(path); /* absent is as good */
     }
     if (vm_entry_run_path(entry, "move", path, NULL) == 0)
+        file_write_tidy(path);
+    if (vm_entry_run_path(entry, START_MARK_NAME, path, NULL) == 0)
         file_write_tidy(path);
     if (!entry->tidying && vm_entry_run_path(entry, "move-disks", path, NULL) == 0)
         (void)unlink(path); /* absent is as good */
@@ -1274,11 +1283,33 @@ static int for_each_folder(struct vm_table *table, const char *dir,
     return 0;
 }
 
+/* A domain that this boot's agents had libvirt start, and of which nothing newer is kept. True: libvirt may still be at
+ * it, so nothing is known of it: the pool says its order again. */
+static bool recall_start(struct vm_entry *entry)
+{
+    AUTO(status_free_p) Godwit__VmStatus *mark = start_mark_read(entry);
+    struct latch_record record = {0};
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+
+    if (!mark || strcmp(mark->vm_id, entry->id) != 0 || mark->generation <= entry->status->generation)
+        return false;
+    bool runs = vm_entry_run_path(entry, "latch", path, &fault) == 0 &&
+                latch_file_read(path, &record, &fault) == 0 && record.generation == mark->generation;
+    if (!runs)
+        return true;
+    godwit__vm_status__free_unpacked(entry->status, NULL);
+    entry->status = TAKE(mark);
+    return false;
+}
+
 static void find_out(struct vm_entry *entry)
 {
     char path[VM_PATH_SIZE];
     struct stat info;
 
+    if (!vm_entry_is_alive(entry) && recall_start(entry))
+        return;
     if (vm_entry_is_domain(entry)) { /* until libvirtd is asked: see vm_entry_inherit */
         entry->unreachable = !entry->process && state_means_process(entry->status->state);
         return;

@@ -10,6 +10,7 @@
 #include "base/world.h"
 #include "coordinator/admission.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_found.h"
 #include "coordinator/cluster_snapshot.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_layout.h"
@@ -487,7 +488,8 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         add_place(cluster, vm, now, problem);
         return -1;
     }
-    if (judge_reserve(cluster, vm, host, now, problem) != 0) {
+    if (cluster_found_judge_start(cluster, vm, host->name, problem) != 0 ||
+        judge_reserve(cluster, vm, host, now, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;
     }
@@ -519,7 +521,8 @@ int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
     struct cluster_host *chosen = NULL;
     if (vm->own.phase != OWN_STOPPED)
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
-    if (cluster_choose_start(cluster, vm, &ask, now, &chosen, problem) != 0)
+    if (cluster_choose_start(cluster, vm, &ask, now, &chosen, problem) != 0 ||
+        cluster_found_judge_start(cluster, vm, host->name, problem) != 0)
         return -1;
     begin_start(cluster, vm, chosen, now, todo);
     return 0;

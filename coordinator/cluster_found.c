@@ -50,6 +50,12 @@ static bool runs(const Godwit__FoundDomain *domain)
            domain->state == GODWIT__VM_STATE__VM_STATE_PAUSED;
 }
 
+/* Arriving, just being started, or not to be seen: any of it may be a guest that runs by now. */
+static bool may_run(const Godwit__FoundDomain *domain)
+{
+    return domain->state != GODWIT__VM_STATE__VM_STATE_STOPPED;
+}
+
 /* ---- what others did by hand ---- */
 static void follow(struct cluster_host *host, struct cluster_vm *vm, struct cluster_now now,
                    struct cluster_todo *todo)
@@ -207,10 +213,25 @@ const char *cluster_found_elsewhere(const struct cluster *cluster, const char *v
     for (size_t i = 0; i < cluster->host_count; i++) {
         const struct cluster_host *other = cluster->hosts[i];
         const Godwit__FoundDomain *domain = found_on(other, vm_id);
-        if (domain && runs(domain) && !is_same(other->name, host))
+        if (domain && may_run(domain) && !is_same(other->name, host))
             return other->name;
     }
     return NULL;
+}
+
+int cluster_found_judge_start(const struct cluster *cluster, const struct cluster_vm *vm,
+                              const char *host, struct problem *problem)
+{
+    const char *other = vm_spec_is_libvirt(vm->spec) ? cluster_found_elsewhere(cluster, vm->id, host) : NULL;
+
+    if (!other)
+        return 0;
+    (void)problem_set(problem, GW_VM_STATE,
+                      "libvirt of %s runs %s, or is just starting or receiving it, outside of the pool: it is not "
+                      "started on %s beside that",
+                      other, vm->spec->name, host);
+    problem_hint(problem, "virsh -c qemu+ssh://%s/system domstate --reason %s", other, vm->spec->name);
+    return -1;
 }
 
 /* ---- virsh undefine ---- */

@@ -10,6 +10,7 @@
  *   record STOPPED, found running             started by hand, or moved there: the record follows
  *   record RUN elsewhere, found running       two claims: a conflict, told until it is over
  *   lost and about to be restarted, found     it runs: HA follows instead of starting a second copy
+ *   about to be started, arriving elsewhere   it may run: no start on any other host
  *   record here, no definition any more       told; it runs on, or is defined again by its next
  *                                             start
  *   protected by HA, has autostart            that is switched off: a host that boots would start
@@ -31,9 +32,14 @@ void cluster_found_autostart_done(const struct cluster_vm *vm, const struct clus
 
 /* A host that may run VMs, where this domain is found running; NULL: none. */
 struct cluster_host *cluster_found_where(struct cluster *cluster, const struct cluster_vm *vm);
-/* Another host than `host` where this domain, of the pool or not, is found running; NULL: none. */
+/* Another host than `host` where this domain, of the pool or not, runs or may: arriving, just being started, or not to be
+ * seen; NULL: none. */
 const char *cluster_found_elsewhere(const struct cluster *cluster, const char *vm_id,
                                     const char *host);
+
+/* A VM that is a domain may be started on `host`; -1: another one may run it. */
+int cluster_found_judge_start(const struct cluster *cluster, const struct cluster_vm *vm,
+                              const char *host, struct problem *problem);
 
 /* The host and the domain that `word` (name or id) and `host` ("": any) mean; -1 with `problem`. */
 int cluster_found_find(struct cluster *cluster, const char *word, const char *host,

@@ -341,6 +341,8 @@ static void start_again(struct cluster *cluster, struct cluster_vm *vm, struct c
     int r = host ? 0 : cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
     if (r != 0 && not_on)
         r = cluster_choose_host(cluster, vm, NULL, now, &host, &problem);
+    if (r == 0)
+        r = cluster_found_judge_start(cluster, vm, host->name, &problem);
     if (r == 0 && !dr_lets_start(vm, host->name)) {
         const struct cluster_start_ask there = {.only_on = vm->dr->info->source};
         r = cluster_choose_start(cluster, vm, &there, now, &host, &problem);

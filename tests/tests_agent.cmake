@@ -14,6 +14,7 @@ godwit_test(unit disk_outflow_core ROOMS vm_process)
 godwit_test(unit disk_outflow ROOMS vm_process)
 target_link_options(test_unit_disk_outflow PRIVATE -Wl,--wrap=sync_file_range,--wrap=fdatasync) # its medium is the test's
 godwit_test(unit backends ROOMS agent)
+godwit_test(unit start_mark ROOMS agent)
 godwit_test(unit standby_disks ROOMS agent)
 godwit_test(unit image_folder ROOMS agent)
 godwit_test(unit image_seal ROOMS agent)
@@ -48,7 +49,7 @@ godwit_test(unit domain_core ROOMS backend_libvirt)
 godwit_test(unit domain_needs ROOMS backend_libvirt)
 godwit_test(unit domain_call ROOMS backend_libvirt)
 godwit_test(unit backend_libvirt ROOMS backend_libvirt)
-foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call domain_call_list domain_call_run
+foreach(call hypervisor_new hypervisor_free hypervisor_start hypervisor_call hypervisor_is_up domain_call_list domain_call_run
     domain_snapshot_take domain_snapshot_remove)
   target_link_options(test_unit_backend_libvirt PRIVATE -Wl,--wrap=${call}) # its libvirt is none
 endforeach()

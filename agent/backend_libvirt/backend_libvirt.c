@@ -342,7 +342,7 @@ int backend_libvirt_open(struct backend_libvirt *backend, const char *vm_id, con
 
     if (find_row(backend, vm_id))
         return fault_set(fault, ERR_BUSY, "its domain is just ending here");
-    if (!backend->list)
+    if (!backend->list && inherit)
         return fault_set(fault, ERR_UNREACHABLE, "libvirtd of this host does not answer");
     struct row *row = calloc(1, sizeof *row);
     if (!row || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {

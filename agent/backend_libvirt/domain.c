@@ -15,6 +15,7 @@
 #include "agent/backend_libvirt/domain_console.h"
 #include "agent/backend_libvirt/domain_inside.h"
 #include "agent/backend_libvirt/domain_orders.h"
+#include "agent/backend_libvirt/domain_start.h"
 #include "agent/backend_libvirt/domain_tell.h"
 #include "agent/backend_libvirt/hypervisor.h"
 #include "agent/backend_libvirt/qemu_kill.h"
@@ -499,6 +500,7 @@ static void timer_fired(void *data)
     struct domain *domain = data;
     const struct domain_event event = {.type = DOMAIN_EVENT_TICK, .now_ns = world_now_ns()};
 
+    domain_start_tick(domain);
     if (domain->is_over || !domain_core_is_moving(&domain->core))
         return;
     if (domain->core.phase == DOMAIN_COPY)
@@ -563,6 +565,8 @@ void domain_on_event(struct domain *domain, int event, int detail)
             domain->core.phase != DOMAIN_INCOMING || step_event.seen.sight != SIGHT_MIGRATING;
         if (certain)
             domain_step(domain, &step_event);
+        if (domain->start.order && domain->core.sight != SIGHT_OFF) /* it runs as that, whenever libvirt says so */
+            domain_put_latch(domain);
         if (was_off && domain->core.sight != SIGHT_OFF)
             domain->epoch++;
     }
@@ -709,6 +713,8 @@ static void killed(struct domain *domain, struct domain_ask *ask)
     domain_saw(domain, ask);
     if (ask->call.fault.code && !domain->is_over)
         kill_qemu(domain);
+    else if (ask->call.state.sight == SIGHT_OFF && !domain->is_over)
+        domain_start_ended(domain);
 }
 
 void domain_kill(struct domain *domain)
@@ -852,6 +858,7 @@ struct domain *domain_free(struct domain *domain)
     struct fault fault = {0};
     (void)fault_set(&fault, ERR_CLOSED, "the domain has ended here");
     domain_tell_refusal(domain->quit, &fault);
+    domain_start_deinit(domain);
     for (size_t i = 0; i < domain->taker_count; i++)
         domain_tell_refusal(domain->takers[i], &fault);
     (void)rpc_close(domain->rpc);

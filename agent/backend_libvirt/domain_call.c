@@ -180,22 +180,78 @@ static bool is_active(virDomainPtr domain)
     return virDomainIsActive(domain) == 1;
 }
 
+/* Of what failed last: the connection did, or somebody else is at the domain, who may be an earlier call of ours. */
+static bool is_no_word(virConnectPtr connection)
+{
+    const virError *error = virGetLastError();
+    bool is_lost = error && (error->domain == VIR_FROM_RPC || error->domain == VIR_FROM_REMOTE ||
+                             error->code == VIR_ERR_OPERATION_TIMEOUT);
+
+    return is_lost || virConnectIsAlive(connection) != 1;
+}
+
+static void create(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
+{
+    struct fault fault = {0};
+
+    call->was_asked = true;
+    if (virDomainCreateWithFlags(domain, call->start_paused ? VIR_DOMAIN_START_PAUSED : 0) == 0)
+        return;
+    (void)domain_call_fault(&fault, "starting the domain");
+    bool is_lost = is_no_word(connection);
+    int active = virDomainIsActive(domain);
+    if (active == 1) /* somebody else may have been quicker: as good */
+        return;
+    call->fault = fault;
+    call->is_lost = is_lost || active < 0 || virConnectIsAlive(connection) != 1;
+}
+
+static void restore(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
+{
+    call->was_asked = true;
+    if (domain_snapshot_restore(domain, call->snapshot, call->start_paused, &call->fault) < 0)
+        call->is_lost = is_no_word(connection);
+}
+
+static void start_found(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
+{
+    int active = virDomainIsActive(domain);
+
+    call->was_asked = call->only_running; /* it was seen running */
+    if (active < 0) {
+        (void)domain_call_fault(&call->fault, "looking at the domain");
+        call->is_lost = true;
+    } else if (call->only_running && !active) { /* by hand, and so was its end */
+        (void)fault_set(&call->fault, ERR_STATE, "it was seen running, and has ended by now");
+    } else if (call->snapshot[0]) {
+        restore(connection, domain, call);
+    } else if (!active) {
+        create(connection, domain, call);
+    }
+}
+
 static void start(virConnectPtr connection, struct domain_call *call)
 {
     char uuid[37];
     virDomainPtr domain =
         virt_view_uuid(call->vm_id, uuid) ? virDomainLookupByUUIDString(connection, uuid) : NULL;
+    const virError *error = domain ? NULL : virGetLastError();
 
-    if (call->only_running && !(domain && is_active(domain))) { /* by hand, and so was its end */
+    if (!domain && error && error->code != VIR_ERR_NO_DOMAIN) {
+        (void)domain_call_fault(&call->fault, "looking for the domain");
+        call->was_asked = call->only_running;
+        call->is_lost = true;
+        return;
+    }
+    if (!domain && call->only_running) {
         (void)fault_set(&call->fault, ERR_STATE, "it was seen running, and has ended by now");
-        if (domain)
-            (void)virDomainFree(domain);
         return;
     }
     if (!domain && call->may_define && call->xml && !call->snapshot[0]) {
         domain = virDomainDefineXML(connection, call->xml);
         if (!domain) {
             (void)domain_call_fault(&call->fault, "defining the domain");
+            call->is_lost = is_no_word(connection);
             return;
         }
     }
@@ -203,13 +259,7 @@ static void start(virConnectPtr connection, struct domain_call *call)
         (void)domain_call_fault(&call->fault, "looking for the domain");
         return;
     }
-    if (call->snapshot[0])
-        (void)domain_snapshot_restore(domain, call->snapshot, call->start_paused, &call->fault);
-    else if (!is_active(domain) &&
-             virDomainCreateWithFlags(domain, call->start_paused ? VIR_DOMAIN_START_PAUSED : 0) <
-                 0 &&
-             !is_active(domain)) /* somebody else may have been quicker: as good */
-        (void)domain_call_fault(&call->fault, "starting the domain");
+    start_found(connection, domain, call);
     (void)virDomainFree(domain);
 }
 

@@ -61,6 +61,8 @@ struct domain_call {
     char libvirt_uri[DOMAIN_URI_SIZE], data_uri[DOMAIN_URI_SIZE];
     /* out */
     struct fault fault; /* code 0: done */
+    bool was_asked; /* start: libvirt was told to, or it ran before */
+    bool is_lost;   /* start, failed: by no word of libvirt's own, who may be at it all the same */
     struct domain_state state; /* as it is after the call; not after JOB, ABORT_JOB, TUNE */
     struct virt_job job;
     char *text; /* malloc'ed; read: the definition */

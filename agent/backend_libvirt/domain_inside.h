@@ -1,6 +1,6 @@
 /* What one domain is made of: the room's own view of struct domain.
  *
- * Flow:   domain, domain_tell, domain_ask, domain_orders share it; nobody else
+ * Flow:   domain, domain_tell, domain_ask, domain_orders, domain_start share it; nobody else
  * Thread: the loop's.
  */
 #ifndef GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_INSIDE_H
@@ -11,6 +11,7 @@
 #include "agent/backend_libvirt/domain.h"
 #include "agent/backend_libvirt/domain_core.h"
 #include "agent/backend_libvirt/domain_receipt.h"
+#include "agent/backend_libvirt/domain_start.h"
 
 struct domain_console;
 struct domain_holder;
@@ -52,6 +53,7 @@ struct domain {
     uint64_t kill_ns, kill_asked_ns; /* when its end was first and last asked for; 0: it was not */
     bool is_killing, is_kill_told;
     struct domain_console *console;
+    struct domain_start start;
     struct rpc_request *quit;                      /* that waits for the end */
     struct rpc_request *takers[DOMAIN_TAKERS_MAX]; /* peers that wait for it to run */
     size_t taker_count;

@@ -9,6 +9,7 @@
 #include "agent/backend_libvirt/domain_ask.h"
 #include "agent/backend_libvirt/domain_console.h"
 #include "agent/backend_libvirt/domain_inside.h"
+#include "agent/backend_libvirt/domain_start.h"
 #include "agent/backend_libvirt/domain_tell.h"
 #include "base/failpoint.h"
 #include "base/log.h"
@@ -99,23 +100,6 @@ static void handle_reset(void *data, struct rpc *rpc, struct rpc_request *reques
     act(data, DOMAIN_CALL_RESET, request);
 }
 
-static void started(struct domain *domain, struct domain_ask *ask)
-{
-    const struct domain_state *state = &ask->call.state;
-
-    if (ask->call.fault.code || state->sight == SIGHT_OFF || state->sight == SIGHT_UNKNOWN) {
-        if (!ask->call.fault.code)
-            (void)fault_set(&ask->call.fault, ERR_IO, "libvirt started it, and it ended at once");
-        domain_tell_refusal(ask->request, &ask->call.fault);
-        return;
-    }
-    domain->was_created = true;
-    domain_put_latch(domain);
-    domain_saw(domain, ask);
-    domain->epoch++;
-    domain_tell_reply(domain, ask->request);
-}
-
 static void *copy_message(const ProtobufCMessage *message)
 {
     size_t count = protobuf_c_message_get_packed_size(message);
@@ -146,21 +130,12 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
         domain_tell_refusal(request, &fault);
         return;
     }
-    struct domain_ask *ask =
-        domain_ask_new(domain, order->incoming ? DOMAIN_CALL_CHECK : DOMAIN_CALL_START, request,
-                       order->incoming ? acted : started);
-    if (ask && !order->incoming) {
-        domain->core.generation = order->generation;
-        ask->spec = copy_message(&order->spec->base);
-        ask->call.xml = ask->spec && ask->spec->domain_xml ? ask->spec->domain_xml : NULL;
-        ask->call.start_paused = order->start_paused;
-        ask->call.may_define = true;
-        ask->call.only_running = order->only_running;
-        (void)snprintf(ask->call.snapshot, sizeof ask->call.snapshot, "%s",
-                       order->domain_snapshot ? order->domain_snapshot : "");
+    if (!order->incoming) {
+        domain_start_begin(domain, order, request);
+        return;
     }
-    domain->was_created = domain->was_created || order->incoming;
-    (void)domain_ask_send(domain, ask);
+    domain->was_created = true;
+    (void)domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_CHECK, request, acted));
 }
 
 static void destroyed(struct domain *domain, struct domain_ask *ask)

@@ -20,6 +20,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "net/rpc.h"
+#include "proto/method.h"
 
 #define VM_ID "00112233445566778899aabbccddeeff"
 #define OTHER_ID "ffeeddccbbaa99887766554433221100"
@@ -43,6 +45,14 @@ static struct backend_libvirt *backend;
 static struct fault fault;
 static unsigned changes;
 static char latch_path[64];
+static bool is_down;       /* libvirtd cannot be reached */
+static bool loses_starts;  /* what is told of a start is lost on its way */
+static bool refuses_starts;
+static unsigned starts;    /* that libvirt was told to begin */
+static struct rpc *agent;  /* the end of the socket that gives orders */
+static unsigned answers;
+static int answered_code;  /* of the last answer; 0: a status */
+static uint64_t answered_generation;
 
 /* ---- the fake ---- */
 int __wrap_hypervisor_new(struct hypervisor **ret_hypervisor, const struct hypervisor_config *config,
@@ -69,6 +79,13 @@ void __wrap_hypervisor_start(struct hypervisor *hypervisor)
     (void)hypervisor;
 }
 
+bool __wrap_hypervisor_is_up(const struct hypervisor *hypervisor);
+bool __wrap_hypervisor_is_up(const struct hypervisor *hypervisor)
+{
+    (void)hypervisor;
+    return !is_down;
+}
+
 int __wrap_hypervisor_call(struct hypervisor *hypervisor,
                            void (*work)(virConnectPtr connection, void *data),
                            void (*done)(void *data), void *data, struct fault *ret_fault);
@@ -77,7 +94,8 @@ int __wrap_hypervisor_call(struct hypervisor *hypervisor,
                            void (*done)(void *data), void *data, struct fault *ret_fault)
 {
     (void)hypervisor;
-    (void)ret_fault;
+    if (is_down)
+        return fault_set(ret_fault, ERR_UNREACHABLE, "it is down");
     assert_true(call_count < CALLS_MAX);
     calls[call_count++] = (struct call){.work = work, .done = done, .data = data};
     return 0;
@@ -133,6 +151,17 @@ void __wrap_domain_call_run(virConnectPtr connection, struct domain_call *call)
 {
     (void)connection;
     call->state = truth;
+    if (call->kind != DOMAIN_CALL_START)
+        return;
+    starts++;
+    call->was_asked = true;
+    call->is_lost = loses_starts;
+    if (loses_starts) {
+        (void)fault_set(&call->fault, ERR_UNREACHABLE, "end of file");
+        call->state = (struct domain_state){.sight = SIGHT_UNKNOWN};
+    } else if (refuses_starts) {
+        (void)fault_set(&call->fault, ERR_IO, "its disk is not there");
+    }
 }
 
 /* ---- steps ---- */
@@ -183,6 +212,10 @@ static int set_up(void **state)
     fault = (struct fault){0};
     call_count = 0;
     changes = 0;
+    is_down = loses_starts = refuses_starts = false;
+    starts = answers = 0;
+    answered_code = -1;
+    answered_generation = 0;
     truth = (struct domain_state){
         .vm_id = VM_ID, .name = "dom", .exists = true, .persistent = true, .vcpus = 1, .memory_bytes = 1};
     see_truth(SIGHT_RUNNING);
@@ -204,6 +237,9 @@ static int tear_down(void **state)
     (void)state;
     answer_all();
     backend = backend_libvirt_free(backend);
+    agent = rpc_close(agent);
+    for (unsigned i = 0; i < 5; i++)
+        loop_turn(loop, false);
     loop = loop_free(loop);
     (void)unlink(latch_path);
     return 0;
@@ -414,6 +450,164 @@ static void a_list_without_the_snapshots_of_a_domain_tells_none_and_the_domains_
     assert_int_equal(count, 1);
 }
 
+/* ---- starts ---- */
+static void on_created(void *data, const ProtobufCMessage *reply, const struct fault *words)
+{
+    (void)data;
+    answers++;
+    answered_code = reply ? 0 : words->code;
+    answered_generation = reply ? ((const Godwit__VmStatus *)reply)->generation : 0;
+}
+
+static void on_agent_closed(void *data, struct rpc *rpc, const struct fault *words)
+{
+    (void)data;
+    (void)rpc;
+    (void)words;
+}
+
+static void turn(unsigned count)
+{
+    while (count-- > 0)
+        loop_turn(loop, false);
+}
+
+/* As an agent that carries out a START. `again`: one before it has asked libvirt for the same. */
+static void order_start(bool again)
+{
+    static const struct rpc_service service = {.on_closed = on_agent_closed};
+    Godwit__VmCreate order = GODWIT__VM_CREATE__INIT;
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    int fd = -1;
+
+    (void)snprintf(latch_path, sizeof latch_path, "/tmp/godwit-latch-%d", (int)getpid());
+    assert_int_equal(backend_libvirt_open(backend, VM_ID, latch_path, false, &fd, &fault), 0);
+    assert_int_equal(rpc_new_unix(&agent, loop, fd, &service, NULL, &fault), 0);
+    order.vm_id = (char *)(uintptr_t)VM_ID; /* only read */
+    order.spec = &spec;
+    order.has_generation = order.has_may_run = true;
+    order.generation = GENERATION;
+    order.may_run = again;
+    assert_int_equal(rpc_call(agent, METHOD_VM_CREATE, &order.base, &godwit__vm_status__descriptor, 0,
+                              on_created, NULL, &fault),
+                     0);
+    turn(10);
+}
+
+static void await_calls(size_t count)
+{
+    for (unsigned i = 0; i < TURNS_MAX && call_count < count; i++)
+        loop_turn(loop, true);
+    assert_true(call_count >= count);
+}
+
+static void is_answered(int code)
+{
+    turn(10);
+    assert_int_equal(answers, 1);
+    assert_int_equal(answered_code, code);
+}
+
+static void a_start_whose_answer_is_lost_is_refused_by_nobody_and_asked_for_once_more(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    loses_starts = true;
+    order_start(false);
+    answer_all();
+    turn(10);
+    assert_int_equal(starts, 1);
+    assert_int_equal(answers, 0); /* libvirt may be at it */
+
+    is_down = true;
+    libvirt.on_down(libvirt.data, "killed");
+    turn(10);
+    assert_int_equal(answers, 0);
+    is_down = loses_starts = false;
+    see_truth(SIGHT_RUNNING); /* it was */
+    libvirt.on_up(libvirt.data, "9.0.0");
+    answer_all();
+    await_calls(1);
+    answer_all();
+
+    is_answered(0);
+    assert_int_equal(answered_generation, GENERATION);
+}
+
+static void what_libvirt_refuses_when_it_is_asked_once_more_is_refused(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    loses_starts = true;
+    order_start(false);
+    answer_all();
+    loses_starts = false;
+    refuses_starts = true;
+    await_calls(1);
+    answer_all();
+
+    is_answered(ERR_IO);
+    assert_int_equal(starts, 2);
+}
+
+static void a_start_that_takes_long_is_waited_for(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_RUNNING);
+    order_start(false);
+    assert_int_equal(call_count, 1);
+    struct call slow = take_call();
+    for (unsigned i = 0; i < 6; i++)
+        loop_turn(loop, true); /* its ticks */
+    assert_int_equal(answers, 0);
+    assert_int_equal(starts, 1); /* nor is libvirt asked beside it */
+    answer(slow);
+
+    is_answered(0);
+}
+
+static void a_start_that_libvirtd_was_never_told_of_is_refused_at_once(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    is_down = true;
+    order_start(false);
+
+    is_answered(ERR_UNREACHABLE);
+    assert_int_equal(starts, 0);
+}
+
+static void but_not_where_an_earlier_agent_had_asked_for_it(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    is_down = true;
+    libvirt.on_down(libvirt.data, "killed"); /* nor is there a list */
+    order_start(true);
+    assert_int_equal(answers, 0);
+
+    is_down = false;
+    see_truth(SIGHT_RUNNING);
+    await_calls(1);
+    answer_all();
+    is_answered(0);
+}
+
+static void what_is_killed_while_its_start_is_open_is_not_started_again(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    loses_starts = true;
+    order_start(false);
+    answer_all();
+    loses_starts = false;
+    backend_libvirt_kill(backend, VM_ID);
+    answer_all();
+
+    is_answered(ERR_STATE);
+    assert_int_equal(starts, 1);
+}
+
 int main(void)
 {
 #define LISTED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -424,6 +618,12 @@ int main(void)
         LISTED(a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for),
         LISTED(a_snapshot_that_was_taken_is_told_by_the_list_that_follows_and_one_at_a_time),
         LISTED(a_list_without_the_snapshots_of_a_domain_tells_none_and_the_domains_all_the_same),
+        LISTED(a_start_whose_answer_is_lost_is_refused_by_nobody_and_asked_for_once_more),
+        LISTED(what_libvirt_refuses_when_it_is_asked_once_more_is_refused),
+        LISTED(a_start_that_takes_long_is_waited_for),
+        LISTED(a_start_that_libvirtd_was_never_told_of_is_refused_at_once),
+        LISTED(but_not_where_an_earlier_agent_had_asked_for_it),
+        LISTED(what_is_killed_while_its_start_is_open_is_not_started_again),
         LISTED(without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,6 +69,8 @@ static int set_up(void **state)
         facts.name = text_of(names[i]);
         facts.incarnation = text_of("boot-1");
         facts.has_kvm = facts.kvm = true;
+        facts.has_memory_free_bytes = true;
+        facts.memory_free_bytes = GIB(4);
         message.facts = &facts;
         cluster_hello(&cluster, cluster_host(&cluster, names[i]), &message, later(), &todo);
     }
@@ -513,6 +515,66 @@ static void a_lost_domain_that_somebody_started_is_followed_and_not_started_twic
     assert_int_equal(cluster.vms[0]->own.phase, OWN_RUN);
 }
 
+static void hear(const char *host)
+{
+    const Godwit__AgentHeartbeat beat = GODWIT__AGENT_HEARTBEAT__INIT;
+    struct cluster_host *one = cluster_host(&cluster, host);
+
+    cluster_heartbeat(&cluster, one, &beat, later());
+    one->memory_free_bytes = GIB(4);
+}
+
+/* libvirt of an agent that died, or somebody, may be starting it there: "runs nowhere" is not known. */
+static void what_may_be_starting_or_arriving_somewhere_is_started_nowhere_else(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+    assert_int_equal(cluster_ha_set_reserve(&cluster, 0, &problem, &todo), 0);
+    assert_int_equal(cluster_ha_protect(&cluster, "db-01", true, 50, later(), &problem, &todo), 0);
+    tell("node1", NULL, 0);
+    report("node1", VM_STATE(CRASHED), "its QEMU vanished");
+    assert_true(own_is_lost(&cluster.vms[0]->own));
+    tell("node1", "db-01", VM_STATE(INCOMING));
+    tell("node2", "db-01", VM_STATE(INCOMING));
+
+    now_ns += 2 * NS_PER_S;
+    cluster_tick(&cluster, later(), &todo);
+    assert_int_equal(todo.order_count, 0);
+    assert_true(was_told("waits to be started again: libvirt of "));
+    assert_true(own_is_lost(&cluster.vms[0]->own));
+
+    tell("node1", NULL, 0);
+    tell("node2", NULL, 0); /* it never came to run */
+    hear("node1");
+    hear("node2");
+    now_ns += 2 * NS_PER_S;
+    cluster_tick(&cluster, later(), &todo);
+    assert_int_equal(todo.order_count, 1);
+    assert_int_equal(todo.orders[0].kind, ORDER_START);
+}
+
+static void nor_by_an_operator(void **state)
+{
+    (void)state;
+    tell("node1", "db-01", VM_STATE(STOPPED));
+    assert_int_equal(adopt(), 0);
+    tell("node2", "db-01", VM_STATE(INCOMING));
+
+    assert_int_equal(cluster_act(&cluster, "db-01", GODWIT__VM_VERB__VM_VERB_START, false, later(), &ticket,
+                                 &problem, &todo),
+                     -1);
+    assert_int_equal(problem.code, GW_VM_STATE);
+    assert_non_null(strstr(problem.text, "libvirt of node2"));
+    assert_int_equal(todo.order_count, 0);
+    tell("node2", NULL, 0);
+    assert_int_equal(cluster_act(&cluster, "db-01", GODWIT__VM_VERB__VM_VERB_START, false, later(), &ticket,
+                                 &problem, &todo),
+                     0);
+    assert_int_equal(todo.order_count, 1);
+}
+
 static void a_domain_is_asked_to_reboot_or_reset_where_it_runs(void **state)
 {
     (void)state;
@@ -608,6 +670,9 @@ int main(void)
             tear_down),
         cmocka_unit_test_setup_teardown(a_domain_is_asked_to_reboot_or_reset_where_it_runs, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(
+            what_may_be_starting_or_arriving_somewhere_is_started_nowhere_else, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nor_by_an_operator, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_lost_domain_that_somebody_started_is_followed_and_not_started_twice, set_up,
             tear_down),
