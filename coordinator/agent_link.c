@@ -697,8 +697,11 @@ void agent_link_vm_event(struct peer *peer, struct rpc_request *request, const v
     if (!event->vm)
         return;
     struct cluster_todo todo = {0};
-    cluster_vm_event(cluster, cluster_host(cluster, peer->host), event->vm, coordinator_now(),
-                     &todo);
+    struct cluster_host *host = cluster_host(cluster, peer->host);
+    if (event->is_first_word)
+        cluster_vm_first_word(cluster, host, event->vm, coordinator_now(), &todo);
+    else
+        cluster_vm_event(cluster, host, event->vm, coordinator_now(), &todo);
     coordinator_apply(peer->coordinator, &todo, NULL, NULL, NULL);
 }
 

@@ -48,6 +48,7 @@ struct cluster_host {
     Godwit__HostFacts *facts; /* owned; NULL until its first HELLO */
     uint64_t memory_free_bytes;
     bool link_up;
+    size_t unheard; /* VMs of its last HELLO of which it did not know what they are, and has not said since */
     uint64_t seen_ns;
     uint64_t seen_unix_ms;
     Godwit__HostPolicy *policy; /* owned; NULL: nothing was set */

@@ -19,6 +19,7 @@
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_snapshot.h"
+#include "coordinator/cluster_unheard.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_tell.h"
@@ -640,7 +641,7 @@ bool cluster_is_restored(const struct cluster *cluster, char *ret_waits, size_t 
     for (size_t i = 0; ret_waits && i < cluster->host_count; i++) {
         const struct cluster_host *host = cluster->hosts[i];
         size_t used = strlen(ret_waits);
-        bool is_known = host->ha.was_heard || host->ha.phase == HA_FENCED;
+        bool is_known = (host->ha.was_heard && !host->unheard) || host->ha.phase == HA_FENCED;
         if (!is_known && used + 1 < size)
             (void)snprintf(ret_waits + used, size - used, "%s%s", used ? ", " : "", host->name);
     }
@@ -706,6 +707,8 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
         }
         return;
     }
+    if (heard == HEARD_HELLO && cluster_unheard_is(message))
+        return; /* as if it were not listed, and not absent either */
     if (!vm->job && is_echo_of_move(cluster, host, vm, &status, heard))
         return;
     adopt_found(cluster, host, vm, &status, now, todo);
@@ -832,6 +835,7 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     host->seen_ns = now.ns;
     host->seen_unix_ms = now.unix_ms;
     put_host(host, todo);
+    cluster_unheard_listed(host, hello);
     cluster_clear_warnings(cluster, host->name);
     tell_weaker(cluster, host, now);
 
@@ -928,6 +932,14 @@ void cluster_vm_event(struct cluster *cluster, struct cluster_host *host,
                       struct cluster_todo *todo)
 {
     take_status(cluster, host, status, HEARD_EVENT, 0, now, todo);
+}
+
+void cluster_vm_first_word(struct cluster *cluster, struct cluster_host *host,
+                           const Godwit__VmStatus *status, struct cluster_now now,
+                           struct cluster_todo *todo)
+{
+    cluster_unheard_answered(host);
+    take_status(cluster, host, status, HEARD_HELLO, 0, now, todo);
 }
 
 static void keep_progress(struct cluster_job *job, const Godwit__MoveEvent *event)

@@ -31,6 +31,10 @@ void cluster_link_lost(struct cluster *cluster, struct cluster_host *host, struc
 void cluster_vm_event(struct cluster *cluster, struct cluster_host *host,
                       const Godwit__VmStatus *status, struct cluster_now now,
                       struct cluster_todo *todo);
+/* The same of one that HELLO listed as unknown: it counts as HELLO's word of it. */
+void cluster_vm_first_word(struct cluster *cluster, struct cluster_host *host,
+                           const Godwit__VmStatus *status, struct cluster_now now,
+                           struct cluster_todo *todo);
 void cluster_move_event(struct cluster *cluster, struct cluster_host *host,
                         const Godwit__MoveEvent *event, struct cluster_now now,
                         struct cluster_todo *todo);

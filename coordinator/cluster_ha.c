@@ -11,6 +11,7 @@
 #include "coordinator/admission.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_found.h"
+#include "coordinator/cluster_unheard.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_test.h"
@@ -449,13 +450,15 @@ bool cluster_ha_superseded(const struct cluster *cluster, const struct cluster_h
     const struct cluster_vm *vm = status->vm_id ? cluster_vm(cluster, status->vm_id) : NULL;
     if (!vm)
         return false; /* what is not understood is left alone (R9) */
+    bool is_unheard = cluster_unheard_is(status); /* it may be what the record has there */
+    bool is_held = status->generation == (vm->job ? vm->job->core.source_generation : 0) &&
+                   status->state == GODWIT__VM_STATE__VM_STATE_HELD;
     bool serves = vm->job && is_same(vm->job->core.source_host, host->name) &&
-                  status->generation == vm->job->core.source_generation &&
-                  status->state == GODWIT__VM_STATE__VM_STATE_HELD &&
-                  job_core_needs_source(&vm->job->core);
+                  (is_held || is_unheard) && job_core_needs_source(&vm->job->core);
     if (serves)
         return false; /* post-copy: the guest dies with it */
-    bool is_owner = is_same(vm->own.owner, host->name) && vm->own.gen == status->generation;
+    bool is_owner = is_same(vm->own.owner, host->name) &&
+                    (vm->own.gen == status->generation || is_unheard);
     bool is_held_by_record =
         is_owner && vm->own.phase != OWN_RECOVERING && vm->own.gen == vm->own.hiwater;
     return !is_held_by_record && vm->own.hiwater > status->generation;

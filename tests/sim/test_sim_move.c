@@ -179,6 +179,7 @@ struct host {
     uint64_t dead_until_ns;     /* powered off */
     uint64_t isolated_until_ns; /* nobody reaches it, but it runs on, and so does its store */
     bool is_forgetful;          /* its agent came up without knowing its VMs */
+    bool is_unheard[VMS];       /* of this one it does not know what it is */
     unsigned boot;
     struct process processes[VMS];
     struct replica replicas[VMS];
@@ -597,7 +598,11 @@ static void tell_vm(int h, int v)
     if (!sim.hosts[h].connected || !host)
         return;
     fill_status(v, &sim.hosts[h].processes[v], &told);
-    cluster_vm_event(&sim.cluster, host, &told.status, now(), &todo);
+    if (sim.hosts[h].is_unheard[v])
+        cluster_vm_first_word(&sim.cluster, host, &told.status, now(), &todo);
+    else
+        cluster_vm_event(&sim.cluster, host, &told.status, now(), &todo);
+    sim.hosts[h].is_unheard[v] = false;
     apply(&todo);
 }
 
@@ -679,6 +684,16 @@ static void be_quarantined(int h, Godwit__VmStatus *const *list, size_t count)
     sim.hosts[h].boot++;
 }
 
+static void unheard_speak(void)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        for (int v = 0; v < VMS; v++) {
+            if (sim.hosts[h].is_unheard[v] && hears(h) && percent(5))
+                tell_vm(h, v);
+        }
+    }
+}
+
 static void say_hello(int h)
 {
     Godwit__BaselineFact baseline = GODWIT__BASELINE_FACT__INIT;
@@ -710,6 +725,11 @@ static void say_hello(int h)
         if (mutation == MUTATION_HELLO_FORGETS && sim.hosts[h].is_forgetful)
             continue;
         fill_status(v, process, &told[v]);
+        sim.hosts[h].is_unheard[v] = process->exists && percent(15);
+        if (sim.hosts[h].is_unheard[v]) {
+            godwit__vm_status__init(&told[v].status);
+            told[v].status.vm_id = sim.vm_ids[v];
+        }
         list[hello.n_vms++] = &told[v].status;
     }
     for (size_t i = 0; i < TWINS; i++) {
@@ -2001,6 +2021,7 @@ static void step(void)
 {
     sim.now_ns += (1 + draw(60)) * NS_PER_MS;
     heartbeats();
+    unheard_speak();
     if (sim.commit_count > 0 && percent(mutation == MUTATION_ORDER_BEFORE_STORE ? 10 : 70))
         commit_first(true);
     for (int i = 0; i < 4; i++) {

@@ -1,0 +1,24 @@
+/* VMs of which their host's agent does not know what they are: their processes have not answered it yet.
+ *
+ * Flow:   agent's HELLO -> [cluster_unheard] -> cluster_core, cluster_ha
+ * Thread: the loop's; pure.
+ *
+ * Such a VM is neither absent nor running, and what its agent remembers of it is not told: it may have been
+ * started, taken from another host, or have ended since. What it is comes as its first word.
+ */
+#ifndef GODWIT_COORDINATOR_CLUSTER_UNHEARD_H
+#define GODWIT_COORDINATOR_CLUSTER_UNHEARD_H
+
+#include <stdbool.h>
+
+#include "proto/agent.pb-c.h"
+
+struct cluster_host;
+
+bool cluster_unheard_is(const Godwit__VmStatus *status);
+/* Of all that a HELLO lists. */
+void cluster_unheard_listed(struct cluster_host *host, const Godwit__AgentHello *hello);
+/* The first word of one has come. */
+void cluster_unheard_answered(struct cluster_host *host);
+
+#endif
