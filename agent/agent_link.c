@@ -8,6 +8,7 @@
 #include "agent/host_facts.h"
 #include "agent/host_load.h"
 #include "agent/vm_table.h"
+#include "agent/vm_word.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -131,14 +132,17 @@ static void say_hello(struct agent_link *link)
     struct fault fault = {0};
     size_t count = vm_table_count(link->config.table);
     AUTO_FREE Godwit__VmStatus **vms = calloc(count + 1, sizeof *vms);
+    AUTO_FREE Godwit__VmStatus *unknown = calloc(count + 1, sizeof *unknown);
+    size_t at = 0;
 
-    if (!vms) {
+    if (!vms || !unknown) {
         link_lost(link, "no memory for the list of VMs");
         return;
     }
     for (struct vm_entry *entry = vm_table_first(link->config.table); entry; entry = entry->next) {
-        if (entry->status->has_state && !entry->starting)
-            vms[hello.n_vms++] = entry->status;
+        Godwit__VmStatus *word = vm_word_list(entry, &unknown[at++]);
+        if (word)
+            vms[hello.n_vms++] = word;
     }
     hello.vms = vms;
     hello.has_version_min = hello.has_version_max = true;

@@ -31,6 +31,7 @@
 #include "agent/upgrade.h"
 #include "agent/vm_counters.h"
 #include "agent/vm_table.h"
+#include "agent/vm_word.h"
 #include "agent/watchdog.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -197,10 +198,9 @@ static int parse_arguments(int argc, char **argv)
 static void on_vm(void *data, struct vm_entry *entry)
 {
     struct agent *agent = data;
-    Godwit__AgentVmEvent event = GODWIT__AGENT_VM_EVENT__INIT;
+    Godwit__AgentVmEvent event;
 
-    event.vm = entry->status;
-    if (agent->link)
+    if (agent->link && vm_word_event(entry, &event))
         agent_link_send(agent->link, METHOD_AGENT_VM_EVENT, &event.base);
     orders_on_vm(agent->orders, entry);
 }

@@ -38,6 +38,7 @@
 #include "agent/vm/latch_file.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
+#include "agent/vm_word.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/id.h"
@@ -1250,7 +1251,8 @@ static void handle_status(void *data, struct rpc *rpc, struct rpc_request *reque
     Godwit__Empty empty = GODWIT__EMPTY__INIT;
     (void)rpc;
 
-    if (entry && (!vm_entry_is_alive(entry) || entry->upgrade || entry->suspending)) {
+    if (entry && (!vm_entry_is_alive(entry) || entry->upgrade || entry->suspending) &&
+        !vm_word_is_unheard(entry)) {
         reply_status(request, entry); /* an upgrade changes nothing of what is told */
         return;
     }

@@ -59,7 +59,10 @@ static bool must_end(const struct quarantine *quarantine, const struct vm_entry 
     if (quarantine->is_all && !is_given_away(entry))
         return true;
     for (const struct doomed *doomed = quarantine->doomed; doomed; doomed = doomed->next) {
-        if (strcmp(doomed->id, entry->id) == 0 && entry->status->generation == doomed->generation)
+        if (strcmp(doomed->id, entry->id) != 0)
+            continue;
+        if (doomed->generation ? entry->status->generation == doomed->generation
+                               : !is_given_away(entry)) /* 0: we could not tell as what it is here */
             return true;
     }
     return false;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/vm_bin.h"
 #include "agent/vm_table.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -24,7 +25,7 @@ int start_mark_keep(const struct vm_entry *entry, const Godwit__VmSpec *spec, ui
     status.state = GODWIT__VM_STATE__VM_STATE_RUNNING;
     status.generation = generation;
     int r = vm_entry_run_path(entry, START_MARK_NAME, path, fault);
-    if (r == 0 && vm_table_encode(&status, &bytes, &count) < 0)
+    if (r == 0 && vm_bin_encode(&status, &bytes, &count) < 0)
         r = fault_set(fault, ERR_NOMEM, "no memory to note a start");
     if (r == 0)
         r = file_write_atomic(path, 0600, bytes, count, fault);
@@ -43,7 +44,7 @@ Godwit__VmStatus *start_mark_read(const struct vm_entry *entry)
     if (r == 0)
         r = file_read(path, &text, &count, &fault);
     if (r == 0)
-        r = vm_table_decode((const uint8_t *)text, count, &status, &fault);
+        r = vm_bin_decode((const uint8_t *)text, count, &status, &fault);
     if (r < 0 && r != ERR_NOT_FOUND)
         log_error("start_mark", "vm=%s: %s", entry->id, fault.text);
     return r == 0 ? status : NULL;

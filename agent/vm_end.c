@@ -73,3 +73,12 @@ void vm_end_decide(const struct latch_record *record, const char *how, bool aske
     else
         set(ret_end, GODWIT__VM_STATE__VM_STATE_CRASHED, how);
 }
+
+bool vm_end_is_news(const struct latch_record *record, const Godwit__VmStatus *status)
+{
+    uint64_t known = status->latch ? status->latch->generation : 0;
+
+    if (known < status->generation)
+        known = status->generation;
+    return record->generation > status->generation || record->move_generation > known;
+}

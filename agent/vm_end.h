@@ -25,4 +25,8 @@ struct vm_end {
 void vm_end_decide(const struct latch_record *record, const char *how, bool asked,
                    struct vm_end *ret_end);
 
+/* Does the file of a process that is no more tell what `status`, kept as that of a VM that does not run, does not know of?
+ * A start or a move of which nothing could be kept. */
+bool vm_end_is_news(const struct latch_record *record, const Godwit__VmStatus *status);
+
 #endif

@@ -15,15 +15,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "agent/journal.h"
 #include "agent/start_mark.h"
 #include "agent/vm/latch_file.h"
+#include "agent/vm_bin.h"
 #include "agent/vm_end.h"
 #include "agent/vm_process.h"
-#include "base/bytes.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/id.h"
@@ -36,10 +33,6 @@
 #include "proto/vm_spec.h"
 
 enum {
-    FILE_MAGIC = 0x4d565747, /* "GWVM" */
-    FILE_VERSION = 1,
-    FILE_HEADER_BYTES = 24,
-    FILE_BYTES_MAX = 1 << 20,
     STATUS_MS_MAX = 2000,
     ASK_AGAIN_MS = 1000,
 };
@@ -63,46 +56,6 @@ struct remembered { /* of the journal, also for VMs that have no folder any more
 };
 
 static void ask(struct vm_entry *entry);
-
-/* ---- vm.bin ---- */
-int vm_table_encode(const Godwit__VmStatus *status, uint8_t **ret_bytes, size_t *ret_count)
-{
-    size_t body = godwit__vm_status__get_packed_size(status);
-    uint8_t *bytes = malloc(FILE_HEADER_BYTES + body);
-    if (!bytes)
-        return ERR_NOMEM;
-    (void)godwit__vm_status__pack(status, bytes + FILE_HEADER_BYTES);
-    bytes_put_u32(bytes, FILE_MAGIC);
-    bytes_put_u32(bytes + 4, FILE_VERSION);
-    bytes_put_u32(bytes + 8, (uint32_t)body);
-    bytes_put_u32(bytes + 12, 0);
-    bytes_put_u64(bytes + 16, XXH3_64bits(bytes + FILE_HEADER_BYTES, body));
-    *ret_bytes = bytes;
-    *ret_count = FILE_HEADER_BYTES + body;
-    return 0;
-}
-
-int vm_table_decode(const uint8_t *bytes, size_t count, Godwit__VmStatus **ret_status,
-                    struct fault *fault)
-{
-    if (count < FILE_HEADER_BYTES || count > FILE_BYTES_MAX || bytes_get_u32(bytes) != FILE_MAGIC)
-        return fault_set(fault, ERR_CORRUPT, "this is no VM's file");
-    if (bytes_get_u32(bytes + 4) != FILE_VERSION)
-        return fault_set(fault, ERR_UNSUPPORTED, "a VM's file of version %u, this agent knows %d",
-                         bytes_get_u32(bytes + 4), FILE_VERSION);
-    size_t body = count - FILE_HEADER_BYTES;
-    if (bytes_get_u32(bytes + 8) != body ||
-        bytes_get_u64(bytes + 16) != XXH3_64bits(bytes + FILE_HEADER_BYTES, body))
-        return fault_set(fault, ERR_CORRUPT, "a VM's file is damaged");
-    Godwit__VmStatus *status = godwit__vm_status__unpack(NULL, body, bytes + FILE_HEADER_BYTES);
-    if (!status || !status->vm_id) {
-        if (status)
-            godwit__vm_status__free_unpacked(status, NULL);
-        return fault_set(fault, ERR_CORRUPT, "a VM's file does not say which VM");
-    }
-    *ret_status = status;
-    return 0;
-}
 
 static void status_free_p(Godwit__VmStatus **status)
 {
@@ -244,7 +197,7 @@ static void save_start(struct vm_entry *entry)
     save->table = entry->table;
     memcpy(save->id, entry->id, sizeof save->id);
     if (vm_entry_state_path(entry, "vm.bin", save->path, NULL) < 0 ||
-        vm_table_encode(entry->status, &save->bytes, &save->count) < 0 ||
+        vm_bin_encode(entry->status, &save->bytes, &save->count) < 0 ||
         loop_work(entry->table->config.loop, save_work, save_done, save) < 0) {
         free(save->bytes);
         free(save);
@@ -433,6 +386,7 @@ void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t genera
     status->generation = generation;
     status->has_seq = true;
     status->seq++;
+    entry->is_unconfirmed = false;
     set_text(&status->reason, reason);
     if (state != GODWIT__VM_STATE__VM_STATE_SUSPENDED)
         set_text(&status->suspend_nonce, NULL);
@@ -479,7 +433,7 @@ static void send_quit(struct vm_entry *entry)
 
 static void drop_read_file(const struct vm_entry *entry);
 
-void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
+static void update(struct vm_entry *entry, const Godwit__VmStatus *status)
 {
     Godwit__VmStatus bare = *status;
     if (!bare.spec)
@@ -533,6 +487,12 @@ void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
         send_quit(entry); /* we know: it need not linger */
 }
 
+void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status)
+{
+    entry->is_unconfirmed = false;
+    update(entry, status);
+}
+
 /* ---- events of its process ---- */
 static void on_state(void *data, const Godwit__VmStatus *status)
 {
@@ -555,7 +515,7 @@ static void take_latch(struct vm_entry *entry, const Godwit__MoveEvent *event, b
     status.latch = &latch;
     if (takes) /* what it lacks comes with its next status */
         status.has_in_postcopy = status.in_postcopy = true;
-    vm_entry_update(entry, &status);
+    update(entry, &status); /* the rest of it may still be vm.bin's */
 }
 
 static void on_move(void *data, const Godwit__MoveEvent *event)
@@ -1096,6 +1056,7 @@ void vm_entry_adopt_replica(struct vm_entry *entry, struct vm_process *process,
         return;
     }
     give_process(entry, process);
+    entry->is_unconfirmed = true;
     if (status)
         vm_entry_update(entry, status);
     vm_entry_journal(entry, "take");
@@ -1158,7 +1119,7 @@ static void ask_done(void *data, const ProtobufCMessage *reply, const struct fau
                 entry->status->name = strdup(status->name);
             if (!entry->upgrade) /* else what it says is no word about the VM */
                 vm_entry_update(entry, status);
-            if (!was_known) {
+            if (!was_known || entry->was_told_unknown) {
                 log_info("vm_table", "adopted vm=%s name=%s pid=%d generation=%llu", entry->id,
                          status->name ? status->name : "", status->pid,
                          (unsigned long long)status->generation);
@@ -1245,7 +1206,7 @@ static void load_one(struct vm_table *table, const char *id)
     int r = file_read(path, &bytes, &count, &fault);
     Godwit__VmStatus *status = NULL;
     if (r == 0)
-        r = vm_table_decode((const uint8_t *)bytes, count, &status, &fault);
+        r = vm_bin_decode((const uint8_t *)bytes, count, &status, &fault);
     if (r == 0 && strcmp(status->vm_id, id) != 0) {
         godwit__vm_status__free_unpacked(status, NULL);
         r = fault_set(&fault, ERR_CORRUPT, "it is another VM's");
@@ -1303,7 +1264,26 @@ static bool recall_start(struct vm_entry *entry)
     return false;
 }
 
-static void find_out(struct vm_entry *entry)
+/* By vm.bin it does not run. Did a process after that leave a newer word? One that rests in its file did not go on. */
+static bool has_news(const struct vm_entry *entry)
+{
+    const Godwit__VmStatus *status = entry->status;
+    struct latch_record record;
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+
+    return vm_entry_run_path(entry, "latch", path, &fault) == 0 &&
+           latch_file_read(path, &record, &fault) == 0 && vm_end_is_news(&record, status) &&
+           !(status->state == GODWIT__VM_STATE__VM_STATE_SUSPENDED &&
+             vm_entry_has_file(entry, status->generation, NULL));
+}
+
+static bool may_run(const struct vm_entry *entry)
+{
+    return state_means_process(entry->status->state) || has_news(entry);
+}
+
+static void look_for(struct vm_entry *entry)
 {
     char path[VM_PATH_SIZE];
     struct stat info;
@@ -1311,7 +1291,7 @@ static void find_out(struct vm_entry *entry)
     if (!vm_entry_is_alive(entry) && recall_start(entry))
         return;
     if (vm_entry_is_domain(entry)) { /* until libvirtd is asked: see vm_entry_inherit */
-        entry->unreachable = !entry->process && state_means_process(entry->status->state);
+        entry->unreachable = !entry->process && may_run(entry);
         return;
     }
     recall_disks_move(entry);
@@ -1324,12 +1304,18 @@ static void find_out(struct vm_entry *entry)
     if (vm_entry_is_alive(entry))
         return;
     bool has_latch = vm_entry_run_path(entry, "latch", path, NULL) == 0 && stat(path, &info) == 0;
-    if (entry->status->has_state && !state_means_process(entry->status->state))
+    if (entry->status->has_state && !may_run(entry))
         return; /* it ended before, and that is known */
     if (has_latch)
         process_is_over(entry, "its process ended while no agent was looking");
     else if (entry->status->has_state)
         process_is_over(entry, "the host was started anew");
+}
+
+static void find_out(struct vm_entry *entry)
+{
+    look_for(entry);
+    entry->is_unconfirmed = vm_entry_is_alive(entry);
 }
 
 static void ask_timer_fired(void *data)

@@ -7,8 +7,6 @@
  * that do not run; those that run are found by their sockets in RUN/vms/<id> and asked. What does
  * not answer is left alone and asked again every second (R9): nothing is ended or deleted on
  * ignorance.
- *
- * vm.bin: u32 magic, u32 version, u32 body bytes, u32 zero, u64 XXH3 of the body, packed VmStatus.
  */
 #ifndef GODWIT_AGENT_VM_TABLE_H
 #define GODWIT_AGENT_VM_TABLE_H
@@ -69,6 +67,8 @@ struct vm_entry {
     bool stopping, remove;
     bool tidying; /* its disks are put away on a worker: it left, or did not come */
     struct vm_waiters start_waiters, stop_waiters;
+    bool is_unconfirmed;   /* what runs for it has said nothing yet: its status is an earlier agent's */
+    bool was_told_unknown; /* vm_word.c: by the last HELLO, and nothing else was since */
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
     char disks_move_id[VM_ID_SIZE]; /* of the MOVE_OUT that takes local disks along; else empty */
     bool dialling;                /* redial.c: sockets for its lost lanes are being connected */
@@ -215,10 +215,5 @@ void vm_entry_set(struct vm_entry *entry, Godwit__VmState state, uint64_t genera
 void vm_entry_update(struct vm_entry *entry, const Godwit__VmStatus *status);
 bool vm_entry_set_spec(struct vm_entry *entry, const Godwit__VmSpec *spec); /* false: no memory */
 void vm_entry_journal(struct vm_entry *entry, const char *event);
-
-/* vm.bin's bytes (malloc'ed) and back. */
-int vm_table_encode(const Godwit__VmStatus *status, uint8_t **ret_bytes, size_t *ret_count);
-int vm_table_decode(const uint8_t *bytes, size_t count, Godwit__VmStatus **ret_status,
-                    struct fault *fault);
 
 #endif

@@ -1,6 +1,7 @@
 godwit_test(unit latch_file ROOMS latch_file)
 godwit_test(unit journal ROOMS agent)
 godwit_test(unit vm_table ROOMS agent)
+godwit_test(unit vm_word ROOMS agent)
 godwit_test(unit host_facts ROOMS agent)
 godwit_test(unit host_load ROOMS agent)
 godwit_test(unit peers ROOMS agent)

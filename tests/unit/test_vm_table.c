@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "agent/vm/latch_file.h"
+#include "agent/vm_bin.h"
 #include "agent/vm_end.h"
 #include "base/config.h"
 #include "base/err.h"
@@ -386,6 +387,104 @@ static void a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_n
     forget(table, entry);
 }
 
+/* ---- ended while no agent looked ---- */
+static void leave_latch(struct vm_entry *entry, const struct latch_record *record)
+{
+    struct latch_file *file = NULL;
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+    int fd = -1;
+
+    assert_int_equal(vm_entry_run_path(entry, "latch", path, &fault), 0);
+    assert_int_equal(latch_file_create(path, &fd, &fault), 0);
+    assert_int_equal(latch_file_open(&file, fd, &fault), 0);
+    latch_file_put(file, record);
+    (void)latch_file_free(file);
+}
+
+/* vm.bin says that it stopped as HAS; a process after that left this, and no agent has seen it since. */
+static struct vm_entry *find_after(struct vm_table **ret_table, const struct latch_record *record)
+{
+    struct vm_table *table = open_table();
+    load(table);
+    struct vm_entry *entry = add(table, GODWIT__VM_STATE__VM_STATE_STOPPED, HAS);
+    while (entry->saving)
+        loop_turn(loop, true);
+    assert_int_equal(vm_table_add(table, "v1", &entry, &(struct fault){0}), 0); /* its folder in RUN again */
+    leave_latch(entry, record);
+    (void)vm_table_free(table);
+    *ret_table = open_table();
+    load(*ret_table);
+    entry = vm_table_find(*ret_table, "v1");
+    assert_non_null(entry);
+    while (entry->saving)
+        loop_turn(loop, true);
+    return entry;
+}
+
+static void a_process_that_latched_a_newer_generation_had_run(void **state)
+{
+    (void)state;
+    struct vm_table *table;
+    const struct latch_record record = {.generation = STARTS_AS};
+
+    struct vm_entry *entry = find_after(&table, &record);
+
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_CRASHED);
+    assert_int_equal(entry->status->generation, STARTS_AS);
+    assert_int_equal(entry->hiwater, STARTS_AS); /* it is never started as that again */
+    forget(table, entry);
+}
+
+static void a_target_that_took_while_nothing_was_kept_had_taken(void **state)
+{
+    (void)state;
+    struct vm_table *table;
+    const struct latch_record record = {.generation = STARTS_AS,
+                                        .move_generation = STARTS_AS,
+                                        .move_id = "m",
+                                        .latch = GODWIT__LATCH__LATCH_TOOK};
+
+    struct vm_entry *entry = find_after(&table, &record);
+
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_CRASHED);
+    assert_int_equal(entry->status->generation, STARTS_AS);
+    assert_int_equal(entry->status->latch->latch, GODWIT__LATCH__LATCH_TOOK); /* else its source might resume */
+    forget(table, entry);
+}
+
+static void a_target_that_never_took_has_abandoned_its_move(void **state)
+{
+    (void)state;
+    struct vm_table *table;
+    const struct latch_record record = {
+        .move_generation = STARTS_AS, .move_id = "m", .latch = GODWIT__LATCH__LATCH_READY};
+
+    struct vm_entry *entry = find_after(&table, &record);
+
+    assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_GONE);
+    assert_int_equal(entry->status->generation, HAS);
+    assert_int_equal(entry->status->latch->latch, GODWIT__LATCH__LATCH_ABANDONED);
+    forget(table, entry);
+}
+
+/* What is known already stays as it was told: an old latch is no news. */
+static void a_latch_that_is_no_newer_changes_nothing(void **state)
+{
+    (void)state;
+    static const struct latch_record records[] = {
+        {.generation = HAS}, {.generation = HAS - 1}, {.generation = 0}};
+
+    for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
+        struct vm_table *table;
+        struct vm_entry *entry = find_after(&table, &records[i]);
+        assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_STOPPED);
+        assert_int_equal(entry->status->generation, HAS);
+        assert_string_equal(entry->status->reason, "why");
+        forget(table, entry);
+    }
+}
+
 static void a_damaged_body_does_not_decode(void **state)
 {
     (void)state;
@@ -395,13 +494,13 @@ static void a_damaged_body_does_not_decode(void **state)
     uint8_t *bytes;
     size_t count;
     status.vm_id = (char *)"v1";
-    assert_int_equal(vm_table_encode(&status, &bytes, &count), 0);
+    assert_int_equal(vm_bin_encode(&status, &bytes, &count), 0);
 
-    assert_int_equal(vm_table_decode(bytes, count, &back, &fault), 0);
+    assert_int_equal(vm_bin_decode(bytes, count, &back, &fault), 0);
     godwit__vm_status__free_unpacked(back, NULL);
     bytes[count - 1] ^= 1;
-    assert_int_equal(vm_table_decode(bytes, count, &back, &fault), ERR_CORRUPT);
-    assert_int_equal(vm_table_decode(bytes, count - 1, &back, &fault), ERR_CORRUPT);
+    assert_int_equal(vm_bin_decode(bytes, count, &back, &fault), ERR_CORRUPT);
+    assert_int_equal(vm_bin_decode(bytes, count - 1, &back, &fault), ERR_CORRUPT);
     free(bytes);
 }
 
@@ -455,6 +554,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_nothing_yet, set_up,
             tear_down),
+        cmocka_unit_test_setup_teardown(a_process_that_latched_a_newer_generation_had_run, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_target_that_took_while_nothing_was_kept_had_taken, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_target_that_never_took_has_abandoned_its_move, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_latch_that_is_no_newer_changes_nothing, set_up, tear_down),
         cmocka_unit_test(a_damaged_body_does_not_decode),
         cmocka_unit_test(an_end_means_what_the_latch_says),
     };

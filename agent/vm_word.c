@@ -1,0 +1,33 @@
+#include "agent/vm_word.h"
+
+#include "agent/vm_table.h"
+
+bool vm_word_is_unheard(const struct vm_entry *entry)
+{
+    return entry->is_unconfirmed && vm_entry_is_alive(entry);
+}
+
+Godwit__VmStatus *vm_word_list(struct vm_entry *entry, Godwit__VmStatus *room)
+{
+    entry->was_told_unknown = vm_word_is_unheard(entry);
+    if (entry->was_told_unknown) {
+        godwit__vm_status__init(room);
+        room->vm_id = entry->id;
+        room->name = entry->status->name;
+        room->has_state = true;
+        room->state = GODWIT__VM_STATE__VM_STATE_NONE;
+        return room;
+    }
+    return entry->status->has_state && !entry->starting ? entry->status : NULL;
+}
+
+bool vm_word_event(struct vm_entry *entry, Godwit__AgentVmEvent *ret_event)
+{
+    if (vm_word_is_unheard(entry))
+        return false;
+    godwit__agent_vm_event__init(ret_event);
+    ret_event->vm = entry->status;
+    ret_event->has_is_first_word = ret_event->is_first_word = entry->was_told_unknown;
+    entry->was_told_unknown = false;
+    return true;
+}
