@@ -148,6 +148,7 @@ static void say_hello(struct agent_link *link)
     hello.has_version_min = hello.has_version_max = true;
     hello.version_min = PROTOCOL_VERSION_MIN;
     hello.version_max = PROTOCOL_VERSION;
+    hello.has_ends_starts = hello.ends_starts = true;
     hello.facts = (Godwit__HostFacts *)host_facts_read(link->config.facts);
     if (rpc_call(link->rpc, METHOD_AGENT_HELLO, &hello.base, &godwit__agent_welcome__descriptor,
                  HELLO_MS_MAX, on_welcome, link, &fault) < 0)

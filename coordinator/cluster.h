@@ -49,6 +49,7 @@ struct cluster_host {
     uint64_t memory_free_bytes;
     bool link_up;
     size_t unheard; /* VMs of its last HELLO of which it did not know what they are, and has not said since */
+    bool ends_starts; /* its agent knows a stop that ends a start; one of before stops what runs, or finds nothing */
     uint64_t seen_ns;
     uint64_t seen_unix_ms;
     Godwit__HostPolicy *policy; /* owned; NULL: nothing was set */

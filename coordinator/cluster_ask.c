@@ -574,8 +574,19 @@ static bool may_end_start(const struct cluster_vm *vm)
 static int end_start(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                      uint64_t *ret_ticket, struct problem *problem, struct cluster_todo *todo)
 {
+    const struct cluster_host *host = cluster_host(cluster, vm->own.owner);
+
     if (judge_owner_answers(cluster, vm, now, problem) != 0)
         return -1;
+    if (!host || !host->ends_starts) {
+        (void)problem_set(problem, GW_VM_BUSY,
+                          "%s is being started on %s, whose agent is of a version that cannot end a start; it can be "
+                          "stopped when it runs",
+                          vm->spec->name, vm->own.owner);
+        add_place(cluster, vm, now, problem);
+        problem_hint(problem, "godwit vm show %s", vm->spec->name);
+        return -1;
+    }
     vm->want = WANT_STOPPED;
     cluster_put_own(vm, now, todo);
     struct cluster_order *order = cluster_order_vm(vm, vm->own.owner, ORDER_STOP, now, todo);

@@ -550,18 +550,23 @@ static bool absence_is_of_move(const struct job_core *core, bool at_target,
 }
 
 /* A stop of it that was recorded: its host may have heard of the start alone. */
-static void say_start_end(struct cluster_vm *vm, const char *host, struct cluster_now now,
-                          struct cluster_todo *todo)
+static void say_start_end(struct cluster *cluster, struct cluster_vm *vm, const char *name,
+                          struct cluster_now now, struct cluster_todo *todo)
 {
-    struct cluster_order *order = cluster_order_vm(vm, host, ORDER_STOP, now, todo);
-    order->ends_start = true;
+    const struct cluster_host *host = cluster_host(cluster, name);
+    struct cluster_order *order = cluster_order_vm(vm, name, ORDER_STOP, now, todo);
+
+    order->ends_start = host && host->ends_starts; /* else of what runs by now, as any stop */
 }
 
-static void say_start_again(struct cluster_vm *vm, const struct cluster_host *host,
-                            struct cluster_now now, struct cluster_todo *todo)
+/* An agent that does not know such a stop would find nothing, which is no evidence: there the start is said, and what
+ * runs then is stopped. */
+static void say_start_again(struct cluster *cluster, struct cluster_vm *vm,
+                            const struct cluster_host *host, struct cluster_now now,
+                            struct cluster_todo *todo)
 {
-    if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec))
-        say_start_end(vm, host->name, now, todo);
+    if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec) && host->ends_starts)
+        say_start_end(cluster, vm, host->name, now, todo);
     else
         (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
 }
@@ -603,7 +608,7 @@ static void take_absence(struct cluster *cluster, struct cluster_host *host, str
     } else if (vm->own.phase == OWN_STARTING && heard == HEARD_HELLO && !vm->ticket &&
                !dr_takes(vm)) {
         /* The grant may still be on its way (R7): say it again, it is idempotent. */
-        say_start_again(vm, host, now, todo);
+        say_start_again(cluster, vm, host, now, todo);
     }
 }
 
@@ -832,6 +837,7 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
         host->facts = facts;
         host->memory_free_bytes = facts->memory_free_bytes;
     }
+    host->ends_starts = hello->ends_starts;
     host->seen_ns = now.ns;
     host->seen_unix_ms = now.unix_ms;
     put_host(host, todo);
@@ -1081,7 +1087,7 @@ static void start_done(struct cluster *cluster, struct cluster_vm *vm,
             show_status(vm, result->status);
         answer(vm, order->ticket, NULL, todo);
         if (ours && vm->want == WANT_STOPPED) /* it was to end on the way: the order of that may be lost */
-            say_start_end(vm, order->host, now, todo);
+            say_start_end(cluster, vm, order->host, now, todo);
         return;
     }
     /* A repeated START (it has no ticket) that never left says nothing of the one before it, which
@@ -1455,7 +1461,7 @@ static void repeat_starts(struct cluster *cluster, struct cluster_now now,
             continue;
         vm->start_ns = now.ns;
         vm->start_is_repeated = true; /* a host that is slow is not asked without end */
-        say_start_again(vm, host, now, todo);
+        say_start_again(cluster, vm, host, now, todo);
     }
 }
 

@@ -15,6 +15,9 @@
  * planned and not, and failbacks are judged by the same rules: a replica that is taken is one more
  * way for a VM to begin to run.
  *
+ * A start may take its time, as libvirt's does: it is answered when it is through, whoever asks again. Some agents are
+ * of a version that does not know stops that end starts.
+ *
  * In two of three runs hosts die, are cut off, are fenced (by power, over a shared store, by an
  * operator's word) and come back; what HA protects must run again, once.
  *
@@ -98,6 +101,8 @@ struct process { /* a godwit-vm, or what its agent's journal remembers of it */
     bool got_ready, got_transfer, got_started, got_abandoned;
     bool finished;             /* its last checkpoint is held, it stands still */
     char out_id[ID_TEXT_SIZE]; /* the protection that it replicates for; "" */
+    uint64_t slow_generation;  /* of a start that takes its time, as libvirt's may; 0: none */
+    uint64_t slow_until_ns;
     struct l expected;         /* of a move in */
     bool disks_wait;           /* it runs, and its requests wait until L is taken */
 };
@@ -128,6 +133,7 @@ enum mutation {
     MUTATION_STEP_FORGETS,       /* a plan's step does not keep where it failed */
     MUTATION_TAKE_FORGOTTEN,     /* a take that was refused begins when it is said again */
     MUTATION_REPLICA_RUNS,       /* a replica runs on from the last checkpoint by itself */
+    MUTATION_SLOW_REFUSED,       /* a start that takes long is refused, and carried out all the same */
     MUTATION_COUNT
 };
 static const char *const mutation_names[MUTATION_COUNT] = {
@@ -156,6 +162,7 @@ static const char *const mutation_names[MUTATION_COUNT] = {
     "step_forgets",
     "take_forgotten",
     "replica_runs",
+    "slow_refused",
 };
 static enum mutation mutation;
 static bool is_child; /* a mutation's process: a breach ends it */
@@ -180,6 +187,7 @@ struct host {
     uint64_t isolated_until_ns; /* nobody reaches it, but it runs on, and so does its store */
     bool is_forgetful;          /* its agent came up without knowing its VMs */
     bool is_unheard[VMS];       /* of this one it does not know what it is */
+    bool is_old;                /* its agent is of before stops that end starts */
     unsigned boot;
     struct process processes[VMS];
     struct replica replicas[VMS];
@@ -533,6 +541,7 @@ static void end_process(struct process *process)
     process->state = GODWIT__VM_STATE__VM_STATE_GONE;
     process->paused_by_move = process->finished = false;
     process->out_id[0] = '\0';
+    process->slow_generation = 0;
 }
 
 /* ---- what agents tell -------------------------------------------------------------------------
@@ -712,6 +721,8 @@ static void say_hello(int h)
     facts.has_memory_free_bytes = true;
     facts.memory_free_bytes = GIB(64);
     facts.has_memory_bytes = facts.has_cpus = true;
+    hello.has_ends_starts = true;
+    hello.ends_starts = !sim.hosts[h].is_old;
     facts.memory_bytes = GIB(64);
     facts.cpus = 8;
     facts.baselines = baselines;
@@ -801,6 +812,30 @@ static int refuse_start(struct process *process, const struct call *call, uint64
     return err;
 }
 
+enum { PENDING = 1 }; /* no answer yet */
+
+static void step_starts(void)
+{
+    for (int h = 0; h < HOSTS; h++) {
+        for (int v = 0; v < VMS; v++) {
+            struct process *process = &sim.hosts[h].processes[v];
+            uint64_t generation = process->slow_generation;
+            if (!generation || sim.now_ns < process->slow_until_ns || is_dead(h))
+                continue;
+            process->slow_generation = 0;
+            process->seen = generation;
+            if (fault_happens(200)) /* it ends as one that failed, and is refused from then on */
+                continue;
+            *process = (struct process){.exists = true,
+                                        .seen = generation,
+                                        .generation = generation,
+                                        .state = GODWIT__VM_STATE__VM_STATE_RUNNING};
+            TRACE("%s has started vm %d as %llu", host_names[h], v, (unsigned long long)generation);
+            tell_vm(h, v);
+        }
+    }
+}
+
 static int agent_start(struct process *process, const struct call *call)
 {
     char incarnation[ID_TEXT_SIZE];
@@ -814,11 +849,19 @@ static int agent_start(struct process *process, const struct call *call)
         (call->order.generation <= process->seen && mutation != MUTATION_OLD_GENERATION &&
          mutation != MUTATION_NO_INCARNATION))
         return refuse_start(process, call, process->seen, ERR_STATE);
+    if (process->slow_generation)
+        return process->slow_generation == call->order.generation ? PENDING : ERR_BUSY;
     const struct l wanted = wanted_l(h, call->order.generation);
     if (sim.has_disk[v] && !take_l(v, &call->expected, &wanted))
         return refuse_start(process, call, process->seen, ERR_REFUSED);
     if (fault_happens(50))
         return refuse_start(process, call, process->seen, ERR_IO);
+    if (!sim.has_disk[v] && fault_happens(mutation == MUTATION_SLOW_REFUSED ? 200 : 60)) {
+        process->slow_generation = call->order.generation;
+        process->slow_until_ns = sim.now_ns + draw(8) * NS_PER_S;
+        TRACE("%s is at it for long", host_names[h]);
+        return mutation == MUTATION_SLOW_REFUSED ? ERR_IO : PENDING;
+    }
     uint64_t seen = call->order.generation;
     *process = (struct process){.exists = true,
                                 .seen = seen,
@@ -833,6 +876,8 @@ static int agent_move_in(struct process *process, const struct call *call)
         return 0;
     if (process->exists || call->order.generation <= process->seen)
         return ERR_STATE;
+    if (process->slow_generation)
+        return ERR_BUSY;
     int v = vm_index(call->order.vm_id);
     if (sim.has_disk[v] && memcmp(&sim.l[v], &call->expected, sizeof sim.l[v]) != 0)
         return ERR_REFUSED; /* the record does not know whose the disks are */
@@ -1221,13 +1266,17 @@ static void agent_handle(struct call *call)
         break;
     case ORDER_STOP:
     case ORDER_SPLIT_STOP:
-        ends_unheard = call->order.ends_start && !(process->exists &&
+        ends_unheard = call->order.ends_start && !sim.hosts[h].is_old && !(process->exists &&
                                                    process->generation == call->order.generation);
+        if (ends_unheard && process->slow_generation == call->order.generation)
+            process->slow_generation = 0;
         if (ends_unheard && process->seen < call->order.generation)
             process->seen = call->order.generation; /* it never begins, also when it comes later */
         if (ends_unheard)
             break;
-        if (process->exists)
+        if (process->slow_generation)
+            err = ERR_BUSY;
+        else if (process->exists)
             end_process(process);
         else
             err = ERR_NOT_FOUND;
@@ -1288,8 +1337,10 @@ static void agent_handle(struct call *call)
     log_event(4, (uint64_t)call->order.kind << 8 | (uint64_t)h << 4 | (uint64_t)(err != 0));
     TRACE("%s handles order %d verdict %d gen %llu: %s", host_names[h], (int)call->order.kind,
           (int)call->order.verdict, (unsigned long long)call->order.generation,
-          err ? err_name(err) : "ok");
+          err == PENDING ? "pending" : err ? err_name(err) : "ok");
     check_world(); /* before anything else can happen to it */
+    if (err == PENDING)
+        return; /* heard of when it is said again, or by what is told */
     call->err = err;
     call->answered = true;
     call->has_status = !err && call->order.kind != ORDER_MOVE_IN &&
@@ -2034,6 +2085,7 @@ static void step(void)
             step_call(&sim.calls[i]);
     }
     step_move();
+    step_starts();
     if (sim.has_dr)
         step_replica();
     check_world();
@@ -2076,7 +2128,7 @@ static void begin(uint64_t seed)
     sim.has_store = percent(60);
     bool is_of_dr = mutation == MUTATION_TAKE_FORGOTTEN || mutation == MUTATION_REPLICA_RUNS;
     for (int v = 0; v < VMS; v++) /* a VM with a shared disk has no replica */
-        sim.has_disk[v] = mutation != MUTATION_TAKE_FORGOTTEN &&
+        sim.has_disk[v] = mutation != MUTATION_TAKE_FORGOTTEN && mutation != MUTATION_SLOW_REFUSED &&
                           (percent(60) || (mutation != MUTATION_NONE && !is_of_dr));
     sim.has_dr = percent(50) || is_of_dr;
     sim.tests_replicas = sim.has_dr && !sim.plans && mutation == MUTATION_NONE;
@@ -2087,6 +2139,7 @@ static void begin(uint64_t seed)
     CHECK(r == 0, "store: %s", fault.text);
     for (int h = 0; h < HOSTS; h++) {
         struct cluster_todo todo = {0};
+        sim.hosts[h].is_old = (seed + (uint64_t)h) % 5 == 0;
         assert_non_null(cluster_host_joined(&sim.cluster, host_names[h], now(), &todo));
         apply(&todo);
         say_hello(h);

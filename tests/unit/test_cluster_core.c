@@ -33,6 +33,8 @@ static struct cluster_now later(void)
     return (struct cluster_now){.ns = now_ns, .unix_ms = 1};
 }
 
+static bool is_old; /* the agent that says hello: it does not know of stops that end starts */
+
 static void hello(const char *name, const char *incarnation, Godwit__VmStatus *status)
 {
     Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, v2 = GODWIT__BASELINE_FACT__INIT;
@@ -51,6 +53,7 @@ static void hello(const char *name, const char *incarnation, Godwit__VmStatus *s
     facts.baselines = baselines;
     facts.n_baselines = 2;
     message.facts = &facts;
+    message.has_ends_starts = message.ends_starts = !is_old;
     if (status) {
         message.vms = &status;
         message.n_vms = 1;
@@ -63,6 +66,7 @@ static int set_up(void **state)
     (void)state;
     log_set_level(LOG_ERROR);
     cluster = (struct cluster){0};
+    is_old = false;
     now_ns = NS_PER_S;
     static const char *const names[] = {"node1", "node2", "node3"};
     for (int i = 0; i < 3; i++) {
@@ -661,6 +665,51 @@ static void a_stop_of_a_start_that_meets_a_busy_host_stays_wanted(void **state)
     assert_int_equal(vm_named("web")->want, WANT_RUNNING);
 }
 
+/* Of the version before: it would stop what runs, or find nothing and start it later. */
+static void an_agent_that_cannot_end_a_start_is_not_asked_to(void **state)
+{
+    (void)state;
+    is_old = true;
+    hello("node1", "boot-1", NULL);
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), -1);
+    assert_int_equal(problem.code, GW_VM_BUSY);
+    assert_non_null(strstr(problem.text, "node1, whose agent is of a version that cannot end a start"));
+    assert_int_equal(todo.order_count, 0);
+    assert_int_equal(vm_named("web")->want, WANT_RUNNING);
+    is_old = false;
+    hello("node1", "boot-1", NULL); /* upgraded */
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    assert_true(order_of_kind(ORDER_STOP).ends_start);
+}
+
+/* It was asked, and goes back to the version before: its "not found" would be no evidence. */
+static void a_start_that_was_to_end_on_an_older_agent_is_said_again_and_then_stopped(void **state)
+{
+    (void)state;
+    assert_int_equal(create("web", MIB(64), "", "node1"), 0);
+    order_fails(ERR_TIMEOUT, false);
+    assert_int_equal(cluster_act(&cluster, "web", VERB(STOP), false, later(), &ticket, &problem, &todo), 0);
+    order_fails(ERR_CLOSED, false);
+    is_old = true;
+    hello("node1", "boot-1", NULL);
+    struct cluster_order start = order_of_kind(ORDER_START);
+    Godwit__VmStatus status = GODWIT__VM_STATUS__INIT;
+    const struct cluster_result result = {.definite = true, .status = &status};
+    status.vm_id = start.vm_id;
+    status.has_state = status.has_generation = true;
+    status.generation = 1;
+    status.state = VM_STATE(RUNNING);
+    cluster_order_done(&cluster, &start, &result, later(), &todo);
+    struct cluster_order stop = order_of_kind(ORDER_STOP);
+    assert_false(stop.ends_start);
+    status.state = VM_STATE(STOPPED);
+    cluster_order_done(&cluster, &stop, &result, later(), &todo);
+    assert_int_equal(vm_named("web")->own.phase, OWN_STOPPED);
+}
+
 static void bad_specs_are_refused_and_change_nothing(void **state)
 {
     (void)state;
@@ -1248,6 +1297,8 @@ int main(void)
         TEST(a_stop_of_a_start_is_said_again_in_its_place),
         TEST(a_start_that_is_done_though_its_stop_was_lost_is_stopped),
         TEST(a_stop_of_a_start_that_meets_a_busy_host_stays_wanted),
+        TEST(an_agent_that_cannot_end_a_start_is_not_asked_to),
+        TEST(a_start_that_was_to_end_on_an_older_agent_is_said_again_and_then_stopped),
         TEST(bad_specs_are_refused_and_change_nothing),
         TEST(a_name_is_given_once),
         TEST(an_address_that_was_not_given_is_made_and_kept),
