@@ -191,6 +191,8 @@ static void on_order_done(void *data, const ProtobufCMessage *reply, const struc
         result.replica = (const Godwit__ReplicaStatus *)reply;
     if (reply && reply->descriptor == &godwit__replica_copied__descriptor)
         result.copied = (const Godwit__ReplicaCopied *)reply;
+    if (sent->order.kind == ORDER_DEFINITION && reply)
+        result.found = (const Godwit__FoundDomain *)reply;
     if (dr_is_order(sent->order.kind))
         dr_order_answered(coordinator, &sent->order, reply);
     if (sent->order.kind == ORDER_REPLICA_IN && reply &&
@@ -339,6 +341,13 @@ static void send_action(struct sent *sent, uint16_t method, uint64_t timeout_ms)
     Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
     action.vm_id = sent->order.vm_id;
     send_order(sent, method, &action.base, &godwit__vm_status__descriptor, timeout_ms);
+}
+
+static void send_definition(struct sent *sent)
+{
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+    action.vm_id = sent->order.vm_id;
+    send_order(sent, METHOD_ORDER_DOMAIN, &action.base, &godwit__found_domain__descriptor, QUICK_MS);
 }
 
 static void send_autostart_off(struct sent *sent)
@@ -544,6 +553,9 @@ void agent_link_order(struct coordinator *coordinator, const struct cluster_orde
         break;
     case ORDER_VM_RESET:
         send_action(sent, METHOD_ORDER_VM_RESET, QUICK_MS);
+        break;
+    case ORDER_DEFINITION:
+        send_definition(sent);
         break;
     case ORDER_AUTOSTART_OFF:
         send_autostart_off(sent);

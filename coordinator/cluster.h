@@ -16,6 +16,7 @@
 #include "coordinator/name_map.h"
 #include "coordinator/own.h"
 #include "coordinator/problem.h"
+#include "net/pki.h"
 #include "placement/forecast.h"
 #include "proto/agent.pb-c.h"
 #include "proto/disk_move.pb-c.h"
@@ -109,6 +110,9 @@ struct cluster_vm {
     bool conflict_told;
     uint64_t undefined_ns; /* since when its host's libvirt has no definition of it; 0: it has */
     bool undefined_told;
+    char definition[PKI_PIN_SIZE]; /* digest of the spec's domain_xml; "": not reckoned yet */
+    uint64_t definition_ns;  /* when the host's was asked for last; 0: never */
+    uint64_t definition_gen; /* of the record, when the host's was seen to be the same */
     uint64_t autostart_ns; /* when a host was last ordered to switch its autostart off; 0: never */
     uint64_t listed_in; /* the number of the last hello that it was in */
     /* who has it now */
@@ -122,7 +126,7 @@ struct cluster_job {
     struct job_core core;
     uint64_t revision;
     char vm_name[OWN_HOST_SIZE];
-    Godwit__MoveGoals *goals; /* owned, may be NULL, as are the next two */
+    Godwit__MoveGoals *goals; /* owned, may be NULL, as are the next */
     Godwit__MoveProgress *progress;
     Godwit__MoveReceipt *receipt;
     Godwit__MoveForecast *forecast; /* owned; made before it began */
@@ -346,6 +350,7 @@ enum cluster_order_kind {
     ORDER_REPLICA_COPY, /* nonce: its test's */
     ORDER_SPLIT_STOP, /* what a host that was given up still runs of it */
     ORDER_AUTOSTART_OFF, /* of a libvirt domain, to any host that has it defined */
+    ORDER_DEFINITION,    /* of one that runs there: its text */
 };
 
 struct cluster_order {
@@ -404,6 +409,7 @@ struct cluster_result {
     const Godwit__ProtectStatus *protect;
     const Godwit__ReplicaStatus *replica;
     const Godwit__ReplicaCopied *copied;
+    const Godwit__FoundDomain *found;
     bool confirmed;                 /* probe: it was reached; evict, fence: it is done */
     uint64_t storage_age_ms;        /* probe; UINT64_MAX: it cannot tell */
 };

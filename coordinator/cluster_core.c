@@ -16,6 +16,7 @@
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_forecast.h"
+#include "coordinator/cluster_definition.h"
 #include "coordinator/cluster_found.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_snapshot.h"
@@ -1441,6 +1442,9 @@ void cluster_order_done(struct cluster *cluster, const struct cluster_order *ord
     case ORDER_REPLICA_COPY:
     case ORDER_SPLIT_STOP:
         break; /* dr's */
+    case ORDER_DEFINITION:
+        cluster_definition_done(vm, order, result, todo);
+        break;
     case ORDER_AUTOSTART_OFF:
         cluster_found_autostart_done(vm, order, result, todo);
         break;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/world.h"
 #include "coordinator/cluster_core.h"
+#include "coordinator/cluster_definition.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/words.h"
@@ -257,7 +258,7 @@ static void judge_definition(struct cluster_host *host, struct cluster_vm *vm,
     vm->undefined_told = true;
     cluster_todo_event(todo, vm->id,
                        "%s was undefined on %s outside of the pool: %s, and its next start defines "
-                       "it as it was adopted; vm rm lets it go",
+                       "it as it was last; vm rm lets it go",
                        vm->spec->name, host->name, stopped ? "it stays stopped" : "it runs on");
     log_warn("cluster_found", "undefined outside of the pool vm=%s host=%s", vm->spec->name,
              host->name);
@@ -314,6 +315,8 @@ void cluster_found_take(struct cluster *cluster, struct cluster_host *host,
     host->found = copy;
     set_libvirt(host, copy->libvirt);
     judge_definitions(cluster, host, now, todo);
+    if (!cluster_is_restored(cluster, NULL, 0))
+        cluster_definition_told(cluster, host, copy, now, todo);
     cluster_found_tick(cluster, now, todo);
 }
 

@@ -47,6 +47,8 @@ struct backend_libvirt {
     Godwit__FoundDomain *founds;
     Godwit__FoundDomain **found_list;
     char **undefined, **autostart; /* of the rows' ids, borrowed */
+    Godwit__DomainDefinition *definitions;
+    Godwit__DomainDefinition **definition_list;
 };
 
 static struct row *find_row(struct backend_libvirt *backend, const char *vm_id)
@@ -439,11 +441,37 @@ static void fill_autostart(struct backend_libvirt *backend)
     }
 }
 
+static void fill_definitions(struct backend_libvirt *backend)
+{
+    size_t count = 0;
+
+    for (struct row *row = backend->rows; row; row = row->next)
+        count++;
+    free(backend->definitions);
+    free(backend->definition_list);
+    backend->definitions = calloc(count + 1, sizeof *backend->definitions);
+    backend->definition_list = calloc(count + 1, sizeof *backend->definition_list);
+    backend->found.definitions = backend->definition_list;
+    if (!backend->definitions || !backend->definition_list)
+        return;
+    for (struct row *row = backend->rows; row; row = row->next) {
+        const struct domain_state *state = find_state(backend, domain_id(row->domain));
+        Godwit__DomainDefinition *definition = &backend->definitions[backend->found.n_definitions];
+        if (!state || !state->exists || !state->definition[0] || domain_is_moving(row->domain))
+            continue;
+        godwit__domain_definition__init(definition);
+        definition->vm_id = (char *)(uintptr_t)domain_id(row->domain); /* protobuf-c knows no const */
+        definition->digest = (char *)(uintptr_t)state->definition;
+        backend->definition_list[backend->found.n_definitions++] = definition;
+    }
+}
+
 const Godwit__AgentFound *backend_libvirt_found(struct backend_libvirt *backend)
 {
     godwit__agent_found__init(&backend->found);
     fill_undefined(backend);
     fill_autostart(backend);
+    fill_definitions(backend);
     free(backend->founds);
     free(backend->found_list);
     size_t most = backend->list ? backend->list->count : 0;
@@ -705,6 +733,8 @@ struct backend_libvirt *backend_libvirt_free(struct backend_libvirt *backend)
     free(backend->found_list);
     free(backend->undefined);
     free(backend->autostart);
+    free(backend->definitions);
+    free(backend->definition_list);
     free(backend);
     return NULL;
 }

@@ -141,6 +141,15 @@ static void look_by_id(virConnectPtr connection, struct domain_call *call)
     call->state = state;
 }
 
+static void read_definition(virDomainPtr domain, struct domain_state *state)
+{
+    char *text = state->persistent ? virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE) : NULL;
+
+    if (text)
+        pki_sha256_hex(text, strlen(text), state->definition);
+    free(text);
+}
+
 void domain_call_list(virConnectPtr connection, struct domain_list *list)
 {
     virDomainPtr *domains = NULL;
@@ -154,6 +163,7 @@ void domain_call_list(virConnectPtr connection, struct domain_list *list)
     list->states = calloc(most + 1, sizeof *list->states);
     for (int i = 0; i < count; i++) {
         if (list->states && list->count < most && look_at(domains[i], &list->states[list->count])) {
+            read_definition(domains[i], &list->states[list->count]);
             list->count++;
             domain_snapshot_list_add(&list->snapshots, domains[i]);
         }

@@ -13,6 +13,7 @@
 #include "agent/backend_libvirt/domain_snapshot.h"
 #include "agent/backend_libvirt/virt_view.h"
 #include "base/err.h"
+#include "net/pki.h"
 
 struct _virConnect;
 struct _virTypedParameter;
@@ -47,6 +48,7 @@ struct domain_state { /* of one domain, as libvirt says */
     uint32_t vcpus;
     uint64_t memory_bytes, cpu_ns;
     int32_t pid; /* of its QEMU; 0: not to be seen */
+    char definition[PKI_PIN_SIZE]; /* of a list: digest of what it is defined as; "": it is not, or that was not to be seen */
 };
 
 struct domain_call {

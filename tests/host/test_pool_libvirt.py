@@ -5,6 +5,7 @@ every part killed in the middle of one."""
 import os
 import signal
 import sys
+import threading
 
 from pool_case import expect, pools, run
 
@@ -151,6 +152,32 @@ def a_killed_agent_and_a_killed_libvirtd_lose_nothing(pool):
         "vm", "pause", "dom", check=False).returncode == 0, 0.2)
     pool.godwit("vm", "resume", "dom")
     expect(pool.vm("dom")["generation"] == generation, "it was started anew")
+    pool.verify_domain(host, "dom")
+
+
+def a_start_whose_answer_libvirtd_does_not_give_is_pending_until_it_does(pool):
+    need_domain(pool)
+    host = host_of(pool, "dom")
+    log = pool.dir / f"agent-{host.name}.log"
+    pool.godwit("vm", "stop", "--force", "dom")
+    wait_vm(pool, "dom", "stopped")
+    lost = log.read_text().count("whether libvirt starts it is not known")
+    before = pool.godwit("events").stdout.count("could not be started")
+    libvirtd = int((host.dir / "libvirtd.pid").read_text())
+    os.kill(libvirtd, signal.SIGSTOP)
+    try:
+        start = threading.Thread(target=pool.godwit, args=("vm", "start", "dom"), kwargs={"check": False, "timeout": 200})
+        start.start()
+        pools.wait_for("the connection to be lost in the start", 120, lambda: log.read_text().count(
+            "whether libvirt starts it is not known") > lost, 0.2)
+        vm = pool.vm("dom")
+        expect(vm["state"] == "starting" and vm["host"] == host.name, str(vm))
+    finally:
+        os.kill(libvirtd, signal.SIGCONT)
+    vm = wait_vm(pool, "dom", "running", host.name)
+    start.join()
+    expect_one_copy(pool, "dom", host)
+    expect(pool.godwit("events").stdout.count("could not be started") == before, "it was told as refused")
     pool.verify_domain(host, "dom")
 
 
@@ -430,6 +457,7 @@ run([
     a_canceled_move_leaves_it_where_it_was,
     follows_what_virsh_does,
     a_killed_agent_and_a_killed_libvirtd_lose_nothing,
+    a_start_whose_answer_libvirtd_does_not_give_is_pending_until_it_does,
     a_hand_that_undefines_is_told_and_costs_nothing,
     a_second_copy_started_by_hand_is_a_conflict_and_never_fought,
     a_reset_boots_the_guest_anew_where_it_is,

@@ -168,6 +168,20 @@ def a_dead_hosts_domain_runs_again_elsewhere_and_the_host_comes_back_without_it(
     expect_one(pool)
 
 
+def what_was_changed_in_the_definition_is_what_starts_elsewhere(pool):
+    dead = lose_to_another(pool, 3)
+    dead.virsh("desc", "dom", "--config", "changed by hand")  # a disk of an external snapshot is such a change
+    pools.wait_for("the record to follow", 60, lambda: f"the definition of dom was changed on {dead.name}" in events(pool), 0.2)
+    with Watch(pool) as watch:
+        since = time.monotonic()
+        kill_host(dead)
+        runs_elsewhere(pool, dead, since)
+        expect("changed by hand" in host_of(pool).virsh("desc", "dom").stdout, "an older definition was started")
+        revive(pool, dead)
+        expect_one(pool)
+    expect(watch.most == 1, f"{watch.most} QEMUs at once")
+
+
 def boot(pool, host):
     """As after a power loss: what was in /run is gone, so libvirt starts what has autostart, as it does once a boot."""
     for place in (host.dir / "libvirt" / "run", host.run_dir):
@@ -281,6 +295,7 @@ if __name__ == "__main__":
         sys.exit(77)
     run([
         a_dead_hosts_domain_runs_again_elsewhere_and_the_host_comes_back_without_it,
+        what_was_changed_in_the_definition_is_what_starts_elsewhere,
         a_host_that_boots_starts_no_second_copy_of_what_ha_protects,
         a_second_copy_that_libvirt_starts_all_the_same_is_a_conflict,
         a_cut_off_hosts_domain_is_ended_there_before_it_starts_elsewhere,

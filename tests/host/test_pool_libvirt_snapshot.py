@@ -228,6 +228,8 @@ def what_libvirt_cannot_do_is_refused_with_its_reason(pool):
     raw_host.virsh("snapshot-create-as", "raw", "beside", "--disk-only", "--diskspec", f"vda,file={overlay}")
     row = pools.wait_for("it to be seen", 60, lambda: next(iter(snapshots(pool, "raw")), None), 0.1)
     expect(row["is_external"] and not row.get("with_memory"), str(row))
+    pools.wait_for("the record to name the new file", 60, lambda: f"the definition of raw was changed on {raw_host.name}"
+                   in pool.godwit("events").stdout, 0.2)
     for verb in (["check"], ["restore", "-y"]):  # before anything is stopped
         refused(pool, "vm", "snapshot", *verb, "raw", "beside", because="the definition that HA starts elsewhere")
     is_whole(pool, "raw")

@@ -1332,6 +1332,7 @@ static void agent_handle(struct call *call)
     case ORDER_UPGRADE:
     case ORDER_SUSPEND:
     case ORDER_AUTOSTART_OFF:
+    case ORDER_DEFINITION:
         break;
     }
     log_event(4, (uint64_t)call->order.kind << 8 | (uint64_t)h << 4 | (uint64_t)(err != 0));

@@ -352,6 +352,21 @@ static void an_agent_that_begins_meanwhile_does_not_take_it_for_running(void **s
     await_its_end(fd); /* off at once, by what is known of it */
 }
 
+static void what_is_spoken_for_is_told_with_the_digest_of_its_definition(void **state)
+{
+    (void)state;
+    (void)snprintf(truth.definition, sizeof truth.definition, "abc");
+    int fd = speak_for_it();
+    libvirt.on_event(libvirt.data, OTHER_ID, VIR_DOMAIN_EVENT_STARTED, 0);
+    answer_all();
+
+    const Godwit__AgentFound *found = backend_libvirt_found(backend);
+    assert_int_equal(found->n_definitions, 1);
+    assert_string_equal(found->definitions[0]->vm_id, VM_ID);
+    assert_string_equal(found->definitions[0]->digest, "abc");
+    (void)close(fd);
+}
+
 static void a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for(void **state)
 {
     (void)state;
@@ -615,6 +630,7 @@ int main(void)
         LISTED(a_list_of_before_its_end_that_comes_after_it_does_not_show_it_as_running),
         LISTED(a_list_that_came_before_its_end_is_not_told_after_it),
         LISTED(an_agent_that_begins_meanwhile_does_not_take_it_for_running),
+        LISTED(what_is_spoken_for_is_told_with_the_digest_of_its_definition),
         LISTED(a_list_that_says_otherwise_is_no_word_about_what_is_spoken_for),
         LISTED(a_snapshot_that_was_taken_is_told_by_the_list_that_follows_and_one_at_a_time),
         LISTED(a_list_without_the_snapshots_of_a_domain_tells_none_and_the_domains_all_the_same),

@@ -423,6 +423,107 @@ static void an_arrival_of_somebodys_migration_is_no_claim_yet(void **state)
     assert_string_equal(cluster.vms[0]->conflict_host, "");
 }
 
+/* ---- what it is defined as ---- */
+static void tell_digest_of(const char *host, const char *xml)
+{
+    Godwit__AgentFound found = GODWIT__AGENT_FOUND__INIT;
+    Godwit__DomainDefinition definition = GODWIT__DOMAIN_DEFINITION__INIT;
+    Godwit__DomainDefinition *list[] = {&definition};
+    char digest[PKI_PIN_SIZE];
+    pki_sha256_hex(xml, strlen(xml), digest);
+    found.libvirt = text_of("9.0.0 QEMU 7.2.22");
+    definition.vm_id = cluster.vms[0]->id;
+    definition.digest = digest;
+    found.definitions = list;
+    found.n_definitions = 1;
+    cluster_found_take(&cluster, cluster_host(&cluster, host), &found, later(), &todo);
+}
+
+static void definition_is(const char *xml)
+{
+    assert_int_equal(todo.order_count, 1);
+    struct cluster_order order = todo.orders[0];
+    Godwit__FoundDomain found = GODWIT__FOUND_DOMAIN__INIT;
+    const struct cluster_result result = {.definite = true, .found = &found};
+    assert_int_equal(order.kind, ORDER_DEFINITION);
+    found.domain_xml = text_of(xml);
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+}
+
+static void run_it_as(const char *xml)
+{
+    struct cluster_vm *vm;
+    tell("node1", "db-01", VM_STATE(RUNNING));
+    assert_int_equal(adopt(), 0);
+    order_succeeds();
+    vm = cluster.vms[0];
+    vm->spec->domain_xml = strdup(xml);
+    assert_non_null(vm->spec->domain_xml);
+}
+
+/* An external snapshot of virsh, say: HA would start the file below it. */
+static void a_definition_that_is_changed_by_hand_becomes_the_records(void **state)
+{
+    (void)state;
+    run_it_as("<base/>");
+    tell_digest_of("node1", "<base/>");
+    assert_int_equal(todo.order_count, 0);
+
+    tell_digest_of("node1", "<overlay/>");
+    assert_string_equal(todo.orders[0].host, "node1");
+    struct cluster_order asked = todo.orders[0];
+    tell_digest_of("node1", "<overlay/>");
+    assert_int_equal(todo.order_count, 0); /* it was asked just now */
+    todo.order_count = 0;
+    now_ns += 6 * NS_PER_S;
+    tell_digest_of("node1", "<overlay/>"); /* that one was lost */
+    definition_is("<overlay/>");
+
+    assert_string_equal(cluster.vms[0]->spec->domain_xml, "<overlay/>");
+    assert_true(was_told("the definition of db-01 was changed on node1 outside of the pool"));
+    bool is_kept = false;
+    for (size_t i = 0; i < todo.put_count; i++)
+        is_kept = is_kept || todo.puts[i].kind == PUT_VM;
+    assert_true(is_kept);
+    Godwit__FoundDomain found = GODWIT__FOUND_DOMAIN__INIT;
+    const struct cluster_result late = {.definite = true, .found = &found};
+    found.domain_xml = text_of("");
+    cluster_order_done(&cluster, &asked, &late, later(), &todo);
+    assert_string_equal(cluster.vms[0]->spec->domain_xml, "<overlay/>");
+    now_ns += 6 * NS_PER_S;
+    tell_digest_of("node1", "<overlay/>");
+    assert_int_equal(todo.order_count, 0);
+}
+
+static void the_same_in_other_words_of_another_libvirt_is_taken_in_silence(void **state)
+{
+    (void)state;
+    run_it_as("<base/>");
+
+    tell_digest_of("node1", "<base />");
+    definition_is("<base />");
+
+    assert_string_equal(cluster.vms[0]->spec->domain_xml, "<base />");
+    assert_false(was_told("was changed"));
+}
+
+static void only_the_host_that_runs_it_says_what_it_is_defined_as(void **state)
+{
+    (void)state;
+    run_it_as("<base/>");
+    tell_digest_of("node2", "<old/>");
+    assert_int_equal(todo.order_count, 0);
+
+    tell_digest_of("node1", "<overlay/>");
+    struct cluster_order order = todo.orders[0];
+    report("node1", VM_STATE(STOPPED), "the guest switched itself off");
+    Godwit__FoundDomain found = GODWIT__FOUND_DOMAIN__INIT;
+    const struct cluster_result result = {.definite = true, .found = &found};
+    found.domain_xml = text_of("<overlay/>");
+    cluster_order_done(&cluster, &order, &result, later(), &todo);
+    assert_string_equal(cluster.vms[0]->spec->domain_xml, "<base/>"); /* its next start is libvirt's own, there */
+}
+
 /* One word of a host: the domain in its list or not, as running there without a definition or not.
  */
 static void tell_definition(const char *host, bool is_listed, bool is_undefined)
@@ -487,7 +588,7 @@ static void tells_that_a_stopped_domain_was_undefined_but_not_while_libvirtd_is_
     now_ns += 4 * NS_PER_S;
     tell_definition("node1", false, false);
 
-    assert_true(was_told("it stays stopped, and its next start defines it as it was adopted"));
+    assert_true(was_told("it stays stopped, and its next start defines it as it was last"));
     assert_int_equal(cluster.vms[0]->own.phase, OWN_STOPPED);
 }
 
@@ -673,6 +774,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             what_may_be_starting_or_arriving_somewhere_is_started_nowhere_else, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nor_by_an_operator, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_definition_that_is_changed_by_hand_becomes_the_records, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(the_same_in_other_words_of_another_libvirt_is_taken_in_silence, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(only_the_host_that_runs_it_says_what_it_is_defined_as, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             a_lost_domain_that_somebody_started_is_followed_and_not_started_twice, set_up,
             tear_down),
