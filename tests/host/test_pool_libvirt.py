@@ -155,30 +155,94 @@ def a_killed_agent_and_a_killed_libvirtd_lose_nothing(pool):
     pool.verify_domain(host, "dom")
 
 
-def a_start_whose_answer_libvirtd_does_not_give_is_pending_until_it_does(pool):
+class SlowStart:
+    """libvirtd of the domain's host stands in its hook while it starts something, until the block ends."""
+
+    def __init__(self, pool):
+        self.pool, self.host = pool, host_of(pool, "dom")
+        self.gate, self.seen = self.host.dir / "hook-waits", self.host.dir / "hook-begun"
+        self.hook = self.host.dir / "libvirt" / "etc" / "hooks" / "qemu"
+
+    def __enter__(self):
+        self.hook.parent.mkdir(exist_ok=True)
+        self.hook.write_text(f"""#!/bin/sh
+[ "$2" = prepare ] || exit 0
+echo begun >>{self.seen}
+while [ -e {self.gate} ]; do sleep 0.05; done
+""")
+        self.hook.chmod(0o755)
+        self.pool.godwit("vm", "stop", "--force", "dom")
+        wait_vm(self.pool, "dom", "stopped")
+        self.again()  # it looks for hooks when it begins
+        self.gate.touch()
+        self.refusals = self.pool.godwit("events").stdout.count("could not be started")
+        self.command = threading.Thread(target=self.start)
+        self.command.start()
+        self.begins()
+        return self
+
+    def start(self):
+        self.words = self.pool.godwit("vm", "start", "dom", check=False, timeout=200)
+
+    def again(self):
+        log = self.pool.dir / f"agent-{self.host.name}.log"
+        before = log.read_text().count("connected to libvirt at")
+        self.host.kill_libvirtd()
+        self.host.start_libvirtd()
+        pools.wait_for("libvirtd to be driven again", 90, lambda: log.read_text().count(
+            "connected to libvirt at") > before, 0.1)
+
+    def begins(self, times=1):
+        pools.wait_for("libvirt to be at it", 90, lambda: self.seen.exists() and
+                       self.seen.read_text().count("begun") >= times, 0.1)
+        expect(self.pool.vm("dom")["record_phase"] == "STARTING", str(self.pool.vm("dom")))
+
+    def ends(self):
+        self.gate.unlink()
+        vm = wait_vm(self.pool, "dom", "running", self.host.name)
+        self.command.join()
+        expect_one_copy(self.pool, "dom", self.host)
+        expect(self.pool.godwit("events").stdout.count("could not be started") == self.refusals, "it was told as refused")
+        self.pool.verify_domain(self.host, "dom")
+        return vm
+
+    def __exit__(self, *_):
+        self.gate.unlink(missing_ok=True)
+        self.seen.unlink(missing_ok=True)
+        self.hook.unlink()
+
+
+def a_start_whose_answer_is_lost_with_libvirtd_is_asked_for_again_and_runs(pool):
     need_domain(pool)
-    host = host_of(pool, "dom")
-    log = pool.dir / f"agent-{host.name}.log"
-    pool.godwit("vm", "stop", "--force", "dom")
-    wait_vm(pool, "dom", "stopped")
-    lost = log.read_text().count("whether libvirt starts it is not known")
-    before = pool.godwit("events").stdout.count("could not be started")
-    libvirtd = int((host.dir / "libvirtd.pid").read_text())
-    os.kill(libvirtd, signal.SIGSTOP)
-    try:
-        start = threading.Thread(target=pool.godwit, args=("vm", "start", "dom"), kwargs={"check": False, "timeout": 200})
-        start.start()
-        pools.wait_for("the connection to be lost in the start", 120, lambda: log.read_text().count(
-            "whether libvirt starts it is not known") > lost, 0.2)
-        vm = pool.vm("dom")
-        expect(vm["state"] == "starting" and vm["host"] == host.name, str(vm))
-    finally:
-        os.kill(libvirtd, signal.SIGCONT)
-    vm = wait_vm(pool, "dom", "running", host.name)
-    start.join()
-    expect_one_copy(pool, "dom", host)
-    expect(pool.godwit("events").stdout.count("could not be started") == before, "it was told as refused")
-    pool.verify_domain(host, "dom")
+    with SlowStart(pool) as slow:
+        generation = pool.vm("dom")["generation"]
+        slow.again()
+        slow.begins(times=2)
+        expect(slow.ends()["generation"] == generation, "it was started anew")
+
+
+def a_start_whose_agent_and_libvirtd_die_is_the_next_agents(pool):
+    need_domain(pool)
+    with SlowStart(pool) as slow:
+        generation = pool.vm("dom")["generation"]
+        slow.host.kill_agent()
+        slow.host.kill_libvirtd()
+        slow.host.start_agent()  # it knows nothing of its domains yet
+        pool.wait_hosts_up(90)
+        expect(pool.vm("dom")["record_phase"] == "STARTING", str(pool.vm("dom")))
+        slow.host.start_libvirtd()
+        slow.begins(times=2)
+        expect(slow.ends()["generation"] == generation, "it was started anew")
+
+
+def a_start_that_takes_longer_than_anybody_waits_is_pending_all_the_same(pool):
+    need_domain(pool)
+    with SlowStart(pool) as slow:
+        generation = pool.vm("dom")["generation"]
+        slow.command.join()
+        expect("gave no answer" in slow.words.stdout + slow.words.stderr, slow.words.stdout + slow.words.stderr)
+        expect(pool.vm("dom")["record_phase"] == "STARTING", str(pool.vm("dom")))
+        expect(slow.ends()["generation"] == generation, "it was started anew")
 
 
 def break_in_a_move(pool, breaks):
@@ -449,6 +513,7 @@ LONG = [
     a_target_qemu_that_dies_in_a_move_leaves_one_copy,
     a_source_qemu_that_dies_in_a_move_is_told,
     an_evacuated_host_is_empty,
+    a_start_that_takes_longer_than_anybody_waits_is_pending_all_the_same,
 ]
 run([
     shows_a_domain_and_leaves_it_alone_until_it_is_adopted,
@@ -457,7 +522,8 @@ run([
     a_canceled_move_leaves_it_where_it_was,
     follows_what_virsh_does,
     a_killed_agent_and_a_killed_libvirtd_lose_nothing,
-    a_start_whose_answer_libvirtd_does_not_give_is_pending_until_it_does,
+    a_start_whose_answer_is_lost_with_libvirtd_is_asked_for_again_and_runs,
+    a_start_whose_agent_and_libvirtd_die_is_the_next_agents,
     a_hand_that_undefines_is_told_and_costs_nothing,
     a_second_copy_started_by_hand_is_a_conflict_and_never_fought,
     a_reset_boots_the_guest_anew_where_it_is,
