@@ -18,6 +18,7 @@
 #include "agent/console_order.h"
 #include "agent/disk_order.h"
 #include "agent/domains.h"
+#include "agent/held_orders.h"
 #include "agent/host_facts.h"
 #include "agent/images.h"
 #include "agent/move_sockets.h"
@@ -81,7 +82,7 @@ struct orders {
     struct snapshots *snapshots;
     struct protects *protects;
     struct standbys *standbys;
-    struct step *held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
+    struct held_orders held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
     struct step *failed; /* STARTs whose process is being ended: did it run? */
 };
 
@@ -111,7 +112,7 @@ struct step {
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */
     bool is_clone; /* it is another VM's: its disks are cloned before, its memory goes on here too */
-    struct step *next_held;   /* of orders.held, or of orders.failed */
+    struct step *next_failed; /* of orders.failed */
 };
 
 static struct orders *orders_of(void *data)
@@ -126,33 +127,12 @@ static void step_free(struct step *step)
         close_p(&step->fds[i]);
     close_p(&step->listen_fd);
     backends_close(&step->backends);
-    if (step->order) {
-        const ProtobufCMessageDescriptor *type = step->order->descriptor;
-        if (type == &godwit__move_in__descriptor)
-            explicit_bzero(((Godwit__MoveIn *)step->order)->psk.data,
-                           ((Godwit__MoveIn *)step->order)->psk.len);
-        if (type == &godwit__move_out__descriptor)
-            explicit_bzero(((Godwit__MoveOut *)step->order)->psk.data,
-                           ((Godwit__MoveOut *)step->order)->psk.len);
-        protobuf_c_message_free_unpacked(step->order, NULL);
-    }
+    if (step->order)
+        held_orders_wipe(step->order);
     if (step->snapshot)
         godwit__snapshot_info__free_unpacked(step->snapshot, NULL);
     free(step->bytes);
     free(step);
-}
-
-static ProtobufCMessage *message_copy(const ProtobufCMessage *message)
-{
-    size_t count = protobuf_c_message_get_packed_size(message);
-    uint8_t *bytes = malloc(count ? count : 1);
-    if (!bytes)
-        return NULL;
-    (void)protobuf_c_message_pack(message, bytes);
-    ProtobufCMessage *copy = protobuf_c_message_unpack(message->descriptor, NULL, count, bytes);
-    explicit_bzero(bytes, count); /* a move's key may be in it */
-    free(bytes);
-    return copy;
 }
 
 static int step_new(struct step **ret_step, struct orders *orders, const char *vm_id,
@@ -167,7 +147,7 @@ static int step_new(struct step **ret_step, struct orders *orders, const char *v
     step->orders = orders;
     (void)snprintf(step->vm_id, sizeof step->vm_id, "%s", vm_id);
     step->request = request;
-    if (order && !(step->order = message_copy(order))) {
+    if (order && !(step->order = held_orders_copy(order))) {
         step_free(step);
         return fault_set(fault, ERR_NOMEM, "no memory for an order");
     }
@@ -641,7 +621,7 @@ static void start_failed(struct step *step, const struct fault *given)
         entry->start_may_end = false;
     if (entry && entry->process && entry->starting_runs) {
         step->fault = *fault;
-        step->next_held = orders->failed;
+        step->next_failed = orders->failed;
         orders->failed = step; /* whether it ran is known when its process has ended */
         vm_entry_discard(entry);
         return;
@@ -665,11 +645,11 @@ static void start_failed(struct step *step, const struct fault *given)
 /* "Never started" would let the pool give its disks away, or go back to the snapshot, over what it has written. */
 void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has_run)
 {
-    for (struct step **at = &orders->failed; *at; at = &(*at)->next_held) {
+    for (struct step **at = &orders->failed; *at; at = &(*at)->next_failed) {
         struct step *step = *at;
         if (strcmp(step->vm_id, entry->id) != 0)
             continue;
-        *at = step->next_held;
+        *at = step->next_failed;
         if (!has_run)
             vm_table_refuse(orders->table, step->vm_id, step->generation);
         waiters_answer(&entry->start_waiters, has_run ? entry : NULL, &step->fault);
@@ -737,7 +717,7 @@ static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, s
     if (step->is_clone && !info->with_memory)
         return fault_set(fault, ERR_INVALID, "snapshot %s holds no memory to go on from",
                          info->name);
-    step->snapshot = (Godwit__SnapshotInfo *)message_copy(&info->base);
+    step->snapshot = (Godwit__SnapshotInfo *)held_orders_copy(&info->base);
     return step->snapshot ? 0 : fault_set(fault, ERR_NOMEM, "no memory for a snapshot");
 }
 
@@ -770,22 +750,6 @@ static void end_empty(struct vm_entry *entry)
         (void)vm_process_kill(entry->process, &fault);
 }
 
-/* Keep the order until what is in its way has ended, or is what was ordered (take_up_held). Behind those before it:
- * whoever orders again and again waits for the answer to the newest. */
-static int hold(struct orders *orders, const char *vm_id, const ProtobufCMessage *order,
-                struct rpc_request *request, struct fault *fault)
-{
-    struct step *step = NULL;
-    int r = step_new(&step, orders, vm_id, order, request, fault);
-    if (r < 0)
-        return r;
-    struct step **end = &orders->held;
-    while (*end)
-        end = &(*end)->next_held;
-    *end = step;
-    return 0;
-}
-
 void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
                   struct rpc_request *request)
 {
@@ -812,7 +776,7 @@ void orders_start(struct orders *orders, const Godwit__OrderVmStart *order,
                                                                                  entry->status->generation));
     if (r == 0 && is_open) {
         end_empty(entry);
-        if (hold(orders, entry->id, &order->base, request, &fault) < 0)
+        if (held_orders_put(&orders->held, entry->id, &order->base, request, &fault) < 0)
             reply_fault(request, &fault);
         return;
     }
@@ -1337,7 +1301,7 @@ static int restamp_begin(struct orders *orders, struct vm_entry *entry,
     int r = restamp ? step_new(&restamp->step, orders, entry->id, &verdict->base, request, fault)
                     : fault_set(fault, ERR_NOMEM, "no memory for an order");
     if (r == 0) {
-        restamp->spec = (Godwit__VmSpec *)message_copy(&entry->status->spec->base);
+        restamp->spec = (Godwit__VmSpec *)held_orders_copy(&entry->status->spec->base);
         restamp->generation = entry->status->generation;
         host_facts_stamp(orders->facts, verdict->generation, &restamp->step->wanted);
         r = restamp->spec ? loop_work(orders->loop, restamp_work, restamp_done, restamp)
@@ -1515,7 +1479,7 @@ static void begin_move_in(struct orders *orders, const Godwit__MoveIn *order,
         return;
     }
     if (entry && is_ending(entry)) {
-        if (hold(orders, order->vm_id, &order->base, request, &fault) < 0)
+        if (held_orders_put(&orders->held, order->vm_id, &order->base, request, &fault) < 0)
             reply_fault(request, &fault);
         return;
     }
@@ -1567,7 +1531,7 @@ static void begin_image_seal(struct orders *orders, const Godwit__OrderImageSeal
 
     int r = check_incarnation(orders, order->incarnation, &fault);
     if (r == 0 && entry && (is_ending(entry) || has_stopped(entry))) {
-        r = hold(orders, order->vm_id, &order->base, request, &fault);
+        r = held_orders_put(&orders->held, order->vm_id, &order->base, request, &fault);
         if (r == 0)
             return;
     }
@@ -1592,33 +1556,17 @@ static void handle_image_seal(void *data, struct rpc *rpc, struct rpc_request *r
 /* Those that waited for the end of this VM's process. */
 static void take_up_held(struct orders *orders, const char *vm_id, bool only_starts)
 {
-    for (struct step **at = &orders->held; *at;) {
-        struct step *step = *at;
-        bool is_start = step->order->descriptor == &godwit__order_vm_start__descriptor;
-        if (strcmp(step->vm_id, vm_id) != 0 || (only_starts && !is_start)) {
-            at = &step->next_held;
-            continue;
-        }
-        *at = step->next_held;
-        if (is_start)
-            orders_start(orders, (const Godwit__OrderVmStart *)step->order, step->request);
-        else if (step->order->descriptor == &godwit__order_image_seal__descriptor)
-            begin_image_seal(orders, (const Godwit__OrderImageSeal *)step->order, step->request);
-        else
-            begin_move_in(orders, (const Godwit__MoveIn *)step->order, step->request);
-        step_free(step);
-        at = &orders->held;
-    }
-}
+    const ProtobufCMessageDescriptor *start = &godwit__order_vm_start__descriptor;
+    struct held_order *held = held_orders_take(&orders->held, vm_id, only_starts ? start : NULL);
 
-static bool has_held_start(const struct orders *orders, const char *vm_id)
-{
-    for (const struct step *step = orders->held; step; step = step->next_held) {
-        if (strcmp(step->vm_id, vm_id) == 0 &&
-            step->order->descriptor == &godwit__order_vm_start__descriptor)
-            return true;
+    for (; held; held = held_order_free(held)) {
+        if (held->order->descriptor == start)
+            orders_start(orders, (const Godwit__OrderVmStart *)held->order, held->request);
+        else if (held->order->descriptor == &godwit__order_image_seal__descriptor)
+            begin_image_seal(orders, (const Godwit__OrderImageSeal *)held->order, held->request);
+        else
+            begin_move_in(orders, (const Godwit__MoveIn *)held->order, held->request);
     }
-    return false;
 }
 
 void orders_on_vm(struct orders *orders, struct vm_entry *entry)
@@ -1627,7 +1575,7 @@ void orders_on_vm(struct orders *orders, struct vm_entry *entry)
         return;
     if (!is_half_started(entry)) /* what was half started is started, or it is something else */
         take_up_held(orders, entry->id, true);
-    else if (has_held_start(orders, entry->id))
+    else if (held_orders_has(&orders->held, entry->id, &godwit__order_vm_start__descriptor))
         end_empty(entry);
 }
 
@@ -1712,20 +1660,14 @@ static void half_started_ended(struct orders *orders, struct vm_entry *entry)
     (void)fault_set(&fault, ERR_REFUSED, "it was stopped while it was being started");
     entry->start_ends = false;
     vm_table_refuse(orders->table, entry->id, entry->starting_generation);
-    for (struct step **at = &orders->held; *at;) {
-        struct step *step = *at;
-        const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)step->order;
-        if (strcmp(step->vm_id, entry->id) != 0 ||
-            step->order->descriptor != &godwit__order_vm_start__descriptor) {
-            at = &step->next_held;
-            continue;
-        }
-        *at = step->next_held;
+    struct held_order *held =
+        held_orders_take(&orders->held, entry->id, &godwit__order_vm_start__descriptor);
+    for (; held; held = held_order_free(held)) {
+        const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)held->order;
         if (order->generation == entry->status->generation) /* it had run by then */
-            reply_status(step->request, entry);
+            reply_status(held->request, entry);
         else
-            refuse_start(orders, order, step->request, &fault);
-        step_free(step);
+            refuse_start(orders, order, held->request, &fault);
     }
     answer_start_ends(&entry->stop_waiters, has_run ? entry : NULL, entry->id,
                       entry->starting_generation);
@@ -2516,14 +2458,11 @@ void orders_stop(struct orders *orders)
 
 struct orders *orders_free(struct orders *orders)
 {
-    while (orders && orders->held) {
-        struct step *step = orders->held;
-        orders->held = step->next_held;
-        step_free(step);
-    }
+    if (orders)
+        held_orders_deinit(&orders->held);
     while (orders && orders->failed) {
         struct step *step = orders->failed;
-        orders->failed = step->next_held;
+        orders->failed = step->next_failed;
         step_free(step);
     }
     if (orders)
