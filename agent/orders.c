@@ -319,8 +319,27 @@ static int open_file(struct step *step, struct vm_entry *entry, struct fault *fa
                : 0;
 }
 
+/* They may lie on a store, which may hang: opened on a worker. Those of a disk are read when that is open. */
+static int open_boot_files(struct step *step, const Godwit__VmSpec *spec, struct fault *fault)
+{
+    if (!spec->kernel || !*spec->kernel)
+        return fault_set(fault, ERR_INVALID, "%s has no kernel", spec->name);
+    step->fds[FD_KERNEL] = open(spec->kernel, O_RDONLY | O_CLOEXEC);
+    if (step->fds[FD_KERNEL] < 0)
+        return fault_set_errno(fault, err_from_errno(errno), errno, "opening the kernel %s",
+                               spec->kernel);
+    if (spec->initrd && *spec->initrd) {
+        step->fds[FD_INITRD] = open(spec->initrd, O_RDONLY | O_CLOEXEC);
+        if (step->fds[FD_INITRD] < 0)
+            return fault_set_errno(fault, err_from_errno(errno), errno, "opening the initrd %s",
+                                   spec->initrd);
+    }
+    return 0;
+}
+
+/* This agent's own: all that lies in its folders. */
 static int open_files(struct step *step, struct vm_entry *entry, const Godwit__VmSpec *spec,
-                      bool incoming, struct fault *fault)
+                      struct fault *fault)
 {
     char path[VM_PATH_SIZE];
 
@@ -336,24 +355,7 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
     r = vm_entry_run_path(entry, "latch", path, fault);
     if (r == 0)
         r = latch_file_create(path, &step->fds[FD_LATCH], fault);
-    if (r == 0 && step_nonce(step))
-        return open_file(step, entry, fault);
-    if (r < 0 || incoming || vm_spec_boots_from_disk(spec))
-        return r; /* those of a disk are read when it is open */
-
-    if (!spec->kernel || !*spec->kernel)
-        return fault_set(fault, ERR_INVALID, "%s has no kernel", spec->name);
-    step->fds[FD_KERNEL] = open(spec->kernel, O_RDONLY | O_CLOEXEC);
-    if (step->fds[FD_KERNEL] < 0)
-        return fault_set_errno(fault, err_from_errno(errno), errno, "opening the kernel %s",
-                               spec->kernel);
-    if (spec->initrd && *spec->initrd) {
-        step->fds[FD_INITRD] = open(spec->initrd, O_RDONLY | O_CLOEXEC);
-        if (step->fds[FD_INITRD] < 0)
-            return fault_set_errno(fault, err_from_errno(errno), errno, "opening the initrd %s",
-                                   spec->initrd);
-    }
-    return 0;
+    return r == 0 && step_nonce(step) ? open_file(step, entry, fault) : r;
 }
 
 static const Godwit__VmSpec *step_spec(const struct step *step)
@@ -418,7 +420,12 @@ static void backends_work(void *data)
     struct step *step = data;
     struct backends_ask ask = step_ask(step);
 
+    bool boots = !step->incoming && !step_nonce(step);
+    bool boots_from_disk = vm_spec_boots_from_disk(step_spec(step));
+
     step->result = may_start(step, &step->fault);
+    if (step->result == 0 && boots && !boots_from_disk)
+        step->result = open_boot_files(step, step_spec(step), &step->fault);
     if (step->result < 0)
         return;
 
@@ -435,8 +442,7 @@ static void backends_work(void *data)
     if (step->result == 0 && step->snapshot && !step->is_clone) /* they are ours to write now */
         step->result = snapshot_folder_restore(snapshots_root(step->orders->snapshots),
                                                step->snapshot, step_spec(step), &step->fault);
-    if (step->result == 0 && !step->incoming && !step_nonce(step) &&
-        vm_spec_boots_from_disk(step_spec(step)))
+    if (step->result == 0 && boots && boots_from_disk)
         step->result = read_boot(step, &step->fault);
 }
 
@@ -563,7 +569,7 @@ static int create(struct step *step, struct vm_entry *entry, rpc_done_fn *create
     if (r == 0 && (!step_nonce(step) || step->snapshot)) /* it boots, or comes from elsewhere: what rests here is old */
         r = vm_entry_drop_file(entry, fault);
     if (r == 0)
-        r = open_files(step, entry, step_spec(step), step->incoming, fault);
+        r = open_files(step, entry, step_spec(step), fault);
     if (r < 0)
         return r;
     step->orders->workers++;
@@ -828,13 +834,12 @@ static void kill_hung(struct vm_entry *entry, uint64_t grace_ms)
     struct fault fault = {0};
 
     /* HELD after GAVE may be the only copy there is: that is for a verdict to end, not for us. */
-    const Godwit__MoveLatch *latch = entry->status->latch;
-    if (latch && latch->latch == GODWIT__LATCH__LATCH_GAVE &&
-        entry->status->generation < latch->generation) {
+    uint64_t given_as = vm_entry_given_as(entry);
+    if (given_as) {
         (void)fault_set(&fault, ERR_STATE,
                         "it was given away as generation %llu and no verdict has come",
-                        (unsigned long long)latch->generation);
-    } else if (!vm_process_is_known(entry->process)) {
+                        (unsigned long long)given_as);
+    } else if (!vm_process_is_proven(entry->process)) {
         (void)fault_set(&fault, ERR_STATE, "process %d has not shown that it runs this VM",
                         vm_process_pid(entry->process));
     } else {
@@ -1000,6 +1005,11 @@ static bool stop_start(struct orders *orders, struct vm_entry *entry, const Godw
 
     if (entry && is_unheard(entry) && entry->status->generation != generation) {
         struct fault fault = {0};
+        if (entry->is_silent && entry->process && vm_process_is_proven(entry->process) &&
+            !vm_entry_given_as(entry)) {
+            end_start(entry, generation, request); /* what it had become shows when it has ended */
+            return true;
+        }
         (void)fault_set(&fault, ERR_BUSY, "its process has not answered the agent, which was started after it");
         entry->void_generation = generation; /* nor does a START that waits here begin it anew, once that has ended */
         reply_fault(request, &fault);

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/vm_proof.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -23,7 +24,7 @@ enum { CONTROL_FD = 3, FAILPOINTS_FD = 4, RECONNECT_MS = 200, LAST_WORDS_MS = 10
 
 struct vm_process {
     struct vm_process_config config; /* its strings are void after new, but these: */
-    char *vm_id, *socket_path;
+    char *vm_id, *socket_path, *log_path;
     int pid, pidfd;
     struct loop_poll *watch;
     struct loop_timer *timer;      /* reconnect, or waiting for the last words */
@@ -295,7 +296,8 @@ static int process_alloc(struct vm_process **ret_process, const struct vm_proces
     process->pidfd = -1;
     process->vm_id = strdup(config->vm_id);
     process->socket_path = strdup(config->socket_path);
-    int r = process->vm_id && process->socket_path
+    process->log_path = strdup(config->log_path);
+    int r = process->vm_id && process->socket_path && process->log_path
                 ? 0
                 : fault_set(fault, ERR_NOMEM, "no memory for a VM's process");
     if (r == 0)
@@ -371,6 +373,8 @@ int vm_process_adopt(struct vm_process **ret_process, const struct vm_process_co
     }
     if (r == 0)
         r = watch_start(process, fault);
+    if (r == ERR_NOT_FOUND) /* somebody listens, as who made the socket: an agent that is no more. Asked again. */
+        r = fault_set(fault, ERR_STATE, "who serves %s has not said so yet", config->socket_path);
     if (r < 0) {
         (void)vm_process_free(process);
         return r;
@@ -422,6 +426,7 @@ struct vm_process *vm_process_free(struct vm_process *process)
     close_p(&process->pidfd);
     free(process->vm_id);
     free(process->socket_path);
+    free(process->log_path);
     free(process);
     return NULL;
 }
@@ -429,11 +434,16 @@ struct vm_process *vm_process_free(struct vm_process *process)
 int vm_process_give(struct vm_process *process, const struct vm_process_config *config,
                     struct fault *fault)
 {
-    char *socket_path = strdup(config->socket_path);
-    if (!socket_path)
+    char *socket_path = strdup(config->socket_path), *log_path = strdup(config->log_path);
+    if (!socket_path || !log_path) {
+        free(socket_path);
+        free(log_path);
         return fault_set(fault, ERR_NOMEM, "no memory for a VM's process");
+    }
     free(process->socket_path);
+    free(process->log_path);
     process->socket_path = socket_path;
+    process->log_path = log_path;
     process->config = *config;
     return 0;
 }
@@ -454,7 +464,7 @@ int vm_process_kill(struct vm_process *process, struct fault *fault)
         process->config.kill(process->config.data);
         return 0;
     }
-    if (!process->known)
+    if (!vm_process_is_proven(process))
         return fault_set(fault, ERR_STATE, "process %d has not shown that it runs VM %s",
                          process->pid, process->vm_id);
     if (syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
@@ -475,4 +485,10 @@ void vm_process_set_known(struct vm_process *process)
 bool vm_process_is_known(const struct vm_process *process)
 {
     return process->known;
+}
+
+bool vm_process_is_proven(const struct vm_process *process)
+{
+    return process->is_open_end || process->known ||
+           vm_proof_holds(process->pid, process->pidfd, process->log_path);
 }

@@ -65,12 +65,14 @@ int vm_process_give(struct vm_process *process, const struct vm_process_config *
 
 struct rpc *vm_process_rpc(struct vm_process *process); /* NULL while not connected */
 int vm_process_pid(const struct vm_process *process);
-/* SIGKILL by pidfd. ERR_STATE for an adopted one that has not shown yet that it is a godwit-vm. */
+/* SIGKILL by pidfd. ERR_STATE for an adopted one that is not proven to be the VM's. */
 int vm_process_kill(struct vm_process *process, struct fault *fault);
 /* The same in so long, should it not have ended by itself until then. */
 void vm_process_kill_after(struct vm_process *process, uint64_t ms);
 /* It has answered with its VM's id: it is what we take it for. */
 void vm_process_set_known(struct vm_process *process);
 bool vm_process_is_known(const struct vm_process *process);
+/* The same also without an answer, by the kernel's word: see vm_proof. */
+bool vm_process_is_proven(const struct vm_process *process);
 
 #endif

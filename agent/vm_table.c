@@ -1069,6 +1069,24 @@ void vm_entry_refresh(struct vm_entry *entry)
     ask(entry);
 }
 
+uint64_t vm_entry_given_as(const struct vm_entry *entry)
+{
+    const Godwit__MoveLatch *latch = entry->status->latch;
+    struct latch_record record = {.generation = entry->status->generation};
+    struct fault fault = {0};
+    char path[VM_PATH_SIZE];
+
+    if (latch) {
+        record.latch = (uint8_t)latch->latch;
+        record.move_generation = latch->generation;
+    }
+    if (vm_entry_run_path(entry, "latch", path, &fault) == 0)
+        (void)latch_file_read(path, &record, &fault); /* else what was told */
+    bool is_given =
+        record.latch == GODWIT__LATCH__LATCH_GAVE && record.generation < record.move_generation;
+    return is_given ? record.move_generation : 0;
+}
+
 /* ---- adopting ---- */
 static void settle_one(struct vm_table *table)
 {
@@ -1108,6 +1126,7 @@ static void ask_done(void *data, const ProtobufCMessage *reply, const struct fau
 
     if (entry && entry->process == question->process) {
         entry->asking = false;
+        entry->is_silent = !status;
         if (!status || !status->vm_id || strcmp(status->vm_id, entry->id) != 0) {
             log_warn("vm_table", "a VM's process does not answer, it is left alone vm=%s: %s",
                      entry->id, fault ? fault->text : "it speaks of another VM");

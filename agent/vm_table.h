@@ -68,6 +68,7 @@ struct vm_entry {
     bool tidying; /* its disks are put away on a worker: it left, or did not come */
     struct vm_waiters start_waiters, stop_waiters;
     bool is_unconfirmed;   /* what runs for it has said nothing yet: its status is an earlier agent's */
+    bool is_silent;        /* it was asked, and did not answer in time */
     bool was_told_unknown; /* vm_word.c: by the last HELLO, and nothing else was since */
     char out_move_id[VM_ID_SIZE]; /* of the last MOVE_OUT that was begun */
     char disks_move_id[VM_ID_SIZE]; /* of the MOVE_OUT that takes local disks along; else empty */
@@ -188,6 +189,9 @@ void vm_entry_adopt_replica(struct vm_entry *entry, struct vm_process *process,
 /* Its process has ended, and no upgrade has it: what the latch file says becomes of it. */
 void vm_entry_ended(struct vm_entry *entry, const char *how);
 void vm_entry_refresh(struct vm_entry *entry); /* ask its process how it is */
+/* Its process gave its guest away as this generation and was told nothing since; 0: no. By its latch file, which is
+ * as it is also when the process does not answer. */
+uint64_t vm_entry_given_as(const struct vm_entry *entry);
 /* Is there a file that a guest of this generation goes on from, and nobody has yet? Its nonce, when
  * asked for. */
 enum { VM_NONCE_SIZE = 64 };

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -73,11 +74,13 @@ int unix_connect(const char *path, int *ret_fd, struct fault *fault)
     int r = address_of(path, &address, fault);
     if (r < 0)
         return r;
-    AUTO_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* Who does not accept, and has a full queue, would be waited for without end. */
+    AUTO_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fault_set_errno(fault, ERR_IO, errno, "opening a Unix socket");
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         return fault_set_errno(fault, err_from_errno(errno), errno, "connecting to %s", path);
+    (void)fcntl(fd, F_SETFL, 0); /* cannot fail on a socket of ours */
     *ret_fd = TAKE_FD(fd);
     return 0;
 }

@@ -218,6 +218,14 @@ def a_start_that_hangs_is_ended_by_force(pool):
     pool.verify("sleeper")
 
 
+def without_log(pool):
+    """Nothing proves of which VM its process is, as long as it is silent: its log has another name."""
+    log = pathlib.Path(pool.hosts[0].dir, "agent", "vms", pool.vm("sleeper")["id"], "vm.log")
+    kept = log.with_name("vm.log.kept")
+    log.rename(kept)
+    return lambda: kept.rename(log)
+
+
 def one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped(pool):
     """Its agent knows of the VM only what it was before that start, and its process goes on once it is let."""
     need_sleeper(pool)
@@ -229,6 +237,7 @@ def one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped(pool):
         asked = hang(pool, "vm", "resume" if state == "suspended" else "start", "sleeper")
         pids = pool.hosts[0].vm_pids()
         expect(len(pids) == 1, f"its process is one of {pids}")
+        give_log_back = without_log(pool)
         pool.hosts[0].kill_agent()
         pool.hosts[0].start_agent()
         out, err = asked.communicate(timeout=60)
@@ -238,6 +247,7 @@ def one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped(pool):
         expect("has not answered the agent" in said, said)
         expect(pool.vm("sleeper")["record_phase"] == "STARTING", str(pool.vm("sleeper")))
         expect(pool.hosts[0].vm_pids() == pids, "its process is gone")
+        give_log_back()
         os.kill(pids[0], signal.SIGCONT)
 
         def is_stopped():
@@ -259,6 +269,7 @@ def a_start_whose_stop_was_refused_does_not_begin_anew(pool):
     suspend(pool)
     asked = hang(pool, "vm", "resume", "sleeper")
     pids = pool.hosts[0].vm_pids()
+    give_log_back = without_log(pool)
     pool.hosts[0].kill_agent()
     pool.hosts[0].start_agent()
     asked.communicate(timeout=60)
@@ -266,8 +277,26 @@ def a_start_whose_stop_was_refused_does_not_begin_anew(pool):
     said = refused(pool, "vm", "stop", "--force", "sleeper")
     expect("has not answered the agent" in said, said)
     os.kill(pids[0], signal.SIGKILL)
+    give_log_back()
     pools.wait_for("it to be told as suspended", 60, lambda: pool.vm("sleeper")["state"] in ("suspended", "stopped"))
     pools.wait_for("its process to end", 60, lambda: not pool.hosts[0].vm_pids())
+    pool.godwit("vm", "resume", "sleeper")
+    pool.verify("sleeper")
+
+
+def one_that_never_answers_a_new_agent_is_ended_by_force(pool):
+    """The kernel says that it is the VM's process; what it slept on is still there."""
+    need_sleeper(pool)
+    suspend(pool)
+    asked = hang(pool, "vm", "resume", "sleeper")
+    pids = pool.hosts[0].vm_pids()
+    pool.hosts[0].kill_agent()
+    pool.hosts[0].start_agent()
+    asked.communicate(timeout=60)
+    pool.wait_hosts_up()
+    pool.godwit("vm", "stop", "--force", "sleeper", check=False)  # at once, or as soon as it is known to be silent
+    pools.wait_for("its process to end", 60, lambda: not set(pids) & set(pool.hosts[0].vm_pids()))
+    pools.wait_for("it to be told as suspended", 60, lambda: pool.vm("sleeper")["state"] == "suspended")
     pool.godwit("vm", "resume", "sleeper")
     pool.verify("sleeper")
 
@@ -405,6 +434,7 @@ run([goes_on_at_once_and_has_all_in_the_end,
      a_start_that_hangs_is_ended_by_force,
      one_that_does_not_answer_a_new_agent_is_not_taken_for_stopped,
      a_start_whose_stop_was_refused_does_not_begin_anew,
+     one_that_never_answers_a_new_agent_is_ended_by_force,
      it_can_be_stopped_on_the_way,
      a_damaged_frame_holds_it_still_for_good,
      a_read_error_that_passes_is_nothing_to_it,

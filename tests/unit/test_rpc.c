@@ -450,6 +450,29 @@ static void a_unix_server_welcomes_and_replaces_only_a_stale_socket(void **state
     assert_int_equal(unix_connect(path, &fd, &fault), ERR_NOT_FOUND);
 }
 
+static void who_does_not_accept_is_not_waited_for(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/godwit-unix.XXXXXX", path[64];
+    struct fault fault = {0};
+    int listening = -1, fds[256], r = 0;
+    size_t count = 0;
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/sock", folder);
+    assert_int_equal(unix_listen(path, &listening, &fault), 0);
+
+    while (count < 256 && (r = unix_connect(path, &fds[count], &fault)) == 0)
+        count++;
+
+    assert_int_equal(r, ERR_IO); /* and not as one that nobody listens at */
+    assert_true(count > 0);
+    while (count > 0)
+        (void)close(fds[--count]);
+    (void)close(listening);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 /* ---- calls and their ends ---- */
 
 static void a_peers_fault_arrives_with_code_text_and_hint_made_harmless(void **state)
@@ -1127,6 +1150,7 @@ int main(void)
         test(passes_descriptors_with_their_own_call),
         test(refuses_descriptors_that_were_promised_and_did_not_come),
         test(a_unix_server_welcomes_and_replaces_only_a_stale_socket),
+        cmocka_unit_test(who_does_not_accept_is_not_waited_for),
         test(a_peers_fault_arrives_with_code_text_and_hint_made_harmless),
         test(an_unserved_method_gets_a_fault_and_an_unserved_event_none),
         test(a_call_times_out_once_and_a_late_reply_is_harmless),
