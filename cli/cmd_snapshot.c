@@ -428,10 +428,29 @@ static int make_stopped(struct context *context, const char *vm, bool and_stop)
     return exit_code;
 }
 
+/* Before anything is stopped: one that stays would have stopped its VM for nothing. */
+static int judge_rm_all(struct context *context, const char *vm)
+{
+    Godwit__SnapshotReply *all = NULL;
+    int exit_code = ask(context, vm, NULL, GODWIT__SNAPSHOT_VERB__SNAPSHOT_LIST, &all);
+    for (size_t i = 0; exit_code == EXIT_CODE_DONE && i < all->n_snapshots; i++) {
+        Godwit__SnapshotReply *reply = NULL;
+        exit_code = ask(context, vm, all->snapshots[i]->name,
+                        GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE_CHECK, &reply);
+        if (reply)
+            godwit__snapshot_reply__free_unpacked(reply, NULL);
+    }
+    if (all)
+        godwit__snapshot_reply__free_unpacked(all, NULL);
+    return exit_code;
+}
+
 int cmd_snapshot_rm_all(struct context *context, const char *vm, bool and_stop)
 {
     Godwit__SnapshotReply *reply = NULL;
-    int exit_code = make_stopped(context, vm, and_stop);
+    int exit_code = judge_rm_all(context, vm);
+    if (exit_code == EXIT_CODE_DONE)
+        exit_code = make_stopped(context, vm, and_stop);
     if (exit_code == EXIT_CODE_DONE)
         exit_code = ask(context, vm, NULL, GODWIT__SNAPSHOT_VERB__SNAPSHOT_LIST, &reply);
     for (size_t i = 0; exit_code == EXIT_CODE_DONE && i < reply->n_snapshots; i++)

@@ -18,7 +18,7 @@ int cmd_snapshot_restore(struct context *context);
 int cmd_snapshot_clone(struct context *context);
 int cmd_snapshot_rm(struct context *context);
 /* Of `vm rm --with-snapshots`: all of this VM's, once it is stopped, so that none goes for a VM that
- * stays; `and_stop` stops it first. An exit code. */
+ * stays; `and_stop` stops it first, when all of them could go. An exit code. */
 int cmd_snapshot_rm_all(struct context *context, const char *vm, bool and_stop);
 
 #endif

@@ -215,6 +215,10 @@ static void drop(struct coordinator *coordinator, struct rpc_request *request,
         reply_problem(request, &problem);
         return;
     }
+    if (wanted->verb == GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE_CHECK) {
+        reply_list(request, NULL, 0);
+        return;
+    }
     struct cluster_vm *vm = cluster_vm(cluster, snapshot->info->vm_id);
     struct asked *asked = asked_new(coordinator, request, vm ? vm->id : "");
     if (vm)
@@ -242,6 +246,7 @@ void api_snapshot_request(struct peer *peer, struct rpc_request *request, const 
         check(peer->coordinator, request, wanted);
         return;
     case GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE:
+    case GODWIT__SNAPSHOT_VERB__SNAPSHOT_REMOVE_CHECK:
         drop(peer->coordinator, request, wanted);
         return;
     case _GODWIT__SNAPSHOT_VERB_IS_INT_SIZE:

@@ -312,6 +312,14 @@ def a_guest_that_moved_away_is_restored_where_its_snapshot_lies(pool):
     refused = pool.godwit("vm", "snapshot", "restore", "-y", "mover", "here", check=False)
     expect(refused.returncode == 5 and "lies on node1" in refused.stderr, refused.stderr)
     expect_host(pool, "mover", "node2")
+    pool.hosts[0].kill_agent()  # what cannot be removed there stops nothing here
+    pools.wait_for("node1 to be missed", 30, lambda: any(
+        h["name"] == "node1" and h["state"] == "down" for h in pool.ls("host")))
+    refused = pool.godwit("vm", "rm", "mover", "--stop", "--with-snapshots", "-y", check=False)
+    expect(refused.returncode != 0 and "node1" in refused.stderr, refused.stderr)
+    expect_host(pool, "mover", "node2")
+    pool.hosts[0].start_agent()
+    pool.wait_hosts_up()
     pool.godwit("migrate", "mover", "--to", "node1")
     pool.godwit("vm", "snapshot", "restore", "-y", "mover", "here")
     expect_host(pool, "mover", "node1")
