@@ -7,6 +7,7 @@
 #include "agent/host_facts.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
+#include "agent/vm_word.h"
 #include "agent/watchdog.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -50,8 +51,9 @@ static void forget_doomed(struct quarantine *quarantine)
  * guest may need its pages (post-copy). The pool says when it can go. */
 static bool is_given_away(const struct vm_entry *entry)
 {
-    return entry->status->state == GODWIT__VM_STATE__VM_STATE_HELD && entry->status->latch &&
-           entry->status->latch->latch == GODWIT__LATCH__LATCH_GAVE && !entry->upgrade;
+    bool stands = entry->status->state == GODWIT__VM_STATE__VM_STATE_HELD || vm_word_is_unheard(entry);
+
+    return stands && vm_entry_given_as(entry) > 0 && !entry->upgrade;
 }
 
 static bool must_end(const struct quarantine *quarantine, const struct vm_entry *entry)

@@ -85,7 +85,8 @@ def one_that_is_silent_for_good_is_ended_by_force(pool):
 def a_kernel_that_cannot_be_opened_holds_up_its_own_start_alone(pool):
     path = pool.dir / "kernel"
     shutil.copy(pool.guest_elf(), path)
-    pool.godwit("vm", "create", "stuck", "--kernel", path, "--memory", "64MiB", "--host", "node1")
+    pool.godwit("vm", "create", "stuck", "--kernel", path, "--memory", "64MiB", "--vcpus", "1",
+                "--host", "node1")
     pool.godwit("vm", "stop", "--force", "stuck")
     path.unlink()
     os.mkfifo(path)  # nobody writes: its open hangs as one on a store does that is away
