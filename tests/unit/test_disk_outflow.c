@@ -103,11 +103,13 @@ static int set_up(void **state)
     assert_true(fd >= 0 && scene->fd >= 0);
     (void)unlink(path);
     assert_int_equal(flock(fd, LOCK_EX), 0); /* as long as the outflow has it open */
+    (void)pthread_mutex_lock(&medium.lock); /* nobody joined the thread of the test before */
     medium.is_shut = medium.is_held_done = false;
     medium.wait_error = 0;
     medium.writes = medium.waits = medium.flushes = 0;
     medium.written = 0;
     memset(medium.seen, 0, sizeof medium.seen);
+    (void)pthread_mutex_unlock(&medium.lock);
     assert_int_equal(disk_outflow_new(&scene->outflow, fd, PAGES), 0);
     *state = scene;
     return 0;
