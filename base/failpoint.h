@@ -140,7 +140,7 @@ enum {
     FAILPOINT_ARMED_MAX = 16,
     FAILPOINT_SPEC_MAX = 4096,
     FAILPOINT_DELAY_MS = 50,
-    FAILPOINT_DELAY_MS_MAX = 10000
+    FAILPOINT_DELAY_MS_MAX = 50000
 };
 
 /* Arm what the text says, and nothing else; "" disarms. Nothing changes unless it returns 0. */

@@ -48,7 +48,6 @@
 
 enum {
     DISK_TOLD_MS = 1000,
-    GONE_LINGER_MS = 10000,
     REST_MS = 300, /* before the memory of a guest that moved away is freed */
 };
 
@@ -189,7 +188,8 @@ void machine_end(struct machine *machine, Godwit__VmState state, enum latch_endi
     console_flush(machine->console);
     machine_set_state(machine, state, "%s", reason);
     loop_timer_start(machine->over_timer,
-                     state == GODWIT__VM_STATE__VM_STATE_GONE ? GONE_LINGER_MS : MACHINE_ENDED_LINGER_MS,
+                     state == GODWIT__VM_STATE__VM_STATE_GONE ? MACHINE_GONE_LINGER_MS
+                                                              : MACHINE_ENDED_LINGER_MS,
                      0);
 }
 
@@ -197,7 +197,11 @@ static void over_timer_fired(void *data)
 {
     struct machine *machine = data;
 
-    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->move && !machine->rest) {
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && machine->move) {
+        machine_move_leave(machine);
+        return;
+    }
+    if (machine->state == GODWIT__VM_STATE__VM_STATE_INCOMING && !machine->rest) {
         machine_end(machine, GODWIT__VM_STATE__VM_STATE_GONE, LATCH_ENDING_GONE,
                     "the move for which it was made never began");
         return;
@@ -640,6 +644,8 @@ struct machine *machine_free(struct machine *machine)
 {
     if (!machine)
         return NULL;
+    if (machine->is_stuck)
+        machine_die(); /* who waits for that thread waits for as long as it does */
     machine->protect = protect_free(machine->protect);
     machine->standby = standby_free(machine->standby);
     free(machine->taken.state);

@@ -332,6 +332,8 @@ static void quit_lost(struct machine *machine)
 int machine_quit(struct machine *machine, struct fault *fault)
 {
     machine_replica_end_protect(machine, "the VM is stopped");
+    if (machine->is_stuck)
+        return 0;
     if (machine->is_lost) {
         quit_lost(machine);
         return 0;

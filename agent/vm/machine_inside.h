@@ -40,6 +40,7 @@ struct standby;
 enum {
     MACHINE_CREATE_WAIT_MS = 15000, /* for VM_CREATE, or an incoming VM's MOVE_IN: else its agent died */
     MACHINE_ENDED_LINGER_MS = 5000,
+    MACHINE_GONE_LINGER_MS = 10000,
     MACHINE_HOST_NAME_SIZE = 65,
 };
 
@@ -88,6 +89,7 @@ struct machine {
     bool moved_in;                 /* its spec lacks what its disk said at its start */
     bool in_postcopy; /* it came, and pages of it are still to come */
     bool in_place;    /* the move that is under way, or was made for: the generation stays */
+    bool is_stuck;    /* the move in was given up, and a thread of it does not end */
     bool has_pending; /* the guest did something to itself while a move had it */
     enum vm_event pending;
     struct fault pending_fault;
@@ -188,6 +190,10 @@ void machine_hand_pause_for_disk(struct machine *machine);
 
 /* The disks that go along become regions of the guest, in the order of their descriptors at MOVE_IN. */
 int machine_move_add_disks(struct machine *machine, const int *fds, size_t fd_count, struct fault *fault);
+
+/* A move in was given up some time ago, and not all of its threads have ended: says that it is over all the same. What they
+ * use stays until they end, or the process does. */
+void machine_move_leave(struct machine *machine);
 
 /* Any thread; does not return: pages of the guest are gone. */
 void machine_move_on_lost(void *data, const struct fault *fault);

@@ -4,6 +4,7 @@
  *   target: INCOMING --order--> [move] --(post-copy: runs already)--> RUNNING | PAUSED, or GONE */
 #include "agent/vm/machine_inside.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -22,6 +23,8 @@
 #include "base/own.h"
 #include "migrate/guest.h"
 #include "proto/vm_spec.h"
+
+enum { THREADS_MS_MAX = 5000 /* of a move in that was given up, for its threads to end */ };
 
 /* ---- moves ---- */
 /* Move's thread: durable first, then the move acts. */
@@ -80,6 +83,8 @@ static void on_move_event(void *data, const Godwit__MoveEvent *event)
         machine->seq++;
         machine->config.on_state(machine->config.data);
     }
+    if (event->has_latch && event->latch == GODWIT__LATCH__LATCH_ABANDONED)
+        loop_timer_start(machine->over_timer, THREADS_MS_MAX, 0);
     if (event->has_latch && event->latch == GODWIT__LATCH__LATCH_GAVE)
         machine_set_state(machine, GODWIT__VM_STATE__VM_STATE_HELD,
                           "given away as generation %llu; the target's word is awaited",
@@ -139,10 +144,37 @@ static void on_target_ended(struct machine *machine, enum phase phase,
     machine_tell_resumed(machine);
 }
 
+/* A thread that writes into a disk waits in the kernel for as long as the disk's medium hangs: it cannot be called back, and
+ * neither it nor the guest's memory may be freed under it. */
+void machine_move_leave(struct machine *machine)
+{
+    static const char words[] = "the move was given up; a thread of it still waits, for a disk's medium or for a "
+                                "core: what it holds goes when it ends, or with its process";
+    Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+    Godwit__Fault told = GODWIT__FAULT__INIT;
+
+    assert(!move_is_source(machine->move));
+    machine->is_stuck = true;
+    machine_write_ending(machine, LATCH_ENDING_GONE, words);
+    machine_set_state(machine, GODWIT__VM_STATE__VM_STATE_GONE, "%s", words);
+    told.has_number = true;
+    told.number = -ERR_TIMEOUT;
+    told.text = (char *)(uintptr_t)words; /* protobuf-c knows no const */
+    event.vm_id = (char *)(uintptr_t)machine->config.vm_id;
+    event.move_id = machine->last_move_id;
+    event.has_at_target = event.has_generation = event.has_ended = true;
+    event.at_target = event.ended = true;
+    event.generation = move_generation(machine->move);
+    event.fault = &told;
+    machine->config.on_move(machine->config.data, &event);
+    loop_timer_start(machine->over_timer, MACHINE_GONE_LINGER_MS, 0);
+}
+
 static void on_move_ended(void *data, enum phase phase, const Godwit__MoveEvent *event)
 {
     struct machine *machine = data;
 
+    machine->is_stuck = false;
     if (move_is_source(machine->move))
         on_source_ended(machine, phase);
     else
@@ -387,7 +419,7 @@ int machine_verdict(struct machine *machine, const Godwit__MoveVerdict *verdict,
         return fault_set(fault, ERR_MOVE_UNKNOWN, "%s has no move %s", machine->config.name,
                          verdict->move_id ? verdict->move_id : "without an id");
     const struct latch_record record = machine_record(machine);
-    if (!machine->move) {
+    if (!machine->move || machine->is_stuck) {
         if (verdict_is_fulfilled(verdict->kind, &record))
             return 0;
         return fault_set(fault, ERR_STATE, "move %s of %s has ended", verdict->move_id,

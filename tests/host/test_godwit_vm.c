@@ -283,6 +283,8 @@ static void set_spec(unsigned vcpus, uint64_t memory_mib, const char *cmdline)
     vm_spec.cmdline = (char *)cmdline;
 }
 
+static const char *failpoints_path; /* of the processes that are started from now on; NULL: none */
+
 static void host_start(struct host *host, const char *name)
 {
     char socket_path[192], log_path[192];
@@ -303,6 +305,7 @@ static void host_start(struct host *host, const char *name)
         .name = "db-01",
         .socket_path = socket_path,
         .log_path = log_path,
+        .failpoints_path = failpoints_path,
         .on_state = on_state,
         .on_move = on_move,
         .on_console = on_console,
@@ -676,6 +679,51 @@ static void end_bad_network(void)
     proxy = tcp_proxy_free(proxy);
     bad_network = (struct tcp_proxy_config){0};
     away_ms_max = 0;
+}
+
+/* A lane that writes into a disk stands still for as long as its medium does; here a failpoint stands for that. */
+static void a_target_whose_lane_hangs_says_that_its_move_is_over_and_can_be_ended(void **state)
+{
+    (void)state;
+    struct host source, target;
+    struct fault fault = {0};
+    char path[192];
+
+    boot(&source, "hang-s", "vcpus=2 writers=1 rate=20 ws=32 fill=random fillmb=96", 256);
+    (void)snprintf(path, sizeof path, "%s/failpoints", work_dir);
+    FILE *spec = fopen(path, "w");
+    assert_non_null(spec);
+    (void)fprintf(spec, "target.place=delay:50000\n");
+    assert_int_equal(fclose(spec), 0);
+    failpoints_path = path;
+    host_start(&target, "hang-t");
+    failpoints_path = NULL;
+    host_create(&target, 0, true);
+    move_begin(&source, &target, "m1", 2, MIB(8));
+    WAIT_FOR(source.precopy);
+
+    Godwit__MoveVerdict verdict = GODWIT__MOVE_VERDICT__INIT;
+    verdict.vm_id = (char *)"v1";
+    verdict.move_id = (char *)"m1";
+    verdict.has_kind = true;
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_CANCEL;
+    (void)expect_state(call(rpc_of(&source), METHOD_VM_MOVE_VERDICT, &verdict.base, NULL, 0,
+                            &godwit__vm_status__descriptor));
+    WAIT_FOR(source.move_ended);
+    assert_int_equal(source.state, GODWIT__VM_STATE__VM_STATE_RUNNING);
+
+    WAIT_FOR(target.move_ended && target.state == GODWIT__VM_STATE__VM_STATE_GONE);
+    assert_int_equal(target.latch, GODWIT__LATCH__LATCH_ABANDONED);
+    assert_non_null(strstr(target.move_fault, "a thread of it still waits"));
+    struct latch_record record = {0};
+    assert_int_equal(latch_file_read(target.latch_path, &record, &fault), 0);
+    assert_int_equal(record.ending, LATCH_ENDING_GONE);
+
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON; /* said again: it is so */
+    (void)expect_state(call(rpc_of(&target), METHOD_VM_MOVE_VERDICT, &verdict.base, NULL, 0,
+                            &godwit__vm_status__descriptor));
+    host_end(&target); /* the thread waits yet */
+    host_end(&source);
 }
 
 static void a_move_whose_lanes_are_cut_goes_on_where_it_was(void **state)
@@ -1474,6 +1522,7 @@ int main(void)
         cmocka_unit_test(refuses_a_bad_kernel_in_words),
         cmocka_unit_test(moves_to_another_process_and_its_memory_is_whole),
         cmocka_unit_test(runs_on_when_the_target_is_killed_and_moves_the_next_time),
+        cmocka_unit_test(a_target_whose_lane_hangs_says_that_its_move_is_over_and_can_be_ended),
         cmocka_unit_test(a_move_whose_lanes_are_cut_goes_on_where_it_was),
         cmocka_unit_test(a_cut_that_does_not_heal_leaves_the_guest_where_it_ran),
         cmocka_unit_test(a_guest_in_post_copy_waits_for_its_pages_and_its_process_for_nothing),
