@@ -73,8 +73,4 @@ enum { ORDERS_START = 1, ORDERS_SAME = 2 };
 int orders_judge_start(const struct vm_entry *entry, uint64_t hiwater, uint64_t generation,
                        struct fault *fault);
 
-/* Would this verdict let a source run again as a newer generation, whose shared disks have then to be
- * stamped first? */
-bool orders_verdict_restamps(const struct vm_entry *entry, const Godwit__MoveVerdict *verdict);
-
 #endif

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "agent/move_sockets.h"
+#include "agent/order_verdict.h"
 #include "agent/vm_table.h"
 #include "base/err.h"
 #include "net/rpc.h"
@@ -97,19 +98,19 @@ static void only_a_source_that_gave_and_resumes_anew_takes_its_disks_back_first(
     verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_RESUME;
     verdict.generation = 7;
 
-    assert_true(orders_verdict_restamps(&entry, &verdict));
+    assert_true(order_verdict_restamps(&entry, &verdict));
     verdict.generation = 6; /* refused by the process */
-    assert_false(orders_verdict_restamps(&entry, &verdict));
+    assert_false(order_verdict_restamps(&entry, &verdict));
     verdict.generation = 7;
     verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_DROP;
-    assert_false(orders_verdict_restamps(&entry, &verdict));
+    assert_false(order_verdict_restamps(&entry, &verdict));
     verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_ABANDON;
-    assert_true(orders_verdict_restamps(&entry, &verdict));
+    assert_true(order_verdict_restamps(&entry, &verdict));
     latch.latch = GODWIT__LATCH__LATCH_OUT; /* it runs on as what it was */
-    assert_false(orders_verdict_restamps(&entry, &verdict));
+    assert_false(order_verdict_restamps(&entry, &verdict));
     latch.latch = GODWIT__LATCH__LATCH_GAVE;
     disk.read_only = true;
-    assert_false(orders_verdict_restamps(&entry, &verdict));
+    assert_false(order_verdict_restamps(&entry, &verdict));
 }
 
 int main(void)
