@@ -105,7 +105,7 @@ static int open_files(struct step *step, struct vm_entry *entry, const Godwit__V
     return r == 0 && order_create_nonce(step) ? open_file(step, entry, fault) : r;
 }
 
-const Godwit__VmSpec *order_create_spec(const struct step *step)
+static const Godwit__VmSpec *step_spec(const struct step *step)
 {
     const ProtobufCMessageDescriptor *type = step->order->descriptor;
 
@@ -118,7 +118,7 @@ const Godwit__VmSpec *order_create_spec(const struct step *step)
 static struct backends_ask step_ask(const struct step *step)
 {
     return (struct backends_ask){
-        .spec = order_create_spec(step),
+        .spec = step_spec(step),
         .vm_id = step->vm_id,
         .host = host_facts_name(step->orders->facts),
         .expected = step->expected,
@@ -168,11 +168,11 @@ static void backends_work(void *data)
     struct backends_ask ask = step_ask(step);
 
     bool boots = !step->incoming && !order_create_nonce(step);
-    bool boots_from_disk = vm_spec_boots_from_disk(order_create_spec(step));
+    bool boots_from_disk = vm_spec_boots_from_disk(step_spec(step));
 
     step->result = may_start(step, &step->fault);
     if (step->result == 0 && boots && !boots_from_disk)
-        step->result = open_boot_files(step, order_create_spec(step), &step->fault);
+        step->result = open_boot_files(step, step_spec(step), &step->fault);
     if (step->result < 0)
         return;
 
@@ -188,7 +188,7 @@ static void backends_work(void *data)
         step->result = ERR_REFUSED;
     if (step->result == 0 && step->snapshot && !step->is_clone) /* they are ours to write now */
         step->result = snapshot_folder_restore(snapshots_root(step->orders->snapshots),
-                                               step->snapshot, order_create_spec(step), &step->fault);
+                                               step->snapshot, step_spec(step), &step->fault);
     if (step->result == 0 && boots && boots_from_disk)
         step->result = read_boot(step, &step->fault);
 }
@@ -208,7 +208,7 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
         count++;
     }
     order.vm_id = entry->id;
-    order.spec = (Godwit__VmSpec *)(uintptr_t)order_create_spec(step); /* protobuf-c knows no const */
+    order.spec = (Godwit__VmSpec *)(uintptr_t)step_spec(step); /* protobuf-c knows no const */
     order.host = (char *)(uintptr_t)host_facts_name(step->orders->facts);
     order.has_generation = true;
     order.generation = step->incoming ? 0 : step->generation;
@@ -237,14 +237,14 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     order.lazy = is_lazy(step);
     order.has_suspend_generation = true;
     order.suspend_generation = step->file_generation;
-    uint64_t gib = order_create_nonce(step) ? 1 + (order_create_spec(step)->memory->size >> 30) : 0;
+    uint64_t gib = order_create_nonce(step) ? 1 + (step_spec(step)->memory->size >> 30) : 0;
     uint64_t within_ms = CREATE_MS_MAX + gib * FILE_MS_A_GIB;
-    if (!step->incoming && vm_spec_is_libvirt(order_create_spec(step)))
+    if (!step->incoming && vm_spec_is_libvirt(step_spec(step)))
         within_ms = 0; /* libvirt may be at it for as long as it likes, and nobody else may start it meanwhile */
     if (!step->incoming) {
         order.backends = list;
         order.n_backends =
-            attach_list(order_create_spec(step), &step->backends, (unsigned)count, backends, list);
+            attach_list(step_spec(step), &step->backends, (unsigned)count, backends, list);
         memcpy(fds + count, step->backends.fds, step->backends.fd_count * sizeof fds[0]);
         count += step->backends.fd_count;
     }
@@ -274,8 +274,8 @@ static void backends_done(void *data)
     if (r == 0 && entry->start_ends)
         r = fault_set(&fault, ERR_REFUSED, "it was stopped while it was being started");
     if (r == 0)
-        r = vm_entry_spawn(entry, order_create_spec(step)->name, &fault);
-    if (r == 0 && !vm_entry_set_spec(entry, order_create_spec(step)))
+        r = vm_entry_spawn(entry, step_spec(step)->name, &fault);
+    if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
         r = fault_set(&fault, ERR_NOMEM, "no memory for the VM's spec");
     if (r == 0)
         r = send_create(step, entry, &fault);
@@ -290,11 +290,11 @@ static int create_domain(struct step *step, struct vm_entry *entry, struct fault
 
     if (!step->incoming) {
         step->may_run = start_mark_generation(entry) == step->generation;
-        r = start_mark_keep(entry, order_create_spec(step), step->generation, fault);
+        r = start_mark_keep(entry, step_spec(step), step->generation, fault);
     }
     if (r == 0)
-        r = vm_entry_open(entry, order_create_spec(step)->name, fault);
-    if (r == 0 && !vm_entry_set_spec(entry, order_create_spec(step)))
+        r = vm_entry_open(entry, step_spec(step)->name, fault);
+    if (r == 0 && !vm_entry_set_spec(entry, step_spec(step)))
         r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
     return r < 0 ? r : send_create(step, entry, fault);
 }
@@ -307,9 +307,9 @@ int order_create(struct step *step, struct vm_entry *entry, rpc_done_fn *created
     entry->starting = true;
     entry->starting_generation = step->generation;
     entry->starting_from_file = order_create_nonce(step) != NULL;
-    entry->starting_runs = !step->incoming && !vm_spec_is_libvirt(order_create_spec(step));
+    entry->starting_runs = !step->incoming && !vm_spec_is_libvirt(step_spec(step));
     step->created = created;
-    if (vm_spec_is_libvirt(order_create_spec(step)))
+    if (vm_spec_is_libvirt(step_spec(step)))
         return create_domain(step, entry, fault);
     host_facts_stamp(step->orders->facts, step->generation, &step->wanted);
     int r = vm_entry_begin(entry, fault);
@@ -317,7 +317,7 @@ int order_create(struct step *step, struct vm_entry *entry, rpc_done_fn *created
     if (r == 0 && (!order_create_nonce(step) || step->snapshot))
         r = vm_entry_drop_file(entry, fault);
     if (r == 0)
-        r = open_files(step, entry, order_create_spec(step), fault);
+        r = open_files(step, entry, step_spec(step), fault);
     if (r < 0)
         return r;
     step->orders->workers++;

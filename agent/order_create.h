@@ -10,7 +10,6 @@
 
 /* The file that this start goes on from; NULL: it boots. */
 const char *order_create_nonce(const struct step *step);
-const Godwit__VmSpec *order_create_spec(const struct step *step);
 /* `created` comes with the answer of VM_CREATE. Once this returned 0 the step is its. */
 int order_create(struct step *step, struct vm_entry *entry, rpc_done_fn *created,
                  struct fault *fault);

@@ -16,8 +16,8 @@
 #include "proto/vm_spec.h"
 
 /* Those who asked for its end: `entry` as it is then, for it had run; NULL: it had not. */
-void order_start_answer_ends(struct vm_waiters *waiters, const struct vm_entry *entry,
-                             const char *vm_id, uint64_t generation)
+static void answer_ends(struct vm_waiters *waiters, const struct vm_entry *entry,
+                        const char *vm_id, uint64_t generation)
 {
     struct vm_waiters now = *waiters;
 
@@ -63,7 +63,7 @@ static void start_failed(struct step *step, const struct fault *given)
         vm_entry_discard(entry);
         order_reply_all(&waiters, NULL, fault);
         if (ends)
-            order_start_answer_ends(&stops, NULL, step->vm_id, step->generation);
+            answer_ends(&stops, NULL, step->vm_id, step->generation);
     }
     order_step_free(step);
 }
@@ -80,8 +80,8 @@ void order_start_discarded(struct orders *orders, struct vm_entry *entry, bool h
             vm_table_refuse(orders->table, step->vm_id, step->generation);
         order_reply_all(&entry->start_waiters, has_run ? entry : NULL, &step->fault);
         if (entry->start_ends)
-            order_start_answer_ends(&entry->stop_waiters, has_run ? entry : NULL, step->vm_id,
-                                    step->generation);
+            answer_ends(&entry->stop_waiters, has_run ? entry : NULL, step->vm_id,
+                        step->generation);
         entry->start_ends = false;
         order_step_free(step);
         return;
@@ -117,8 +117,8 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
 
 /* A refusal is final (R7): the coordinator starts the VM elsewhere as the next generation, and this
  * order may have been said twice. */
-void order_start_refuse(struct orders *orders, const Godwit__OrderVmStart *order,
-                        struct rpc_request *request, const struct fault *fault)
+static void refuse_start(struct orders *orders, const Godwit__OrderVmStart *order,
+                         struct rpc_request *request, const struct fault *fault)
 {
     if (order->vm_id && id_name_is_valid(order->vm_id))
         vm_table_refuse(orders->table, order->vm_id, order->generation);
@@ -170,7 +170,7 @@ void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
     }
     if (order->vm_id && images_are_sealed_for(orders->images, order->vm_id)) {
         (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just becoming an image");
-        order_start_refuse(orders, order, request, &fault);
+        refuse_start(orders, order, request, &fault);
         return;
     }
     if (entry && entry->starting && entry->starting_generation == order->generation) {
@@ -203,7 +203,7 @@ void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
     if (r == 0)
         r = order_step_new(&step, orders, entry->id, &order->base, NULL, &fault);
     if (r < 0) {
-        order_start_refuse(orders, order, request, &fault);
+        refuse_start(orders, order, request, &fault);
         return;
     }
     step->generation = order->generation;
@@ -244,8 +244,8 @@ void order_start_half_ended(struct orders *orders, struct vm_entry *entry)
         if (order->generation == entry->status->generation) /* it had run by then */
             order_reply_status(held->request, entry);
         else
-            order_start_refuse(orders, order, held->request, &fault);
+            refuse_start(orders, order, held->request, &fault);
     }
-    order_start_answer_ends(&entry->stop_waiters, has_run ? entry : NULL, entry->id,
-                            entry->starting_generation);
+    answer_ends(&entry->stop_waiters, has_run ? entry : NULL, entry->id,
+                entry->starting_generation);
 }

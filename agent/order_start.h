@@ -8,13 +8,8 @@
 
 #include "agent/orders_inside.h"
 
-void order_start_answer_ends(struct vm_waiters *waiters, const struct vm_entry *entry,
-                             const char *vm_id, uint64_t generation);
 /* The process of a start that failed has ended: those who wait for the start are answered. */
 void order_start_discarded(struct orders *orders, struct vm_entry *entry, bool has_run);
-/* For good. */
-void order_start_refuse(struct orders *orders, const Godwit__OrderVmStart *order,
-                        struct rpc_request *request, const struct fault *fault);
 /* Where there is nothing in it. Else it ends by itself, or goes on. */
 void order_start_end_empty(struct vm_entry *entry);
 void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
