@@ -199,7 +199,7 @@ int cmd_dr_protect(struct context *context)
     request.vm = text_of(context->line->operands[0]);
     fill_goals(context->line, &request);
     if (!request.to) {
-        (void)fault_set(&fault, ERR_INVALID, "--to HOST says where the replica is to lie");
+        (void)fault_set(&fault, ERR_INVALID, "--to HOST, or a peer pool, says where the replica is to lie");
         return error_print_fault(context, &fault);
     }
     int exit_code = ask(context, &request, &reply);
@@ -221,6 +221,7 @@ int cmd_dr_unprotect(struct context *context)
     Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
     Godwit__DrReply *reply = NULL;
     request.vm = text_of(context->line->operands[0]);
+    request.has_force = request.force = command_flag(context->line, "force");
     int exit_code = ask(context, &request, &reply);
     if (exit_code != EXIT_CODE_DONE)
         return exit_code;
@@ -286,7 +287,7 @@ int cmd_dr_failover(struct context *context)
     if (request.accept_split != (gone != NULL) || (gone && down)) {
         (void)fault_set(
             &fault, ERR_INVALID,
-            "--accept-split goes with --yes-the-old-host-is-gone HOST, and with nothing "
+            "--accept-split goes with --yes-the-old-host-is-gone NAME, and with nothing "
             "else");
         return error_print_fault(context, &fault);
     }

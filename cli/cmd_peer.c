@@ -137,6 +137,7 @@ int cmd_peer_rm(struct context *context)
         return error_print_fault(context, &fault);
     }
     request.peer = (char *)(uintptr_t)line->operands[0]; /* only read */
+    request.has_force = request.force = command_flag(line, "force");
     int exit_code = ask(context, &request, GODWIT__PEER_VERB__PEER_VERB_REMOVE, CLIENT_CALL_MS,
                         &reply);
     if (exit_code != EXIT_CODE_DONE)

@@ -146,7 +146,10 @@ static const struct command_option ha_add_options[] = {
     {0}};
 
 static const struct command_option dr_protect_options[] = {
-    {.name = "to", .type = COMMAND_TEXT, .value = "HOST", .help = "where its replica lies"},
+    {.name = "to",
+     .type = COMMAND_TEXT,
+     .value = "HOST|POOL",
+     .help = "where its replica lies; pool:NAME is a peer pool where a host is called so too"},
     {.name = "rpo",
      .type = COMMAND_DURATION,
      .value = "TIME",
@@ -173,6 +176,12 @@ static const struct command_option dr_protect_options[] = {
      .help = "take the replica without asking once its host is fenced"},
     {0}};
 
+static const struct command_option dr_unprotect_options[] = {
+    {.name = "force",
+     .type = COMMAND_FLAG,
+     .help = "without the other pool, which may have the VM or take it: your word that it will not"},
+    {0}};
+
 static const struct command_option dr_failover_options[] = {
     {.name = "group", .type = COMMAND_TEXT, .value = "NAME", .help = "all VMs of it, in their order"},
     {.name = "planned",
@@ -181,14 +190,14 @@ static const struct command_option dr_failover_options[] = {
     {.name = "confirm-down",
      .type = COMMAND_TEXT,
      .value = "HOST",
-     .help = "its host is down for certain, as host fence --confirm-down says it"},
+     .help = "its host is down for certain, as host fence --confirm-down says it; or that pool is"},
     {.name = "accept-split",
      .type = COMMAND_FLAG,
      .help = "nobody can tell whether its host is down: it may run twice"},
     {.name = "yes-the-old-host-is-gone",
      .type = COMMAND_TEXT,
      .value = "HOST",
-     .help = "with --accept-split: the old host's name, in full"},
+     .help = "with --accept-split: the name of the old host, or of its pool, in full"},
     {0}};
 
 static const struct command_option dr_failback_options[] = {
@@ -246,6 +255,12 @@ static const struct command_option token_create_options[] = {
      .type = COMMAND_TEXT,
      .value = "NAME",
      .help = "only a host of this name may use it"},
+    {0}};
+
+static const struct command_option peer_rm_options[] = {
+    {.name = "force",
+     .type = COMMAND_FLAG,
+     .help = "though one of the two holds replicas for the other"},
     {0}};
 
 static const struct command_option peer_invite_options[] = {
@@ -984,8 +999,8 @@ static const struct command commands[] = {
     {.words = "pool peer invite",
      .operands = "",
      .summary = "make a token that makes one other pool a peer, once",
-     .more = "A peer may say that it is there and is told the same; it opens nothing else in this "
-             "pool. The token holds a secret: hand it over as you would a password.",
+     .more = "A peer may say that it is there, and have replicas of its VMs held where they fit; it "
+             "opens nothing else in this pool. The token holds a secret: hand it over as you would a password.",
      .options = peer_invite_options,
      .run = cmd_peer_invite,
      .examples = {{"godwit pool peer invite", "for the next 15 minutes"},
@@ -1011,6 +1026,7 @@ static const struct command commands[] = {
      .summary = "end the trust in another pool, or take an invitation back, at once",
      .more = "PEER is its name, or the beginning of its id. Its certificate opens nothing from then "
              "on; do the same there. An invitation's id is what godwit pool peer ls shows.",
+     .options = peer_rm_options,
      .run = cmd_peer_rm,
      .examples = {{"godwit pool peer rm site-b", "after a question"},
                   {"godwit pool peer rm -y 4f1a22c0", "by its id, without"}}},
@@ -1113,20 +1129,23 @@ static const struct command commands[] = {
                   {"godwit ha fence-agent node1", "none any more"}}},
     {.words = "dr protect",
      .operands = "VM",
-     .summary = "keep a replica of a running VM on another host",
+     .summary = "keep a replica of a running VM on another host, or in a peer pool",
      .more = "Memory and disks are copied there for ever, checkpoint by checkpoint, while it runs; the "
              "guest stands still for a moment at each. It needs no shared store: its disks lie where "
-             "they lie, on both hosts. Said again with the same host it changes goals and group. "
+             "they lie, on both hosts. Said again with the same host it changes goals and group. A "
+             "peer pool chooses the host itself; it is taken over there. "
              "docs/disaster-recovery.md says what it promises.",
      .options = dr_protect_options,
      .run = cmd_dr_protect,
-     .examples = {{"godwit dr protect db-01 --to node2", "5 s of its time at most"},
-                  {"godwit dr protect db-01 --to node2 --rpo 1s --group shop --order 1",
-                   "the first one of its group"}}},
+     .examples = {{"godwit dr protect db-01 --to node2 --rpo 1s --group shop --order 1",
+                   "the first one of its group"},
+                  {"godwit dr protect db-01 --to site-b", "in a pool of godwit pool peer ls"}}},
     {.words = "dr unprotect",
      .operands = "VM",
      .summary = "end the replication of a VM; it runs on",
-     .more = "The replica goes, with the files that this protection made.",
+     .more = "The replica goes, with the files that this protection made. Of one that another pool has, "
+             "or has for another pool, only --force ends what that pool does not answer to.",
+     .options = dr_unprotect_options,
      .run = cmd_dr_unprotect,
      .examples = {{"godwit dr unprotect db-01", "by name"}, {"godwit dr unprotect db", "by a prefix"}}},
     {.words = "dr status",
@@ -1142,7 +1161,8 @@ static const struct command commands[] = {
      .summary = "run a VM from its replica",
      .more = "Only when nothing of it runs any more: its host is fenced, or it is stopped there first "
              "(--planned), or you say that the host is down. What the old host still has of it is "
-             "ended before anything else when it comes back. Ends with what was lost (RPO) and how "
+             "ended before anything else when it comes back. A replica that is held for another pool is "
+             "taken when that pool has handed it over, or by your word that it is down. Ends with what was lost (RPO) and how "
              "long it took (RTO), for each VM.",
      .options = dr_failover_options,
      .run = cmd_dr_failover,

@@ -33,6 +33,7 @@
 #include "coordinator/image_api.h"
 #include "coordinator/image_seal.h"
 #include "coordinator/peer_api.h"
+#include "coordinator/peer_dr.h"
 #include "coordinator/peer_link.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/preflight.h"
@@ -874,6 +875,23 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     }
 }
 
+/* ---- peer pools, which called us ---------------------------------------------------------------
+ */
+
+static void on_peer_dr_hold(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    peer_dr_on_hold(peer->coordinator,
+                    peer_pool_of(&peer->coordinator->peer_pools, rpc_peer(peer->rpc)), request,
+                    message);
+}
+
+static void on_peer_dr_words(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    peer_dr_on_words(peer->coordinator,
+                     peer_pool_of(&peer->coordinator->peer_pools, rpc_peer(peer->rpc)), request,
+                     message);
+}
+
 /* ---- the table --------------------------------------------------------------------------------
  */
 
@@ -890,6 +908,8 @@ static void on_job_cancel(struct peer *peer, struct rpc_request *request, const 
     X(METHOD_ENROL, enrol_request, "*", enrol_host)                                                \
     X(METHOD_PEER_JOIN, peer_join, "*", peer_api_join)                                             \
     X(METHOD_PEER_HELLO, peer_hello, "peer", peer_link_hello)                                      \
+    X(METHOD_PEER_DR_HOLD, peer_dr_hold, "peer", on_peer_dr_hold)                                  \
+    X(METHOD_PEER_DR_WORDS, peer_dr_words, "peer", on_peer_dr_words)                               \
     X(METHOD_POOL_PEER, peer_request, "operator", peer_api_request)                                \
     X(METHOD_POOL_STATUS, pool_status_request, "operator", on_pool_status)                         \
     X(METHOD_TOKEN_CREATE, token_create, "operator", enrol_create_token)                           \

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "coordinator/convoy.h"
+#include "coordinator/dr_cross.h"
 #include "coordinator/ha_core.h"
 #include "coordinator/job_core.h"
 #include "coordinator/name_map.h"
@@ -210,6 +211,13 @@ struct cluster_dr { /* a VM's replica on another host */
     char trouble[CLUSTER_REASON_SIZE]; /* why an end was not ready; "" */
     uint8_t psk[CLUSTER_PSK_BYTES];    /* one-time, drawn and wiped by the shell */
     char address[CLUSTER_ADDRESS_SIZE];
+    /* its other end is in a peer pool (dr_peer) */
+    struct dr_cross cross; /* with what is durable of it in `info` */
+    bool peer_is_up;       /* its line is */
+    bool wants_hold;       /* source: the peer is to be asked to hold it */
+    uint64_t link_no;      /* of the key that was asked for last */
+    enum dr_cross_step peer_step; /* as the peer told last */
+    uint64_t peer_ns;             /* when; 0: not in this life */
 };
 
 struct cluster_snapshot {

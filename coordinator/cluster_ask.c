@@ -16,6 +16,7 @@
 #include "coordinator/cluster_layout.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
@@ -117,8 +118,8 @@ static int judge_beside(const Godwit__VmSpec *spec, const Godwit__VmSpec *other,
     return 0;
 }
 
-static int judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec,
-                       struct problem *problem)
+int cluster_judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec,
+                        struct problem *problem)
 {
     for (size_t i = 0; i < cluster->vm_count; i++) {
         if (judge_beside(spec, cluster->vms[i]->spec, problem) != 0)
@@ -360,7 +361,7 @@ int cluster_create_vm(struct cluster *cluster, const Godwit__VmSpec *given, cons
         return -1;
 
     Godwit__VmSpec *whole = complete_spec(spec, baseline, vm_id);
-    if (whole && judge_alone(cluster, whole, problem) != 0) {
+    if (whole && cluster_judge_alone(cluster, whole, problem) != 0) {
         godwit__vm_spec__free_unpacked(whole, NULL);
         return -1;
     }
@@ -407,6 +408,10 @@ int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *v
                           vm->disk_move->info->id, vm->spec->name,
                           vm->disk_move->info->disk_name);
         problem_hint(problem, "godwit job watch %s", vm->disk_move->info->id);
+    } else if (vm->dr && dr_peer_holds(vm->dr) && dr_step_is(vm->dr, "hold")) {
+        (void)problem_set(problem, GW_VM_BUSY, "%s is a replica that is held for pool %s",
+                          vm->spec->name, dr_peer_name(vm->dr));
+        problem_hint(problem, "godwit dr status %s", vm->spec->name);
     } else if (dr_is_acting(vm)) {
         (void)problem_set(problem, GW_VM_BUSY, "its %s has %s now", vm->dr->info->last_op,
                           vm->spec->name);
@@ -457,6 +462,11 @@ static int act_start(struct cluster *cluster, struct cluster_vm *vm, struct clus
         return wrong_state(cluster, vm, "is about to be started again by HA", "show", now, problem);
     if (vm->own.phase != OWN_STOPPED)
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
+
+    if (dr_peer_judge_start(vm, now, problem) != 0) {
+        add_place(cluster, vm, now, problem);
+        return -1;
+    }
 
     struct planner_ask ask = {.vm_name = vm->spec->name,
                               .spec = vm->spec,
@@ -521,7 +531,8 @@ int cluster_start_on(struct cluster *cluster, struct cluster_vm *vm,
     struct cluster_host *chosen = NULL;
     if (vm->own.phase != OWN_STOPPED)
         return wrong_state(cluster, vm, "is not stopped", NULL, now, problem);
-    if (cluster_choose_start(cluster, vm, &ask, now, &chosen, problem) != 0 ||
+    if (dr_peer_judge_start(vm, now, problem) != 0 ||
+        cluster_choose_start(cluster, vm, &ask, now, &chosen, problem) != 0 ||
         cluster_found_judge_start(cluster, vm, host->name, problem) != 0)
         return -1;
     begin_start(cluster, vm, chosen, now, todo);
@@ -607,7 +618,8 @@ int cluster_start_home(struct cluster *cluster, struct cluster_vm *vm, struct cl
     struct cluster_host *host = NULL;
     if (judge_owner_answers(cluster, vm, now, problem) != 0)
         return -1;
-    if (choose_host(cluster, &ask, now, &host, problem) != 0 ||
+    if (dr_peer_judge_start(vm, now, problem) != 0 ||
+        choose_host(cluster, &ask, now, &host, problem) != 0 ||
         judge_reserve(cluster, vm, host, now, problem) != 0) {
         add_place(cluster, vm, now, problem);
         return -1;

@@ -52,6 +52,10 @@ int cluster_migrate(struct cluster *cluster, const struct cluster_move_ask *ask,
 /* May it be moved now, wherever to? 0, or -1 with `problem` set (may be NULL). */
 int cluster_may_move(struct cluster *cluster, struct cluster_vm *vm, struct cluster_now now,
                      struct problem *problem);
+/* Has another VM one of its disks or hardware addresses? */
+int cluster_judge_alone(const struct cluster *cluster, const Godwit__VmSpec *spec,
+                        struct problem *problem);
+
 struct cluster_start_ask {
     const char *not_on, *only_on; /* NULL: anywhere */
     char *const *avoid;           /* hosts that failed before; only read */

@@ -23,6 +23,7 @@
 #include "coordinator/cluster_unheard.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
 #include "coordinator/dr_tell.h"
 #include "coordinator/plan_core.h"
 #include "coordinator/planner.h"
@@ -568,8 +569,10 @@ static void say_start_again(struct cluster *cluster, struct cluster_vm *vm,
 {
     if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec) && host->ends_starts)
         say_start_end(cluster, vm, host->name, now, todo);
-    else
+    else if (dr_peer_may_start(vm, now)) /* else another pool may have it by now */
         (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
+    else
+        vm->start_is_repeated = false;
 }
 
 /* `host` was asked, or listed all it has, and this VM is not there. */

@@ -14,6 +14,7 @@
 #include "coordinator/cluster_unheard.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/fence_options.h"
 #include "coordinator/planner.h"
@@ -336,11 +337,14 @@ static void start_again(struct cluster *cluster, struct cluster_vm *vm, struct c
 {
     struct problem problem = {0};
     struct cluster_host *host = NULL;
+    int permitted = dr_peer_judge_start(vm, now, &problem);
     bool was_tried_enough = vm->ha_tries > 0 && vm->ha_tries % HA_TRIES_A_HOST == 0;
     const char *not_on = was_tried_enough ? vm->own.owner : NULL;
     host = cluster_found_where(cluster, vm); /* by hand, meanwhile: there it is, and only there */
-    int r = host ? 0 : cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
-    if (r != 0 && not_on)
+    int r = permitted != 0 ? permitted
+            : host         ? 0
+                           : cluster_choose_host(cluster, vm, not_on, now, &host, &problem);
+    if (permitted == 0 && r != 0 && not_on)
         r = cluster_choose_host(cluster, vm, NULL, now, &host, &problem);
     if (r == 0)
         r = cluster_found_judge_start(cluster, vm, host->name, &problem);

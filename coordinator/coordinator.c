@@ -28,6 +28,7 @@
 #include "coordinator/image_task.h"
 #include "coordinator/job.h"
 #include "coordinator/peer_api.h"
+#include "coordinator/peer_dr.h"
 #include "coordinator/peer_link.h"
 #include "coordinator/plan_watch.h"
 #include "coordinator/reboot.h"
@@ -205,6 +206,7 @@ static void on_tick(void *data)
     struct cluster_todo todo = {0};
     agent_link_tick(coordinator);
     peer_link_tick(coordinator);
+    peer_dr_tick(coordinator);
     cluster_tick(&coordinator->cluster, coordinator_now(), &todo);
     if (todo.put_count || todo.order_count || todo.answer_count || todo.news_count)
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);

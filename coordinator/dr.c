@@ -14,6 +14,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
+#include "coordinator/dr_peer.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -89,6 +90,13 @@ bool dr_host_is_up(const struct cluster *cluster, const char *name, struct clust
            cluster_host_state(host, now.ns) != HOST_DOWN;
 }
 
+/* The replica's end: the host that has it, or the line to the pool that does. */
+static bool target_is_up(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now)
+{
+    return dr_peer_is_source(dr) ? dr->peer_is_up : dr_host_is_up(cluster, dr->info->target, now);
+}
+
 bool dr_is_settling(const struct cluster *cluster, struct cluster_now now)
 {
     return now.ns - cluster->began_ns < SETTLE_MS * NS_PER_MS;
@@ -101,7 +109,8 @@ bool dr_takes(const struct cluster_vm *vm)
 
 bool dr_is_acting(const struct cluster_vm *vm)
 {
-    static const char *const steps[] = {"finish", "undo", "stop", "take", "back"};
+    static const char *const steps[] = {"finish", "undo", "stop",  "take", "back",
+                                        "handed", "hold", "alone", "ask"};
     for (size_t i = 0; vm->dr && i < ARRAY_COUNT(steps); i++) {
         if (dr_step_is(vm->dr, steps[i]))
             return true;
@@ -113,7 +122,7 @@ bool dr_lets_start(const struct cluster_vm *vm, const char *host)
 {
     const struct cluster_dr *dr = vm->dr;
     if (!dr || dr_step_is(dr, "away") || dr_step_is(dr, "end"))
-        return true;
+        return !dr || !dr_peer_is_source(dr) || dr_step_is(dr, "end");
     if (dr_is_acting(vm))
         return false;
     return !is_given(dr->info->split_host) &&
@@ -183,7 +192,7 @@ void dr_begin_op(struct cluster_dr *dr, const char *op, struct cluster_now now,
     dr_set_step(dr, "queued", todo);
 }
 
-static void end_op(struct cluster_dr *dr, const char *state, struct cluster_now now)
+void dr_end_op(struct cluster_dr *dr, const char *state, struct cluster_now now)
 {
     Godwit__DrRecord *info = dr->info;
     dr_set_text(&info->op, "");
@@ -200,7 +209,7 @@ void dr_give_up_op(struct cluster_dr *dr, const char *why, struct cluster_now no
     dr_set_text(&dr->info->last_error, why);
     dr->info->has_last_code = true;
     dr->info->last_code = GW_DR_FAILED;
-    end_op(dr, "failed", now);
+    dr_end_op(dr, "failed", now);
 }
 
 /* It did not come through; the saga goes on with `step`. */
@@ -225,12 +234,12 @@ static void fail_op(struct cluster_dr *dr, const char *step, struct cluster_now 
 }
 
 /* A key serves once: whoever is to be asked again needs another, and the other end with it. */
-static void ask_anew(struct cluster_dr *dr)
+void dr_ask_anew(struct cluster_dr *dr)
 {
     dr->in_ready = dr->out_ready = false;
 }
 
-static void order(struct cluster_dr *dr, const char *host, enum cluster_order_kind kind,
+void dr_order(struct cluster_dr *dr, const char *host, enum cluster_order_kind kind,
                   struct cluster_now now, struct cluster_todo *todo)
 {
     struct cluster_order *sent = cluster_order_vm(dr->vm, host, kind, now, todo);
@@ -256,7 +265,7 @@ static bool follow(struct cluster_dr *dr, struct cluster_todo *todo)
     dr_set_text(&info->source, own->owner);
     info->has_generation = true;
     info->generation = own->gen;
-    ask_anew(dr);
+    dr_ask_anew(dr);
     dr_put(dr, todo);
     return true;
 }
@@ -275,7 +284,7 @@ static bool renew(struct cluster *cluster, struct cluster_dr *dr, struct cluster
         info->has_keep_disks = info->keep_disks = true;
         dr_put(dr, todo);
     }
-    order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
+    dr_order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
     return true;
 }
 
@@ -293,11 +302,10 @@ bool dr_is_held(const struct cluster *cluster, const struct cluster_dr *dr, stru
     const Godwit__ProtectStatus *out = dr->out;
     return dr->info->has_held && dr->out_ready && out && out->held && out->held->seq > 0 &&
            out->is_linked && !out->ended && out->generation == dr->vm->own.gen &&
-           dr_host_is_up(cluster, dr->info->source, now) &&
-           dr_host_is_up(cluster, dr->info->target, now);
+           dr_host_is_up(cluster, dr->info->source, now) && target_is_up(cluster, dr, now);
 }
 
-static bool runs_at_source(const struct cluster_dr *dr)
+bool dr_runs_at_source(const struct cluster_dr *dr)
 {
     const struct own *own = &dr->vm->own;
     return own->phase == OWN_RUN && own->gen == dr->info->generation &&
@@ -308,7 +316,7 @@ static bool runs_at_source(const struct cluster_dr *dr)
 static bool is_forgotten(const struct cluster_dr *dr)
 {
     return dr->out && dr->out->finished && !dr->out->ended &&
-           dr->out->generation == dr->info->generation && runs_at_source(dr);
+           dr->out->generation == dr->info->generation && dr_runs_at_source(dr);
 }
 
 /* The VM is down or its host away, and the target was booted: disks that lie there whole are taken
@@ -323,7 +331,7 @@ static void ask_for_disks(struct cluster *cluster, struct cluster_dr *dr, struct
         !vm->ticket && !dr->is_asked && now.ns >= dr->next_ns && disks_are_measured(vm) &&
         !is_same(vm->own.owner, info->target) && !is_same(info->split_host, info->target) &&
         dr_host_is_up(cluster, info->target, now))
-        order(dr, info->target, ORDER_REPLICA_IN, now, todo);
+        dr_order(dr, info->target, ORDER_REPLICA_IN, now, todo);
 }
 
 static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
@@ -332,7 +340,7 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
     const struct cluster_vm *vm = dr->vm;
     const Godwit__DrRecord *info = dr->info;
     if (vm->job)
-        ask_anew(dr); /* a move ends it with its process, or may have */
+        dr_ask_anew(dr); /* a move ends it with its process, or may have */
     ask_for_disks(cluster, dr, now, todo);
     if (dr_op_is(dr, "failback") && vm->own.phase == OWN_RUN && !vm->job &&
         is_same(vm->own.owner, info->target)) { /* HA started it there, or it was moved */
@@ -352,13 +360,15 @@ static void step_protect(struct cluster *cluster, struct cluster_dr *dr, struct 
         !dr_host_is_up(cluster, info->source, now))
         return;
     if (is_forgotten(dr))
-        order(dr, info->source, ORDER_PROTECT_END, now, todo);
-    else if (!dr_host_is_up(cluster, info->target, now))
+        dr_order(dr, info->source, ORDER_PROTECT_END, now, todo);
+    else if (!target_is_up(cluster, dr, now))
         return;
+    else if (!dr->in_ready && dr_peer_is_source(dr))
+        dr_peer_want_hold(dr, now);
     else if (!dr->in_ready)
-        order(dr, info->target, ORDER_REPLICA_IN, now, todo);
+        dr_order(dr, info->target, ORDER_REPLICA_IN, now, todo);
     else if (!dr->out_ready)
-        order(dr, info->source, ORDER_PROTECT, now, todo);
+        dr_order(dr, info->source, ORDER_PROTECT, now, todo);
 }
 
 /* ---- what was lost ----------------------------------------------------------------------------
@@ -379,7 +389,7 @@ static void note_loss(const struct cluster *cluster, struct cluster_dr *dr)
 }
 
 /* Only out of what is proven: STOPPED, or lost. */
-static void take(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
+void dr_take(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                  struct cluster_todo *todo)
 {
     struct cluster_vm *vm = dr->vm;
@@ -405,7 +415,7 @@ static void take(struct cluster *cluster, struct cluster_dr *dr, struct cluster_
                        info->last_op, info->vm, info->target, (unsigned long long)vm->own.gen);
     log_info("dr", "taking vm=%s host=%s generation=%llu", info->vm, info->target,
              (unsigned long long)vm->own.gen);
-    order(dr, info->target, ORDER_REPLICA_TAKE, now, todo);
+    dr_order(dr, info->target, ORDER_REPLICA_TAKE, now, todo);
     dr->next_ns = now.ns + REPEAT_MS * NS_PER_MS;
 }
 
@@ -483,7 +493,7 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
     } else if (dr_is_down(vm) ||
                (is_same(info->split_host, vm->own.owner) && split(cluster, dr, now, todo))) {
         note_loss(cluster, dr);
-        take(cluster, dr, now, todo);
+        dr_take(cluster, dr, now, todo);
     } else if (dr_step_is(dr, "queued")) {
         fail_op(dr, "protect", now, todo, "%s may run on %s again", info->vm, vm->own.owner);
     }
@@ -495,23 +505,23 @@ static void step_queued(struct cluster *cluster, struct cluster_dr *dr, struct c
 static void step_finish(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                         struct cluster_todo *todo)
 {
-    if (!runs_at_source(dr))
+    if (!dr_runs_at_source(dr))
         fail_op(dr, "protect", now, todo,
                 "%s was lost before its last checkpoint was held: godwit dr failover %s",
                 dr->info->vm, dr->info->vm);
     else if (!dr->is_asked && now.ns >= dr->next_ns &&
              dr_host_is_up(cluster, dr->info->source, now))
-        order(dr, dr->info->source, ORDER_PROTECT_FINISH, now, todo);
+        dr_order(dr, dr->info->source, ORDER_PROTECT_FINISH, now, todo);
 }
 
 static void step_undo(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                       struct cluster_todo *todo)
 {
-    if (!runs_at_source(dr))
+    if (!dr_runs_at_source(dr))
         fail_op(dr, "protect", now, todo, "%s was lost meanwhile", dr->info->vm);
     else if (!dr->is_asked && now.ns >= dr->next_ns &&
              dr_host_is_up(cluster, dr->info->source, now))
-        order(dr, dr->info->source, ORDER_PROTECT_END, now, todo);
+        dr_order(dr, dr->info->source, ORDER_PROTECT_END, now, todo);
 }
 
 static void order_stop(struct cluster_dr *dr, struct cluster_now now, struct cluster_todo *todo)
@@ -533,8 +543,10 @@ static void step_stop(struct cluster *cluster, struct cluster_dr *dr, struct clu
         own_stop(&vm->own);
         cluster_put_own(vm, now, todo);
     }
-    if (vm->own.phase == OWN_STOPPED && dr_host_is_up(cluster, dr->info->target, now))
-        take(cluster, dr, now, todo);
+    if (vm->own.phase == OWN_STOPPED && dr_peer_is_source(dr))
+        dr_peer_hand_over(dr, true, now, todo);
+    else if (vm->own.phase == OWN_STOPPED && dr_host_is_up(cluster, dr->info->target, now))
+        dr_take(cluster, dr, now, todo);
     else if (vm->own.phase == OWN_STOPPED && now.ns >= dr->next_ns && !dr_is_settling(cluster, now))
         fail_op(dr, "back", now, todo, "%s went away; %s starts cold on %s", dr->info->target,
                 dr->info->vm, dr->info->source);
@@ -562,7 +574,7 @@ static void taken(struct cluster *cluster, struct cluster_dr *dr, struct cluster
         info->last_bytes = dr->in->bytes_in;
         info->last_bytes_kept = dr->in->bytes_kept;
     }
-    end_op(dr, "done", now);
+    dr_end_op(dr, "done", now);
     cluster_todo_event(todo, dr->vm->id, "%s of %s is done: it runs on %s%s", info->last_op,
                        info->vm, info->target,
                        is_return ? " again, and is protected as before" : "");
@@ -587,6 +599,10 @@ static void not_taken(struct cluster_dr *dr, struct cluster_now now, struct clus
     bool was_planned = dr_op_is(dr, "planned") || dr_op_is(dr, "failback");
     char why[CLUSTER_REASON_SIZE];
     WORDS_COPY(why, vm->reason[0] ? vm->reason : "its host was lost");
+    if (dr_peer_holds(dr)) {
+        dr_peer_not_taken(dr, why, now, todo);
+        return;
+    }
     if (dr_is_down(vm)) {
         own_return(&vm->own,
                    info->source); /* it never ran there: what lies there is no disk to start from */
@@ -610,7 +626,7 @@ static void step_take(struct cluster *cluster, struct cluster_dr *dr, struct clu
         not_taken(dr, now, todo);
     } else if (!dr->is_asked && now.ns >= dr->next_ns &&
                dr_host_is_up(cluster, dr->info->target, now)) {
-        order(dr, dr->info->target, ORDER_REPLICA_TAKE, now, todo);
+        dr_order(dr, dr->info->target, ORDER_REPLICA_TAKE, now, todo);
         dr->next_ns = now.ns + REPEAT_MS * NS_PER_MS;
     }
 }
@@ -652,19 +668,22 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
     Godwit__DrRecord *info = dr->info;
     if (dr->is_asked || now.ns < dr->next_ns)
         return;
-    if (!runs_at_source(dr) || dr->vm->job)
+    if (!dr_runs_at_source(dr) || dr->vm->job)
         info->has_out_ended = info->out_ended = true; /* no process there that would replicate */
     if (!info->out_ended && dr_host_is_up(cluster, info->source, now)) {
-        order(dr, info->source, ORDER_PROTECT_END, now, todo);
+        dr_order(dr, info->source, ORDER_PROTECT_END, now, todo);
     } else if (!info->in_ended && dr_host_is_up(cluster, info->target, now)) {
-        order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
+        dr_order(dr, info->target, ORDER_REPLICA_DROP, now, todo);
     } else if (info->out_ended && info->in_ended && !is_given(info->split_host) &&
                !dr_test_is_open(dr)) {
         struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_DR);
         put->revision = dr->revision;
         WORDS_COPY(put->key, info->vm_id);
         cluster_todo_event(todo, info->vm_id, "%s has no replica any more", info->vm);
+        struct cluster_vm *held = dr_peer_holds(dr) ? dr->vm : NULL;
         cluster_drop_dr(cluster, dr);
+        if (held)
+            dr_peer_drop_vm(cluster, held, todo);
     }
 }
 
@@ -724,6 +743,8 @@ static void take_by_itself(struct cluster *cluster, struct cluster_dr *dr, struc
 static void settle_restored(struct cluster_dr *dr, struct cluster_now now,
                             struct cluster_todo *todo)
 {
+    if (dr_peer_is(dr))
+        return; /* what the other pool was told holds */
     if (is_given(dr->info->op) || dr_is_acting(dr->vm))
         fail_op(dr, "protect", now, todo, "the pool's state was restored from a backup");
 }
@@ -749,6 +770,10 @@ static void step(struct cluster *cluster, struct cluster_dr *dr, struct cluster_
         step_back(cluster, dr, now, todo);
     else if (dr_step_is(dr, "end"))
         step_end(cluster, dr, now, todo);
+    else if (dr_step_is(dr, "away"))
+        dr_peer_step_away(dr, now, todo);
+    else
+        dr_peer_step(cluster, dr, now, todo);
 }
 
 void dr_tick(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)
@@ -761,7 +786,8 @@ void dr_tick(struct cluster *cluster, struct cluster_now now, struct cluster_tod
     for (size_t i = cluster->dr_count; i-- > 0;) { /* backwards: one that ends drops out */
         if (is_restored)
             settle_restored(cluster->drs[i], now, todo);
-        else if (!dr_test_tick(cluster, cluster->drs[i], now, todo))
+        else if (dr_peer_is(cluster->drs[i]) ||
+                 !dr_test_tick(cluster, cluster->drs[i], now, todo))
             step(cluster, cluster->drs[i], now, todo);
     }
 }
@@ -773,7 +799,7 @@ void dr_link_changed(struct cluster *cluster, const struct cluster_host *host, b
         struct cluster_dr *dr = cluster->drs[i];
         bool is_source = is_same(dr->info->source, host->name);
         if (is_source || is_same(dr->info->target, host->name))
-            ask_anew(dr);
+            dr_ask_anew(dr);
         if (is_source)
             dr->lost_unix_ms = up ? 0 : now.unix_ms;
     }
@@ -795,7 +821,7 @@ static void set_held(struct cluster_dr *dr, bool held, struct cluster_todo *todo
     dr_put(dr, todo);
 }
 
-static void keep_out(struct cluster_dr *dr, const Godwit__ProtectStatus *status,
+void dr_keep_out(struct cluster_dr *dr, const Godwit__ProtectStatus *status,
                      struct cluster_now now)
 {
     Godwit__ProtectStatus *copy = cluster_message_copy(&status->base);
@@ -806,10 +832,10 @@ static void keep_out(struct cluster_dr *dr, const Godwit__ProtectStatus *status,
     dr->out = copy;
     dr->out_ns = now.ns;
     if (copy->ended)
-        ask_anew(dr);
+        dr_ask_anew(dr);
 }
 
-static void keep_in(struct cluster_dr *dr, const Godwit__ReplicaStatus *status,
+void dr_keep_in(struct cluster_dr *dr, const Godwit__ReplicaStatus *status,
                     struct cluster_todo *todo)
 {
     const char *state = status && status->state ? status->state : "";
@@ -836,7 +862,7 @@ void dr_protect_told(struct cluster *cluster, const struct cluster_host *host,
     (void)todo;
     if (vm && vm->dr && is_pair(vm->dr, status->protection_id) &&
         is_same(vm->dr->info->source, host->name))
-        keep_out(vm->dr, status, now);
+        dr_keep_out(vm->dr, status, now);
 }
 
 void dr_replicas_told(struct cluster *cluster, const struct cluster_host *host,
@@ -856,10 +882,10 @@ void dr_replicas_told(struct cluster *cluster, const struct cluster_host *host,
             (!found && dr_step_is(dr, "take"))) /* it is a VM now, or about to be */
             continue;
         if (!found && dr->in_ready) {
-            ask_anew(dr);
+            dr_ask_anew(dr);
             dr->next_ns = now.ns + AGAIN_MS * NS_PER_MS;
         }
-        keep_in(dr, found, todo);
+        dr_keep_in(dr, found, todo);
     }
 }
 
@@ -882,20 +908,21 @@ static void on_ready(struct cluster_dr *dr, const struct cluster_order *order,
                      const struct cluster_result *result, struct cluster_now now,
                      struct cluster_todo *todo)
 {
-    bool is_current = order->generation == dr->info->generation && dr_step_is(dr, "protect");
+    bool is_current = order->generation == dr->info->generation &&
+                      (dr_step_is(dr, "protect") || dr_step_is(dr, "hold"));
     note_trouble(dr, result);
     if (result->fault && order->kind == ORDER_PROTECT)
-        ask_anew(dr);
+        dr_ask_anew(dr);
     if (result->fault || !is_current)
         return;
     if (order->kind == ORDER_REPLICA_IN) {
         dr->in_ready = true;
         if (result->replica)
-            keep_in(dr, result->replica, todo);
+            dr_keep_in(dr, result->replica, todo);
     } else {
         dr->out_ready = dr->in_ready; /* else the other end went meanwhile, and its key with it */
         if (result->protect)
-            keep_out(dr, result->protect, now);
+            dr_keep_out(dr, result->protect, now);
     }
     dr->next_ns = 0;
 }
@@ -905,12 +932,12 @@ static void on_finished(struct cluster *cluster, struct cluster_dr *dr,
                         struct cluster_todo *todo)
 {
     const char *why = result->fault ? result->fault->text : "its process ended";
-    if (!dr_step_is(dr, "finish") || !runs_at_source(dr))
+    if (!dr_step_is(dr, "finish") || !dr_runs_at_source(dr))
         return;
     if (result->protect)
-        keep_out(dr, result->protect, now);
+        dr_keep_out(dr, result->protect, now);
     if (!result->fault && result->protect && result->protect->finished) {
-        if (!dr_host_is_up(cluster, dr->info->target, now)) {
+        if (!target_is_up(cluster, dr, now)) {
             dr->next_ns = now.ns + AGAIN_MS * NS_PER_MS;
             if (!dr_is_settling(cluster, now))
                 dr_set_step(dr, "undo", todo);
@@ -1013,17 +1040,19 @@ void dr_order_done(struct cluster *cluster, const struct cluster_order *order,
 
 struct cluster_dr *dr_load(struct cluster *cluster, Godwit__DrRecord *info)
 {
-    static const char *const steps[] = {"protect", "queued", "finish", "undo", "stop",
-                                        "take",    "back",   "away",   "end"};
+    static const char *const steps[] = {"protect", "queued", "finish", "undo", "stop", "take", "back",
+                                        "away",    "end",    "handed", "hold", "ask",  "alone"};
     struct cluster_vm *vm = info->vm_id ? cluster_vm(cluster, info->vm_id) : NULL;
     bool known = false;
     for (size_t i = 0; info->step && i < ARRAY_COUNT(steps); i++)
         known = known || is_same(info->step, steps[i]);
     if (!known || !vm || vm->dr || !is_given(info->protection_id) || !is_given(info->source) ||
-        !is_given(info->target) || !cluster_host(cluster, info->target) || !info->vm)
+        !is_given(info->target) || !info->vm ||
+        (!cluster_host(cluster, info->target) && !is_given(info->peer_pool_id)))
         return NULL;
     char **texts[] = {&info->group,   &info->op,         &info->home,      &info->split_host,
-                      &info->last_op, &info->last_state, &info->last_error};
+                      &info->last_op, &info->last_state, &info->last_error,
+                      &info->peer_pool_id, &info->peer_host};
     struct cluster_dr *dr = cluster_add_dr(cluster, vm);
     if (!dr)
         return NULL;
@@ -1033,5 +1062,6 @@ struct cluster_dr *dr_load(struct cluster *cluster, Godwit__DrRecord *info)
     }
     dr_test_load(info);
     dr->info = info;
+    dr_peer_load(dr);
     return dr;
 }

@@ -77,8 +77,24 @@ void dr_begin_op(struct cluster_dr *dr, const char *op, struct cluster_now now,
 /* It failed, for `why`. The step is the caller's to set, which puts. */
 void dr_give_up_op(struct cluster_dr *dr, const char *why, struct cluster_now now,
                    struct cluster_todo *todo);
+void dr_end_op(struct cluster_dr *dr, const char *state, struct cluster_now now);
 void dr_put(struct cluster_dr *dr, struct cluster_todo *todo);
 void dr_set_text(char **field, const char *text);
+
+/* ---- for dr_peer ---- */
+/* A key serves once: whoever is to be asked again needs another, and the other end with it. */
+void dr_ask_anew(struct cluster_dr *dr);
+void dr_order(struct cluster_dr *dr, const char *host, enum cluster_order_kind kind,
+              struct cluster_now now, struct cluster_todo *todo);
+bool dr_runs_at_source(const struct cluster_dr *dr);
+/* Only out of what is proven: STOPPED, or lost. */
+void dr_take(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
+             struct cluster_todo *todo);
+void dr_keep_out(struct cluster_dr *dr, const Godwit__ProtectStatus *status,
+                 struct cluster_now now);
+/* NULL: it is not there. */
+void dr_keep_in(struct cluster_dr *dr, const Godwit__ReplicaStatus *status,
+                struct cluster_todo *todo);
 
 /* While loading: takes the record; NULL: no memory, or it does not make sense. */
 struct cluster_dr *dr_load(struct cluster *cluster, Godwit__DrRecord *info);

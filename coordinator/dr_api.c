@@ -9,6 +9,9 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_tell.h"
+#include "coordinator/peer_dr.h"
+#include "coordinator/peer_link.h"
+#include "coordinator/peer_pool.h"
 #include "coordinator/words.h"
 
 struct waiting { /* between a decision and its durability */
@@ -61,13 +64,49 @@ static void reply_problem(struct rpc_request *request, struct problem *problem)
     (void)rpc_reply(request, &reply.base);
 }
 
+/* `to`: a host, or a peer pool? -1: it could be either, or neither. */
+static int find_peer(struct coordinator *coordinator, const char *to, struct peer_pool **ret_pool,
+                     struct problem *problem)
+{
+    bool is_marked = strncmp(to, "pool:", 5) == 0;
+    struct problem ignored = {0};
+    *ret_pool = peer_pool_find(&coordinator->peer_pools, is_marked ? to + 5 : to,
+                               is_marked ? problem : &ignored);
+    if (is_marked)
+        return *ret_pool ? 0 : -1;
+    if (*ret_pool && cluster_host(&coordinator->cluster, to)) {
+        (void)problem_set(problem, GW_AMBIGUOUS, "%.60s is a host here and a peer pool", to);
+        problem_hint(problem, "--to pool:%.60s is the pool", to);
+        return -1;
+    }
+    return 0;
+}
+
+static int ask(struct coordinator *coordinator, const Godwit__DrRequest *wanted,
+               struct problem *problem, struct cluster_todo *todo)
+{
+    struct cluster_now now = coordinator_now();
+    struct peer_pool *pool = NULL;
+    peer_dr_look(coordinator);
+    bool is_protect = wanted->verb == GODWIT__DR_VERB__DR_VERB_PROTECT && wanted->to;
+    if (is_protect && find_peer(coordinator, wanted->to, &pool, problem) != 0)
+        return -1;
+    if (!pool)
+        return dr_ask(&coordinator->cluster, wanted, now, problem, todo);
+    const struct dr_ask_peer peer = {.pool_id = pool->info->pool_id,
+                                     .name = pool->info->name,
+                                     .is_linked = peer_pool_is_linked(pool, now.ns) &&
+                                                  peer_link_rpc(coordinator, pool)};
+    return dr_ask_protect_there(&coordinator->cluster, wanted, &peer, now, problem, todo);
+}
+
 void dr_api_request(struct peer *peer, struct rpc_request *request, const void *message)
 {
     struct coordinator *coordinator = peer->coordinator;
     const Godwit__DrRequest *wanted = message;
     struct cluster_todo todo = {0};
     struct problem problem = {0};
-    if (dr_ask(&coordinator->cluster, wanted, coordinator_now(), &problem, &todo) != 0) {
+    if (ask(coordinator, wanted, &problem, &todo) != 0) {
         reply_problem(request, &problem);
         coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
         return;

@@ -10,6 +10,8 @@
 #include "coordinator/cluster_ha.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
+#include "coordinator/dr_peer_ask.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
@@ -129,7 +131,7 @@ static int judge_vm(const struct cluster *cluster, const struct cluster_vm *vm,
     return 0;
 }
 
-static struct cluster_dr *new_record(struct cluster *cluster, struct cluster_vm *vm,
+struct cluster_dr *dr_ask_new_record(struct cluster *cluster, struct cluster_vm *vm,
                                      struct cluster_now now)
 {
     struct cluster_dr *dr = cluster_add_dr(cluster, vm);
@@ -139,7 +141,8 @@ static struct cluster_dr *new_record(struct cluster *cluster, struct cluster_vm 
     dr->info = info;
     char **texts[] = {&info->vm_id,      &info->vm,         &info->group,   &info->op,
                       &info->home,       &info->split_host, &info->last_op, &info->last_state,
-                      &info->last_error, &info->step};
+                      &info->last_error, &info->step,       &info->peer_pool_id,
+                      &info->peer_host};
     for (size_t i = 0; i < ARRAY_COUNT(texts); i++)
         dr_set_text(texts[i], "");
     dr_set_text(&info->vm_id, vm->id);
@@ -192,6 +195,78 @@ static int protect_again(struct cluster_dr *dr, const Godwit__DrRequest *request
     return 0;
 }
 
+static int not_there_yet(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now, struct problem *problem)
+{
+    (void)problem_set(problem, GW_DR_STATE, "%s has its other end in pool %s", dr->info->vm,
+                      dr_peer_name(dr));
+    problem_hint(problem, "godwit dr unprotect %s", dr->info->vm);
+    return refuse(cluster, dr->vm, now, problem);
+}
+
+static int judge_across(const Godwit__DrRequest *request, const struct dr_ask_peer *peer,
+                        struct problem *problem)
+{
+    if (word(request->group)[0] || request->auto_take)
+        return problem_set(problem, GW_USAGE,
+                           "--group, --order, --delay and --auto are within one pool; %s is another",
+                           peer->name);
+    return judge_request(request, problem);
+}
+
+/* Said again: its goals. */
+static int protect_there_again(struct cluster_dr *dr, const Godwit__DrRequest *request,
+                               const struct dr_ask_peer *peer, struct problem *problem,
+                               struct cluster_todo *todo)
+{
+    if (!dr_peer_is_source(dr) || strcmp(dr->info->peer_pool_id, peer->pool_id) != 0 ||
+        !dr_step_is(dr, "protect") ||
+        (request->has_disks_only && request->disks_only != dr->info->disks_only)) {
+        (void)problem_set(problem, GW_DR_STATE, "%s has a replica already, %s %s", dr->info->vm,
+                          dr_peer_holds(dr) ? "of" : "by", dr->info->target);
+        problem_hint(problem, "godwit dr unprotect %s", dr->info->vm);
+        return -1;
+    }
+    fill(dr->info, request);
+    dr->in_ready = dr->out_ready = false; /* both ends are told */
+    dr_put(dr, todo);
+    cluster_todo_event(todo, dr->info->vm_id, "the protection of %s has other goals", dr->info->vm);
+    return 0;
+}
+
+int dr_ask_protect_there(struct cluster *cluster, const Godwit__DrRequest *request,
+                         const struct dr_ask_peer *peer, struct cluster_now now,
+                         struct problem *problem, struct cluster_todo *todo)
+{
+    struct cluster_vm *vm = cluster_find_vm(cluster, word(request->vm), problem);
+    char target[DR_PEER_NAME_SIZE];
+    if (!vm || judge_across(request, peer, problem) != 0)
+        return -1;
+    if (vm->dr)
+        return protect_there_again(vm->dr, request, peer, problem, todo) == 0
+                   ? 0
+                   : refuse(cluster, vm, now, problem);
+    if (judge_vm(cluster, vm, now, problem) != 0 ||
+        judge_disks(vm, request->disks_only, problem) != 0)
+        return -1;
+    if (!peer->is_linked) {
+        (void)problem_set(problem, GW_PEER_FAILED, "pool %s does not answer", peer->name);
+        problem_hint(problem, "godwit pool peer ls");
+        return refuse(cluster, vm, now, problem);
+    }
+    (void)snprintf(target, sizeof target, "pool:%.63s", peer->name);
+    struct cluster_dr *dr = dr_ask_new_record(cluster, vm, now);
+    fill(dr->info, request);
+    dr_set_text(&dr->info->peer_pool_id, peer->pool_id);
+    dr_new_pair(cluster, dr, vm->own.owner, target, false);
+    dr->cross = (struct dr_cross){.step = DR_CROSS_PROTECT};
+    dr->peer_is_up = true;
+    dr_peer_keep(dr, todo);
+    cluster_todo_event(todo, vm->id, "%s is protected by a replica in pool %s, goal %llu ms",
+                       vm->spec->name, peer->name, (unsigned long long)dr->info->rpo_ms);
+    return 0;
+}
+
 static int protect(struct cluster *cluster, const Godwit__DrRequest *request,
                    struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
@@ -200,6 +275,8 @@ static int protect(struct cluster *cluster, const Godwit__DrRequest *request,
         vm ? cluster_find_host(cluster, word(request->to), problem) : NULL;
     if (!target || judge_request(request, problem) != 0)
         return -1;
+    if (vm->dr && dr_peer_is(vm->dr))
+        return not_there_yet(cluster, vm->dr, now, problem);
     if (vm->dr && !dr_step_is(vm->dr, "away"))
         return protect_again(vm->dr, request, target, problem, todo) == 0
                    ? 0
@@ -214,7 +291,7 @@ static int protect(struct cluster *cluster, const Godwit__DrRequest *request,
     if (judge_disks(vm, request->disks_only, problem) != 0 ||
         judge_target(cluster, vm, target, now, problem) != 0)
         return refuse(cluster, vm, now, problem);
-    struct cluster_dr *dr = vm->dr ? vm->dr : new_record(cluster, vm, now);
+    struct cluster_dr *dr = vm->dr ? vm->dr : dr_ask_new_record(cluster, vm, now);
     fill(dr->info, request);
     bool lay_there = is_same(dr->info->home, target->name); /* what it left there is a good start */
     dr_set_text(&dr->info->home, "");
@@ -408,7 +485,8 @@ static int judge_one(const struct cluster *cluster, const struct cluster_dr *dr,
 /* Of a group: those that have it to do. */
 static bool has_to(const struct cluster_dr *dr, const Godwit__DrRequest *request)
 {
-    bool is_member = is_same(dr->info->group, request->group) && !dr_step_is(dr, "end");
+    bool is_member = is_same(dr->info->group, request->group) && !dr_step_is(dr, "end") &&
+                     !dr_peer_is(dr);
     bool is_back = request->verb == GODWIT__DR_VERB__DR_VERB_FAILBACK;
     return is_member && is_back == (dr_step_is(dr, "away") || dr_returns(dr));
 }
@@ -485,9 +563,24 @@ static int act(struct cluster *cluster, const Godwit__DrRequest *request, struct
     return 0;
 }
 
+/* One across pools is asked otherwise. NULL: it is none, or there is no such VM. */
+static struct cluster_dr *find_across(const struct cluster *cluster,
+                                      const Godwit__DrRequest *request)
+{
+    struct problem ignored = {0};
+    const struct cluster_vm *vm =
+        word(request->vm)[0] ? cluster_find_vm(cluster, request->vm, &ignored) : NULL;
+    bool is_asked = request->verb != GODWIT__DR_VERB__DR_VERB_STATUS &&
+                    request->verb != GODWIT__DR_VERB__DR_VERB_PROTECT;
+    return is_asked && vm && vm->dr && dr_peer_is(vm->dr) ? vm->dr : NULL;
+}
+
 int dr_ask(struct cluster *cluster, const Godwit__DrRequest *request, struct cluster_now now,
            struct problem *problem, struct cluster_todo *todo)
 {
+    struct cluster_dr *across = find_across(cluster, request);
+    if (across)
+        return dr_peer_ask(cluster, across, request, now, problem, todo);
     switch (request->verb) {
     case GODWIT__DR_VERB__DR_VERB_STATUS:
         return word(request->vm)[0] && !cluster_find_vm(cluster, request->vm, problem) ? -1 : 0;

@@ -14,4 +14,16 @@
 int dr_ask(struct cluster *cluster, const Godwit__DrRequest *request, struct cluster_now now,
            struct problem *problem, struct cluster_todo *todo);
 
+/* Protect a VM by a replica in a peer pool. */
+struct dr_ask_peer {
+    const char *pool_id, *name;
+    bool is_linked;
+};
+int dr_ask_protect_there(struct cluster *cluster, const Godwit__DrRequest *request,
+                         const struct dr_ask_peer *peer, struct cluster_now now,
+                         struct problem *problem, struct cluster_todo *todo);
+/* For dr_peer_hold: an empty record of a VM that has none. */
+struct cluster_dr *dr_ask_new_record(struct cluster *cluster, struct cluster_vm *vm,
+                                     struct cluster_now now);
+
 #endif

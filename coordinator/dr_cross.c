@@ -10,10 +10,10 @@ static_assert(DR_CROSS_GUARD_MS >= 2 * DR_CROSS_PERMIT_MS,
               "a start that was decided with the last of a permit is over before anybody takes");
 
 static const char *const names[DR_CROSS_STEP_COUNT] = {
-    [DR_CROSS_NONE] = "none",     [DR_CROSS_PROTECT] = "protect", [DR_CROSS_FINISH] = "finish",
-    [DR_CROSS_UNDO] = "undo",     [DR_CROSS_STOP] = "stop",       [DR_CROSS_HANDED] = "handed",
-    [DR_CROSS_BACK] = "back",     [DR_CROSS_HOLD] = "hold",       [DR_CROSS_ASK] = "ask",
-    [DR_CROSS_ALONE] = "alone",   [DR_CROSS_TAKE] = "take",       [DR_CROSS_AWAY] = "away",
+    [DR_CROSS_NONE] = "none",   [DR_CROSS_PROTECT] = "protect", [DR_CROSS_FINISH] = "finish",
+    [DR_CROSS_UNDO] = "undo",   [DR_CROSS_STOP] = "stop",       [DR_CROSS_HANDED] = "handed",
+    [DR_CROSS_BACK] = "back",   [DR_CROSS_HOLD] = "hold",       [DR_CROSS_ASK] = "ask",
+    [DR_CROSS_ALONE] = "alone", [DR_CROSS_TAKE] = "take",       [DR_CROSS_AWAY] = "away",
     [DR_CROSS_END] = "end",
 };
 
@@ -75,8 +75,7 @@ enum dr_cross_news dr_cross_source_hear(struct dr_cross *source, const struct dr
     take_permit(source, word, asked_ns);
     if (word->step == DR_CROSS_NONE) /* whoever knows nothing permits nothing */
         return source->step == DR_CROSS_END ? DR_CROSS_NEWS_END : DR_CROSS_NO_NEWS;
-    if (word->step == DR_CROSS_AWAY && source->step != DR_CROSS_AWAY &&
-        source->step != DR_CROSS_END)
+    if (word->step == DR_CROSS_AWAY && source->step != DR_CROSS_AWAY)
         return set_step(source, DR_CROSS_AWAY, DR_CROSS_NEWS_AWAY);
     if (source->step == DR_CROSS_PROTECT && word->step == DR_CROSS_ASK &&
         word->hand_no > source->hand_no)
@@ -126,6 +125,7 @@ enum dr_cross_news dr_cross_holder_hear(struct dr_cross *holder, const struct dr
 {
     uint64_t generation = holder->generation, hand_no = holder->hand_no;
     enum dr_cross_news news = on_word(holder, word);
+    holder->heard_ns = now_ns;
     if (holder->step == DR_CROSS_HOLD && word->hand_no > holder->hand_no)
         holder->hand_no = holder->returned_no = word->hand_no; /* it was asked by what we forgot */
     if (holder->generation < word->generation)
@@ -138,8 +138,8 @@ enum dr_cross_news dr_cross_holder_hear(struct dr_cross *holder, const struct dr
         holder->granted_ns = now_ns;
         ret_answer->permit = word->permit;
     }
-    *ret_changed = news != DR_CROSS_NO_NEWS || generation != holder->generation ||
-                   hand_no != holder->hand_no;
+    *ret_changed =
+        news != DR_CROSS_NO_NEWS || generation != holder->generation || hand_no != holder->hand_no;
     return news;
 }
 
@@ -172,7 +172,9 @@ bool dr_cross_may_take(const struct dr_cross *holder, uint64_t began_ns, uint64_
 bool dr_cross_is_overdue(const struct dr_cross *holder, uint64_t began_ns, uint64_t now_ns)
 {
     uint64_t since_ns = later(holder->asked_ns, began_ns);
-    return holder->step == DR_CROSS_ASK && now_ns - since_ns >= DR_CROSS_ASK_MS * NS_PER_MS;
+    bool is_silent = now_ns - later(holder->heard_ns, since_ns) >= DR_CROSS_SILENT_MS * NS_PER_MS;
+    return holder->step == DR_CROSS_ASK &&
+           (is_silent || now_ns - since_ns >= DR_CROSS_ASK_MS * NS_PER_MS);
 }
 
 void dr_cross_return(struct dr_cross *holder)

@@ -10,9 +10,10 @@
  *   source  PROTECT --asked for n--> FINISH --all is held--> STOP --STOPPED--> HANDED n --it runs there--> AWAY
  *               \--it is lost: nothing runs--------------------------------->/     \--n is returned--> BACK --> PROTECT
  *                      FINISH --fails--> UNDO --> PROTECT, n is refused
+ *           PROTECT --unprotect--> END --it is dropped there--> no record     any --it runs there--> AWAY
  *   holder  HOLD --failover--> ASK n --HANDED n--> TAKE --it runs--> AWAY
  *               \--accept-split, no permit is out--> ALONE --> TAKE    TAKE --refused--> HOLD, n is returned
- *                      ASK n --refused, or for too long--> HOLD, n is returned
+ *                      ASK n --refused, too long, or no word--> HOLD, n is returned
  *
  * What is proven by tests/unit/test_dr_cross.c: without ALONE nothing runs twice; from TAKE on the source starts nothing,
  * whatever was lost, doubled or restarted; what was held is never older than what was handed over.
@@ -31,6 +32,7 @@ enum {
     DR_CROSS_PERMIT_MS = 8000,  /* as the source counts it */
     DR_CROSS_GUARD_MS = 16000,  /* as the holder does: an order that left in time has arrived or never will */
     DR_CROSS_ASK_MS = 120000,   /* a hand-over that was asked for is given up */
+    DR_CROSS_SILENT_MS = 20000, /* the same, when nothing was heard for so long */
 };
 
 enum dr_cross_step {
@@ -69,7 +71,7 @@ struct dr_cross {
     /* of this coordinator's life only */
     uint64_t permit, permit_until_ns; /* the source's */
     uint64_t granted_ns;              /* the holder's; 0: not in this life */
-    uint64_t asked_ns;                /* the holder's, ASK: since when; 0: not in this life */
+    uint64_t asked_ns, heard_ns;      /* the holder's: ASK since, and heard last; 0: not in this life */
 };
 
 struct dr_cross_word { /* what one says of one VM */

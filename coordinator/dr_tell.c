@@ -6,6 +6,8 @@
 #include "base/world.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
+#include "coordinator/dr_peer_tell.h"
 #include "coordinator/words.h"
 
 enum { FRESH_MS = 3000, LATE_MS = 5000 };
@@ -25,8 +27,8 @@ bool dr_rpo_now(const struct cluster *cluster, const struct cluster_dr *dr, stru
                 uint64_t *ret_ms)
 {
     const Godwit__ProtectStatus *out = dr->out;
-    bool is_fresh = out && !out->ended && now.ns - dr->out_ns < FRESH_MS * NS_PER_MS &&
-                    dr_host_is_up(cluster, dr->info->source, now);
+    bool is_up = dr_peer_holds(dr) ? dr->peer_is_up : dr_host_is_up(cluster, dr->info->source, now);
+    bool is_fresh = out && !out->ended && now.ns - dr->out_ns < FRESH_MS * NS_PER_MS && is_up;
     if (dr_step_is(dr, "away") || !dr->info->has_held)
         return false;
     if (is_fresh && out->has_rpo_ms) {
@@ -91,6 +93,8 @@ const char *dr_state(const struct cluster *cluster, const struct cluster_dr *dr,
     const Godwit__DrRecord *info = dr->info;
     bool is_back = dr_op_is(dr, "failback");
     ret_reason[0] = '\0';
+    if (dr_peer_is(dr))
+        return dr_peer_tell_state(cluster, dr, now, ret_reason);
     if (dr_step_is(dr, "away"))
         return say(ret_reason, "away", "files of it are kept on ", info->home, "for a failback");
     if (dr_step_is(dr, "end") && info->split_host[0])
@@ -183,6 +187,12 @@ void dr_tell(const struct cluster *cluster, const struct cluster_dr *dr, struct 
     info->drill_every_ms = from->drill_every_ms;
     info->has_drilled_unix_ms = from->has_drilled_unix_ms;
     info->drilled_unix_ms = from->drilled_unix_ms;
+    if (dr_peer_is(dr)) {
+        info->peer_pool_id = from->peer_pool_id;
+        info->peer_host = from->peer_host;
+        info->has_peer_holds = true;
+        info->peer_holds = from->peer_holds;
+    }
     tell_ends(dr, info);
     tell_last(from, info);
 }
@@ -192,7 +202,7 @@ void dr_tell(const struct cluster *cluster, const struct cluster_dr *dr, struct 
 
 static bool is_bad(const char *state)
 {
-    return is_same(state, "late") || is_same(state, "lost");
+    return is_same(state, "late") || is_same(state, "lost") || is_same(state, "conflict");
 }
 
 void dr_tell_alarms(struct cluster *cluster, struct cluster_now now, struct cluster_todo *todo)

@@ -11,6 +11,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/api.h"
+#include "coordinator/peer_dr.h"
 #include "coordinator/peer_link.h"
 #include "coordinator/peer_pool.h"
 #include "coordinator/store.h"
@@ -423,8 +424,21 @@ static void remove_peer(struct coordinator *coordinator, struct rpc_request *req
         take_back(coordinator, request, pool);
         return;
     }
+    unsigned replicas = peer_dr_count(coordinator, pool);
+    if (replicas > 0 && !wanted->force) {
+        (void)problem_set(&problem, GW_DR_STATE,
+                          "%u replicas bind this pool and pool %.63s: nobody could take them over, "
+                          "or hear of it",
+                          replicas, pool->info->name);
+        problem_hint(&problem, "godwit dr status");
+        reply_problem(request, &problem);
+        return;
+    }
     struct store_batch *batch = new_batch();
     struct cluster_todo todo = {0};
+    if (replicas > 0)
+        cluster_todo_event(&todo, "", "alert: %u replicas still bind this pool and pool %s", replicas,
+                           pool->info->name);
     cluster_todo_event(&todo, "", "pool %s (%.8s) is no peer any more", pool->info->name,
                        pool->info->pool_id);
     peer_link_end(coordinator, pool);

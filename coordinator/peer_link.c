@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/peer_dr.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -60,7 +61,32 @@ static void on_closed(void *data, struct rpc *rpc, const struct fault *fault)
     hang_up(data, fault ? fault->text : "it ended the connection");
 }
 
-static const struct rpc_service line_service = {.on_closed = on_closed};
+/* What the pool that we called may ask of us. */
+static void on_hold(void *data, struct rpc *rpc, struct rpc_request *request,
+                    const ProtobufCMessage *message)
+{
+    struct peer_link *link = data;
+    (void)rpc;
+    peer_dr_on_hold(link->coordinator, link->pool, request,
+                    (const Godwit__PeerDrHold *)message);
+}
+
+static void on_words(void *data, struct rpc *rpc, struct rpc_request *request,
+                     const ProtobufCMessage *message)
+{
+    struct peer_link *link = data;
+    (void)rpc;
+    peer_dr_on_words(link->coordinator, link->pool, request,
+                     (const Godwit__PeerDrWords *)message);
+}
+
+static const struct rpc_method line_methods[] = {
+    {METHOD_PEER_DR_HOLD, &godwit__peer_dr_hold__descriptor, on_hold},
+    {METHOD_PEER_DR_WORDS, &godwit__peer_dr_words__descriptor, on_words},
+};
+static const struct rpc_service line_service = {.methods = line_methods,
+                                                .method_count = ARRAY_COUNT(line_methods),
+                                                .on_closed = on_closed};
 
 static void on_welcome(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
@@ -228,6 +254,17 @@ void peer_link_lost(struct peer *peer, const char *why)
         return;
     log_warn("peer_link", "line is lost peer=%s: %s", pool->info->name, why);
     WORDS_COPY(pool->reason, why);
+}
+
+struct rpc *peer_link_rpc(const struct coordinator *coordinator, const struct peer_pool *pool)
+{
+    if (pool->link)
+        return pool->link->is_open ? pool->link->rpc : NULL;
+    for (const struct peer *peer = coordinator->peers; peer; peer = peer->next) { /* newest first */
+        if (peer_pool_of(&coordinator->peer_pools, rpc_peer(peer->rpc)) == pool)
+            return peer->rpc;
+    }
+    return NULL;
 }
 
 void peer_link_end(struct coordinator *coordinator, struct peer_pool *pool)

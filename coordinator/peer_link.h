@@ -13,6 +13,8 @@
 void peer_link_tick(struct coordinator *coordinator);
 /* The record goes, or the coordinator ends: hang up at once, in both directions. */
 void peer_link_end(struct coordinator *coordinator, struct peer_pool *pool);
+/* By which it can be asked now, whoever called; NULL: there is none. */
+struct rpc *peer_link_rpc(const struct coordinator *coordinator, const struct peer_pool *pool);
 /* Handler, see api.c. */
 void peer_link_hello(struct peer *peer, struct rpc_request *request, const void *message);
 /* A connection is closed: was it a line? */

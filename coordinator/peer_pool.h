@@ -20,6 +20,7 @@
 #include "net/pki.h"
 #include "proto/peer.pb-c.h"
 
+struct coordinator;
 struct fault;
 struct peer_link;
 struct store;
@@ -44,6 +45,11 @@ struct peer_pool { /* a pool, or an invitation for one */
     uint64_t seen_ns, seen_unix_ms; /* when it last spoke; 0: not in this life */
     uint64_t news_ns;               /* when it last told a new name or address; 0: so */
     char reason[192];               /* why it is away */
+    /* peer_dr's: what is said of replicas, one thing at a time */
+    struct coordinator *coordinator;
+    uint64_t tell_ns, told_ns, hold_ns; /* not before; when the last left; not before */
+    size_t next_dr, next_word;          /* whose turn it is to be asked to be held, and to be told */
+    char hold_id[ID_TEXT_SIZE];         /* the VM that it was asked to hold */
 };
 
 struct peer_pools {

@@ -181,6 +181,8 @@ enum method {
     /* pool -> pool: from a client without certificate, then over the line */
     METHOD_PEER_JOIN = 581,  /* PeerJoin -> PeerJoined */
     METHOD_PEER_HELLO = 582, /* PeerHello -> PeerWelcome */
+    METHOD_PEER_DR_HOLD = 590,  /* PeerDrHold -> PeerDrHeld */
+    METHOD_PEER_DR_WORDS = 591, /* PeerDrWords -> PeerDrWords */
 };
 
 #endif

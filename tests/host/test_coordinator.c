@@ -25,6 +25,8 @@
 #include "net/rpc.h"
 #include "proto/limits.h"
 #include "proto/method.h"
+#include "proto/peer.pb-c.h"
+#include "proto/peer_dr.pb-c.h"
 #include "proto/pool.pb-c.h"
 #include "proto/token.h"
 
@@ -986,6 +988,70 @@ static void a_peer_pools_certificate_opens_none_of_our_methods(void **state)
     (void)rpc_close(rpc);
 }
 
+/* Lets a pool in by an invitation, as the one that takes it up. */
+static char *become_peer(const char *key)
+{
+    Godwit__PeerRequest invite = GODWIT__PEER_REQUEST__INIT;
+    Godwit__PeerJoin join = GODWIT__PEER_JOIN__INIT;
+    Godwit__JoinToken *token = NULL;
+    struct fault fault = {0};
+    AUTO_FREE char *request = NULL;
+    invite.has_verb = true;
+    invite.verb = GODWIT__PEER_VERB__PEER_VERB_INVITE;
+    Godwit__PeerReply *invited = call(room.operator_rpc, METHOD_POOL_PEER, &invite,
+                                      &godwit__peer_reply__descriptor, NULL);
+    assert_true(invited && invited->token && invited->token->token);
+    assert_int_equal(token_decode(invited->token->token, &token, &fault), 0);
+    assert_int_equal(pki_new_request(key, &request, &fault), 0);
+    struct rpc *rpc = connect_as(NULL, NULL, token->pin, &operator_service, NULL);
+    join.token_id = token->id;
+    join.has_secret = true;
+    join.secret = token->secret;
+    join.pool_id = (char *)(uintptr_t) "another-pool";
+    join.name = (char *)(uintptr_t) "site-b";
+    join.address = (char *)(uintptr_t) "127.0.0.9:7411";
+    join.ca_certificate = room.ca_certificate; /* any that is one */
+    join.certificate_request = request;
+    Godwit__PeerJoined *joined =
+        call(rpc, METHOD_PEER_JOIN, &join, &godwit__peer_joined__descriptor, &fault);
+    if (!joined)
+        fail_msg("%s", fault.text);
+    char *certificate = strdup(joined->certificate);
+    FREE(joined);
+    FREE(token);
+    FREE(invited);
+    (void)rpc_close(rpc);
+    return certificate;
+}
+
+static void a_peers_certificate_opens_what_is_said_of_replicas_and_nothing_else(void **state)
+{
+    (void)state;
+    struct fault fault = {0};
+    AUTO_FREE char *key = NULL;
+    assert_int_equal(pki_new_key(&key, &fault), 0);
+    AUTO_FREE char *certificate = become_peer(key);
+    struct rpc *rpc = connect_as(certificate, key, NULL, &operator_service, NULL);
+    unsigned failed = 0;
+
+    for (uint16_t method = 1; method < 700; method++) {
+        bool is_for_peers = method == METHOD_PEER_DR_HOLD || method == METHOD_PEER_DR_WORDS;
+        failed += !is_for_peers && !is_refused(rpc, method); /* an empty hello is refused too */
+    }
+    Godwit__PeerDrWords words = GODWIT__PEER_DR_WORDS__INIT;
+    Godwit__PeerDrHold hold = GODWIT__PEER_DR_HOLD__INIT;
+    Godwit__PeerDrWords *said =
+        call(rpc, METHOD_PEER_DR_WORDS, &words, &godwit__peer_dr_words__descriptor, &fault);
+    void *held = call(rpc, METHOD_PEER_DR_HOLD, &hold, &godwit__peer_dr_held__descriptor, &fault);
+
+    assert_int_equal(failed, 0);
+    assert_true(said && said->n_words == 0);
+    assert_null(held); /* for it describes nothing */
+    assert_non_null(strstr(fault.text, "lacks a part"));
+    FREE(said);
+    (void)rpc_close(rpc);
+}
+
 struct opening {
     bool is_there;
     struct fault fault;
@@ -1438,6 +1504,7 @@ int main(void)
         BARE(term_ends_it_cleanly),
         PAIR(a_host_may_not_ask_what_operators_ask),
         BARE(a_peer_pools_certificate_opens_none_of_our_methods),
+        BARE(a_peers_certificate_opens_what_is_said_of_replicas_and_nothing_else),
         BARE(a_certificate_of_another_pools_ca_is_none_at_our_door),
         PAIR(a_vm_is_created_stopped_started_and_removed),
         PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),

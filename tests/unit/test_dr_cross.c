@@ -1,5 +1,6 @@
-/* Two pools and one VM, by the rules of dr_cross alone: what they say is lost, late or doubled, their coordinators die,
- * their sites lose power, operators say what they like. What must hold is asked after every step. */
+/* Two pools and one VM, by the rules of dr_cross alone: what they say is lost, late or doubled,
+ * their coordinators die, their sites lose power, operators say what they like. What must hold is
+ * asked after every step. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -98,8 +99,8 @@ static void post(bool to_holder, const struct dr_cross_word *word, uint64_t aske
 
 static void ask(void)
 {
-    bool may_want = !world.runs && (world.source.step == DR_CROSS_PROTECT ||
-                                    world.source.step == DR_CROSS_BACK);
+    bool may_want = !world.runs &&
+                    (world.source.step == DR_CROSS_PROTECT || world.source.step == DR_CROSS_BACK);
     struct dr_cross_word word = {.step = world.source.step,
                                  .generation = world.gen,
                                  .hand_no = world.source.hand_no,
@@ -260,7 +261,7 @@ static void holder_events(void)
     if (one_in(100)) {
         world.holder_dead_until_ns = world.now_ns + draw(30) * NS_PER_S;
         world.holder_began_ns = world.holder_dead_until_ns;
-        world.holder.granted_ns = world.holder.asked_ns = 0;
+        world.holder.granted_ns = world.holder.asked_ns = world.holder.heard_ns = 0;
     }
 }
 
@@ -338,8 +339,8 @@ static void nothing_runs_twice_whatever_is_lost_doubled_or_dead(void **state)
         refusals += world.refusals;
     }
 
-    print_message("%d seeds: %u taken, %u of them alone, %u came back, %u starts, %u refused\n", SEEDS,
-                  takes, splits, backs, starts, refusals);
+    print_message("%d seeds: %u taken, %u of them alone, %u came back, %u starts, %u refused\n",
+                  SEEDS, takes, splits, backs, starts, refusals);
     assert_true(takes > SEEDS && splits > 100 && backs > 50 && starts > SEEDS && refusals > 50);
 }
 
@@ -430,10 +431,45 @@ static void a_hand_over_that_was_forgotten_is_returned(void **state)
 
     assert_true(changed);
     word = (struct dr_cross_word){.step = DR_CROSS_ASK, .hand_no = 3, .returned_no = 2};
-    assert_int_equal(dr_cross_source_hear(&source, &word, DR_CROSS_GUEST_LOST, T), DR_CROSS_NO_NEWS);
+    assert_int_equal(dr_cross_source_hear(&source, &word, DR_CROSS_GUEST_LOST, T),
+                     DR_CROSS_NO_NEWS);
     assert_int_equal(dr_cross_source_hear(&source, &answer, DR_CROSS_GUEST_LOST, T),
                      DR_CROSS_NEWS_BACK);
     assert_int_equal(source.step, DR_CROSS_BACK);
+}
+
+static void a_hand_over_is_given_up_when_nothing_is_heard_or_nothing_comes_of_it(void **state)
+{
+    (void)state;
+    struct dr_cross holder = {.step = DR_CROSS_HOLD};
+    struct dr_cross_word finishing = {.step = DR_CROSS_FINISH, .hand_no = 1}, answer;
+    bool changed;
+    dr_cross_ask(&holder, T);
+
+    assert_false(dr_cross_is_overdue(&holder, 0, T + NS_PER_S));
+    assert_true(dr_cross_is_overdue(&holder, 0, T + DR_CROSS_SILENT_MS * NS_PER_MS));
+    uint64_t late_ns = T + DR_CROSS_ASK_MS * NS_PER_MS;
+    (void)dr_cross_holder_hear(&holder, &finishing, late_ns - NS_PER_S, &answer, &changed);
+    assert_false(dr_cross_is_overdue(&holder, 0, late_ns - NS_PER_S));
+    assert_true(dr_cross_is_overdue(&holder, 0, late_ns));
+}
+
+static void an_unprotection_is_over_when_it_is_dropped_and_not_when_it_was_taken(void **state)
+{
+    (void)state;
+    struct dr_cross source = {.step = DR_CROSS_END};
+    struct dr_cross holder = {.step = DR_CROSS_HOLD}, taken = {.step = DR_CROSS_AWAY};
+    struct dr_cross_word ending = {.step = DR_CROSS_END}, answer, none = {.step = DR_CROSS_NONE};
+    bool changed;
+
+    assert_int_equal(dr_cross_holder_hear(&holder, &ending, T, &answer, &changed),
+                     DR_CROSS_NEWS_END);
+    assert_int_equal(dr_cross_source_hear(&source, &none, DR_CROSS_GUEST_UNSURE, T),
+                     DR_CROSS_NEWS_END);
+    assert_int_equal(dr_cross_holder_hear(&taken, &ending, T, &answer, &changed), DR_CROSS_NO_NEWS);
+    assert_int_equal(dr_cross_source_hear(&source, &answer, DR_CROSS_GUEST_UNSURE, T),
+                     DR_CROSS_NEWS_AWAY);
+    assert_int_equal(source.step, DR_CROSS_AWAY);
 }
 
 static void steps_are_spelled_one_way(void **state)
@@ -454,6 +490,8 @@ int main(void)
         cmocka_unit_test(alone_it_is_taken_only_when_no_permit_is_out),
         cmocka_unit_test(an_old_hand_over_takes_nothing),
         cmocka_unit_test(a_hand_over_that_was_forgotten_is_returned),
+        cmocka_unit_test(a_hand_over_is_given_up_when_nothing_is_heard_or_nothing_comes_of_it),
+        cmocka_unit_test(an_unprotection_is_over_when_it_is_dropped_and_not_when_it_was_taken),
         cmocka_unit_test(steps_are_spelled_one_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

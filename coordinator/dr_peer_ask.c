@@ -1,0 +1,210 @@
+#include "coordinator/dr_peer_ask.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "base/world.h"
+#include "coordinator/cluster_view.h"
+#include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
+#include "coordinator/words.h"
+
+static const char *word(const char *text)
+{
+    return text ? text : "";
+}
+
+static int refuse(const struct cluster *cluster, const struct cluster_dr *dr,
+                  struct cluster_now now, struct problem *problem)
+{
+    cluster_vm_place(cluster, dr->vm, now.ns, problem->vm_state, sizeof problem->vm_state);
+    if (!problem->hint[0])
+        problem_hint(problem, "godwit dr status %s", dr->info->vm);
+    return -1;
+}
+
+/* ---- failover: at the holder ------------------------------------------------------------------
+ */
+
+static int judge_held(const struct cluster *cluster, const struct cluster_dr *dr,
+                      struct cluster_now now, struct problem *problem)
+{
+    const Godwit__DrRecord *info = dr->info;
+    bool is_asked =
+        dr_step_is(dr, "ask") && !dr->peer_is_up; /* which may not be answered any more */
+    if (dr_step_is(dr, "away"))
+        (void)problem_set(problem, GW_DR_STATE, "%s was taken over already", info->vm);
+    else if (!dr_step_is(dr, "hold") && !is_asked)
+        (void)problem_set(problem, GW_VM_BUSY, "%s is just being taken over, or let go", info->vm);
+    else if (!info->has_held)
+        (void)problem_set(problem, GW_DR_STATE, "nothing whole of %s is held yet", info->vm);
+    else if (!dr_host_is_up(cluster, info->target, now))
+        (void)problem_set(problem, GW_HOST_DOWN, "%s, which has the replica of %s, does not answer",
+                          info->target, info->vm);
+    else
+        return 0;
+    return refuse(cluster, dr, now, problem);
+}
+
+static int take_alone(const struct cluster *cluster, struct cluster_dr *dr,
+                      const Godwit__DrRequest *request, struct cluster_now now,
+                      struct problem *problem, struct cluster_todo *todo)
+{
+    const char *peer = dr_peer_name(dr), *said = word(request->confirm);
+    if (dr->peer_is_up) {
+        (void)problem_set(problem, GW_HOST_ALIVE,
+                          "pool %s answers: it is asked, and nothing is lost", peer);
+        problem_hint(problem, "godwit dr failover %s", dr->info->vm);
+        return refuse(cluster, dr, now, problem);
+    }
+    if (strcmp(said, peer) != 0)
+        return problem_set(problem, GW_USAGE,
+                           "%s must name pool %s in full: should %s still run there, it runs twice "
+                           "from now on",
+                           request->accept_split ? "--yes-the-old-host-is-gone" : "--confirm-down",
+                           peer, dr->info->vm);
+    dr_cross_go_alone(dr_peer_cross(dr));
+    dr_begin_op(dr, "failover", now, todo);
+    dr->info->has_last_rpo_ms = false;
+    dr_peer_keep(dr, todo);
+    cluster_todo_event(
+        todo, dr->info->vm_id,
+        request->accept_split
+            ? "alert: %s is taken though pool %s may run it still: an operator's word"
+            : "alert: %s is taken: by an operator's word pool %s is down",
+        dr->info->vm, peer);
+    log_warn("dr_peer_ask", "taken alone vm=%s from=%s split=%d", dr->info->vm, peer,
+             request->accept_split);
+    return 0;
+}
+
+static int failover(const struct cluster *cluster, struct cluster_dr *dr,
+                    const Godwit__DrRequest *request, struct cluster_now now,
+                    struct problem *problem, struct cluster_todo *todo)
+{
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    bool is_sworn = request->accept_split || word(request->confirm)[0];
+    if (!dr_peer_holds(dr)) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "the replica of %s is in pool %s: it is taken over there", name, peer);
+        problem_hint(problem, "in pool %s: godwit dr failover %s", peer, name);
+        return refuse(cluster, dr, now, problem);
+    }
+    if (judge_held(cluster, dr, now, problem) != 0)
+        return -1;
+    if (is_sworn)
+        return take_alone(cluster, dr, request, now, problem, todo);
+    if (!dr->peer_is_up) {
+        (void)problem_set(problem, GW_DR_NOT_FENCED, "%s may run in pool %s, which does not answer",
+                          name, peer);
+        problem_detail(problem, "that site is down for certain   --confirm-down %s", peer);
+        problem_detail(problem,
+                       "nobody can tell                 --accept-split "
+                       "--yes-the-old-host-is-gone %s",
+                       peer);
+        return refuse(cluster, dr, now, problem);
+    }
+    dr_cross_ask(dr_peer_cross(dr), now.ns);
+    dr_begin_op(dr, request->planned ? "planned" : "failover", now, todo);
+    dr_peer_keep(dr, todo);
+    cluster_todo_event(todo, dr->info->vm_id, "pool %s is asked to hand %s over", peer, name);
+    return 0;
+}
+
+/* ---- unprotect --------------------------------------------------------------------------------
+ */
+
+static void end(struct cluster_dr *dr, bool out_ended, bool in_ended, struct cluster_todo *todo)
+{
+    Godwit__DrRecord *info = dr->info;
+    info->has_out_ended = info->has_in_ended = true;
+    info->out_ended = out_ended;
+    info->in_ended = in_ended;
+    dr->wants_hold = false;
+    dr_set_step(dr, "end", todo);
+}
+
+static int unprotect_source(const struct cluster *cluster, struct cluster_dr *dr, bool force,
+                            struct cluster_now now, struct problem *problem,
+                            struct cluster_todo *todo)
+{
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    bool is_simple = dr_step_is(dr, "protect") || dr_step_is(dr, "end");
+    if (!is_simple && !force) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          dr_step_is(dr, "away")
+                              ? "%s runs in pool %s: what is here could be started beside it then"
+                              : "%s is handed over to pool %s just now",
+                          name, peer);
+        problem_hint(problem, "godwit dr unprotect %s --force", name);
+        return refuse(cluster, dr, now, problem);
+    }
+    if (force)
+        cluster_todo_event(
+            todo, dr->info->vm_id,
+            "alert: the protection of %s ends without pool %s, which may take it, or "
+            "has: an operator's word",
+            name, peer);
+    else
+        cluster_todo_event(todo, dr->info->vm_id, "the protection of %s by pool %s ends", name,
+                           peer);
+    if (dr->info->op[0])
+        dr_give_up_op(dr, "dr unprotect ended its protection", now, todo);
+    if (force || !dr_step_is(dr, "end"))
+        end(dr, false, force, todo);
+    return 0;
+}
+
+static int unprotect_holder(const struct cluster *cluster, struct cluster_dr *dr, bool force,
+                            struct cluster_now now, struct problem *problem,
+                            struct cluster_todo *todo)
+{
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    bool is_away = dr_step_is(dr, "away"), is_known = is_away && dr->info->is_heard;
+    if (dr_step_is(dr, "end") && !force)
+        return 0;
+    if (!is_away && !dr_step_is(dr, "hold") && !dr_step_is(dr, "end")) {
+        (void)problem_set(problem, GW_VM_BUSY, "%s is just being taken over", name);
+        return refuse(cluster, dr, now, problem);
+    }
+    if (!force && !is_known) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          is_away
+                              ? "pool %s has not heard yet that %s runs here"
+                              : "it is pool %s that has %s protected: godwit dr unprotect there",
+                          peer, name);
+        problem_hint(problem, "godwit dr unprotect %s --force", name);
+        return refuse(cluster, dr, now, problem);
+    }
+    cluster_todo_event(todo, dr->info->vm_id,
+                       is_away ? "%s is this pool's own now, and nothing binds it to pool %s"
+                               : "alert: the replica of %s is dropped without pool %s: an "
+                                 "operator's word",
+                       name, peer);
+    if (is_away) { /* a VM as any other: nothing of it goes */
+        dr_set_text(&dr->info->peer_pool_id, "");
+        end(dr, true, true, todo);
+    } else {
+        end(dr, true, dr_host_is_gone(cluster, dr->info->target), todo);
+    }
+    return 0;
+}
+
+/* ---- all --------------------------------------------------------------------------------------
+ */
+
+int dr_peer_ask(struct cluster *cluster, struct cluster_dr *dr, const Godwit__DrRequest *request,
+                struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
+{
+    if (request->verb == GODWIT__DR_VERB__DR_VERB_FAILOVER)
+        return failover(cluster, dr, request, now, problem, todo);
+    if (request->verb == GODWIT__DR_VERB__DR_VERB_UNPROTECT)
+        return dr_peer_holds(dr)
+                   ? unprotect_holder(cluster, dr, request->force, now, problem, todo)
+                   : unprotect_source(cluster, dr, request->force, now, problem, todo);
+    (void)problem_set(problem, GW_DR_STATE,
+                      "%s has its other end in pool %s: failback, tests and drills are not offered "
+                      "across pools",
+                      dr->info->vm, dr_peer_name(dr));
+    return refuse(cluster, dr, now, problem);
+}
