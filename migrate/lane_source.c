@@ -100,10 +100,12 @@ static int write_frame(struct lane_source *lane, struct fault *fault)
 }
 
 /* How the page in the slot, which is not zero, has to go. `before`: the hash of the target's. */
-static enum page_delta_answer judge_delta(struct lane_source *lane, struct page_delta *delta,
-                                          uint64_t page, uint64_t before, uint64_t hash,
-                                          uint64_t *ret_lines)
+static enum page_delta_answer judge_delta(struct lane_source *lane, const struct region *region,
+                                          struct page_delta *delta, uint64_t page, uint64_t before,
+                                          uint64_t hash, uint64_t *ret_lines)
 {
+    if (region->ops->write)
+        return PAGE_DELTA_WHOLE; /* a target would have to read its medium to lay a patch over a page, in the pause too */
     if (!page_delta_pace_wants(&lane->pace, before != 0)) {
         page_delta_forget(delta, page);
         return PAGE_DELTA_WHOLE;
@@ -132,7 +134,7 @@ static void take_page(struct lane_source *lane, const struct page_batch *batch, 
     uint64_t hash = 0, before = page_digest_get(digest, page), lines = 0;
     if (page_copy(slot, region->base + page * PAGE_BYTES)) {
         hash = page_digest_hash(slot);
-        switch (judge_delta(lane, delta, page, before, hash, &lines)) {
+        switch (judge_delta(lane, region, delta, page, before, hash, &lines)) {
         case PAGE_DELTA_WHOLE:
             page_codec_add_data(codec, in_block);
             break;

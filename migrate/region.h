@@ -42,7 +42,8 @@ struct region_ops {
      * to be done. */
     void (*placed)(struct region *region, uint64_t first_page, const uint64_t mask[static 8]);
     /* Target: put these bytes into neighbouring pages; a failure is the owner's to remember and to tell. Several
-     * threads at once, for different pages. NULL: they are put at base. */
+     * threads at once, for different pages. NULL: they are put at base.
+     * Pages of a region with it go whole: no patch is made for them. */
     void (*write)(struct region *region, uint64_t first_page, uint64_t pages, const uint8_t *bytes);
 };
 

@@ -238,6 +238,25 @@ static void a_region_that_is_written_by_calls_is_whole_with_every_codec(void **s
     }
 }
 
+static void pages_of_a_region_that_is_written_by_calls_go_whole(void **state)
+{
+    (void)state;
+    struct fake_move move;
+    struct run run = {.guest = {.pages = PAGES,
+                                .fill = FAKE_FILL_RANDOM,
+                                .writers = 2,
+                                .writer_pages = 3000,
+                                .writes_per_ms = 40,
+                                .is_written = true,
+                                .running = true},
+                      .lanes = 2,
+                      .delta = "always",
+                      .is_written = true};
+    move_and_compare("written at both ends", &run, &move);
+    assert_true(move.rounds > 1);
+    assert_int_equal(move.patch_pages, 0);
+}
+
 static void no_patch_is_sent_where_none_may_be(void **state)
 {
     (void)state;
@@ -371,6 +390,7 @@ int main(void)
         cmocka_unit_test(a_slow_wire_turns_compression_on),
         cmocka_unit_test(pages_sent_again_go_as_patches_with_every_codec),
         cmocka_unit_test(a_region_that_is_written_by_calls_is_whole_with_every_codec),
+        cmocka_unit_test(pages_of_a_region_that_is_written_by_calls_go_whole),
         cmocka_unit_test(no_patch_is_sent_where_none_may_be),
         cmocka_unit_test(a_slow_wire_remembers_the_bulk_for_patches),
         cmocka_unit_test(the_bandwidth_limit_holds),

@@ -30,7 +30,7 @@ struct fake_guest_config {
     /* faults */
     bool fail_save, fail_load, fail_populate, fail_resume, fail_collect, fail_clear;
     uint64_t shared_id; /* of its region, see migrate/region.h; its ops track all the same */
-    bool is_written; /* a target's region has a write of its own, and whoever stores into its base ends by a signal */
+    bool is_written; /* its region has a write of its own, and whoever stores into its base ends by a signal */
     bool miss_write; /* tracking misses one page: the bug that verify_reread must find */
 };
 
