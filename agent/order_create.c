@@ -291,6 +291,8 @@ static int create_domain(struct step *step, struct vm_entry *entry, struct fault
     if (!step->incoming) {
         step->may_run = start_mark_generation(entry) == step->generation;
         r = start_mark_keep(entry, step_spec(step), step->generation, fault);
+    } else {
+        start_mark_drop(entry);
     }
     if (r == 0)
         r = vm_entry_open(entry, step_spec(step)->name, fault);

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/vm_bin.h"
 #include "agent/vm_table.h"
@@ -58,4 +59,12 @@ uint64_t start_mark_generation(const struct vm_entry *entry)
     if (status)
         godwit__vm_status__free_unpacked(status, NULL);
     return generation;
+}
+
+void start_mark_drop(const struct vm_entry *entry)
+{
+    char path[VM_PATH_SIZE];
+
+    if (vm_entry_run_path(entry, START_MARK_NAME, path, NULL) == 0)
+        (void)unlink(path); /* absent is as good */
 }

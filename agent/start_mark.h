@@ -25,5 +25,7 @@ int start_mark_keep(const struct vm_entry *entry, const Godwit__VmSpec *spec, ui
 uint64_t start_mark_generation(const struct vm_entry *entry);
 /* As what it runs, if it does: the caller's. NULL: there is none. */
 Godwit__VmStatus *start_mark_read(const struct vm_entry *entry);
+/* That start is over: it was refused, or an agent before us did not tidy up; what is here next comes from elsewhere. */
+void start_mark_drop(const struct vm_entry *entry);
 
 #endif

@@ -1274,10 +1274,18 @@ static bool recall_start(struct vm_entry *entry)
 
     if (!mark || strcmp(mark->vm_id, entry->id) != 0 || mark->generation <= entry->status->generation)
         return false;
-    bool runs = vm_entry_run_path(entry, "latch", path, &fault) == 0 &&
-                latch_file_read(path, &record, &fault) == 0 && record.generation == mark->generation;
-    if (!runs)
+    if (vm_entry_run_path(entry, "latch", path, &fault) < 0 || latch_file_read(path, &record, &fault) < 0)
         return true;
+    bool runs = record.generation == mark->generation;
+    bool is_old = record.generation > mark->generation || record.move_generation > mark->generation;
+    if (!runs && !is_old)
+        return true;
+    if (!runs && entry->status->has_state)
+        return false; /* what came after that start has been kept, or is told by the latch */
+    if (!runs) {
+        mark->generation = record.generation;
+        mark->state = record.generation ? mark->state : GODWIT__VM_STATE__VM_STATE_INCOMING;
+    }
     godwit__vm_status__free_unpacked(entry->status, NULL);
     entry->status = TAKE(mark);
     return false;

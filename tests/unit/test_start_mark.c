@@ -111,11 +111,10 @@ static int tear_down(void **state)
 }
 
 /* The mark of the start; and the latch, which says since when it runs as what. */
-static void ask_for_start(uint64_t latched)
+static void ask_and_latch(const struct latch_record *record)
 {
     struct vm_entry *entry = NULL;
     struct latch_file *file = NULL;
-    const struct latch_record record = {.generation = latched};
     Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
     char path[VM_PATH_SIZE];
     int fd = -1;
@@ -129,10 +128,17 @@ static void ask_for_start(uint64_t latched)
     assert_int_equal(vm_entry_run_path(entry, "latch", path, &fault), 0);
     assert_int_equal(latch_file_create(path, &fd, &fault), 0);
     assert_int_equal(latch_file_open(&file, fd, &fault), 0);
-    if (latched)
-        latch_file_put(file, &record);
+    if (record->generation || record->move_generation)
+        latch_file_put(file, record);
     (void)latch_file_free(file);
     end_agent();
+}
+
+static void ask_for_start(uint64_t latched)
+{
+    const struct latch_record record = {.generation = latched};
+
+    ask_and_latch(&record);
 }
 
 static void a_start_that_libvirt_may_still_be_at_is_told_as_nothing(void **state)
@@ -182,6 +188,60 @@ static void what_is_kept_of_it_since_stands(void **state)
     assert_int_equal(entry->status->state, GODWIT__VM_STATE__VM_STATE_STOPPED);
 }
 
+/* The mark of a start that was refused outlived it; a move came after. */
+static void a_mark_that_is_older_than_the_latch_hides_nothing(void **state)
+{
+    (void)state;
+    static const struct latch_record records[] = {
+        {.move_generation = GENERATION + 1, .move_id = "m", .latch = GODWIT__LATCH__LATCH_IN},
+        {.generation = GENERATION + 3,
+         .move_generation = GENERATION + 3,
+         .move_id = "m",
+         .latch = GODWIT__LATCH__LATCH_TOOK},
+    };
+
+    for (int kept = 0; kept < 4; kept++) {
+        const struct latch_record *record = &records[kept / 2];
+        struct vm_entry *entry = NULL;
+        ask_and_latch(record);
+        begin_agent();
+        if (kept % 2) { /* the move in was kept; what it became was not */
+            Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+            spec.name = (char *)(uintptr_t)"dom";
+            spec.backend = (char *)(uintptr_t)"libvirt";
+            assert_int_equal(vm_table_add(table, "v1", &entry, &fault), 0);
+            assert_true(vm_entry_set_spec(entry, &spec));
+            entry->unreachable = true;
+            vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_INCOMING, 0, "", true);
+            end_agent();
+            begin_agent();
+        }
+
+        entry = vm_table_find(table, "v1");
+        assert_non_null(entry);
+        assert_true(vm_entry_is_alive(entry));
+        assert_true(vm_entry_is_domain(entry));
+        entry->unreachable = false;
+        vm_table_remove(entry);
+        while (vm_table_count(table))
+            loop_turn(loop, true);
+    }
+}
+
+static void a_dropped_mark_is_there_no_more(void **state)
+{
+    (void)state;
+    ask_for_start(0);
+    begin_agent();
+    struct vm_entry *entry = NULL;
+    assert_int_equal(vm_table_add(table, "v1", &entry, &fault), 0);
+
+    start_mark_drop(entry);
+    start_mark_drop(entry); /* none is as good */
+
+    assert_int_equal(start_mark_generation(entry), 0);
+}
+
 int main(void)
 {
 #define ON_TABLE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -189,6 +249,8 @@ int main(void)
         ON_TABLE(a_start_that_libvirt_may_still_be_at_is_told_as_nothing),
         ON_TABLE(one_that_was_told_as_running_is_libvirts_to_tell_of),
         ON_TABLE(what_is_kept_of_it_since_stands),
+        ON_TABLE(a_mark_that_is_older_than_the_latch_hides_nothing),
+        ON_TABLE(a_dropped_mark_is_there_no_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
