@@ -854,7 +854,7 @@ static int agent_start(struct process *process, const struct call *call)
     const struct l wanted = wanted_l(h, call->order.generation);
     if (sim.has_disk[v] && !take_l(v, &call->expected, &wanted))
         return refuse_start(process, call, process->seen, ERR_REFUSED);
-    if (fault_happens(50))
+    if (fault_happens(mutation == MUTATION_REFUSAL_FORGOTTEN ? 300 : 50))
         return refuse_start(process, call, process->seen, ERR_IO);
     if (!sim.has_disk[v] && fault_happens(mutation == MUTATION_SLOW_REFUSED ? 200 : 60)) {
         process->slow_generation = call->order.generation;
@@ -2092,7 +2092,7 @@ static void step(void)
     check_world();
     if (!sim.heals) {
         step_fault();
-        if (mutation == MUTATION_TAKE_FORGOTTEN && percent(5))
+        if ((mutation == MUTATION_TAKE_FORGOTTEN || mutation == MUTATION_REFUSAL_FORGOTTEN) && percent(5))
             stray_arrives();
         if (percent(mutation == MUTATION_TAKE_FORGOTTEN ? 20 : 8)) /* failovers it needs many */
             step_operator();
