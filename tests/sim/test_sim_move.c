@@ -1433,7 +1433,8 @@ static void send_order(const struct cluster_order *order)
         if (!call->is_unsent && !expect_l(call, vm))
             call->is_unsent = true;
         bool begins = order->kind == ORDER_START || order->kind == ORDER_REPLICA_TAKE;
-        bool is_doubled = mutation == MUTATION_TAKE_FORGOTTEN && order->kind == ORDER_REPLICA_TAKE;
+        bool is_doubled = (mutation == MUTATION_TAKE_FORGOTTEN && order->kind == ORDER_REPLICA_TAKE) ||
+                          (mutation == MUTATION_REFUSAL_FORGOTTEN && order->kind == ORDER_START);
         if (!call->is_unsent && (is_doubled || percent(begins ? 40 : 10)) && !sim.heals)
             sim.strays[draw(STRAYS_MAX)] = *call;
         return;
