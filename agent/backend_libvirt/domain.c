@@ -116,6 +116,8 @@ void domain_saw(struct domain *domain, const struct domain_ask *ask)
 
     if (state->sight != SIGHT_UNKNOWN && state->exists)
         domain->state = *state;
+    if (domain_start_holds(domain))
+        return;
     const struct domain_event event = {.type = DOMAIN_EVENT_SIGHT,
                                        .now_ns = world_now_ns(),
                                        .seen = {.sight = state->sight,
@@ -124,20 +126,18 @@ void domain_saw(struct domain *domain, const struct domain_ask *ask)
     domain_step(domain, &event);
 }
 
-static void look(struct domain *domain);
-
 static void looked(struct domain *domain, struct domain_ask *ask)
 {
     domain->is_looking = false;
     domain_saw(domain, ask);
     if (domain->look_again && !domain->is_over) {
         domain->look_again = false;
-        look(domain);
+        domain_look(domain);
     }
 }
 
 /* A look that is under way may have seen what was before: then another follows. */
-static void look(struct domain *domain)
+void domain_look(struct domain *domain)
 {
     if (domain->is_looking) {
         domain->look_again = true;
@@ -455,7 +455,7 @@ static void carry_out(struct domain *domain, unsigned bits)
     if (bits & DOMAIN_TODO_ASK_TARGET)
         ask_target(domain);
     if (bits & DOMAIN_TODO_LOOK)
-        look(domain);
+        domain_look(domain);
     if (bits & DOMAIN_TODO_DISCARD)
         (void)domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_DISCARD, NULL, discarded));
     if ((bits & DOMAIN_TODO_OVER) && !domain->is_over) {
@@ -538,10 +538,10 @@ void domain_see(struct domain *domain, const struct domain_state *state)
 {
     bool is_news = state->sight != SIGHT_UNKNOWN && state->sight != domain->core.sight;
 
-    if (state->exists && state->sight == domain->core.sight)
+    if (state->exists && (state->sight == domain->core.sight || domain->start.order))
         domain->state = *state;
-    if (is_news && !domain->is_over)
-        look(domain);
+    if (is_news && !domain->is_over && !domain_start_holds(domain))
+        domain_look(domain);
 }
 
 void domain_on_event(struct domain *domain, int event, int detail)
@@ -553,6 +553,8 @@ void domain_on_event(struct domain *domain, int event, int detail)
         .seen = {.is_fresh = domain->core.phase == DOMAIN_PLAIN}};
     bool was_off = domain->core.sight == SIGHT_OFF;
 
+    if (domain_start_holds(domain))
+        return;
     if (virt_view_event(event, detail, &step_event.seen.sight, &step_event.seen.how)) {
         if (step_event.seen.sight == SIGHT_MIGRATING && domain->move.out)
             (void)failpoint(FAILPOINT_DOMAIN_STOPPED); /* it only acts */
@@ -565,13 +567,11 @@ void domain_on_event(struct domain *domain, int event, int detail)
             domain->core.phase != DOMAIN_INCOMING || step_event.seen.sight != SIGHT_MIGRATING;
         if (certain)
             domain_step(domain, &step_event);
-        if (domain->start.order && domain->core.sight != SIGHT_OFF) /* it runs as that, whenever libvirt says so */
-            domain_put_latch(domain);
         if (was_off && domain->core.sight != SIGHT_OFF)
             domain->epoch++;
     }
     if (!domain->is_over)
-        look(domain);
+        domain_look(domain);
 }
 
 void domain_on_job(struct domain *domain, const struct virt_job *job)

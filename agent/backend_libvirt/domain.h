@@ -71,6 +71,7 @@ int domain_step_or_refuse(struct domain *domain, const struct domain_event *even
                           struct fault *fault);
 /* How the domain is after a call to libvirt. */
 void domain_saw(struct domain *domain, const struct domain_ask *ask);
+void domain_look(struct domain *domain);
 void domain_put_latch(struct domain *domain);
 void domain_forget_move(struct domain *domain); /* and its key */
 void domain_let_go(struct domain *domain);      /* of a receipt that waits for its figures */

@@ -59,7 +59,8 @@ static bool has_started(const struct domain_call *call)
     return is_active(call->state.sight) && (!call->fault.code || !call->snapshot[0]);
 }
 
-/* Libvirt's no is one only if no call of before may still be at it. */
+/* Lost on its way, with a call (this one, or one before it) that may still be carried out; or it was begun, and how it
+ * is cannot be seen. Libvirt's own no is one even then: it was said after it had waited for what is at the domain. */
 static bool is_open(const struct domain_start *start, const struct domain_call *call)
 {
     if (call->fault.code)
@@ -82,12 +83,17 @@ static void started(struct domain *domain, struct domain_ask *ask)
         refuse(domain, &ask->call.fault);
         return;
     }
+    bool has_news = start->has_news;
     struct rpc_request *request = end(start);
     domain->was_created = true;
     domain_put_latch(domain);
     domain_saw(domain, ask);
     domain->epoch++;
     domain_tell_reply(domain, request);
+    if (domain->quit) /* libvirt was told before there was anything to end */
+        domain_kill(domain);
+    else if (has_news) /* it may have ended since */
+        domain_look(domain);
 }
 
 static void ask_libvirt(struct domain *domain)
@@ -143,6 +149,13 @@ void domain_start_tick(struct domain *domain)
 
     if (start->order && !start->is_asking && !domain->is_over && !domain->kill_ns && is_due)
         ask_libvirt(domain);
+}
+
+bool domain_start_holds(struct domain *domain)
+{
+    if (domain->start.order)
+        domain->start.has_news = true;
+    return domain->start.order != NULL;
 }
 
 void domain_start_ended(struct domain *domain)

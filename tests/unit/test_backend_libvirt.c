@@ -50,6 +50,8 @@ static bool loses_starts;  /* what is told of a start is lost on its way */
 static bool refuses_starts;
 static unsigned starts;    /* that libvirt was told to begin */
 static struct rpc *agent;  /* the end of the socket that gives orders */
+static bool is_agent_closed;
+static unsigned states_told;
 static unsigned answers;
 static int answered_code;  /* of the last answer; 0: a status */
 static uint64_t answered_generation;
@@ -213,7 +215,8 @@ static int set_up(void **state)
     call_count = 0;
     changes = 0;
     is_down = loses_starts = refuses_starts = false;
-    starts = answers = 0;
+    starts = answers = states_told = 0;
+    is_agent_closed = false;
     answered_code = -1;
     answered_generation = 0;
     truth = (struct domain_state){
@@ -479,6 +482,16 @@ static void on_agent_closed(void *data, struct rpc *rpc, const struct fault *wor
     (void)data;
     (void)rpc;
     (void)words;
+    is_agent_closed = true;
+}
+
+static void on_state(void *data, struct rpc *rpc, struct rpc_request *request, const ProtobufCMessage *message)
+{
+    (void)data;
+    (void)rpc;
+    (void)request;
+    (void)message;
+    states_told++;
 }
 
 static void turn(unsigned count)
@@ -490,7 +503,9 @@ static void turn(unsigned count)
 /* As an agent that carries out a START. `again`: one before it has asked libvirt for the same. */
 static void order_start(bool again)
 {
-    static const struct rpc_service service = {.on_closed = on_agent_closed};
+    static const struct rpc_method methods[] = {
+        {METHOD_VM_STATE_EVENT, &godwit__vm_status__descriptor, on_state}};
+    static const struct rpc_service service = {.methods = methods, .method_count = 1, .on_closed = on_agent_closed};
     Godwit__VmCreate order = GODWIT__VM_CREATE__INIT;
     Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
     int fd = -1;
@@ -581,6 +596,70 @@ static void a_start_that_takes_long_is_waited_for(void **state)
     is_answered(0);
 }
 
+/* The first call's start is seen, fails, and is over, while the second waits for libvirt's lock: it starts it then. */
+static void what_a_lost_call_began_and_lost_is_no_end_while_the_next_call_is_out(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_OFF);
+    loses_starts = true;
+    order_start(false);
+    answer_all();
+    loses_starts = false;
+    await_calls(1);
+    see_truth(SIGHT_RUNNING);
+    struct call second = take_call();
+    assert_int_equal(starts, 2);
+    libvirt.on_event(libvirt.data, VM_ID, VIR_DOMAIN_EVENT_STARTED, VIR_DOMAIN_EVENT_STARTED_BOOTED);
+    answer_all(); /* whoever looks sees it */
+    libvirt.on_event(libvirt.data, VM_ID, VIR_DOMAIN_EVENT_STOPPED, VIR_DOMAIN_EVENT_STOPPED_FAILED);
+    for (unsigned i = 0; i < 4 && answers == 0; i++)
+        loop_turn(loop, true); /* its ticks */
+    turn(10);
+    assert_int_equal(answers, 0);
+    answer(second);
+
+    is_answered(0);
+    assert_int_equal(answered_generation, GENERATION);
+    answer_all(); /* and is looked at */
+}
+
+static void what_ends_before_its_start_is_answered_is_not_taken_for_running(void **state)
+{
+    (void)state;
+    see_truth(SIGHT_RUNNING);
+    order_start(false);
+    struct call start = take_call();
+    see_truth(SIGHT_OFF);
+    libvirt.on_event(libvirt.data, VM_ID, VIR_DOMAIN_EVENT_STOPPED, VIR_DOMAIN_EVENT_STOPPED_CRASHED);
+    answer(start);
+    is_answered(0);
+    answer_all();
+    for (unsigned i = 0; i < TURNS_MAX && !is_agent_closed; i++)
+        loop_turn(loop, true);
+    assert_true(is_agent_closed);
+}
+
+/* What is told is kept, and an agent that is started anew would find no latch that goes with it. */
+static void a_domain_that_is_seen_starting_up_is_told_as_nothing_and_has_no_latch(void **state)
+{
+    (void)state;
+    struct latch_record record;
+    see_truth(SIGHT_PAUSED);
+    order_start(false);
+    struct call slow = take_call();
+    libvirt.on_event(libvirt.data, VM_ID, VIR_DOMAIN_EVENT_RESUMED, 0);
+    answer_all(); /* looks and lists */
+    turn(10);
+    assert_int_equal(states_told, 0);
+    bool has_latch = latch_file_read(latch_path, &record, &fault) == 0 && record.generation;
+    assert_false(has_latch);
+    answer(slow);
+
+    is_answered(0);
+    assert_int_equal(latch_file_read(latch_path, &record, &fault), 0);
+    assert_int_equal(record.generation, GENERATION);
+}
+
 static void a_start_that_libvirtd_was_never_told_of_is_refused_at_once(void **state)
 {
     (void)state;
@@ -637,6 +716,9 @@ int main(void)
         LISTED(a_start_whose_answer_is_lost_is_refused_by_nobody_and_asked_for_once_more),
         LISTED(what_libvirt_refuses_when_it_is_asked_once_more_is_refused),
         LISTED(a_start_that_takes_long_is_waited_for),
+        LISTED(what_a_lost_call_began_and_lost_is_no_end_while_the_next_call_is_out),
+        LISTED(what_ends_before_its_start_is_answered_is_not_taken_for_running),
+        LISTED(a_domain_that_is_seen_starting_up_is_told_as_nothing_and_has_no_latch),
         LISTED(a_start_that_libvirtd_was_never_told_of_is_refused_at_once),
         LISTED(but_not_where_an_earlier_agent_had_asked_for_it),
         LISTED(what_is_killed_while_its_start_is_open_is_not_started_again),
