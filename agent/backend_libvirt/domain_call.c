@@ -191,7 +191,7 @@ static bool is_active(virDomainPtr domain)
 }
 
 /* Of what failed last: the connection did, or somebody else is at the domain, who may be an earlier call of ours. */
-static bool is_no_word(virConnectPtr connection)
+bool domain_call_is_no_word(virConnectPtr connection)
 {
     const virError *error = virGetLastError();
     bool is_lost = error && (error->domain == VIR_FROM_RPC || error->domain == VIR_FROM_REMOTE ||
@@ -208,7 +208,7 @@ static void create(virConnectPtr connection, virDomainPtr domain, struct domain_
     if (virDomainCreateWithFlags(domain, call->start_paused ? VIR_DOMAIN_START_PAUSED : 0) == 0)
         return;
     (void)domain_call_fault(&fault, "starting the domain");
-    bool is_lost = is_no_word(connection);
+    bool is_lost = domain_call_is_no_word(connection);
     int active = virDomainIsActive(domain);
     if (active == 1) /* somebody else may have been quicker: as good */
         return;
@@ -218,9 +218,12 @@ static void create(virConnectPtr connection, virDomainPtr domain, struct domain_
 
 static void restore(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
 {
-    call->was_asked = true;
-    if (domain_snapshot_restore(domain, call->snapshot, call->start_paused, &call->fault) < 0)
-        call->is_lost = is_no_word(connection);
+    struct snapshot_word word = {0};
+
+    if (domain_snapshot_restore(connection, domain, call->snapshot, call->start_paused, &word, &call->fault) < 0) {
+        call->was_asked = call->was_asked || word.was_asked;
+        call->is_lost = !word.is_no;
+    }
 }
 
 static void start_found(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
@@ -261,7 +264,7 @@ static void start(virConnectPtr connection, struct domain_call *call)
         domain = virDomainDefineXML(connection, call->xml);
         if (!domain) {
             (void)domain_call_fault(&call->fault, "defining the domain");
-            call->is_lost = is_no_word(connection);
+            call->is_lost = domain_call_is_no_word(connection);
             return;
         }
     }

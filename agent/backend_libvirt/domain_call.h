@@ -89,6 +89,7 @@ struct domain_list *domain_list_free(struct domain_list *list);
 
 /* What libvirt said last on this thread, as a fault. */
 int domain_call_fault(struct fault *fault, const char *doing);
+bool domain_call_is_no_word(struct _virConnect *connection);
 void domain_call_read_job(const struct _virTypedParameter *parameters, int count,
                           struct virt_job *ret_job);
 

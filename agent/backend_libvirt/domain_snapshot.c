@@ -199,8 +199,8 @@ static bool runs_from(virDomainPtr domain, virDomainSnapshotPtr snapshot)
            (state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_FROM_SNAPSHOT);
 }
 
-int domain_snapshot_restore(virDomainPtr domain, const char *name, bool start_paused,
-                            struct fault *fault)
+int domain_snapshot_restore(virConnectPtr connection, virDomainPtr domain, const char *name,
+                            bool start_paused, struct snapshot_word *ret_word, struct fault *fault)
 {
     AUTO(free_snapshot_p) virDomainSnapshotPtr snapshot = NULL;
     struct virt_snapshot seen;
@@ -220,9 +220,12 @@ int domain_snapshot_restore(virDomainPtr domain, const char *name, bool start_pa
     unsigned flags = start_paused                        ? VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED
                      : seen.was_off || !seen.with_memory ? VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING
                                                          : 0; /* as it was then */
-    return virDomainRevertToSnapshot(snapshot, flags) < 0
-               ? domain_call_fault(fault, "going back to the snapshot")
-               : 0;
+    ret_word->was_asked = true;
+    if (virDomainRevertToSnapshot(snapshot, flags) == 0)
+        return 0;
+    r = domain_call_fault(fault, "going back to the snapshot");
+    ret_word->is_no = !domain_call_is_no_word(connection); /* now: letting go of the snapshot clears the error */
+    return r;
 }
 
 /* ---- the rest ---- */

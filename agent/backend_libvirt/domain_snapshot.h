@@ -39,10 +39,15 @@ int domain_snapshot_take(struct _virConnect *connection, const char *vm_id, cons
 /* Could it be gone back to, once the domain is off? */
 int domain_snapshot_check(struct _virConnect *connection, const char *vm_id, const char *name,
                           struct fault *fault);
+struct snapshot_word {
+    bool was_asked; /* libvirt was told to go back */
+    bool is_no;     /* and said no itself; else what is at the domain may be an earlier call of the same */
+};
+
 /* The domain, which is off, runs from it. One that does already, by this call said before, is left
  * alone. */
-int domain_snapshot_restore(struct _virDomain *domain, const char *name, bool start_paused,
-                            struct fault *fault);
+int domain_snapshot_restore(struct _virConnect *connection, struct _virDomain *domain, const char *name,
+                            bool start_paused, struct snapshot_word *ret_word, struct fault *fault);
 /* None of that name is as good. */
 int domain_snapshot_remove(struct _virConnect *connection, const char *vm_id, const char *name,
                            struct fault *fault);

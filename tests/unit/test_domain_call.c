@@ -111,6 +111,17 @@ static void nor_is_it_defined_again(void **state)
     free(xml);
 }
 
+/* Nothing of it was libvirt's own no: an earlier call may be at it. */
+static void what_is_found_before_libvirt_is_told_to_go_back_is_no_word_of_libvirt(void **state)
+{
+    (void)state;
+    (void)strcpy(call.snapshot, "none");
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, ERR_NOT_FOUND);
+    assert_false(call.was_asked);
+    assert_true(call.is_lost);
+}
+
 int main(void)
 {
 #define ON_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -118,6 +129,7 @@ int main(void)
         ON_TEST(starts_what_is_off_and_takes_up_what_runs),
         ON_TEST(what_was_seen_running_and_is_off_by_now_is_not_started),
         ON_TEST(nor_is_it_defined_again),
+        ON_TEST(what_is_found_before_libvirt_is_told_to_go_back_is_no_word_of_libvirt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,7 @@
 static virConnectPtr connection;
 static virDomainPtr domain;
 static struct fault fault;
+static struct snapshot_word word;
 static char disk[] = "/tmp/godwit-snapshot-XXXXXX"; /* of which a new file's name is made */
 
 static bool does_list_fail;
@@ -80,7 +81,7 @@ static void one_in_the_disks_is_taken_and_gone_back_to(void **state)
     assert_int_equal(domain_snapshot_take(connection, VM_ID, "on", false, &fault), 0);
     assert_int_equal(virDomainDestroy(domain), 0);
     assert_int_equal(domain_snapshot_check(connection, VM_ID, "on", &fault), 0);
-    assert_int_equal(domain_snapshot_restore(domain, "on", false, &fault), 0);
+    assert_int_equal(domain_snapshot_restore(connection, domain, "on", false, &word, &fault), 0);
     assert_int_equal(virDomainIsActive(domain), 1);
 }
 
@@ -98,7 +99,7 @@ static void one_in_files_beside_is_not_gone_back_to(void **state)
     assert_non_null(strstr(fault.text, "(external)"));
     assert_non_null(strstr(fault.text, "the definition that HA starts elsewhere"));
     fault = (struct fault){0};
-    assert_int_equal(domain_snapshot_restore(domain, "beside", false, &fault), ERR_UNSUPPORTED);
+    assert_int_equal(domain_snapshot_restore(connection, domain, "beside", false, &word, &fault), ERR_UNSUPPORTED);
     assert_non_null(strstr(fault.text, "the definition that HA starts elsewhere"));
     assert_int_equal(virDomainIsActive(domain), 0);
 }
