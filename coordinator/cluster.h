@@ -214,6 +214,7 @@ struct cluster_dr { /* a VM's replica on another host */
     /* its other end is in a peer pool (dr_peer) */
     struct dr_cross cross; /* with what is durable of it in `info` */
     bool peer_is_up;       /* its line is */
+    bool peer_is_gone;     /* it is no peer any more: nobody is there to be told */
     bool wants_hold;       /* source: the peer is to be asked to hold it */
     uint64_t link_no;      /* of the key that was asked for last */
     enum dr_cross_step peer_step; /* as the peer told last */

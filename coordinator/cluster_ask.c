@@ -408,7 +408,8 @@ int cluster_judge_free(const struct cluster *cluster, const struct cluster_vm *v
                           vm->disk_move->info->id, vm->spec->name,
                           vm->disk_move->info->disk_name);
         problem_hint(problem, "godwit job watch %s", vm->disk_move->info->id);
-    } else if (vm->dr && dr_peer_holds(vm->dr) && dr_step_is(vm->dr, "hold")) {
+    } else if (vm->dr && dr_peer_holds(vm->dr) &&
+               (dr_step_is(vm->dr, "hold") || dr_step_is(vm->dr, "end"))) {
         (void)problem_set(problem, GW_VM_BUSY, "%s is a replica that is held for pool %s",
                           vm->spec->name, dr_peer_name(vm->dr));
         problem_hint(problem, "godwit dr status %s", vm->spec->name);

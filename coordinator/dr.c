@@ -666,7 +666,8 @@ static void step_end(struct cluster *cluster, struct cluster_dr *dr, struct clus
                      struct cluster_todo *todo)
 {
     Godwit__DrRecord *info = dr->info;
-    if (dr->is_asked || now.ns < dr->next_ns)
+    if (dr->is_asked || now.ns < dr->next_ns ||
+        (dr_peer_holds(dr) && !dr_peer_may_drop(dr, todo)))
         return;
     if (!dr_runs_at_source(dr) || dr->vm->job)
         info->has_out_ended = info->out_ended = true; /* no process there that would replicate */

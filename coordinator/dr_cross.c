@@ -75,6 +75,8 @@ enum dr_cross_news dr_cross_source_hear(struct dr_cross *source, const struct dr
     take_permit(source, word, asked_ns);
     if (word->step == DR_CROSS_NONE) /* whoever knows nothing permits nothing */
         return source->step == DR_CROSS_END ? DR_CROSS_NEWS_END : DR_CROSS_NO_NEWS;
+    if (word->step == DR_CROSS_END && source->step == DR_CROSS_END)
+        return DR_CROSS_NEWS_END; /* it takes it no more */
     if (word->step == DR_CROSS_AWAY && source->step != DR_CROSS_AWAY)
         return set_step(source, DR_CROSS_AWAY, DR_CROSS_NEWS_AWAY);
     if (source->step == DR_CROSS_PROTECT && word->step == DR_CROSS_ASK &&

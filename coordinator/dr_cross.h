@@ -96,7 +96,7 @@ enum dr_cross_news {
     DR_CROSS_NEWS_BACK,    /* source: it is to run here again */
     DR_CROSS_NEWS_AWAY,    /* source: it runs there; holder: that is recorded there */
     DR_CROSS_NEWS_TAKE,    /* holder: take it */
-    DR_CROSS_NEWS_END,     /* holder: drop it; source: it is dropped */
+    DR_CROSS_NEWS_END,     /* holder: drop it; source: it is dropped, or unknown there */
 };
 
 /* ---- the source ---- */

@@ -107,6 +107,8 @@ bool dr_peer_may_start(const struct cluster_vm *vm, struct cluster_now now)
 {
     struct cluster_dr *dr = vm->dr;
     bool is_free = dr && dr_step_is(dr, "end") && dr->info->in_ended;
+    if (dr && dr_peer_holds(dr))
+        return dr_step_is(dr, "away");
     return !dr || !dr_peer_is_source(dr) || is_free ||
            dr_cross_may_start(dr_peer_cross(dr), next_generation(&vm->own), now.ns);
 }
@@ -119,7 +121,10 @@ int dr_peer_judge_start(const struct cluster_vm *vm, struct cluster_now now,
     const struct cluster_dr *dr = vm->dr;
     if (dr_peer_may_start(vm, now))
         return 0;
-    if (dr_step_is(dr, "end"))
+    if (dr_peer_holds(dr))
+        (void)problem_set(said, GW_VM_BUSY, "%s is a replica that is held for pool %s",
+                          vm->spec->name, dr_peer_name(dr));
+    else if (dr_step_is(dr, "end"))
         (void)problem_set(said, GW_VM_BUSY, "pool %s has not dropped the replica of %s yet",
                           dr_peer_name(dr), vm->spec->name);
     else if (dr_step_is(dr, "away") || dr->peer_step == DR_CROSS_TAKE)
@@ -287,6 +292,14 @@ static void keep_answer(struct cluster_dr *dr, const Godwit__PeerDrWord *word,
         dr_ask_anew(dr); /* it listens for nobody, or for another key */
 }
 
+/* That the other pool knows nothing of it is no word that it does not run there: whoever took it may have lost the record.
+ * What runs here, or was never held there, is free by it; what is down, by an operator's word. */
+static bool is_free_of_unknown(const struct cluster_dr *dr)
+{
+    return !is_given(dr->info->peer_host) ||
+           (!dr_is_down(dr->vm) && dr->vm->own.phase != OWN_STARTING);
+}
+
 void dr_peer_answered(struct cluster *cluster, struct cluster_dr *dr,
                       const Godwit__PeerDrWord *word, uint64_t asked_ns, struct cluster_now now,
                       struct cluster_todo *todo)
@@ -320,7 +333,7 @@ void dr_peer_answered(struct cluster *cluster, struct cluster_dr *dr,
         on_away(dr, now, todo);
         break;
     case DR_CROSS_NEWS_END:
-        if (!dr->info->in_ended) {
+        if (!dr->info->in_ended && (heard.step == DR_CROSS_END || is_free_of_unknown(dr))) {
             dr->info->has_in_ended = dr->info->in_ended = true;
             dr_put(dr, todo);
         }
@@ -475,6 +488,23 @@ void dr_peer_not_taken(struct cluster_dr *dr, const char *why, struct cluster_no
     give_up(dr, text, now, todo);
 }
 
+/* By a pool that forgot that it took it: a running VM is none to be dropped. */
+static void keep_running(struct cluster_dr *dr, struct cluster_todo *todo)
+{
+    dr->cross.step = DR_CROSS_AWAY;
+    dr_peer_keep(dr, todo);
+}
+
+bool dr_peer_may_drop(struct cluster_dr *dr, struct cluster_todo *todo)
+{
+    const struct cluster_vm *vm = dr->vm;
+    if (vm->job || vm->ticket || vm->own.phase == OWN_STARTING)
+        return false;
+    if (vm->own.phase != OWN_STOPPED)
+        keep_running(dr, todo);
+    return vm->own.phase == OWN_STOPPED;
+}
+
 void dr_peer_drop_vm(struct cluster *cluster, struct cluster_vm *vm, struct cluster_todo *todo)
 {
     struct cluster_put *put = cluster_todo_put(todo, PUT_DELETE_VM);
@@ -487,10 +517,8 @@ void dr_peer_drop_vm(struct cluster *cluster, struct cluster_vm *vm, struct clus
 static void step_hold(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
                       struct cluster_todo *todo)
 {
-    if (dr->vm->own.phase !=
-        OWN_STOPPED) { /* found running, by a pool that forgot that it took it */
-        dr->cross.step = DR_CROSS_AWAY;
-        dr_peer_keep(dr, todo);
+    if (dr->vm->own.phase != OWN_STOPPED) {
+        keep_running(dr, todo);
     } else if (dr->link_no && !dr->in_ready && !dr->is_asked && now.ns >= dr->next_ns &&
                dr_host_is_up(cluster, dr->info->target, now)) {
         dr_order(dr, dr->info->target, ORDER_REPLICA_IN, now, todo);

@@ -36,6 +36,8 @@ void dr_peer_hand_over(struct cluster_dr *dr, bool is_whole, struct cluster_now 
                        struct cluster_todo *todo);
 void dr_peer_not_taken(struct cluster_dr *dr, const char *why, struct cluster_now now,
                        struct cluster_todo *todo);
+/* It is to end: is nothing of it more than a replica? One that is found running is kept. */
+bool dr_peer_may_drop(struct cluster_dr *dr, struct cluster_todo *todo);
 /* Its replica was dropped, and it never was more here. */
 void dr_peer_drop_vm(struct cluster *cluster, struct cluster_vm *vm, struct cluster_todo *todo);
 

@@ -167,12 +167,18 @@ static int unprotect_holder(const struct cluster *cluster, struct cluster_dr *dr
         (void)problem_set(problem, GW_VM_BUSY, "%s is just being taken over", name);
         return refuse(cluster, dr, now, problem);
     }
+    if (is_away && !is_known && !(force && dr->peer_is_gone)) { /* it would start it once told so */
+        (void)problem_set(problem, GW_DR_STATE,
+                          "pool %s has not heard yet that %s runs here, and would start it too", peer,
+                          name);
+        problem_detail(problem, "that pool never comes back   godwit pool peer rm %s --force, then "
+                                "dr unprotect --force", peer);
+        return refuse(cluster, dr, now, problem);
+    }
     if (!force && !is_known) {
         (void)problem_set(problem, GW_DR_STATE,
-                          is_away
-                              ? "pool %s has not heard yet that %s runs here"
-                              : "it is pool %s that has %s protected: godwit dr unprotect there",
-                          peer, name);
+                          "it is pool %s that has %s protected: godwit dr unprotect there", peer,
+                          name);
         problem_hint(problem, "godwit dr unprotect %s --force", name);
         return refuse(cluster, dr, now, problem);
     }

@@ -69,7 +69,7 @@ static const char *state_of_source(const struct cluster *cluster, const struct c
         return say(ret_reason, "late", "pool %s does not answer: once stopped it does not start",
                    peer);
     if (dr->peer_ns && dr->peer_step == DR_CROSS_NONE && dr->info->peer_host[0])
-        return say(ret_reason, "late", "pool %s holds nothing of it any more: dr unprotect --force",
+        return say(ret_reason, "late", "pool %s knows nothing of it: see that it does not run there",
                    peer);
     if (own_is_lost(&vm->own) || (vm->own.phase == OWN_STOPPED && vm->crashed))
         return say(ret_reason, dr->info->has_held ? "lost" : "waiting",
@@ -104,7 +104,12 @@ const char *dr_peer_tell_state(const struct cluster *cluster, const struct clust
     if (dr_step_is(dr, "handed"))
         return say(ret_reason, "handed", "pool %s may take it: it does not start here", peer);
     if (dr_step_is(dr, "end"))
-        return say(ret_reason, "ending", "pool %s is told", peer);
+        return say(ret_reason, "ending",
+                   dr->peer_ns && dr->peer_step == DR_CROSS_NONE && dr_is_down(dr->vm)
+                       ? "pool %s knows nothing of it: where it does not run there, dr unprotect "
+                         "--force"
+                       : "pool %s is told",
+                   peer);
     if (!dr_step_is(dr, "protect"))
         return say(ret_reason, "failing-over", "step %.20s", dr->info->step);
     return state_of_source(cluster, dr, now, ret_reason);

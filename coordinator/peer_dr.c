@@ -245,11 +245,15 @@ void peer_dr_look(struct coordinator *coordinator)
 {
     struct cluster *cluster = &coordinator->cluster;
     for (size_t i = 0; i < cluster->dr_count; i++)
-        cluster->drs[i]->peer_is_up = false;
+        cluster->drs[i]->peer_is_up = false, cluster->drs[i]->peer_is_gone = true;
     for (struct peer_pool *pool = coordinator->peer_pools.first; pool; pool = pool->next) {
         bool is_up = peer_pool_is_peer(pool) && line_of(coordinator, pool);
-        for (size_t i = 0; is_up && i < cluster->dr_count; i++)
-            cluster->drs[i]->peer_is_up |= is_of(cluster->drs[i], pool);
+        for (size_t i = 0; i < cluster->dr_count; i++) {
+            if (!is_of(cluster->drs[i], pool))
+                continue;
+            cluster->drs[i]->peer_is_up |= is_up;
+            cluster->drs[i]->peer_is_gone = false;
+        }
     }
 }
 

@@ -51,7 +51,7 @@ static struct {
     struct pool pools[POOLS];
     struct problem problem;
     uint64_t now_ns;
-    bool line, was_split;
+    bool line, was_split, is_no_peer;
     unsigned applies, dies_at;
     bool is_durable, died, refuses_take;
     unsigned starts;
@@ -382,7 +382,7 @@ static void talk(void)
 {
     for (int p = 0; p < POOLS; p++) {
         if (vm(p) && vm(p)->dr)
-            vm(p)->dr->peer_is_up = world.line;
+            vm(p)->dr->peer_is_up = world.line, vm(p)->dr->peer_is_gone = world.is_no_peer;
     }
     if (!world.line)
         return;
@@ -809,6 +809,129 @@ static void unprotect_ends_both_and_force_ends_one(void **ignored)
     turn_until(is_unprotected, "dropped there");
 }
 
+static void what_was_taken_is_not_forgotten_before_the_other_pool_has_heard(void **ignored)
+{
+    (void)ignored;
+    power_off(HERE);
+    world.line = false;
+    turn_for(2000);
+    assert_int_equal(take_over("site-a", false), 0);
+    turn_until(runs_there, "taken");
+
+    assert_int_equal(unprotect(THERE, true), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_true(step_is(THERE, "away"));
+    world.starts = 0;
+    power_on(HERE);
+    world.line = true;
+    turn_until(is_over, "told");
+    assert_int_equal(unprotect(THERE, false), 0);
+    turn_for(5000);
+    assert_null(vm(THERE)->dr);
+    assert_int_equal(world.starts, 0);
+}
+
+static void what_was_taken_is_free_once_its_other_pool_is_no_peer_any_more(void **ignored)
+{
+    (void)ignored;
+    power_off(HERE);
+    world.line = false;
+    turn_for(2000);
+    assert_int_equal(take_over("site-a", false), 0);
+    turn_until(runs_there, "taken");
+    world.is_no_peer = true;
+    turn_for(TURN_MS);
+
+    assert_int_equal(unprotect(THERE, false), -1);
+    assert_int_equal(unprotect(THERE, true), 0);
+    turn_for(1000);
+    assert_null(vm(THERE)->dr);
+    assert_true(world.pools[THERE].runs);
+}
+
+/* It runs there, under a record that the other pool lost: "I know nothing of it" is no word that it does not. */
+static void one_that_is_down_is_not_freed_by_a_pool_that_knows_nothing_of_it(void **ignored)
+{
+    (void)ignored;
+    struct pool *there = &world.pools[THERE];
+    power_off(HERE);
+    world.line = false;
+    turn_for(2000);
+    assert_int_equal(take_over("site-a", false), 0);
+    turn_until(runs_there, "taken");
+    dr_set_text(&vm(THERE)->dr->info->protection_id, "another");
+    world.starts = 0;
+    power_on(HERE);
+    world.line = true;
+    turn_for(3000);
+    static char reason[CLUSTER_REASON_SIZE];
+    (void)dr_state(&world.pools[HERE].cluster, vm(HERE)->dr, now(), reason);
+    assert_non_null(strstr(reason, "knows nothing of it"));
+
+    assert_int_equal(unprotect(HERE, false), 0);
+    turn_for(5000);
+    assert_true(step_is(HERE, "end"));
+    assert_int_equal(start(HERE), -1);
+    assert_int_equal(world.starts, 0);
+    assert_true(there->runs);
+    there->runs = false; /* somebody saw to that */
+    assert_int_equal(unprotect(HERE, true), 0);
+    turn_for(1000);
+    assert_null(vm(HERE)->dr);
+}
+
+static void one_that_is_down_is_unprotected_by_the_word_that_its_replica_goes(void **ignored)
+{
+    (void)ignored;
+    uint64_t ticket;
+    assert_int_equal(cluster_act(&world.pools[HERE].cluster, "web", GODWIT__VM_VERB__VM_VERB_STOP,
+                                 false, now(), &ticket, &world.problem, &world.pools[HERE].todo),
+                     0);
+    (void)apply(HERE);
+    turn_for(1000);
+
+    assert_int_equal(unprotect(HERE, false), 0);
+    turn_until(is_unprotected, "unprotected");
+}
+
+static void a_replica_that_is_dropped_is_not_started(void **ignored)
+{
+    (void)ignored;
+    uint64_t ticket;
+    power_off(THERE);
+    assert_int_equal(unprotect(HERE, false), 0);
+    for (int i = 0; i < 100 && !step_is(THERE, "end"); i++)
+        turn();
+    assert_true(step_is(THERE, "end"));
+
+    assert_int_equal(start(THERE), -1);
+    assert_int_equal(world.problem.code, GW_VM_BUSY);
+    assert_int_equal(cluster_start_on(&world.pools[THERE].cluster, vm(THERE), host(THERE), now(),
+                                      &world.problem, &world.pools[THERE].todo),
+                     -1);
+    assert_int_equal(cluster_act(&world.pools[THERE].cluster, "web", GODWIT__VM_VERB__VM_VERB_RM,
+                                 false, now(), &ticket, &world.problem, &world.pools[THERE].todo),
+                     -1);
+    power_on(THERE);
+    turn_until(is_unprotected, "dropped");
+}
+
+static void what_is_found_running_is_not_dropped_with_its_replica(void **ignored)
+{
+    (void)ignored;
+    struct cluster_vm *found = vm(THERE);
+    assert_int_equal(unprotect(THERE, true), 0);
+    found->dr->info->in_ended = true;
+    own_start(&found->own, "node1", "boot-0");
+    found->own.phase = OWN_RUN;
+    world.was_split = true;
+
+    turn_for(TURN_MS);
+
+    assert_ptr_equal(vm(THERE), found);
+    assert_true(step_is(THERE, "away"));
+}
+
 static void what_a_peer_may_not_describe_is_not_held(void **ignored)
 {
     (void)ignored;
@@ -860,6 +983,12 @@ int main(void)
         test(a_take_that_is_refused_starts_it_where_it_was),
         test(without_the_line_it_is_not_started_and_with_it_it_is),
         test(unprotect_ends_both_and_force_ends_one),
+        test(what_was_taken_is_not_forgotten_before_the_other_pool_has_heard),
+        test(what_was_taken_is_free_once_its_other_pool_is_no_peer_any_more),
+        test(one_that_is_down_is_not_freed_by_a_pool_that_knows_nothing_of_it),
+        test(one_that_is_down_is_unprotected_by_the_word_that_its_replica_goes),
+        test(a_replica_that_is_dropped_is_not_started),
+        test(what_is_found_running_is_not_dropped_with_its_replica),
         test(what_a_peer_may_not_describe_is_not_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
