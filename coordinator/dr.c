@@ -744,8 +744,13 @@ static void take_by_itself(struct cluster *cluster, struct cluster_dr *dr, struc
 static void settle_restored(struct cluster_dr *dr, struct cluster_now now,
                             struct cluster_todo *todo)
 {
-    if (dr_peer_is(dr))
+    bool is_undone = dr_step_is(dr, "finish") || dr_step_is(dr, "undo") || dr_step_is(dr, "stop");
+    if (dr_peer_is(dr) && !is_undone)
         return; /* what the other pool was told holds */
+    if (dr_peer_is(dr) && dr->vm->want == WANT_STOPPED) { /* of the hand-over, which goes no further */
+        dr->vm->want = WANT_RUNNING;
+        cluster_put_own(dr->vm, now, todo);
+    }
     if (is_given(dr->info->op) || dr_is_acting(dr->vm))
         fail_op(dr, "protect", now, todo, "the pool's state was restored from a backup");
 }
@@ -844,7 +849,7 @@ void dr_keep_in(struct cluster_dr *dr, const Godwit__ReplicaStatus *status,
     if (dr->in)
         godwit__replica_status__free_unpacked(dr->in, NULL);
     dr->in = copy;
-    if (is_same(state, "holding"))
+    if (is_same(state, "holding") && !dr_peer_is_stale(dr))
         set_held(dr, true, todo);
     else if (!is_same(state, "taken") && !dr_step_is(dr, "take"))
         set_held(dr, false, todo);
@@ -980,7 +985,7 @@ static void on_end(struct cluster *cluster, struct cluster_dr *dr,
     else if (dr_step_is(dr, "undo"))
         fail_op(dr, "protect", now, todo, "%s went away; %s runs on", dr->info->target,
                 dr->info->vm);
-    else if (dr_step_is(dr, "end"))
+    else if (dr_step_is(dr, "end") || dr_peer_is_stale(dr))
         end_reached(dr, order->kind == ORDER_PROTECT_END, todo);
 }
 

@@ -208,7 +208,8 @@ static enum dr_cross_guest guest_of(const struct cluster *cluster, const struct 
     if (vm->job || vm->ticket || vm->disk_move || vm->suspended[0] || vm->want != WANT_RUNNING ||
         cluster_is_restored(cluster, NULL, 0))
         return DR_CROSS_GUEST_UNSURE;
-    if (own_is_lost(&vm->own) || (vm->own.phase == OWN_STOPPED && vm->crashed))
+    bool is_out_of_reach = vm->crashed || !dr_host_is_up(cluster, vm->own.owner, now);
+    if (own_is_lost(&vm->own) || (vm->own.phase == OWN_STOPPED && is_out_of_reach))
         return DR_CROSS_GUEST_LOST;
     bool runs = dr_runs_at_source(dr) && vm->state != GODWIT__VM_STATE__VM_STATE_HELD;
     return runs && dr_is_held(cluster, dr, now) ? DR_CROSS_GUEST_RUNS : DR_CROSS_GUEST_UNSURE;
@@ -401,8 +402,8 @@ static void give_up(struct cluster_dr *dr, const char *why, struct cluster_now n
 }
 
 /* The host that has it is away: then it is not taken, and given back. */
-static void take_it(struct cluster *cluster, struct cluster_dr *dr, struct cluster_now now,
-                    struct cluster_todo *todo)
+static void take_it(struct cluster *cluster, struct cluster_dr *dr, uint64_t handed,
+                    struct cluster_now now, struct cluster_todo *todo)
 {
     Godwit__DrRecord *info = dr->info;
     struct own *own = &dr->vm->own;
@@ -414,6 +415,8 @@ static void take_it(struct cluster *cluster, struct cluster_dr *dr, struct clust
         give_up(dr, why, now, todo);
         return;
     }
+    if (dr->info->generation < handed)
+        dr->info->generation = handed; /* what is held is of that one, until it runs as a newer one */
     if (own->hiwater < dr->cross.generation)
         own->hiwater = dr->cross.generation; /* above all that the other pool may have given out */
     dr_peer_keep(dr, todo);
@@ -425,6 +428,35 @@ static void note_rpo(struct cluster_dr *dr, const Godwit__PeerDrWord *word)
     Godwit__DrRecord *info = dr->info;
     info->has_last_rpo_ms = word->is_whole;
     info->last_rpo_ms = 0;
+}
+
+/* A take came to nothing, and the source goes on as a newer generation, or tried to: what is held may be older than what
+ * runs by any time, and nothing replicates to it any more. It is dropped. */
+static bool is_of_before(const struct cluster_dr *dr, uint64_t generation)
+{
+    return dr->info->take_generation && generation > dr->info->generation;
+}
+
+static void judge_stale(struct cluster_dr *dr, uint64_t generation, struct cluster_todo *todo)
+{
+    Godwit__DrRecord *info = dr->info;
+    if (!dr_step_is(dr, "hold") || info->is_stale || !is_of_before(dr, generation))
+        return;
+    info->has_is_stale = info->is_stale = info->has_has_held = true;
+    info->has_held = false;
+    info->has_in_ended = true;
+    info->in_ended = false;
+    dr_ask_anew(dr);
+    cluster_todo_event(todo, info->vm_id,
+                       "alert: %s runs on in pool %s, and its replica here is of before: protect it "
+                       "anew there",
+                       info->vm, dr_peer_name(dr));
+    dr_peer_keep(dr, todo);
+}
+
+bool dr_peer_is_stale(const struct cluster_dr *dr)
+{
+    return dr_peer_holds(dr) && dr->info->is_stale;
 }
 
 void dr_peer_hear(struct cluster *cluster, struct cluster_dr *dr, const Godwit__PeerDrWord *word,
@@ -445,9 +477,13 @@ void dr_peer_hear(struct cluster *cluster, struct cluster_dr *dr, const Godwit__
     dr->peer_step = heard.step;
     if (word->out)
         dr_keep_out(dr, word->out, now);
-    if (news == DR_CROSS_NEWS_TAKE) {
+    if (news == DR_CROSS_NEWS_TAKE && is_of_before(dr, heard.generation)) {
+        dr_cross_return(&dr->cross);
+        give_up(dr, "it ran on there since a take that came to nothing: what is held is older", now,
+                todo);
+    } else if (news == DR_CROSS_NEWS_TAKE) {
         note_rpo(dr, word);
-        take_it(cluster, dr, now, todo);
+        take_it(cluster, dr, word->generation, now, todo);
     } else if (news == DR_CROSS_NEWS_REFUSED) {
         give_up(dr,
                 answer.returned_no > heard.hand_no ? "the other pool answers: it is asked first"
@@ -461,6 +497,7 @@ void dr_peer_hear(struct cluster *cluster, struct cluster_dr *dr, const Godwit__
     } else if (is_changed) {
         dr_peer_keep(dr, todo);
     }
+    judge_stale(dr, heard.generation, todo);
     fill(dr, ret_answer);
     ret_answer->step = text_of(dr_cross_step_name(dr_peer_cross(dr)->step));
     ret_answer->generation = dr->cross.generation;
@@ -519,6 +556,10 @@ static void step_hold(struct cluster *cluster, struct cluster_dr *dr, struct clu
 {
     if (dr->vm->own.phase != OWN_STOPPED) {
         keep_running(dr, todo);
+    } else if (dr->info->is_stale) {
+        if (!dr->info->in_ended && !dr->is_asked && now.ns >= dr->next_ns &&
+            dr_host_is_up(cluster, dr->info->target, now))
+            dr_order(dr, dr->info->target, ORDER_REPLICA_DROP, now, todo);
     } else if (dr->link_no && !dr->in_ready && !dr->is_asked && now.ns >= dr->next_ns &&
                dr_host_is_up(cluster, dr->info->target, now)) {
         dr_order(dr, dr->info->target, ORDER_REPLICA_IN, now, todo);
@@ -545,6 +586,6 @@ void dr_peer_step(struct cluster *cluster, struct cluster_dr *dr, struct cluster
         give_up(dr, "the other pool did not hand it over in time", now, todo);
     } else if (dr_cross_may_take(cross, cluster->began_ns, now.ns)) {
         cross->step = DR_CROSS_TAKE;
-        take_it(cluster, dr, now, todo);
+        take_it(cluster, dr, 0, now, todo);
     }
 }

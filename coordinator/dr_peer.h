@@ -36,6 +36,8 @@ void dr_peer_hand_over(struct cluster_dr *dr, bool is_whole, struct cluster_now 
                        struct cluster_todo *todo);
 void dr_peer_not_taken(struct cluster_dr *dr, const char *why, struct cluster_now now,
                        struct cluster_todo *todo);
+/* At the holder: what it holds is older than what the source went on with, and is dropped. */
+bool dr_peer_is_stale(const struct cluster_dr *dr);
 /* It is to end: is nothing of it more than a replica? One that is found running is kept. */
 bool dr_peer_may_drop(struct cluster_dr *dr, struct cluster_todo *todo);
 /* Its replica was dropped, and it never was more here. */

@@ -194,7 +194,8 @@ int dr_peer_hold(struct cluster *cluster, const char *peer_pool_id, const char *
         find_or_make(cluster, peer_pool_id, peer_name, wanted, now, &dr, problem, todo) != 0)
         return -1;
     Godwit__DrRecord *info = dr->info;
-    if (info->take_generation && wanted->generation <= info->take_generation)
+    if (info->is_stale ||
+        (info->take_generation && wanted->generation <= info->take_generation))
         return problem_set(
             problem, GW_DR_STATE,
             "a failover of it did not come through: godwit dr unprotect, and protect "

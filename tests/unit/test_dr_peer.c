@@ -932,6 +932,114 @@ static void what_is_found_running_is_not_dropped_with_its_replica(void **ignored
     assert_true(step_is(THERE, "away"));
 }
 
+static bool is_back(void)
+{
+    return step_is(HERE, "back");
+}
+
+static bool is_of_two_pools_again(void)
+{
+    return world.pools[HERE].runs && step_is(HERE, "protect") && step_is(THERE, "hold");
+}
+
+/* Days later it is lost: what is held is of before, and may not be taken for its newest. */
+static void what_ran_on_after_a_take_that_was_refused_is_not_taken_as_it_was(void **ignored)
+{
+    (void)ignored;
+    world.refuses_take = true;
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_of_two_pools_again, "runs again");
+    turn_for(5000);
+
+    assert_false(vm(THERE)->dr->info->has_held);
+    assert_false(world.pools[THERE].holds);
+    restart(THERE);
+    turn_for(5000);
+    assert_false(vm(THERE)->dr->info->has_held);
+    power_off(HERE);
+    turn_for(3000);
+    power_on(HERE);
+    turn_for(3000);
+    assert_int_equal(take_over(NULL, false), -1);
+    assert_non_null(strstr(world.problem.text, "nothing whole"));
+    assert_false(world.pools[THERE].runs);
+    world.line = false;
+    turn_for(1000);
+    assert_int_equal(take_over("site-a", true), -1);
+}
+
+/* And is handed over before a word of that generation was heard. */
+static void what_ran_on_unheard_is_not_taken_as_it_was(void **ignored)
+{
+    (void)ignored;
+    world.refuses_take = true;
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_back, "given back");
+    assert_true(step_is(THERE, "hold"));
+    assert_int_equal(take_over(NULL, false), 0);
+    struct cluster_dr *there = vm(THERE)->dr;
+    struct pool *pool = &world.pools[THERE];
+    Godwit__PeerDrWord said = GODWIT__PEER_DR_WORD__INIT, answer;
+    said.vm_id = there->info->vm_id;
+    said.protection_id = there->info->protection_id;
+    said.step = (char *)(uintptr_t) "handed";
+    said.hand_no = there->info->hand_no;
+    said.generation = vm(HERE)->own.hiwater + 1;
+
+    dr_peer_hear(&pool->cluster, there, &said, now(), &answer, &pool->todo);
+
+    assert_string_equal(answer.step, "hold");
+    assert_true(answer.returned_no == said.hand_no && !there->info->has_held);
+    (void)apply(THERE);
+}
+
+static void one_whose_host_dies_before_it_starts_again_can_be_taken(void **ignored)
+{
+    (void)ignored;
+    world.refuses_take = true;
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_back, "given back");
+    power_off(HERE);
+    for (int i = 0; i < 600 && !step_is(HERE, "protect"); i++)
+        turn();
+    assert_true(step_is(HERE, "protect"));
+    assert_int_equal(vm(HERE)->own.phase, OWN_STOPPED);
+
+    turn_for(2000);
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_over, "taken");
+    assert_true(world.pools[THERE].runs);
+}
+
+static void a_restore_stops_nothing_that_was_to_be_handed_over(void **ignored)
+{
+    (void)ignored;
+    static const char *const steps[] = {"finish", "undo", "stop"};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        struct pool *here = &world.pools[HERE];
+        WORDS_COPY(here->cluster.settings[SETTING_RESTORED].value, "1");
+        dr_set_text(&vm(HERE)->dr->info->step, steps[i]);
+        vm(HERE)->want = WANT_STOPPED;
+        dr_tick(&here->cluster, now(), &here->todo);
+        (void)apply(HERE);
+        here->cluster.settings[SETTING_RESTORED].value[0] = '\0';
+
+        assert_true(step_is(HERE, "protect"));
+        turn_for(2000);
+        assert_true(here->runs);
+        assert_int_equal(vm(HERE)->want, WANT_RUNNING);
+    }
+    static const char *const kept[] = {"handed", "back", "away"};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        struct pool *here = &world.pools[HERE];
+        WORDS_COPY(here->cluster.settings[SETTING_RESTORED].value, "1");
+        dr_set_text(&vm(HERE)->dr->info->step, kept[i]);
+        dr_tick(&here->cluster, now(), &here->todo);
+        assert_true(step_is(HERE, kept[i]));
+        (void)apply(HERE);
+    }
+}
+
 static void what_a_peer_may_not_describe_is_not_held(void **ignored)
 {
     (void)ignored;
@@ -989,6 +1097,10 @@ int main(void)
         test(one_that_is_down_is_unprotected_by_the_word_that_its_replica_goes),
         test(a_replica_that_is_dropped_is_not_started),
         test(what_is_found_running_is_not_dropped_with_its_replica),
+        test(what_ran_on_after_a_take_that_was_refused_is_not_taken_as_it_was),
+        test(what_ran_on_unheard_is_not_taken_as_it_was),
+        test(one_whose_host_dies_before_it_starts_again_can_be_taken),
+        test(a_restore_stops_nothing_that_was_to_be_handed_over),
         test(what_a_peer_may_not_describe_is_not_held),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
