@@ -208,7 +208,8 @@ static enum dr_cross_guest guest_of(const struct cluster *cluster, const struct 
     if (vm->job || vm->ticket || vm->disk_move || vm->suspended[0] || vm->want != WANT_RUNNING ||
         cluster_is_restored(cluster, NULL, 0))
         return DR_CROSS_GUEST_UNSURE;
-    bool is_out_of_reach = vm->crashed || !dr_host_is_up(cluster, vm->own.owner, now);
+    bool is_away = !dr_host_is_up(cluster, vm->own.owner, now) && !dr_is_settling(cluster, now);
+    bool is_out_of_reach = vm->crashed || is_away;
     if (own_is_lost(&vm->own) || (vm->own.phase == OWN_STOPPED && is_out_of_reach))
         return DR_CROSS_GUEST_LOST;
     bool runs = dr_runs_at_source(dr) && vm->state != GODWIT__VM_STATE__VM_STATE_HELD;

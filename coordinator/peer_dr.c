@@ -76,6 +76,45 @@ static void reply_when_durable(struct coordinator *coordinator, struct rpc_reque
     coordinator_apply(coordinator, todo, NULL, on_durable, waiting);
 }
 
+/* ---- what is asked: durable before it leaves (INV-7) ------------------------------------------
+ */
+
+struct asking {
+    struct coordinator *coordinator;
+    char pool_id[PKI_NAME_MAX];
+    char vm_id[ID_TEXT_SIZE];   /* of what is to be held; "": words of all */
+    ProtobufCMessage *question; /* owned */
+};
+
+static void asking_freep(struct asking **asking)
+{
+    protobuf_c_message_free_unpacked((*asking)->question, NULL);
+    free(*asking);
+}
+
+/* NULL: the other pool is no peer any more, or its line is gone. */
+static struct rpc *line_by_now(const struct asking *asking, struct peer_pool **ret_pool)
+{
+    struct problem ignored = {0};
+    *ret_pool = peer_pool_find(&asking->coordinator->peer_pools, asking->pool_id, &ignored);
+    return *ret_pool ? peer_link_rpc(asking->coordinator, *ret_pool) : NULL;
+}
+
+static void ask_when_durable(struct coordinator *coordinator, const struct peer_pool *pool,
+                             const char *vm_id, const ProtobufCMessage *question,
+                             void (*leave)(void *data))
+{
+    struct cluster_todo todo = {0};
+    struct asking *asking = calloc(1, sizeof *asking);
+    assert(asking); /* control memory is small; without it there is no deciding */
+    asking->coordinator = coordinator;
+    WORDS_COPY(asking->pool_id, pool->info->pool_id);
+    WORDS_COPY(asking->vm_id, vm_id);
+    asking->question = cluster_message_copy(question);
+    assert(asking->question);
+    coordinator_apply(coordinator, &todo, NULL, leave, asking);
+}
+
 /* ---- asking to hold ---------------------------------------------------------------------------
  */
 
@@ -92,13 +131,25 @@ static void on_held(void *data, const ProtobufCMessage *reply, const struct faul
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
 }
 
-static void ask_to_hold(struct coordinator *coordinator, struct peer_pool *pool, struct rpc *rpc,
+static void send_hold(void *data)
+{
+    AUTO(asking_freep) struct asking *asking = data;
+    struct peer_pool *pool;
+    struct rpc *rpc = line_by_now(asking, &pool);
+    struct fault fault = {0};
+    if (!rpc || strcmp(pool->hold_id, asking->vm_id) != 0) /* it waited so long that another is asked */
+        return;
+    pool->hold_ns = coordinator_now().ns + STUCK_MS * NS_PER_MS;
+    (void)rpc_call(rpc, METHOD_PEER_DR_HOLD, asking->question, &godwit__peer_dr_held__descriptor,
+                   HOLD_MS_MAX, on_held, pool, &fault); /* a line that is lost comes back */
+}
+
+static void ask_to_hold(struct coordinator *coordinator, struct peer_pool *pool,
                         const struct cluster_dr *dr)
 {
     const struct cluster_vm *vm = dr->vm;
     const struct cluster_host *host = cluster_host(&coordinator->cluster, vm->own.owner);
     Godwit__PeerDrHold hold = GODWIT__PEER_DR_HOLD__INIT;
-    struct fault fault = {0};
     hold.vm_id = dr->info->vm_id;
     hold.protection_id = dr->info->protection_id;
     hold.has_generation = hold.has_link_no = hold.has_is_new = true;
@@ -114,12 +165,11 @@ static void ask_to_hold(struct coordinator *coordinator, struct peer_pool *pool,
     hold.cpu_vendor = host && host->facts ? host->facts->cpu_vendor : NULL;
     WORDS_COPY(pool->hold_id, vm->id);
     pool->hold_ns = coordinator_now().ns + STUCK_MS * NS_PER_MS;
-    (void)rpc_call(rpc, METHOD_PEER_DR_HOLD, &hold.base, &godwit__peer_dr_held__descriptor,
-                   HOLD_MS_MAX, on_held, pool, &fault); /* a line that is lost comes back */
+    ask_when_durable(coordinator, pool, vm->id, &hold.base, send_hold);
 }
 
 /* One after the other, each in its turn. */
-static void hold_next(struct coordinator *coordinator, struct peer_pool *pool, struct rpc *rpc)
+static void hold_next(struct coordinator *coordinator, struct peer_pool *pool)
 {
     const struct cluster *cluster = &coordinator->cluster;
     if (coordinator_now().ns < pool->hold_ns)
@@ -129,7 +179,7 @@ static void hold_next(struct coordinator *coordinator, struct peer_pool *pool, s
         if (!is_of(dr, pool) || !dr->wants_hold || !dr_step_is(dr, "protect"))
             continue;
         pool->next_dr = (pool->next_dr + i + 1) % cluster->dr_count;
-        ask_to_hold(coordinator, pool, rpc, dr);
+        ask_to_hold(coordinator, pool, dr);
         return;
     }
 }
@@ -156,7 +206,8 @@ void peer_dr_on_hold(struct coordinator *coordinator, const struct peer_pool *po
 
 static void on_answers(void *data, const ProtobufCMessage *reply, const struct fault *fault)
 {
-    struct peer_pool *pool = data;
+    const struct peer_told *told = data;
+    struct peer_pool *pool = told->pool;
     struct coordinator *coordinator = pool->coordinator;
     const Godwit__PeerDrWords *words = (const Godwit__PeerDrWords *)reply;
     struct cluster_todo todo = {0};
@@ -169,34 +220,35 @@ static void on_answers(void *data, const ProtobufCMessage *reply, const struct f
         bool is_it =
             dr && word->protection_id && strcmp(dr->info->protection_id, word->protection_id) == 0;
         if (is_it)
-            dr_peer_answered(&coordinator->cluster, dr, word, pool->told_ns, coordinator_now(),
+            dr_peer_answered(&coordinator->cluster, dr, word, told->at_ns, coordinator_now(),
                              &todo);
     }
     coordinator_apply(coordinator, &todo, NULL, NULL, NULL);
 }
 
-struct telling { /* until what it says is durable */
-    struct coordinator *coordinator;
-    char pool_id[PKI_NAME_MAX];
-    ProtobufCMessage *words; /* owned */
-};
+/* Each call has a time of its own: an answer counts from when its question left, however late it comes. */
+static struct peer_told *told_now(struct peer_pool *pool)
+{
+    struct peer_told *told = &pool->told[pool->next_told];
+    uint64_t now_ns = coordinator_now().ns;
+    if (told->at_ns && now_ns - told->at_ns <= 2 * TELL_MS_MAX * NS_PER_MS)
+        return NULL; /* it may be answered yet */
+    pool->next_told = (pool->next_told + 1) % PEER_TOLD_MAX;
+    *told = (struct peer_told){.pool = pool, .at_ns = now_ns};
+    return told;
+}
 
 static void send_words(void *data)
 {
-    struct telling *telling = data;
-    struct coordinator *coordinator = telling->coordinator;
+    AUTO(asking_freep) struct asking *asking = data;
+    struct peer_pool *pool;
+    struct rpc *rpc = line_by_now(asking, &pool);
+    struct peer_told *told = rpc ? told_now(pool) : NULL;
     struct fault fault = {0};
-    struct problem ignored = {0};
-    struct peer_pool *pool = peer_pool_find(&coordinator->peer_pools, telling->pool_id, &ignored);
-    struct rpc *rpc = pool ? peer_link_rpc(coordinator, pool) : NULL;
-    if (pool)
-        pool->told_ns = coordinator_now().ns;
-    if (rpc)
-        (void)rpc_call(rpc, METHOD_PEER_DR_WORDS, telling->words,
-                       &godwit__peer_dr_words__descriptor, TELL_MS_MAX, on_answers, pool,
+    if (told)
+        (void)rpc_call(rpc, METHOD_PEER_DR_WORDS, asking->question,
+                       &godwit__peer_dr_words__descriptor, TELL_MS_MAX, on_answers, told,
                        &fault); /* a line that is lost comes back */
-    protobuf_c_message_free_unpacked(telling->words, NULL);
-    free(telling);
 }
 
 static void tell(struct coordinator *coordinator, struct peer_pool *pool)
@@ -204,7 +256,6 @@ static void tell(struct coordinator *coordinator, struct peer_pool *pool)
     const struct cluster *cluster = &coordinator->cluster;
     struct cluster_now now = coordinator_now();
     Godwit__PeerDrWords words = GODWIT__PEER_DR_WORDS__INIT;
-    struct cluster_todo todo = {0};
     if (now.ns < pool->tell_ns)
         return;
     AUTO_FREE Godwit__PeerDrWord *said = calloc(WORDS_MAX, sizeof *said);
@@ -223,14 +274,8 @@ static void tell(struct coordinator *coordinator, struct peer_pool *pool)
     }
     if (words.n_words == 0)
         return;
-    struct telling *telling = calloc(1, sizeof *telling);
-    assert(telling);
-    telling->coordinator = coordinator;
-    WORDS_COPY(telling->pool_id, pool->info->pool_id);
-    telling->words = cluster_message_copy(&words.base);
-    assert(telling->words);
     pool->tell_ns = now.ns + STUCK_MS * NS_PER_MS;
-    coordinator_apply(coordinator, &todo, NULL, send_words, telling);
+    ask_when_durable(coordinator, pool, "", &words.base, send_words);
 }
 
 /* NULL: it cannot be spoken to, or not yet. */
@@ -261,11 +306,10 @@ void peer_dr_tick(struct coordinator *coordinator)
 {
     peer_dr_look(coordinator);
     for (struct peer_pool *pool = coordinator->peer_pools.first; pool; pool = pool->next) {
-        struct rpc *rpc = line_of(coordinator, pool);
-        if (!rpc)
+        if (!line_of(coordinator, pool))
             continue;
         pool->coordinator = coordinator;
-        hold_next(coordinator, pool, rpc);
+        hold_next(coordinator, pool);
         tell(coordinator, pool);
     }
 }

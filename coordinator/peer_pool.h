@@ -37,6 +37,13 @@ enum {
     PEER_CERTIFICATE_DAYS = 3650, /* it ends with the record, not with the calendar */
 };
 
+enum { PEER_TOLD_MAX = 16 }; /* about one a second, each for some */
+
+struct peer_told { /* a question to a pool */
+    struct peer_pool *pool;
+    uint64_t at_ns; /* when it left */
+};
+
 struct peer_pool { /* a pool, or an invitation for one */
     Godwit__PeerRecord *info; /* owned */
     uint64_t revision;
@@ -47,7 +54,9 @@ struct peer_pool { /* a pool, or an invitation for one */
     char reason[192];               /* why it is away */
     /* peer_dr's: what is said of replicas, one thing at a time */
     struct coordinator *coordinator;
-    uint64_t tell_ns, told_ns, hold_ns; /* not before; when the last left; not before */
+    uint64_t tell_ns, hold_ns; /* not before */
+    struct peer_told told[PEER_TOLD_MAX];
+    size_t next_told;
     size_t next_dr, next_word;          /* whose turn it is to be asked to be held, and to be told */
     char hold_id[ID_TEXT_SIZE];         /* the VM that it was asked to hold */
 };
