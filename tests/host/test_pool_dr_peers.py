@@ -103,7 +103,9 @@ def site_comes_back(site):
 
 
 def clear(source, holder):
-    """Afterwards: the old copy goes, the VM too."""
+    """Afterwards: the old copy goes, once that pool has heard where it runs, and the VM too."""
+    if status(source):
+        pools.wait_for("it was heard of", 60, lambda: "has not heard" not in ((status(holder) or {}).get("reason") or ""))
     if status(source):
         source.godwit("dr", "unprotect", "web", "--force")
         pools.wait_for("no record of it", 60, lambda: status(source) is None)

@@ -905,13 +905,14 @@ static void a_replica_that_is_dropped_is_not_started(void **ignored)
     assert_true(step_is(THERE, "end"));
 
     assert_int_equal(start(THERE), -1);
+    assert_non_null(strstr(world.problem.text, "held for pool site-a"));
+    assert_int_equal(dr_peer_judge_start(vm(THERE), now(), &world.problem), -1);
     assert_int_equal(world.problem.code, GW_VM_BUSY);
-    assert_int_equal(cluster_start_on(&world.pools[THERE].cluster, vm(THERE), host(THERE), now(),
-                                      &world.problem, &world.pools[THERE].todo),
-                     -1);
+    world.problem = (struct problem){0};
     assert_int_equal(cluster_act(&world.pools[THERE].cluster, "web", GODWIT__VM_VERB__VM_VERB_RM,
                                  false, now(), &ticket, &world.problem, &world.pools[THERE].todo),
                      -1);
+    assert_non_null(strstr(world.problem.text, "held for pool site-a"));
     power_on(THERE);
     turn_until(is_unprotected, "dropped");
 }
