@@ -226,6 +226,8 @@ static int send_create(struct step *step, struct vm_entry *entry, struct fault *
     }
     order.has_may_run = true;
     order.may_run = step->may_run;
+    order.has_ran_here = true;
+    order.ran_here = step->ran_here;
     order.suspend_nonce = (char *)(uintptr_t)order_create_nonce(step); /* protobuf-c knows no const */
     order.has_is_snapshot = true;
     order.is_snapshot = step->snapshot != NULL;
@@ -290,6 +292,7 @@ static int create_domain(struct step *step, struct vm_entry *entry, struct fault
 
     if (!step->incoming) {
         step->may_run = start_mark_generation(entry) == step->generation;
+        step->ran_here = entry->status->has_state && entry->status->generation + 1 == step->generation;
         r = start_mark_keep(entry, step_spec(step), step->generation, fault);
     } else {
         start_mark_drop(entry);

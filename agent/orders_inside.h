@@ -73,6 +73,7 @@ struct step {
     int result;
     bool incoming, start_paused, only_running;
     bool may_run; /* an agent before us had libvirt start this very generation */
+    bool ran_here; /* as the generation before: nobody ran it elsewhere since */
     rpc_done_fn *created;
     uint64_t file_generation; /* of a start that goes on from a file */
     Godwit__SnapshotInfo *snapshot; /* owned; of a start that restores it; NULL: none */

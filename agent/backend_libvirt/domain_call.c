@@ -226,6 +226,29 @@ static void restore(virConnectPtr connection, virDomainPtr domain, struct domain
     }
 }
 
+/* The host may have kept what it was defined as when it ran here before, with disks that a snapshot has made the base of
+ * others since. The record's is what it ran as last, wherever that was. */
+static int define_over(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
+{
+    AUTO_FREE char *has = virDomainGetXMLDesc(domain, VIR_DOMAIN_XML_INACTIVE); /* without secrets, as the record */
+
+    if (has && strcmp(has, call->xml) == 0)
+        return 0;
+    int snapshots = has ? virDomainSnapshotNum(domain, 0) : -1;
+    if (snapshots > 0)
+        return fault_set(&call->fault, ERR_REFUSED,
+                         "libvirt here has another definition of it than the pool, with %d snapshots that are of that one",
+                         snapshots);
+    virDomainPtr defined = snapshots == 0 ? virDomainDefineXML(connection, call->xml) : NULL;
+    if (!defined) {
+        (void)domain_call_fault(&call->fault, "defining the domain as it ran last");
+        call->is_lost = domain_call_is_no_word(connection);
+        return call->fault.code;
+    }
+    (void)virDomainFree(defined);
+    return 0;
+}
+
 static void start_found(virConnectPtr connection, virDomainPtr domain, struct domain_call *call)
 {
     int active = virDomainIsActive(domain);
@@ -238,7 +261,7 @@ static void start_found(virConnectPtr connection, virDomainPtr domain, struct do
         (void)fault_set(&call->fault, ERR_STATE, "it was seen running, and has ended by now");
     } else if (call->snapshot[0]) {
         restore(connection, domain, call);
-    } else if (!active) {
+    } else if (!active && (!call->may_define_over || !call->xml || define_over(connection, domain, call) == 0)) {
         create(connection, domain, call);
     }
 }

@@ -57,6 +57,7 @@ struct domain_call {
     /* in */
     const char *xml; /* start, check: borrowed */
     bool start_paused, may_define;
+    bool may_define_over; /* start: it ran elsewhere last, so what is defined here is older than `xml` */
     bool only_running; /* start: off it is refused */
     char snapshot[VIRT_SNAPSHOT_NAME_SIZE]; /* start: from this one; "": it boots */
     struct virt_plan plan; /* migrate, tune */

@@ -109,6 +109,7 @@ static void ask_libvirt(struct domain *domain)
         ask->call.xml = ask->spec && ask->spec->domain_xml ? ask->spec->domain_xml : NULL;
         ask->call.start_paused = order->start_paused;
         ask->call.may_define = true;
+        ask->call.may_define_over = !order->ran_here;
         ask->call.only_running = order->only_running;
         (void)snprintf(ask->call.snapshot, sizeof ask->call.snapshot, "%s",
                        order->domain_snapshot ? order->domain_snapshot : "");

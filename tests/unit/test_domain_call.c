@@ -111,6 +111,60 @@ static void nor_is_it_defined_again(void **state)
     free(xml);
 }
 
+/* It ran here, then elsewhere, where its definition was changed; and is started here again. */
+static void what_the_host_kept_of_it_is_not_started_but_what_the_pool_has(void **state)
+{
+    (void)state;
+    run(DOMAIN_CALL_READ);
+    char *xml = call.text;
+    call.text = NULL;
+    assert_non_null(xml);
+    char *memory = strstr(xml, "<currentMemory");
+    assert_non_null(memory);
+    memory = strpbrk(memory, "0123456789");
+    assert_non_null(memory);
+    memory[0] = memory[0] == '1' ? '2' : '1';
+    run(DOMAIN_CALL_DESTROY);
+    call.xml = xml;
+    call.may_define = call.may_define_over = true;
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, 0);
+    assert_int_equal(call.state.sight, SIGHT_RUNNING);
+
+    run(DOMAIN_CALL_READ);
+    assert_string_equal(call.text, xml);
+    free(call.text);
+    call.text = NULL;
+    free(xml);
+}
+
+static void but_not_over_the_snapshots_that_are_of_what_the_host_kept(void **state)
+{
+    (void)state;
+    char uuid[37];
+    run(DOMAIN_CALL_DESTROY);
+    run(DOMAIN_CALL_READ);
+    assert_true(virt_view_uuid(call.vm_id, uuid));
+    virDomainPtr domain = virDomainLookupByUUIDString(connection, uuid);
+    virDomainSnapshotPtr snapshot =
+        virDomainSnapshotCreateXML(domain, "<domainsnapshot><name>s</name></domainsnapshot>", 0);
+    assert_non_null(snapshot);
+    (void)virDomainSnapshotFree(snapshot);
+    (void)virDomainFree(domain);
+    call.may_define = call.may_define_over = true;
+    call.xml = "<domain/>";
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, ERR_REFUSED);
+    assert_int_equal(call.state.sight, SIGHT_OFF);
+
+    call.xml = call.text; /* the same */
+    run(DOMAIN_CALL_START);
+    assert_int_equal(call.fault.code, 0);
+    assert_int_equal(call.state.sight, SIGHT_RUNNING);
+    free(call.text);
+    call.text = NULL;
+}
+
 /* Nothing of it was libvirt's own no: an earlier call may be at it. */
 static void what_is_found_before_libvirt_is_told_to_go_back_is_no_word_of_libvirt(void **state)
 {
@@ -129,6 +183,8 @@ int main(void)
         ON_TEST(starts_what_is_off_and_takes_up_what_runs),
         ON_TEST(what_was_seen_running_and_is_off_by_now_is_not_started),
         ON_TEST(nor_is_it_defined_again),
+        ON_TEST(what_the_host_kept_of_it_is_not_started_but_what_the_pool_has),
+        ON_TEST(but_not_over_the_snapshots_that_are_of_what_the_host_kept),
         ON_TEST(what_is_found_before_libvirt_is_told_to_go_back_is_no_word_of_libvirt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
