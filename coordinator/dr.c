@@ -835,6 +835,7 @@ void dr_keep_out(struct cluster_dr *dr, const Godwit__ProtectStatus *status,
         return; /* the next one comes */
     if (dr->out)
         godwit__protect_status__free_unpacked(dr->out, NULL);
+    words_plain(copy->trouble); /* an agent's, or a peer pool's */
     dr->out = copy;
     dr->out_ns = now.ns;
     if (copy->ended)
@@ -848,6 +849,8 @@ void dr_keep_in(struct cluster_dr *dr, const Godwit__ReplicaStatus *status,
     Godwit__ReplicaStatus *copy = status ? cluster_message_copy(&status->base) : NULL;
     if (dr->in)
         godwit__replica_status__free_unpacked(dr->in, NULL);
+    if (copy)
+        words_plain(copy->state);
     dr->in = copy;
     if (is_same(state, "holding") && !dr_peer_is_stale(dr))
         set_held(dr, true, todo);

@@ -69,11 +69,18 @@ static int find_peer(struct coordinator *coordinator, const char *to, struct pee
                      struct problem *problem)
 {
     bool is_marked = strncmp(to, "pool:", 5) == 0;
-    struct problem ignored = {0};
-    *ret_pool = peer_pool_find(&coordinator->peer_pools, is_marked ? to + 5 : to,
-                               is_marked ? problem : &ignored);
-    if (is_marked)
+    if (is_marked) {
+        *ret_pool = peer_pool_find(&coordinator->peer_pools, to + 5, problem);
         return *ret_pool ? 0 : -1;
+    }
+    /* By its whole name only: a mistyped host is not the beginning of a peer's id. */
+    for (struct peer_pool *pool = coordinator->peer_pools.first; pool; pool = pool->next) {
+        if (!peer_pool_is_peer(pool) || strcmp(pool->info->name, to) != 0)
+            continue;
+        *ret_pool = peer_pool_find(&coordinator->peer_pools, to, problem);
+        if (!*ret_pool)
+            return -1; /* two are called so */
+    }
     if (*ret_pool && cluster_host(&coordinator->cluster, to)) {
         (void)problem_set(problem, GW_AMBIGUOUS, "%.60s is a host here and a peer pool", to);
         problem_hint(problem, "--to pool:%.60s is the pool", to);

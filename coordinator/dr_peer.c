@@ -93,6 +93,7 @@ void dr_peer_keep(struct cluster_dr *dr, struct cluster_todo *todo)
 static void note_trouble(struct cluster_dr *dr, const char *why)
 {
     WORDS_COPY(dr->trouble, why);
+    words_plain(dr->trouble);
 }
 
 /* ---- starting ---------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ void dr_peer_held(struct cluster_dr *dr, const Godwit__PeerDrHeld *told, const c
         return;
     memcpy(dr->psk, told->psk.data, sizeof dr->psk);
     WORDS_COPY(dr->address, told->address);
+    words_plain(dr->address);
     note_trouble(dr, "");
     dr->wants_hold = false;
     dr->in_ready = true;
@@ -469,7 +471,9 @@ void dr_peer_hear(struct cluster *cluster, struct cluster_dr *dr, const Godwit__
                                   .permit = word->permit};
     struct dr_cross_word answer;
     bool is_changed = false;
-    const char *why = is_given(word->reason) ? word->reason : "it was refused there";
+    char why[CLUSTER_REASON_SIZE];
+    WORDS_COPY(why, is_given(word->reason) ? word->reason : "it was refused there");
+    words_plain(why); /* another pool's: for an event, a record, a terminal */
     if (heard.step == DR_CROSS_STEP_COUNT)
         heard.step = DR_CROSS_NONE; /* of a later version: nothing that we know */
     enum dr_cross_news news =

@@ -58,6 +58,61 @@ static int judge_wanted(const Godwit__PeerDrHold *wanted, struct problem *proble
                                "disk %.40s of %s is given by a path, which another pool may not "
                                "name here",
                                word(disk->name), spec->name);
+        if (disk->read_only || disk->shared) /* nothing of them would come with the replica */
+            return problem_set(problem, GW_SPEC_INVALID,
+                               "disk %.40s of %s is %s: what a peer pool is to hold comes whole with the replica",
+                               word(disk->name), spec->name, disk->read_only ? "read-only" : "shared");
+    }
+    return 0;
+}
+
+static bool lies_beneath(const char *path, const char *folder)
+{
+    size_t count = strlen(folder);
+    while (count > 1 && folder[count - 1] == '/')
+        count--;
+    return count > 1 && strncmp(path, folder, count) == 0 && path[count] == '/' &&
+           !strstr(path, "/../") && !strstr(path, "/./");
+}
+
+/* A file of our hosts' that the guest would be given to read. */
+static bool may_name(const struct cluster *cluster, const char *path)
+{
+    for (size_t i = 0; i < cluster->store_count; i++) {
+        if (lies_beneath(path, cluster->stores[i]->store->path))
+            return true;
+    }
+    for (size_t i = 0; i < cluster->vm_count; i++) {
+        const struct cluster_vm *vm = cluster->vms[i];
+        bool is_own = !vm->dr || !dr_peer_holds(vm->dr);
+        if (is_own && (strcmp(path, word(vm->spec->kernel)) == 0 ||
+                       strcmp(path, word(vm->spec->initrd)) == 0))
+            return true;
+    }
+    return false;
+}
+
+/* Another pool names stores of ours and what lies in them, and nothing else of our hosts. */
+static int judge_places(const struct cluster *cluster, const Godwit__VmSpec *spec,
+                        struct problem *problem)
+{
+    const char *const files[] = {word(spec->kernel), word(spec->initrd)};
+    for (size_t i = 0; i < spec->n_disks; i++) {
+        if (!word(spec->disks[i]->pool_store)[0]) {
+            (void)problem_set(problem, GW_SPEC_INVALID,
+                              "disk %.40s of %s lies in a folder that is no store of the other pool",
+                              word(spec->disks[i]->name), spec->name);
+            problem_hint(problem, "give its folder a name in both pools: godwit store add");
+            return -1;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
+        if (files[i][0] && !may_name(cluster, files[i])) {
+            (void)problem_set(problem, GW_SPEC_INVALID,
+                              "%.160s is in no store of the other pool, and none of its own VMs starts from it", files[i]);
+            problem_hint(problem, "there: godwit store add boot %.160s", "FOLDER");
+            return -1;
+        }
     }
     return 0;
 }
@@ -71,6 +126,9 @@ static int resolve(const struct cluster *cluster, const Godwit__VmSpec *given,
         return problem_set(problem, GW_INTERNAL, "no memory for VM %s", given->name);
     for (size_t i = 0; i < copy->n_disks; i++) {
         Godwit__DiskSpec *disk = copy->disks[i];
+        dr_set_text(&disk->image, ""); /* it was made from that there; here it comes with the replica */
+        dr_set_text(&disk->image_digest, "");
+        dr_set_text(&disk->snapshot, "");
         if (!word(disk->pool_store)[0])
             continue;
         dr_set_text(&disk->store, disk->pool_store);
@@ -176,7 +234,7 @@ static int find_or_make(struct cluster *cluster, const char *peer_pool_id, const
         return problem_set(problem, GW_DR_UNPROTECTED,
                            "the other pool holds no replica of it any more");
     if (resolve(cluster, wanted->spec, &spec, problem) != 0 ||
-        judge_new(cluster, spec, problem) != 0 ||
+        judge_places(cluster, spec, problem) != 0 || judge_new(cluster, spec, problem) != 0 ||
         choose(cluster, spec, wanted, now, &host, problem) != 0)
         return -1;
     *ret_dr = make(cluster, spec, host, peer_pool_id, peer_name, wanted, now, todo);

@@ -28,6 +28,7 @@ def need_peers(pool):
         folder = pathlib.Path(DISKS.name) / site.pool_name
         folder.mkdir()
         site.godwit("store", "add", "fast", folder, "--hosts", "node1")
+        site.godwit("store", "add", "boot", os.path.abspath(os.path.dirname(site.guest_elf())), "--hosts", "node1")  # a kernel's folder, too
 
 
 def need_guest(site):

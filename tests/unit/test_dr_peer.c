@@ -23,6 +23,7 @@
 #include "coordinator/dr_peer_hold.h"
 #include "coordinator/dr_tell.h"
 #include "coordinator/rows.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/store.h"
 #include "coordinator/words.h"
 
@@ -518,6 +519,22 @@ static void power_on(int p)
     restart(p);
 }
 
+static void add_store(int p)
+{
+    struct pool *pool = &world.pools[p];
+    Godwit__PoolStore given = GODWIT__POOL_STORE__INIT, *draft = NULL;
+    char *hosts[] = {(char *)(uintptr_t) "node1"};
+    struct cluster_store *store = NULL;
+    given.name = (char *)(uintptr_t) "one";
+    given.path = (char *)(uintptr_t) "/srv/one";
+    given.hosts = hosts;
+    given.n_hosts = 1;
+    if (pool_store_draft(&pool->cluster, &given, now(), &draft, &world.problem) != 0 ||
+        pool_store_add(&pool->cluster, draft, now(), &store, &world.problem, &pool->todo) != 0)
+        fail_msg("%s", world.problem.text);
+    (void)apply(p);
+}
+
 static void create(void)
 {
     struct pool *pool = &world.pools[HERE];
@@ -528,13 +545,13 @@ static void create(void)
     memory.has_size = true;
     memory.size = MIB(128);
     disk.name = (char *)(uintptr_t) "root";
-    disk.store = (char *)(uintptr_t) "/srv/one";
+    disk.store = (char *)(uintptr_t) "one";
     disk.file = (char *)(uintptr_t) "web.raw";
     disk.has_size = true;
     disk.size = GIB(1);
     spec.name = (char *)(uintptr_t) "web";
     spec.memory = &memory;
-    spec.kernel = (char *)(uintptr_t) "/kernel";
+    spec.kernel = (char *)(uintptr_t) "/srv/one/kernel";
     spec.disks = disks;
     spec.n_disks = 1;
     assert_int_equal(cluster_create_vm(&pool->cluster, &spec, "id-web", false, now(), &ticket,
@@ -570,6 +587,7 @@ static int set_up(void **ignored)
         (void)apply(p);
         pool->up = true;
         say_hello(p);
+        add_store(p);
     }
     create();
     turn_for(500);
@@ -1076,6 +1094,89 @@ static void what_a_peer_may_not_describe_is_not_held(void **ignored)
     godwit__vm_spec__free_unpacked(spec, NULL);
 }
 
+/* `change` makes of a description that would be held one that would open something else of the holder's hosts. */
+static void expect_not_held(void (*change)(Godwit__VmSpec *spec), const char *words)
+{
+    struct pool *there = &world.pools[THERE];
+    Godwit__PeerDrHold hold = GODWIT__PEER_DR_HOLD__INIT;
+    Godwit__PeerDrHeld held;
+    Godwit__VmSpec *spec = cluster_message_copy(&vm(HERE)->spec->base);
+    uint64_t bytes[1] = {GIB(1)};
+    dr_set_text(&spec->name, "other");
+    dr_set_text(&spec->disks[0]->file, "other.raw");
+    hold.vm_id = (char *)(uintptr_t) "id-other";
+    hold.protection_id = (char *)(uintptr_t) "p";
+    hold.generation = hold.link_no = 1;
+    hold.is_new = true;
+    hold.spec = spec;
+    hold.disk_bytes = bytes;
+    hold.n_disk_bytes = 1;
+    change(spec);
+
+    int r = dr_peer_hold(&there->cluster, ids[HERE], names[HERE], &hold, now(), &held, &world.problem,
+                         &there->todo);
+
+    if (!words) { /* the change is none: what is refused else is refused for the change */
+        assert_int_equal(r, 0);
+    } else {
+        assert_int_equal(r, -1);
+        assert_int_equal(world.problem.code, GW_SPEC_INVALID);
+        if (!strstr(world.problem.text, words))
+            fail_msg("%s", world.problem.text);
+        assert_null(cluster_vm(&there->cluster, "id-other"));
+    }
+    godwit__vm_spec__free_unpacked(spec, NULL);
+}
+
+static void lie_in_a_folder(Godwit__VmSpec *spec)
+{
+    dr_set_text(&spec->disks[0]->store, "/etc");
+    dr_set_text(&spec->disks[0]->pool_store, "");
+}
+
+static void be_read_only(Godwit__VmSpec *spec)
+{
+    spec->disks[0]->has_read_only = spec->disks[0]->read_only = true;
+    spec->disks[0]->has_size = false;
+}
+
+static void start_from_a_file_of_the_host(Godwit__VmSpec *spec)
+{
+    dr_set_text(&spec->kernel, "/etc/shadow");
+}
+
+static void climb_out_of_the_store(Godwit__VmSpec *spec)
+{
+    dr_set_text(&spec->initrd, "/srv/one/../../etc/shadow");
+}
+
+static void change_nothing(Godwit__VmSpec *spec)
+{
+    (void)spec;
+}
+
+static void a_peer_opens_nothing_but_what_lies_in_stores(void **ignored)
+{
+    (void)ignored;
+    expect_not_held(lie_in_a_folder, "no store of the other pool");
+    expect_not_held(be_read_only, "read-only");
+    expect_not_held(start_from_a_file_of_the_host, "/etc/shadow is in no store");
+    expect_not_held(climb_out_of_the_store, "is in no store");
+    expect_not_held(change_nothing, NULL);
+}
+
+static void what_a_peer_says_is_fit_for_a_terminal(void **ignored)
+{
+    (void)ignored;
+    struct cluster_dr *dr = vm(HERE)->dr;
+    Godwit__ProtectStatus status = GODWIT__PROTECT_STATUS__INIT;
+    dr_peer_held(dr, NULL, "no\x1b[2J room\xc2\x9b", now(), &world.pools[HERE].todo);
+    assert_string_equal(dr->trouble, "no [2J room??");
+    status.trouble = (char *)(uintptr_t) "slow\r\nlink";
+    dr_keep_out(dr, &status, now());
+    assert_string_equal(dr->out->trouble, "slow  link");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -1101,6 +1202,8 @@ int main(void)
         test(what_ran_on_after_a_take_that_was_refused_is_not_taken_as_it_was),
         test(what_ran_on_unheard_is_not_taken_as_it_was),
         test(one_whose_host_dies_before_it_starts_again_can_be_taken),
+        test(a_peer_opens_nothing_but_what_lies_in_stores),
+        test(what_a_peer_says_is_fit_for_a_terminal),
         test(a_restore_stops_nothing_that_was_to_be_handed_over),
         test(what_a_peer_may_not_describe_is_not_held),
     };
