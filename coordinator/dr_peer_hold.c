@@ -105,6 +105,10 @@ static int judge_places(const struct cluster *cluster, const Godwit__VmSpec *spe
             problem_hint(problem, "give its folder a name in both pools: godwit store add");
             return -1;
         }
+        if (vm_spec_disk_is_shared(spec->disks[i])) /* as the store is here */
+            return problem_set(problem, GW_SPEC_INVALID,
+                               "disk %.40s of %s lies in a store that hosts of the other pool share",
+                               word(spec->disks[i]->name), spec->name);
     }
     for (size_t i = 0; i < ARRAY_COUNT(files); i++) {
         if (files[i][0] && !may_name(cluster, files[i])) {
