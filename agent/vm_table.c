@@ -442,6 +442,8 @@ static void update(struct vm_entry *entry, const Godwit__VmStatus *status)
     bool is_fresh = entry->process && !bare.generation && !vm_entry_is_domain(entry);
     if (!bare.latch && !is_fresh)
         bare.latch = entry->status->latch;
+    /* What it has not said itself ends nothing that runs: vm.bin's word may be older than the process. */
+    bool is_word = !entry->is_unconfirmed;
     /* Its file may be in its place or not: until that is decided it is a VM that stands still. */
     bool waits = entry->process && bare.state == GODWIT__VM_STATE__VM_STATE_SUSPENDED;
     if (waits) {
@@ -455,7 +457,7 @@ static void update(struct vm_entry *entry, const Godwit__VmStatus *status)
     if (rests) {
         bare.state = GODWIT__VM_STATE__VM_STATE_PAUSED;
         bare.reason = NULL;
-        entry->suspending = true;
+        entry->suspending = entry->suspending || is_word;
     }
     Godwit__VmStatus *copy = status_copy(&bare);
     if (!copy) {
@@ -481,9 +483,9 @@ static void update(struct vm_entry *entry, const Godwit__VmStatus *status)
                 copy->state == GODWIT__VM_STATE__VM_STATE_GONE;
     if (entry->process && copy->wants_backends)
         entry->table->config.on_wants_backends(entry->table->config.data, entry);
-    if (waits && !entry->suspending && entry->table->config.on_suspended)
+    if (waits && is_word && !entry->suspending && entry->table->config.on_suspended)
         entry->table->config.on_suspended(entry->table->config.data, entry);
-    if (entry->process && (over || rests))
+    if (entry->process && is_word && (over || rests))
         send_quit(entry); /* we know: it need not linger */
 }
 
