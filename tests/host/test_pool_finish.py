@@ -5,9 +5,10 @@ import subprocess
 
 from pool_case import expect, expect_host, need_guest, pools, run
 
-# Writes its 32 MiB many times a second: held back by four fifths of its time, it still outruns these links.
+# Writes its 32 MiB many times a second: held back by four fifths of its time, it still outruns these links, also where a first
+# write to a page that is watched costs it most of that fifth (29 MiB/s seen; over 40 MiB/s that one came down to its goal).
 GUEST = "writers=1 rate=2000 ws=32 fill=random fillmb=8"
-NARROW = ["--max-downtime", "5ms", "--bandwidth", "40MiB/s"]
+NARROW = ["--max-downtime", "5ms", "--bandwidth", "12MiB/s"]
 DISK_MIB = 16
 
 def other(pool, name):
