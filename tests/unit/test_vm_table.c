@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,9 +15,13 @@
 #include "agent/vm/latch_file.h"
 #include "agent/vm_bin.h"
 #include "agent/vm_end.h"
+#include "agent/vm_process.h"
 #include "base/config.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/own.h"
+#include "net/rpc.h"
+#include "proto/method.h"
 
 static char state_dir[64], run_dir[64];
 static struct loop *loop;
@@ -387,6 +392,74 @@ static void a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_n
     forget(table, entry);
 }
 
+/* ---- not heard yet ---- */
+static void stays_silent(void *data, struct rpc *rpc, struct rpc_request *request,
+                         const ProtobufCMessage *message)
+{
+    (void)data;
+    (void)rpc;
+    (void)request;
+    (void)message;
+}
+
+/* It latched that it runs the guest; the word that it is over is of a life before. */
+static void the_word_of_a_life_before_ends_no_process(void **state)
+{
+    (void)state;
+    static const Godwit__VmState words[] = {GODWIT__VM_STATE__VM_STATE_GONE,
+                                            GODWIT__VM_STATE__VM_STATE_STOPPED,
+                                            GODWIT__VM_STATE__VM_STATE_CRASHED};
+    static const struct rpc_method methods[] = {
+        {METHOD_VM_STATUS, &godwit__empty__descriptor, stays_silent},
+        {METHOD_VM_QUIT, &godwit__vm_action__descriptor, stays_silent},
+    };
+    static const struct rpc_service service = {.methods = methods,
+                                               .method_count = ARRAY_COUNT(methods)};
+    for (size_t i = 0; i < ARRAY_COUNT(words); i++) {
+        struct fault fault = {0};
+        struct vm_process *process = NULL;
+        struct rpc *its = NULL;
+        int fds[2];
+        struct vm_table *table = open_table();
+        load(table);
+        struct vm_entry *entry = add(table, words[i], HAS);
+        const struct vm_process_config config = {
+            .loop = loop, .vm_id = "v1", .name = "db-01", .socket_path = "/none", .log_path = "/none"};
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+        assert_int_equal(vm_process_open(&process, &config, fds[0], &fault), 0);
+        assert_int_equal(rpc_new_unix(&its, loop, fds[1], &service, NULL, &fault), 0);
+        vm_entry_adopt_replica(entry, process, NULL, NULL);
+        Godwit__MoveEvent event = GODWIT__MOVE_EVENT__INIT;
+        event.vm_id = (char *)"v1";
+        event.move_id = (char *)"m";
+        event.has_generation = event.has_latch = true;
+        event.generation = HAS + 1;
+        event.latch = GODWIT__LATCH__LATCH_TOOK;
+
+        assert_int_equal(rpc_send_event(its, METHOD_VM_MOVE_EVENT, &event.base, &fault), 0);
+        while (!entry->status->latch)
+            loop_turn(loop, true);
+        bool was_ended = entry->quit_sent; /* judged once all is put away */
+
+        Godwit__VmStatus status = GODWIT__VM_STATUS__INIT; /* its own */
+        status.vm_id = (char *)"v1";
+        status.has_state = status.has_generation = true;
+        status.state = words[i];
+        status.generation = HAS + 1;
+        assert_int_equal(rpc_send_event(its, METHOD_VM_STATE_EVENT, &status.base, &fault), 0);
+        while (entry->status->generation == HAS)
+            loop_turn(loop, true);
+        bool is_ended = entry->quit_sent;
+
+        its = rpc_close(its);
+        while (entry->process || entry->saving)
+            loop_turn(loop, true);
+        forget(table, entry);
+        assert_false(was_ended);
+        assert_true(is_ended);
+    }
+}
+
 /* ---- ended while no agent looked ---- */
 static void leave_latch(struct vm_entry *entry, const struct latch_record *record)
 {
@@ -554,6 +627,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_nothing_yet, set_up,
             tear_down),
+        cmocka_unit_test_setup_teardown(the_word_of_a_life_before_ends_no_process, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_process_that_latched_a_newer_generation_had_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_target_that_took_while_nothing_was_kept_had_taken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_target_that_never_took_has_abandoned_its_move, set_up, tear_down),
