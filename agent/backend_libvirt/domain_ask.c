@@ -7,6 +7,7 @@
 #include "agent/backend_libvirt/domain_tell.h"
 #include "agent/backend_libvirt/hypervisor.h"
 #include "base/err.h"
+#include "base/own.h"
 
 static struct domain_holder *domain_holder_ref(struct domain *domain)
 {
@@ -18,6 +19,19 @@ void domain_holder_unref(struct domain_holder *holder)
 {
     if (--holder->references == 0)
         free(holder);
+}
+
+void *domain_ask_copy(const ProtobufCMessage *message)
+{
+    size_t count = protobuf_c_message_get_packed_size(message);
+    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
+
+    if (!bytes)
+        return NULL;
+    (void)protobuf_c_message_pack(message, bytes);
+    void *copy = protobuf_c_message_unpack(message->descriptor, NULL, count, bytes);
+    explicit_bzero(bytes, count);
+    return copy;
 }
 
 static void ask_free(struct domain_ask *ask)

@@ -34,6 +34,8 @@ struct domain_ask *domain_ask_new(struct domain *domain, enum domain_call_kind k
                                   void (*answered)(struct domain *domain, struct domain_ask *ask));
 /* Takes the ask, NULL too. On failure its request is answered and `answered` does not come. */
 bool domain_ask_send(struct domain *domain, struct domain_ask *ask);
+/* Of a message that an order brought, for as long as libvirt is at it; NULL: no memory. No byte of it stays elsewhere. */
+void *domain_ask_copy(const ProtobufCMessage *message);
 void domain_holder_unref(struct domain_holder *holder);
 
 #endif

@@ -100,19 +100,6 @@ static void handle_reset(void *data, struct rpc *rpc, struct rpc_request *reques
     act(data, DOMAIN_CALL_RESET, request);
 }
 
-static void *copy_message(const ProtobufCMessage *message)
-{
-    size_t count = protobuf_c_message_get_packed_size(message);
-    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
-
-    if (!bytes)
-        return NULL;
-    (void)protobuf_c_message_pack(message, bytes);
-    void *copy = protobuf_c_message_unpack(message->descriptor, NULL, count, bytes);
-    explicit_bzero(bytes, count);
-    return copy;
-}
-
 /* A start, or room for a move that comes. */
 static void handle_create(void *data, struct rpc *rpc, struct rpc_request *request,
                           const ProtobufCMessage *message)
@@ -124,7 +111,7 @@ static void handle_create(void *data, struct rpc *rpc, struct rpc_request *reque
 
     if (domain->spec)
         godwit__vm_spec__free_unpacked(domain->spec, NULL);
-    domain->spec = order->spec ? copy_message(&order->spec->base) : NULL;
+    domain->spec = order->spec ? domain_ask_copy(&order->spec->base) : NULL;
     if (!domain->spec) {
         (void)fault_set(&fault, ERR_INVALID, "a domain without a description");
         domain_tell_refusal(request, &fault);
@@ -223,7 +210,7 @@ static void handle_move_out(void *data, struct rpc *rpc, struct rpc_request *req
         r = fault_set(&fault, ERR_BUSY, "a move has it");
     if (r == 0) {
         domain_forget_move(domain);
-        domain->move.out = copy_message(&order->base);
+        domain->move.out = domain_ask_copy(&order->base);
         domain->move.figures.order_ns = now_ns;
         if (!domain->move.out)
             r = fault_set(&fault, ERR_NOMEM, "no memory for a move");

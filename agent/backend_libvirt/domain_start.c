@@ -8,21 +8,9 @@
 #include "agent/backend_libvirt/domain_inside.h"
 #include "agent/backend_libvirt/domain_tell.h"
 #include "base/log.h"
-#include "base/own.h"
 #include "base/world.h"
 
 enum { ASK_AGAIN_MS = 1000 };
-
-static ProtobufCMessage *copy_message(const ProtobufCMessage *message)
-{
-    size_t count = protobuf_c_message_get_packed_size(message);
-    AUTO_FREE uint8_t *bytes = malloc(count ? count : 1);
-
-    if (!bytes)
-        return NULL;
-    (void)protobuf_c_message_pack(message, bytes);
-    return protobuf_c_message_unpack(message->descriptor, NULL, count, bytes);
-}
 
 static struct rpc_request *end(struct domain_start *start)
 {
@@ -105,7 +93,7 @@ static void ask_libvirt(struct domain *domain)
 
     start->asked_ns = world_now_ns();
     if (ask) {
-        ask->spec = (Godwit__VmSpec *)copy_message(&order->spec->base);
+        ask->spec = domain_ask_copy(&order->spec->base);
         ask->call.xml = ask->spec && ask->spec->domain_xml ? ask->spec->domain_xml : NULL;
         ask->call.start_paused = order->start_paused;
         ask->call.may_define = true;
@@ -130,7 +118,7 @@ void domain_start_begin(struct domain *domain, const Godwit__VmCreate *order,
     struct domain_start *start = &domain->start;
     struct fault fault = {0};
     Godwit__VmCreate *copy =
-        start->order ? NULL : (Godwit__VmCreate *)copy_message(&order->base);
+        start->order ? NULL : domain_ask_copy(&order->base);
 
     if (!copy) {
         (void)fault_set(&fault, start->order ? ERR_BUSY : ERR_NOMEM,
