@@ -474,6 +474,9 @@ void dr_peer_hear(struct cluster *cluster, struct cluster_dr *dr, const Godwit__
     char why[CLUSTER_REASON_SIZE];
     WORDS_COPY(why, is_given(word->reason) ? word->reason : "it was refused there");
     words_plain(why); /* another pool's: for an event, a record, a terminal */
+    if (heard.generation > DR_PEER_NUMBER_MAX || heard.hand_no > DR_PEER_NUMBER_MAX ||
+        heard.permit > DR_PEER_NUMBER_MAX)
+        heard = (struct dr_cross_word){.step = DR_CROSS_NONE}; /* no pool counts so far */
     if (heard.step == DR_CROSS_STEP_COUNT)
         heard.step = DR_CROSS_NONE; /* of a later version: nothing that we know */
     enum dr_cross_news news =

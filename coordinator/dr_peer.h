@@ -17,6 +17,9 @@
 
 enum { DR_PEER_NAME_SIZE = OWN_HOST_SIZE + 8 };
 
+/* Generations and numbers of hand-overs that a peer may name: what follows them is to fit too. */
+#define DR_PEER_NUMBER_MAX (UINT64_C(1) << 62)
+
 bool dr_peer_is(const struct cluster_dr *dr);
 bool dr_peer_is_source(const struct cluster_dr *dr);
 bool dr_peer_holds(const struct cluster_dr *dr);

@@ -38,7 +38,8 @@ static int judge_wanted(const Godwit__PeerDrHold *wanted, struct problem *proble
     struct fault fault = {0};
     if (!id_name_is_valid(word(wanted->vm_id)) || strlen(wanted->vm_id) >= ID_TEXT_SIZE ||
         !id_name_is_valid(word(wanted->protection_id)) ||
-        strlen(wanted->protection_id) >= ID_TEXT_SIZE || !wanted->link_no || !wanted->generation)
+        strlen(wanted->protection_id) >= ID_TEXT_SIZE || !wanted->link_no || !wanted->generation ||
+        wanted->generation > DR_PEER_NUMBER_MAX)
         return problem_set(problem, GW_USAGE, "the request to hold a replica lacks a part");
     if (!spec || !id_name_is_valid(word(spec->name)) || !spec->memory || !spec->memory->size ||
         !spec->cpu || vm_spec_is_libvirt(spec) || spec->test_of)

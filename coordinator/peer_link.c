@@ -187,6 +187,8 @@ static void dial(struct peer_link *link)
     (void)tls_context_free(context);
     if (r < 0)
         hang_up(link, fault.text);
+    else
+        rpc_limit_as_peer(link->rpc); /* its certificate says coordinator: it is another pool's all the same */
 }
 
 void peer_link_tick(struct coordinator *coordinator)

@@ -67,6 +67,7 @@ struct rpc {
     struct rpc_request *requests;
     struct pki_identity peer;
     char peer_address[64], local_address[64];
+    bool is_limited; /* as a peer's, see rpc_limit_as_peer */
     unsigned holds;
     bool is_client, is_open, is_closed;
 };
@@ -661,17 +662,23 @@ static int on_frame(struct rpc *rpc, struct fault *fault)
     return 0;
 }
 
-static uint32_t body_max_of(const char *role)
+void rpc_limit_as_peer(struct rpc *rpc)
 {
+    rpc->is_limited = true;
+}
+
+static uint32_t body_max_of(const struct rpc *rpc)
+{
+    const char *role = rpc->peer.role;
     if (!role[0])
         return ANONYMOUS_BODY_MAX;
-    return strcmp(role, "peer") == 0 ? PEER_BODY_MAX : RPC_BODY_MAX;
+    return rpc->is_limited || strcmp(role, "peer") == 0 ? PEER_BODY_MAX : RPC_BODY_MAX;
 }
 
 static void on_conn_bytes(void *data, const uint8_t *bytes, size_t count)
 {
     struct rpc *rpc = data;
-    uint32_t body_max = body_max_of(rpc->peer.role);
+    uint32_t body_max = body_max_of(rpc);
     struct fault fault = {0};
     hold(rpc);
     while (count > 0) {

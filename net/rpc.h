@@ -79,6 +79,8 @@ void *rpc_data(const struct rpc *rpc);
 /* Who the peer proved to be; role "" for anonymous, "local" on a Unix socket (with pid and uid by
  * SO_PEERCRED in name as "uid:pid"). */
 const struct pki_identity *rpc_peer(const struct rpc *rpc);
+/* A peer that is another pool: its messages may be as large as a pool's that calls us, whoever called. */
+void rpc_limit_as_peer(struct rpc *rpc);
 /* "10.0.0.2:4123" or "unix". */
 const char *rpc_peer_address(const struct rpc *rpc);
 /* The TCP address of our own end, without port; "" for unix. */

@@ -1165,6 +1165,25 @@ static void a_peer_opens_nothing_but_what_lies_in_stores(void **ignored)
     expect_not_held(change_nothing, NULL);
 }
 
+static void a_number_that_no_pool_counts_to_is_not_taken_over(void **ignored)
+{
+    (void)ignored;
+    struct cluster_dr *dr = vm(THERE)->dr;
+    const struct dr_cross before = dr->cross;
+    Godwit__PeerDrWord word = GODWIT__PEER_DR_WORD__INIT, answer;
+    word.vm_id = dr->info->vm_id;
+    word.protection_id = dr->info->protection_id;
+    word.step = (char *)(uintptr_t) "protect";
+    word.generation = word.hand_no = word.permit = UINT64_MAX;
+
+    dr_peer_hear(&world.pools[THERE].cluster, dr, &word, now(), &answer, &world.pools[THERE].todo);
+
+    assert_int_equal(dr->cross.generation, before.generation);
+    assert_int_equal(dr->cross.hand_no, before.hand_no);
+    assert_int_equal(answer.permit, 0);
+    (void)apply(THERE);
+}
+
 static void what_a_peer_says_is_fit_for_a_terminal(void **ignored)
 {
     (void)ignored;
@@ -1203,6 +1222,7 @@ int main(void)
         test(what_ran_on_unheard_is_not_taken_as_it_was),
         test(one_whose_host_dies_before_it_starts_again_can_be_taken),
         test(a_peer_opens_nothing_but_what_lies_in_stores),
+        test(a_number_that_no_pool_counts_to_is_not_taken_over),
         test(what_a_peer_says_is_fit_for_a_terminal),
         test(a_restore_stops_nothing_that_was_to_be_handed_over),
         test(what_a_peer_may_not_describe_is_not_held),

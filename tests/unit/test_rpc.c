@@ -771,6 +771,25 @@ static void an_oversized_frame_ends_the_connection_at_its_header(void **state)
     assert_int_equal(world->client.fault.code, ERR_LIMIT);
 }
 
+static void another_pool_that_we_called_may_send_no_more_than_one_that_calls(void **state)
+{
+    struct world *world = *state;
+    struct fault fault = {0};
+    uint8_t header[RPC_HEADER_BYTES];
+    int fds[2];
+    rpc_frame_put(header, &(struct rpc_frame){.kind = RPC_FRAME_CALL, .body_bytes = 1 << 20}); /* of a coordinator: fine */
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    AUTO_FD int raw = fds[1];
+    assert_int_equal(
+        rpc_new_unix(&world->client.rpc, world->loop, fds[0], &service, &world->client, &fault), 0);
+    rpc_limit_as_peer(world->client.rpc);
+
+    assert_int_equal(write(raw, header, sizeof header), sizeof header);
+    await(world, world->client.closed);
+
+    assert_int_equal(world->client.fault.code, ERR_LIMIT);
+}
+
 static void an_answer_to_no_call_ends_the_connection(void **state)
 {
     struct world *world = *state;
@@ -1167,6 +1186,7 @@ int main(void)
         test(an_oversized_frame_ends_the_connection_at_its_header),
         test(an_answer_to_no_call_ends_the_connection),
         test(a_truncated_frame_is_never_served),
+        test(another_pool_that_we_called_may_send_no_more_than_one_that_calls),
         test(a_garbled_body_is_refused_and_the_next_call_served),
         test(answers_a_call_over_tls_and_knows_the_peer),
         test(connects_by_name_trying_every_address),
