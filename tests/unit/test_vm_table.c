@@ -393,13 +393,25 @@ static void a_latch_of_a_move_that_is_over_says_nothing_of_a_process_that_runs_n
 }
 
 /* ---- not heard yet ---- */
+static struct rpc_request *unanswered[8];
+static size_t unanswered_count;
+
 static void stays_silent(void *data, struct rpc *rpc, struct rpc_request *request,
                          const ProtobufCMessage *message)
 {
     (void)data;
     (void)rpc;
-    (void)request;
     (void)message;
+    assert_true(unanswered_count < ARRAY_COUNT(unanswered));
+    unanswered[unanswered_count++] = request;
+}
+
+/* Of connections that have ended. */
+static void put_away_unanswered(void)
+{
+    static const struct fault over = {.code = ERR_CLOSED, .text = "over"};
+    while (unanswered_count > 0)
+        (void)rpc_reply_fault(unanswered[--unanswered_count], &over);
 }
 
 /* It latched that it runs the guest; the word that it is over is of a life before. */
@@ -452,6 +464,7 @@ static void the_word_of_a_life_before_ends_no_process(void **state)
         bool is_ended = entry->quit_sent;
 
         its = rpc_close(its);
+        put_away_unanswered();
         while (entry->process || entry->saving)
             loop_turn(loop, true);
         forget(table, entry);
