@@ -104,19 +104,26 @@ static unsigned on_stop(struct notice_core *core)
     return drop(core) | let_go(core);
 }
 
-/* The connection is done for: once more for what must be known, when there is time. A guest that
- * has just heard that all its streams are gone may have taken the new one for one of them. */
-static unsigned on_closed(struct notice_core *core, const struct notice_event *event)
+/* The connection is over without its answer: once more for what must be known. A guest that has just
+ * heard that all its streams are gone may have taken the new one for one of them, and what came by it
+ * is lost with it, whether the other end is told or not. */
+static unsigned try_again(struct notice_core *core, uint64_t now_ns)
 {
     bool again = (core->phase == NOTICE_ASKING || core->phase == NOTICE_TOLD) &&
                  core->about != NOTICE_EVENT_PREPARE && core->tries < NOTICE_TRIES;
     unsigned tries = core->tries;
+    unsigned todo = drop(core);
 
-    (void)drop(core); /* nothing left to close */
     if (again) {
-        core->retry_ns = event->now_ns + NOTICE_RETRY_MS * NS_PER_MS;
+        core->retry_ns = now_ns + NOTICE_RETRY_MS * NS_PER_MS;
         core->tries = tries + 1;
     }
+    return todo;
+}
+
+static unsigned on_closed(struct notice_core *core, const struct notice_event *event)
+{
+    (void)try_again(core, event->now_ns); /* nothing left to close */
     return let_go(core);
 }
 
@@ -187,7 +194,7 @@ static unsigned on_tick(struct notice_core *core, const struct notice_event *eve
         core->until_ns = 0;
         return todo;
     }
-    return todo | drop(core);
+    return todo | (core->phase == NOTICE_TOLD ? try_again(core, event->now_ns) : drop(core));
 }
 
 unsigned notice_core_step(struct notice_core *core, const struct notice_event *event)

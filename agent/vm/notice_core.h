@@ -9,6 +9,9 @@
  *                        +------------------+------ closed, a flood, its time -----------------+-->
  * idle
  *
+ * What is told of a pause that is over is told again, NOTICE_TRIES times in all, where the connection
+ * ended, or the guest's time for an answer did, before its answer.
+ *
  * One line an event (docs/guest-notice.md). The guest is a stranger: nothing that it says or leaves
  * unsaid makes anybody wait longer than wait_ms, and nothing of it is kept but one short line.
  */

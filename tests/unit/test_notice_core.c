@@ -100,9 +100,14 @@ static void a_guest_that_never_answers_has_its_time_and_hears_of_a_cancel(void *
     assert_int_equal(step(&core, NOTICE_EVENT_CANCELLED), NOTICE_TODO_WRITE);
 
     assert_string_equal(core.line, "cancelled kind=move id=m-1\n");
+    assert_int_equal(step(&core, NOTICE_EVENT_CANCELLED), 0); /* once is enough */
+    for (unsigned i = 1; i < NOTICE_TRIES; i++) {
+        assert_int_equal(tick_after(&core, NOTICE_LINGER_MS), NOTICE_TODO_CLOSE);
+        assert_int_equal(tick_after(&core, NOTICE_RETRY_MS), NOTICE_TODO_CONNECT);
+        assert_int_equal(says(&core, "OK 2\n"), NOTICE_TODO_WRITE);
+    }
     assert_int_equal(tick_after(&core, NOTICE_LINGER_MS), NOTICE_TODO_CLOSE);
     assert_int_equal(notice_core_next_ns(&core), 0);
-    assert_int_equal(step(&core, NOTICE_EVENT_CANCELLED), 0); /* once is enough */
 }
 
 static void a_cancel_while_it_is_waited_for_lets_go_and_tells(void **state)
@@ -182,6 +187,25 @@ static void what_a_reset_swallowed_is_said_again_and_not_for_ever(void **state)
         assert_int_equal(tick_after(&core, 1), NOTICE_TODO_CONNECT);
     }
     assert_int_equal(step(&core, NOTICE_EVENT_CLOSED), 0);
+    assert_int_equal(notice_core_next_ns(&core), 0);
+}
+
+/* A guest's driver may drop the line with the stream, and tell nobody. */
+static void what_is_not_answered_is_said_again_and_not_for_ever(void **state)
+{
+    (void)state;
+    struct notice_core core = {0};
+    now_ns = NS_PER_S;
+    assert_int_equal(step(&core, NOTICE_EVENT_RESUMED), NOTICE_TODO_CONNECT);
+    for (unsigned i = 1; i < NOTICE_TRIES; i++) {
+        assert_int_equal(says(&core, "OK 9\n"), NOTICE_TODO_WRITE);
+        assert_int_equal(tick_after(&core, NOTICE_LINGER_MS - 1), 0);
+        assert_int_equal(tick_after(&core, 1), NOTICE_TODO_CLOSE);
+        assert_int_equal(tick_after(&core, NOTICE_RETRY_MS), NOTICE_TODO_CONNECT);
+    }
+    assert_int_equal(says(&core, "OK 9\n"), NOTICE_TODO_WRITE);
+    assert_string_equal(core.line, "resumed kind=move id=m-1 pause_ms=37 host=host2\n");
+    assert_int_equal(says(&core, "ready\n"), NOTICE_TODO_CLOSE);
     assert_int_equal(notice_core_next_ns(&core), 0);
 }
 
@@ -272,6 +296,7 @@ int main(void)
         cmocka_unit_test(a_flood_ends_the_connection_and_the_wait),
         cmocka_unit_test(after_the_move_it_hears_where_it_is_and_how_long_it_stood),
         cmocka_unit_test(what_a_reset_swallowed_is_said_again_and_not_for_ever),
+        cmocka_unit_test(what_is_not_answered_is_said_again_and_not_for_ever),
         cmocka_unit_test(a_pause_that_is_near_comes_before_what_is_still_said),
         cmocka_unit_test(a_long_name_leaves_the_line_whole),
         cmocka_unit_test(every_wait_ends_once_and_in_time),
