@@ -26,6 +26,7 @@ foreach(call move_is_source pthread_mutex_unlock)
 endforeach()
 godwit_test(unit backend_set ROOMS vm_process)
 godwit_test(unit counters ROOMS vm_process)
+godwit_test(unit console ROOMS vm_process)
 godwit_test(unit notice_core ROOMS vm_process)
 godwit_test(host tap ROOMS agent)
 

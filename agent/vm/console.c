@@ -23,8 +23,10 @@ struct console {
     struct loop_timer *input_timer, *output_timer;
     bool input_waits;
 
+    pthread_mutex_t log_mutex; /* taken before `mutex`: the log has bytes in the order in which they are taken */
     pthread_mutex_t mutex;
     struct console_ring pending; /* under the mutex: from vCPU threads, not yet carried on */
+    struct console_ring logged;  /* under the mutex: older than those, in the log and nowhere else yet */
     uint64_t lost_bytes;         /* under the mutex */
     bool posted;                 /* under the mutex: the loop knows that bytes wait */
 };
@@ -48,35 +50,69 @@ static void log_put(struct console *console, const uint8_t *bytes, size_t count)
     (void)n; /* a full disk costs the log its lines, never the guest its run */
 }
 
-static void carry(struct console *console, const uint8_t *bytes, size_t count)
+static void tell(struct console *console, const uint8_t *bytes, size_t count)
 {
-    log_put(console, bytes, count);
+    if (!count)
+        return;
     console_ring_put(&console->written, bytes, count);
     console->config.on_output(console->config.data, bytes, count);
+}
+
+/* Returns how many bytes were taken and carried. */
+static size_t carry(struct console *console, uint8_t *bytes, size_t size)
+{
+    char lost[96];
+    int lost_count = 0;
+
+    pthread_mutex_lock(&console->log_mutex);
+    pthread_mutex_lock(&console->mutex);
+    size_t count = console_ring_take(&console->logged, bytes, size);
+    bool is_logged = count > 0;
+    if (!is_logged)
+        count = console_ring_take(&console->pending, bytes, size);
+    uint64_t lost_bytes = console->lost_bytes;
+    console->lost_bytes = 0;
+    pthread_mutex_unlock(&console->mutex);
+    if (lost_bytes) {
+        lost_count = snprintf(lost, sizeof lost, "\n[godwit: %llu console bytes were lost here]\n",
+                              (unsigned long long)lost_bytes);
+        log_put(console, (const uint8_t *)lost, (size_t)lost_count);
+    }
+    if (!is_logged && count)
+        log_put(console, bytes, count);
+    pthread_mutex_unlock(&console->log_mutex);
+
+    tell(console, (const uint8_t *)lost, (size_t)lost_count);
+    tell(console, bytes, count);
+    return count;
 }
 
 void console_flush(struct console *console)
 {
     uint8_t bytes[CONSOLE_CHUNK_MAX];
-    uint64_t lost_bytes;
+
+    while (carry(console, bytes, sizeof bytes) > 0)
+        ;
+}
+
+void console_log_now(struct console *console)
+{
+    uint8_t bytes[CONSOLE_CHUNK_MAX];
     size_t count;
 
+    pthread_mutex_lock(&console->log_mutex);
     do {
         pthread_mutex_lock(&console->mutex);
         count = console_ring_take(&console->pending, bytes, sizeof bytes);
-        lost_bytes = console->lost_bytes;
-        console->lost_bytes = 0;
+        size_t room = CONSOLE_RING_BYTES - console->logged.count;
+        if (count > room)
+            console->lost_bytes += count - room;
+        console_ring_put(&console->logged, bytes, count);
         pthread_mutex_unlock(&console->mutex);
-
-        if (lost_bytes) {
-            char text[96];
-            int n = snprintf(text, sizeof text, "\n[godwit: %llu console bytes were lost here]\n",
-                             (unsigned long long)lost_bytes);
-            carry(console, (const uint8_t *)text, (size_t)n);
-        }
         if (count)
-            carry(console, bytes, count);
-    } while (count == sizeof bytes);
+            log_put(console, bytes, count);
+    } while (count);
+    pthread_mutex_unlock(&console->log_mutex);
 }
 
 static void output_timer_fired(void *data)
@@ -169,6 +205,7 @@ int console_new(struct console **ret_console, const struct console_config *confi
 
     console->config = *config;
     console->log_fd = -1;
+    pthread_mutex_init(&console->log_mutex, NULL);
     pthread_mutex_init(&console->mutex, NULL);
     int r = loop_timer_new(&console->input_timer, config->loop, input_timer_fired, console, fault);
     if (r == 0)
@@ -191,6 +228,7 @@ struct console *console_free(struct console *console)
             (void)loop_timer_free(console->output_timer);
         console_set_log(console, -1);
         pthread_mutex_destroy(&console->mutex);
+        pthread_mutex_destroy(&console->log_mutex);
         free(console);
     }
     return NULL;
@@ -198,7 +236,9 @@ struct console *console_free(struct console *console)
 
 void console_set_log(struct console *console, int fd)
 {
+    pthread_mutex_lock(&console->log_mutex);
     if (console->log_fd >= 0)
         (void)close(console->log_fd); /* all was written at once: nothing to lose */
     console->log_fd = fd;
+    pthread_mutex_unlock(&console->log_mutex);
 }

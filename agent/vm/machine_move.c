@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agent/vm/console.h"
 #include "agent/vm/guest_port.h"
 #include "agent/vm/latch_file.h"
 #include "agent/vm/move.h"
@@ -32,6 +33,8 @@ static void on_move_latch(void *data, Godwit__Latch latch)
 {
     struct machine *machine = data;
 
+    if (latch == GODWIT__LATCH__LATCH_GAVE && machine->in_place)
+        console_log_now(machine->console); /* the next process goes on with the same file */
     pthread_mutex_lock(&machine->latch_mutex);
     machine->record.latch = (uint8_t)latch;
     if (latch == GODWIT__LATCH__LATCH_TOOK)

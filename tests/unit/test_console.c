@@ -1,0 +1,154 @@
+/* A guest's console: its log, those who are attached, and a second process that goes on with the log. */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "agent/vm/console.h"
+#include "agent/vm/console_ring.h"
+#include "base/loop.h"
+
+enum { ROOM = 4 * CONSOLE_RING_BYTES };
+
+static struct loop *loop;
+static char path[] = "/tmp/godwit-console-XXXXXX";
+static char heard[ROOM];
+static size_t heard_count;
+
+static void hear(void *data, const uint8_t *bytes, size_t count)
+{
+    (void)data;
+    assert_true(heard_count + count < ROOM);
+    memcpy(heard + heard_count, bytes, count);
+    heard_count += count;
+    heard[heard_count] = 0;
+}
+
+static size_t take_nothing(void *data, const uint8_t *bytes, size_t count)
+{
+    (void)data;
+    (void)bytes;
+    (void)count;
+    return 0;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    int fd = mkstemp(path);
+    heard_count = 0;
+    heard[0] = 0;
+    return fd < 0 || close(fd) < 0 || loop_new(&loop, NULL) < 0 ? -1 : 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    (void)unlink(path);
+    (void)snprintf(path + sizeof path - 7, 7, "XXXXXX");
+    loop = loop_free(loop);
+    return 0;
+}
+
+static struct console *open_console(void)
+{
+    static const struct console_config no_loop = {.on_output = hear, .give_input = take_nothing};
+    struct console_config config = no_loop;
+    struct console *console = NULL;
+    config.loop = loop;
+    assert_int_equal(console_new(&console, &config, NULL), 0);
+    int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    assert_true(fd >= 0);
+    console_set_log(console, fd);
+    return console;
+}
+
+static void write_text(struct console *console, const char *text)
+{
+    console_output(console, (const uint8_t *)text, strlen(text));
+}
+
+static void assert_log(const char *text)
+{
+    static char bytes[ROOM];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, bytes, sizeof bytes - 1);
+    assert_true(n >= 0);
+    (void)close(fd);
+    bytes[n] = 0;
+    assert_string_equal(bytes, text);
+}
+
+static void what_it_writes_is_logged_and_heard_and_kept(void **state)
+{
+    (void)state;
+    uint8_t tail[64];
+    struct console *console = open_console();
+    write_text(console, "login: ");
+    while (!heard_count)
+        loop_turn(loop, true);
+
+    assert_string_equal(heard, "login: ");
+    assert_log("login: ");
+    assert_int_equal(console_tail(console, tail, sizeof tail), 7);
+    assert_memory_equal(tail, "login: ", 7);
+    (void)console_free(console);
+}
+
+/* The old process of an upgrade has not told the last bytes when the next one writes. */
+static void the_next_process_goes_on_where_the_log_was_left(void **state)
+{
+    (void)state;
+    struct console *old = open_console(), *next = open_console();
+    write_text(old, "half a ");
+    console_flush(old);
+    write_text(old, "line\n");
+    console_log_now(old);
+
+    write_text(next, "the next\n");
+    console_flush(next);
+    console_flush(old);
+
+    assert_log("half a line\nthe next\n");
+    assert_string_equal(heard, "half a the next\nline\n"); /* each tells its own in its time */
+    heard_count = 0;
+    write_text(old, "it stayed here\n"); /* the upgrade failed */
+    console_flush(old);
+    assert_log("half a line\nthe next\nit stayed here\n");
+    assert_string_equal(heard, "it stayed here\n");
+    (void)console_free(old);
+    (void)console_free(next);
+}
+
+static void what_nobody_could_carry_in_time_is_counted(void **state)
+{
+    (void)state;
+    static char much[CONSOLE_RING_BYTES + 1];
+    struct console *console = open_console();
+    memset(much, 'x', sizeof much - 1);
+    for (int i = 0; i < 2; i++) {
+        write_text(console, much);
+        console_log_now(console);
+    }
+    console_flush(console);
+
+    assert_non_null(strstr(heard, "[godwit: 65536 console bytes were lost here]"));
+    assert_int_equal(strspn(strchr(heard, ']') + 2, "x"), CONSOLE_RING_BYTES);
+    (void)console_free(console);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_it_writes_is_logged_and_heard_and_kept, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_next_process_goes_on_where_the_log_was_left, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_nobody_could_carry_in_time_is_counted, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
