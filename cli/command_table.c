@@ -1183,7 +1183,8 @@ static const struct command commands[] = {
      .more = "On the replica's host, from the newest checkpoint that is held whole, memory and disks. The copy "
              "is a VM of its own, with disks of its own, its network cards unplugged; replication goes on "
              "meanwhile and a failover may come at any time. Ends with how old that checkpoint was (RPO) "
-             "and how long it took until the copy ran (RTO). --end, or vm rm of the copy, takes it away.",
+             "and how long it took until the copy ran (RTO). --end, or vm rm of the copy, takes it away. A "
+             "replica that is held for another pool is tested in the pool that holds it.",
      .options = dr_test_options,
      .run = cmd_dr_test,
      .examples = {{"godwit dr test db-01", "look at it by godwit vm console db-01-test"},

@@ -792,7 +792,7 @@ void dr_tick(struct cluster *cluster, struct cluster_now now, struct cluster_tod
     for (size_t i = cluster->dr_count; i-- > 0;) { /* backwards: one that ends drops out */
         if (is_restored)
             settle_restored(cluster->drs[i], now, todo);
-        else if (dr_peer_is(cluster->drs[i]) ||
+        else if (dr_peer_is_source(cluster->drs[i]) || /* which has nothing to test */
                  !dr_test_tick(cluster, cluster->drs[i], now, todo))
             step(cluster, cluster->drs[i], now, todo);
     }

@@ -7,6 +7,7 @@
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_peer.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 
 static const char *word(const char *text)
@@ -196,21 +197,49 @@ static int unprotect_holder(const struct cluster *cluster, struct cluster_dr *dr
     return 0;
 }
 
+/* ---- tests and drills: at the holder ----------------------------------------------------------
+ */
+
+static int test(struct cluster *cluster, const struct cluster_dr *dr,
+                const Godwit__DrRequest *request, struct cluster_now now, struct problem *problem,
+                struct cluster_todo *todo)
+{
+    bool is_drill = request->verb != GODWIT__DR_VERB__DR_VERB_TEST;
+    if (!dr_peer_holds(dr)) {
+        const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+        (void)problem_set(problem, GW_DR_STATE,
+                          "the replica of %s is in pool %s: it is tested there", name, peer);
+        problem_hint(problem, "in pool %s: godwit dr %s %s", peer, is_drill ? "drill" : "test", name);
+        return refuse(cluster, dr, now, problem);
+    }
+    return request->verb == GODWIT__DR_VERB__DR_VERB_DRILL
+               ? dr_test_set_drill(cluster, request, now, problem, todo)
+               : dr_test_begin(cluster, request, now, problem, todo);
+}
+
 /* ---- all --------------------------------------------------------------------------------------
  */
 
 int dr_peer_ask(struct cluster *cluster, struct cluster_dr *dr, const Godwit__DrRequest *request,
                 struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
-    if (request->verb == GODWIT__DR_VERB__DR_VERB_FAILOVER)
+    switch (request->verb) {
+    case GODWIT__DR_VERB__DR_VERB_FAILOVER:
         return failover(cluster, dr, request, now, problem, todo);
-    if (request->verb == GODWIT__DR_VERB__DR_VERB_UNPROTECT)
+    case GODWIT__DR_VERB__DR_VERB_UNPROTECT:
         return dr_peer_holds(dr)
                    ? unprotect_holder(cluster, dr, request->force, now, problem, todo)
                    : unprotect_source(cluster, dr, request->force, now, problem, todo);
-    (void)problem_set(problem, GW_DR_STATE,
-                      "%s has its other end in pool %s: failback, tests and drills are not offered "
-                      "across pools",
-                      dr->info->vm, dr_peer_name(dr));
-    return refuse(cluster, dr, now, problem);
+    case GODWIT__DR_VERB__DR_VERB_TEST:
+    case GODWIT__DR_VERB__DR_VERB_DRILL:
+    case GODWIT__DR_VERB__DR_VERB_DRILL_NOW:
+        return test(cluster, dr, request, now, problem, todo);
+    case GODWIT__DR_VERB__DR_VERB_TEST_END:
+        return dr_test_end(cluster, dr->info->vm_id, now, problem, todo);
+    default: /* what is within one pool, and numbers from the wire */
+        (void)problem_set(problem, GW_DR_STATE,
+                          "%s has its other end in pool %s: failback is not offered across pools",
+                          dr->info->vm, dr_peer_name(dr));
+        return refuse(cluster, dr, now, problem);
+    }
 }

@@ -1,6 +1,6 @@
-/* What operators ask of a replica across two pools: take it over, end it.
+/* What operators ask of a replica across two pools: take it over, test it, end it.
  *
- * Flow:   dr_ask -> [dr_peer_ask] -> dr_peer -> todo
+ * Flow:   dr_ask -> [dr_peer_ask] -> dr_peer, dr_test -> todo
  * Thread: the loop's; pure.
  */
 #ifndef GODWIT_COORDINATOR_DR_PEER_ASK_H

@@ -13,6 +13,7 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_peer.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/words.h"
@@ -85,7 +86,7 @@ static bool may_name(const struct cluster *cluster, const char *path)
     }
     for (size_t i = 0; i < cluster->vm_count; i++) {
         const struct cluster_vm *vm = cluster->vms[i];
-        bool is_own = !vm->dr || !dr_peer_holds(vm->dr);
+        bool is_own = (!vm->dr || !dr_peer_holds(vm->dr)) && !dr_test_is_copy(vm);
         if (is_own && (strcmp(path, word(vm->spec->kernel)) == 0 ||
                        strcmp(path, word(vm->spec->initrd)) == 0))
             return true;

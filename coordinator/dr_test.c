@@ -13,6 +13,7 @@
 #include "coordinator/cluster_core.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_peer.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -225,7 +226,7 @@ static int judge(const struct cluster *cluster, const struct cluster_dr *dr,
     }
     if (dr_step_is(dr, "away"))
         return refuse(cluster, dr, "was taken over: it runs from its replica already", now, problem);
-    if (!dr_step_is(dr, "protect"))
+    if (!dr_step_is(dr, dr_peer_holds(dr) ? "hold" : "protect"))
         return refuse(cluster, dr, "is just being failed over, or unprotected", now, problem);
     if (!dr->info->has_held)
         return refuse(cluster, dr, "has nothing whole on its target yet", now, problem);
@@ -576,6 +577,10 @@ static void step(struct cluster *cluster, struct cluster_dr *dr, struct cluster_
 {
     if (!dr_test_is_open(dr)) {
         drill_by_itself(cluster, dr, now, todo);
+        return;
+    }
+    if (dr_step_is(dr, "end") && !is_step(dr, "end")) { /* by whomever it ends, another pool's word too */
+        dr_test_stop(dr, now, todo);
         return;
     }
     struct cluster_vm *copy = cluster_vm(cluster, dr->info->test->copy_id);

@@ -1,5 +1,5 @@
 /* Tests of replicas: a copy of what is held, started beside it as a VM of its own, cut off from every
- * network, and taken away again. The replication knows nothing of it.
+ * network, and taken away again. The replication knows nothing of it, nor does another pool whose VM it is.
  *
  * Flow:   dr_ask -> [dr_test] -> dr's tick, answers -> todo
  * Thread: the loop's; pure.

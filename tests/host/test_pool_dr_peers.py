@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Two real pools, each a host and a coordinator of its own, one of which holds a replica for the other: taken over planned
 and without a loss, taken by an operator's word when the other site is dead, and that site comes back and starts nothing.
-Every page is judged by the guest itself."""
+A copy of what is held runs beside it, and is never the VM. Every page is judged by the guest itself."""
 import os
 import pathlib
 import signal
@@ -74,14 +74,14 @@ def protect(pool, source, holder):
     return wait_state(holder, "held")
 
 
-def is_whole(site):
+def is_whole(site, name="web"):
     """Running here, every page and every acknowledged block what it must be, and it goes on."""
-    pools.wait_for("web to run", 30, lambda: site.vm("web").get("state") == "running")
-    site.verify("web")
-    before = int(site.ask("web", "disk", "gw disk ")["written"])
+    pools.wait_for(f"{name} to run", 30, lambda: site.vm(name).get("state") == "running")
+    site.verify(name)
+    before = int(site.ask(name, "disk", "gw disk ")["written"])
     pools.wait_for("more blocks to be written", 60, lambda: int(
-        site.ask("web", "disk", "gw disk ")["written"]) > before)
-    record = site.ask("web", "disk verify", "gw diskverify")
+        site.ask(name, "disk", "gw disk ")["written"]) > before)
+    record = site.ask(name, "disk verify", "gw diskverify")
     expect(" ok " in record["_"] + " ", record["_"])
 
 
@@ -190,6 +190,106 @@ def listening_ports(pids):
             address, port = words[1].split(":")
             found.append((".".join(str(b) for b in reversed(bytes.fromhex(address))), int(port, 16)))
     return found
+
+
+def files_of_copy(site, copy_id, name):
+    """All that there is of it: disks in the site's store, what its host's agent keeps."""
+    folder = pathlib.Path(DISKS.name) / site.pool_name
+    return [at for at in folder.rglob("*") if copy_id in at.name or name in at.name] + list(
+        site.hosts[0].dir.rglob(f"*{copy_id}*"))
+
+
+def nothing_is_left(site, copy_id, name):
+    pools.wait_for(f"nothing to be left of {name}", 30, lambda: not files_of_copy(site, copy_id, name))
+    expect(all(v["name"] != name for v in site.ls("vm")), f"{name} is still a VM")
+
+
+def let_a_copy_run(holder):
+    done = holder.godwit("dr", "test", "web", timeout=180)
+    expect("on no network" in done.stdout, done.stdout + done.stderr)
+    print(f"        {done.stdout.strip()}")
+    test = status(holder)["test"]
+    expect(test["step"] == "runs", test)
+    expect(files_of_copy(holder, test["copy_id"], "web-test"), "it has no disk of its own")
+    is_whole(holder, "web-test")
+    return test
+
+
+def a_copy_of_what_is_held_is_never_the_vm(pool):
+    """It runs beside the replica, which goes on; the other pool does not notice."""
+    source, holder = pool, pool.other
+    protect(pool, source, holder)
+    before = status(source)
+    told = refusal(source, "dr", "test", "web")
+    expect("in pool site-b" in told["message"], told)
+    test = let_a_copy_run(holder)
+    expect(test["copy_id"] != source.vm("web")["id"] == holder.vm("web")["id"], test)
+    expect(len(holder.hosts[0].vm_pids()) == 2, "not two processes there: the replica's and the copy's")
+    later = pools.wait_for("3 more checkpoints while it runs", 60, lambda: (
+        lambda s: s if s["checkpoints"] >= before["checkpoints"] + 3 else None)(status(source)), 0.2)
+    expect(later["state"] == "protected" and later["is_linked"], later)
+    expect(later["missed_count"] == before["missed_count"], later)
+    is_whole(source)
+    expect("test" not in later, later)
+    for words in (("vm", "start", "web"), ("dr", "test", "web"), ("ha", "add", "web-test")):
+        refusal(holder, *words)
+    holder.kill_coordinator()
+    holder.start_coordinator()
+    wait_state(holder, "held")
+    expect(status(holder)["test"]["step"] == "runs", "a new coordinator does not remember it")
+    is_whole(holder, "web-test")
+    holder.godwit("dr", "test", "web", "--end")
+    nothing_is_left(holder, test["copy_id"], "web-test")
+    pools.wait_for("the copy's process to end", 30, lambda: len(holder.hosts[0].vm_pids()) == 1)
+    wait_state(source, "protected")
+    wait_state(holder, "held")
+    is_whole(source)
+
+
+def a_drill_of_what_is_held_finds_out_by_itself(pool):
+    holder = pool.other
+    protect(pool, pool, holder)
+    done = holder.godwit("dr", "drill", "web", "--now", timeout=180)
+    expect("RPO" in done.stdout and "ran for" in done.stdout, done.stdout + done.stderr)
+    print(f"        {done.stdout.strip()}")
+    test = status(holder)["test"]
+    expect(test["is_drill"] and test["step"] == "over" and not test.get("error"), test)
+    expect(test["ran_ms"] >= 10000 and test["vcpu_ms"] > 0 and test["rto_ms"] > 0, test)
+    nothing_is_left(holder, test["copy_id"], "web-drill")
+    holder.godwit("dr", "drill", "web", "--every", "24h")
+    expect(status(holder)["drill_every_ms"] == 24 * 3600 * 1000, status(holder))
+    holder.godwit("dr", "drill", "web", "--off")
+    wait_state(pool, "protected")
+
+
+def it_is_taken_over_while_a_copy_runs(pool):
+    source, holder = pool, pool.other
+    protect(pool, source, holder)
+    test = let_a_copy_run(holder)
+    written = int(source.ask("web", "disk", "gw disk ")["written"])
+    done = holder.godwit("dr", "failover", "web", timeout=180)
+    expect("nothing was lost" in done.stdout, done.stdout + done.stderr)
+    expect(int(holder.ask("web", "disk", "gw disk ")["written"]) >= written, "what it had written is not there")
+    is_whole(holder)
+    is_whole(holder, "web-test")
+    wait_state(source, "away")
+    runs_nothing(source)
+    holder.godwit("dr", "test", "web", "--end")
+    nothing_is_left(holder, test["copy_id"], "web-test")
+    is_whole(holder)
+    clear(source, holder)
+
+
+def a_copy_goes_with_what_is_held_when_its_pool_unprotects_it(pool):
+    source, holder = pool, pool.other
+    protect(pool, source, holder)
+    test = let_a_copy_run(holder)
+    source.godwit("dr", "unprotect", "web")
+    pools.wait_for("no record of it", 60, lambda: status(source) is None and status(holder) is None)
+    nothing_is_left(holder, test["copy_id"], "web-test")
+    pools.wait_for("no process of it", 60, lambda: not holder.hosts[0].vm_pids())
+    expect(not holder.ls("vm"), holder.ls("vm"))
+    is_whole(source)
 
 
 def a_planned_takeover_loses_nothing(pool):
@@ -311,6 +411,10 @@ CASES = [
     a_replica_is_held_by_the_other_pool,
     what_is_held_is_nobodys_to_start,
     whoever_has_not_the_key_is_not_let_in,
+    a_copy_of_what_is_held_is_never_the_vm,
+    a_drill_of_what_is_held_finds_out_by_itself,
+    it_is_taken_over_while_a_copy_runs,
+    a_copy_goes_with_what_is_held_when_its_pool_unprotects_it,
     a_planned_takeover_loses_nothing,
     a_dead_site_is_taken_by_word_and_starts_nothing_when_it_is_back,
     without_the_other_pool_nothing_is_started_and_with_it_it_is,

@@ -18,6 +18,7 @@
 #include "coordinator/dr_peer.h"
 #include "coordinator/dr_peer_hold.h"
 #include "coordinator/dr_tell.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/rows.h"
 #include "coordinator/store.h"
@@ -109,12 +110,23 @@ static void fill_status(int p, Godwit__VmStatus *status)
     status->n_disk_bytes = 1;
 }
 
+static void fill_twin(Godwit__VmStatus *status)
+{
+    godwit__vm_status__init(status);
+    status->vm_id = world.twin.id;
+    status->has_state = status->has_generation = status->has_vcpu_cpu_ns = true;
+    status->state = world.twin.runs ? GODWIT__VM_STATE__VM_STATE_RUNNING
+                                    : GODWIT__VM_STATE__VM_STATE_GONE;
+    status->generation = world.twin.generation;
+    status->vcpu_cpu_ns = world.twin.vcpu_ns;
+}
+
 static void say_hello(int p)
 {
     Godwit__BaselineFact v1 = GODWIT__BASELINE_FACT__INIT, *baselines[] = {&v1};
     Godwit__HostFacts facts = GODWIT__HOST_FACTS__INIT;
     Godwit__AgentHello hello = GODWIT__AGENT_HELLO__INIT;
-    Godwit__VmStatus status, *list[] = {&status};
+    Godwit__VmStatus status, twin, *list[2] = {&status};
     char life[16];
     (void)snprintf(life, sizeof life, "boot-%u", world.pools[p].boot);
     v1.name = (char *)(uintptr_t) "x86-64-v1";
@@ -130,6 +142,9 @@ static void say_hello(int p)
     hello.vms = list;
     hello.n_vms = world.pools[p].runs;
     fill_status(p, &status);
+    fill_twin(&twin);
+    if (p == THERE && world.twin.exists && world.twin.runs)
+        list[hello.n_vms++] = &twin;
     assert_true(cluster_ha_hello(&world.pools[p].cluster, host(p), &hello, now(),
                                  &world.pools[p].todo));
     cluster_hello(&world.pools[p].cluster, host(p), &hello, now(), &world.pools[p].todo);
@@ -241,6 +256,78 @@ static void fill_replica(int p, Godwit__ReplicaStatus *status)
     status->held_unix_ms = world.now_ns / NS_PER_MS - 700;
 }
 
+static int copy_replica(const struct cluster_order *order)
+{
+    const struct pool *pool = &world.pools[THERE];
+    const struct cluster_vm *of = vm(THERE);
+    const Godwit__DrTest *test = of && of->dr ? of->dr->info->test : NULL;
+    if (world.refuses_copy || !pool->holds || strcmp(pool->in_id, order->move_id) != 0 || !test)
+        return ERR_STATE;
+    assert_false(world.twin.exists);
+    world.twin.exists = true;
+    world.twin.runs = false;
+    world.twin.generation = DR_TEST_GENERATION;
+    WORDS_COPY(world.twin.id, test->copy_id);
+    world.copies++;
+    return 0;
+}
+
+static int order_twin(const struct cluster_order *order)
+{
+    bool is_it = world.twin.exists && strcmp(world.twin.id, order->vm_id) == 0;
+    switch (order->kind) {
+    case ORDER_START:
+        if (!is_it || (!world.twin.runs && order->generation <= world.twin.generation))
+            return ERR_REFUSED;
+        world.twin.runs = true;
+        world.twin.generation = order->generation;
+        return 0;
+    case ORDER_STOP:
+        assert_true(order->remove);
+        if (is_it)
+            world.twin.exists = world.twin.runs = false;
+        return 0; /* gone already is as wanted */
+    case ORDER_STATUS:
+        world.twin.vcpu_ns += is_it && world.twin.runs && !world.twin.stands ? NS_PER_MS : 0;
+        return is_it ? 0 : ERR_NOT_FOUND;
+    default:
+        fail_msg("order %d for a copy", (int)order->kind);
+        return ERR_UNSUPPORTED;
+    }
+}
+
+/* True: it was for a copy, or made one. */
+static bool deliver_twin(int p, struct cluster_order order)
+{
+    struct cluster_result result = {.definite = true};
+    Godwit__ReplicaCopied copied = GODWIT__REPLICA_COPIED__INIT;
+    Godwit__VmStatus status;
+    struct pool *pool = &world.pools[p];
+    struct fault fault = {0};
+    bool makes = order.kind == ORDER_REPLICA_COPY;
+    if (!makes && strcmp(order.vm_id, "id-web") == 0)
+        return false;
+    assert_int_equal(p, THERE); /* nobody else has a replica */
+    int err = !pool->up ? ERR_UNREACHABLE : makes ? copy_replica(&order) : order_twin(&order);
+    if (makes && world.loses_answer)
+        return true;
+    if (err)
+        fault_set(&fault, err, "simulated: %s", err_name(err));
+    result.never_left = !pool->up;
+    copied.has_held_unix_ms = true;
+    copied.held_unix_ms = world.now_ns / NS_PER_MS - 700;
+    fill_twin(&status);
+    if (err)
+        result.fault = &fault;
+    else if (makes)
+        result.copied = &copied;
+    else if (order.kind != ORDER_STOP)
+        result.status = &status;
+    cluster_order_done(&pool->cluster, &order, &result, now(), &pool->todo);
+    (void)apply(p);
+    return true;
+}
+
 static void deliver(int p, struct cluster_order order)
 {
     struct cluster_result result = {.definite = true};
@@ -250,6 +337,8 @@ static void deliver(int p, struct cluster_order order)
     Godwit__ProtectStatus protect;
     Godwit__CheckpointId held;
     Godwit__ReplicaStatus replica;
+    if (deliver_twin(p, order))
+        return;
     int err = pool->up ? carry_out(p, &order) : ERR_UNREACHABLE;
     result.never_left = !pool->up;
     fill_status(p, &status);
@@ -477,6 +566,7 @@ void power_off(int p)
 {
     struct pool *pool = &world.pools[p];
     pool->up = pool->runs = pool->replicates = pool->finished = false;
+    world.twin.runs = world.twin.runs && p != THERE;
     pool->boot++;
     cluster_link_lost(&pool->cluster, host(p), now(), &pool->todo);
     (void)apply(p);

@@ -42,6 +42,13 @@ extern struct two_pools {
     unsigned applies, dies_at;
     bool is_durable, died, refuses_take;
     unsigned starts;
+    struct { /* the copy of a test, on the holder's host */
+        bool exists, runs, stands;
+        uint64_t generation, vcpu_ns;
+        char id[ID_TEXT_SIZE];
+    } twin;
+    bool refuses_copy, loses_answer; /* of the order that makes it */
+    unsigned copies;
 } world;
 
 /* "web" runs in the one pool, and is held by the other. */
