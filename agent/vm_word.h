@@ -5,7 +5,8 @@
  *
  * vm.bin says what an agent before this one knew. As long as the process that it left has not answered, that may be
  * older than what the process did since, and is told to nobody: HELLO lists the VM as unknown, events are kept back,
- * and its first word (its process's answer, or its end) is marked, for it stands for HELLO's.
+ * and its first word (its process's answer, or its end) is marked, for it stands for HELLO's. An answer that it runs nothing
+ * yet is no such word: what it is being made by a start of then is not known before it is that.
  */
 #ifndef GODWIT_AGENT_VM_WORD_H
 #define GODWIT_AGENT_VM_WORD_H

@@ -948,8 +948,8 @@ void cluster_vm_first_word(struct cluster *cluster, struct cluster_host *host,
                            const Godwit__VmStatus *status, struct cluster_now now,
                            struct cluster_todo *todo)
 {
-    cluster_unheard_answered(host);
-    take_status(cluster, host, status, HEARD_HELLO, 0, now, todo);
+    if (cluster_unheard_answered(host, status))
+        take_status(cluster, host, status, HEARD_HELLO, 0, now, todo);
 }
 
 static void keep_progress(struct cluster_job *job, const Godwit__MoveEvent *event)

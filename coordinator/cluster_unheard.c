@@ -1,12 +1,11 @@
 #include "coordinator/cluster_unheard.h"
 
 #include "coordinator/cluster.h"
+#include "proto/vm_status.h"
 
 bool cluster_unheard_is(const Godwit__VmStatus *status)
 {
-    bool has_state = status->has_state && status->state != GODWIT__VM_STATE__VM_STATE_NONE;
-
-    return !has_state && !status->generation && !(status->latch && status->latch->move_id);
+    return vm_status_says_nothing(status);
 }
 
 void cluster_unheard_listed(struct cluster_host *host, const Godwit__AgentHello *hello)
@@ -16,8 +15,11 @@ void cluster_unheard_listed(struct cluster_host *host, const Godwit__AgentHello 
         host->unheard += cluster_unheard_is(hello->vms[i]);
 }
 
-void cluster_unheard_answered(struct cluster_host *host)
+bool cluster_unheard_answered(struct cluster_host *host, const Godwit__VmStatus *word)
 {
+    if (cluster_unheard_is(word))
+        return false;
     if (host->unheard > 0)
         host->unheard--;
+    return true;
 }

@@ -287,6 +287,23 @@ static void a_host_is_not_seen_before_all_its_vms_are(void **state)
     assert_false(cluster_is_restored(&cluster, waits, sizeof waits));
 }
 
+/* An agent of before tells at once that a process which is still to become a VM is none. */
+static void a_word_that_says_nothing_is_waited_past(void **state)
+{
+    (void)state;
+    char waits[200];
+    create_running();
+    WORDS_COPY(cluster.settings[SETTING_RESTORED].value, "1");
+    hello_unheard("node2");
+
+    first_word("node2", VM_STATE(NONE), 0);
+    cluster_tick(&cluster, later(), &todo);
+
+    assert_true(cluster_is_restored(&cluster, waits, sizeof waits));
+    assert_string_equal(waits, "node2");
+    assert_int_equal(cluster.warning_count, 0); /* it is no process of another generation either */
+}
+
 static void of_a_host_that_was_fenced_it_ends_unless_the_record_has_it_there(void **state)
 {
     (void)state;
@@ -312,6 +329,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_recorded_stop_is_ordered_when_it_is_known_to_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_target_that_is_not_known_is_not_gone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_host_is_not_seen_before_all_its_vms_are, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_word_that_says_nothing_is_waited_past, set_up, tear_down),
         cmocka_unit_test_setup_teardown(of_a_host_that_was_fenced_it_ends_unless_the_record_has_it_there,
                                         set_up, tear_down),
     };

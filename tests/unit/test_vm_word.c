@@ -67,12 +67,52 @@ static void the_first_word_after_an_unknown_is_marked_and_no_other(void **state)
     assert_false(event.is_first_word);
 }
 
+/* An earlier agent began its start, and it goes on alone: it is not known which generation it becomes, if any. */
+static void a_process_that_runs_nothing_yet_is_unknown_also_when_it_has_said_so(void **state)
+{
+    (void)state;
+    struct vm_entry entry = entry_of(false);
+    Godwit__AgentVmEvent event;
+    status.state = GODWIT__VM_STATE__VM_STATE_NONE;
+    status.has_generation = false;
+    status.generation = 0;
+
+    assert_ptr_equal(vm_word_list(&entry, &room), &room);
+    assert_false(vm_word_event(&entry, &event)); /* its first word is what becomes of it */
+    status.state = GODWIT__VM_STATE__VM_STATE_RUNNING;
+    status.has_generation = true;
+    status.generation = 6;
+    assert_true(vm_word_event(&entry, &event));
+    assert_true(event.is_first_word);
+    assert_true(vm_word_event(&entry, &event));
+    assert_false(event.is_first_word);
+}
+
+static void an_answer_that_says_nothing_is_no_first_word(void **state)
+{
+    (void)state;
+    struct vm_entry entry = entry_of(true);
+    Godwit__AgentVmEvent event;
+    (void)vm_word_list(&entry, &room);
+    entry.is_unconfirmed = false;
+    status.state = GODWIT__VM_STATE__VM_STATE_NONE;
+    status.generation = 0;
+
+    assert_false(vm_word_event(&entry, &event)); /* it answered, and has nothing to say */
+    entry.unreachable = false; /* it ended */
+    status.state = GODWIT__VM_STATE__VM_STATE_CRASHED;
+    assert_true(vm_word_event(&entry, &event));
+    assert_true(event.is_first_word);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_has_not_answered_is_listed_as_unknown_whatever_was_known_of_it),
         cmocka_unit_test(what_is_known_is_listed_as_it_is),
         cmocka_unit_test(the_first_word_after_an_unknown_is_marked_and_no_other),
+        cmocka_unit_test(a_process_that_runs_nothing_yet_is_unknown_also_when_it_has_said_so),
+        cmocka_unit_test(an_answer_that_says_nothing_is_no_first_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
