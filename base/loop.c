@@ -1,8 +1,10 @@
-/* libuv, seen through a keyhole. Three things are ours and not libuv's:
+/* libuv, seen through a keyhole. Four things are ours and not libuv's:
  *   - a handle and its memory part ways: _free closes it, the close callback gives the memory back;
  *   - posts from other threads go through one list and one uv_async, which also keeps the loop
  * alive until loop_stop;
- *   - a timer counts from now, not from the start of the loop's turn.
+ *   - a timer counts from now, not from the start of the loop's turn;
+ *   - a turn that waits for one event takes a timer that was due for one. libuv before 1.45 fires
+ * it and then waits for the next event all the same.
  */
 #include "base/loop.h"
 
@@ -25,6 +27,7 @@ struct loop {
     uv_async_t wake;
     pthread_mutex_t mutex; /* guards the list only; never held while calling out */
     struct post *posts, **last_post;
+    bool is_turning; /* in a turn that waits for one event */
 };
 
 struct loop_timer {
@@ -128,7 +131,9 @@ void loop_run(struct loop *loop)
 
 void loop_turn(struct loop *loop, bool wait)
 {
+    loop->is_turning = wait;
     (void)uv_run(&loop->uv, wait ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+    loop->is_turning = false;
 }
 
 void loop_stop(struct loop *loop)
@@ -196,7 +201,10 @@ int loop_work(struct loop *loop, void (*work)(void *data), void (*done)(void *da
 static void on_timer(uv_timer_t *uv)
 {
     struct loop_timer *timer = CONTAINER_OF(uv, struct loop_timer, uv);
+    struct loop *loop = CONTAINER_OF(uv->loop, struct loop, uv);
     timer->fired(timer->data);
+    if (loop->is_turning)
+        uv_stop(&loop->uv); /* it looks for events once more, and waits for none */
 }
 
 int loop_timer_new(struct loop_timer **ret_timer, struct loop *loop, void (*fired)(void *data),

@@ -14,6 +14,8 @@
 #include "base/own.h"
 #include "base/world.h"
 
+enum { FAR_MS = 3600000 };
+
 struct scene {
     struct loop *loop;
     struct loop_timer *timer;
@@ -82,6 +84,22 @@ static void a_timer_counts_from_its_start_not_from_the_turns(void **state)
     loop_run(scene->loop);
 
     assert_true(world_now_ms() - started_ms >= 19);
+}
+
+/* Who turns until something has come must not wait for what comes next. */
+static void a_turn_that_fired_a_timer_waits_for_nothing_more(void **state)
+{
+    struct scene *scene = *state;
+    struct loop_timer *far = NULL;
+    assert_int_equal(loop_timer_new(&scene->timer, scene->loop, on_timer, scene, NULL), 0);
+    assert_int_equal(loop_timer_new(&far, scene->loop, on_timer, scene, NULL), 0);
+    loop_timer_start(scene->timer, 0, 0);
+    loop_timer_start(far, FAR_MS, 0);
+
+    loop_turn(scene->loop, true);
+
+    assert_int_equal(scene->fired, 1);
+    far = loop_timer_free(far);
 }
 
 static void a_stopped_timer_stays_silent(void **state)
@@ -307,6 +325,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(a_timer_fires_once_or_again),
         test(a_timer_counts_from_its_start_not_from_the_turns),
+        test(a_turn_that_fired_a_timer_waits_for_nothing_more),
         test(a_stopped_timer_stays_silent),
         test(a_timer_may_free_itself),
         test(posts_of_another_thread_run_here_in_order),
