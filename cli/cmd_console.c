@@ -34,7 +34,7 @@ enum {
     TICK_MS = 100,
     QUIET_MS = 1000,
     PROMPT_MS = 300,
-    EARLY_MS = 700,  /* the last output before comes within this, if there is any */
+    EARLY_MS = 700,  /* the last output before comes within this; also word that there is none */
     DECIDE_MS = 300, /* then stdin has words by now, or it is listened to without */
     EARLY_MAX = 64 << 10,
     RECONNECT_MS = 30000,
@@ -137,7 +137,8 @@ static void keep_early(struct console *console, const uint8_t *bytes, size_t cou
 {
     size_t room = EARLY_MAX - console->early_used;
     size_t kept = count < room ? count : room;
-    memcpy(console->early + console->early_used, bytes, kept);
+    if (kept > 0)
+        memcpy(console->early + console->early_used, bytes, kept);
     console->early_used += kept;
     console->heard_ms = world_now_ms();
     if (console->stage == STAGE_EARLY)
@@ -212,10 +213,10 @@ static void on_event(void *data, uint16_t method, const ProtobufCMessage *messag
         take_answer(console, event);
         return;
     }
-    if (event->has_data && console->stage == STAGE_LIVE)
-        take_output(console, event->data.data, event->data.len);
-    else if (event->has_data)
+    if (event->has_data && console->stage != STAGE_LIVE)
         keep_early(console, event->data.data, event->data.len);
+    else if (event->has_data && event->data.len > 0)
+        take_output(console, event->data.data, event->data.len);
     if (event->ended) {
         console->ended = true;
         (void)fault_set(&console->ended_by, ERR_CLOSED, "the console of %.63s ended: %.200s",

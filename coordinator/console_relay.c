@@ -49,7 +49,7 @@ static void send_data(struct console_session *session, const ProtobufCBinaryData
     Godwit__VmConsoleData event = GODWIT__VM_CONSOLE_DATA__INIT;
     event.has_session = true;
     event.session = session->number;
-    if (data && data->len > 0) {
+    if (data) {
         event.has_data = true;
         event.data = *data;
     }
@@ -91,7 +91,7 @@ static void on_attached(void *data, const ProtobufCMessage *reply, const struct 
     if (session && reply) {
         const Godwit__ConsoleData *last = (const Godwit__ConsoleData *)reply;
         if (last->has_data)
-            send_data(session, &last->data, NULL);
+            send_data(session, &last->data, NULL); /* also of no bytes: its viewer waits for it */
     } else if (session) {
         log_debug("console_relay", "attaching failed session=%llu: %s",
                   (unsigned long long)session->number, fault->text);
@@ -252,7 +252,7 @@ void console_relay_output(struct peer *peer, struct rpc_request *request, const 
             tell_taken(typed->peer, typed->number, event->stream, event->unknown, event->taken);
         return;
     }
-    if (!event->has_data)
+    if (!event->has_data || event->data.len == 0)
         return;
     for (struct console_session *session = peer->coordinator->sessions; session;
          session = session->next) {

@@ -61,7 +61,7 @@ struct room {
     Godwit__JobInfo *news; /* the last JOB_EVENT */
     unsigned news_count;
     uint64_t taken; /* what was told last of typed bytes, and how often that was */
-    unsigned taken_count;
+    unsigned taken_count, early_count;
     bool has_opened;
 };
 static struct room room; /* one test at a time */
@@ -315,6 +315,7 @@ static void on_attach(void *data, struct rpc *rpc, struct rpc_request *request,
     (void)rpc;
     (void)message;
     Godwit__ConsoleData reply = GODWIT__CONSOLE_DATA__INIT;
+    reply.has_data = true; /* of no bytes: its guest has written nothing here */
     (void)rpc_reply(request, &reply.base);
 }
 
@@ -378,6 +379,7 @@ static void on_console_data(void *data, struct rpc *rpc, struct rpc_request *req
     (void)rpc;
     (void)request;
     const Godwit__VmConsoleData *event = (const Godwit__VmConsoleData *)message;
+    room.early_count += event->has_data;
     if (!event->has_taken)
         return;
     room.taken = event->taken;
@@ -1222,6 +1224,28 @@ static bool has_no_console(void *data)
     return !reply;
 }
 
+static bool early_is_told(void *data)
+{
+    (void)data;
+    return room.early_count > 0;
+}
+
+static void a_viewer_is_told_too_that_nothing_was_written_before(void **state)
+{
+    (void)state;
+    create_on_node1();
+    room.early_count = 0;
+    Godwit__VmConsoleRequest request = GODWIT__VM_CONSOLE_REQUEST__INIT;
+    request.vm = (char *)(uintptr_t) "web";
+
+    Godwit__VmConsoleReply *console = call(room.operator_rpc, METHOD_VM_CONSOLE, &request,
+                                           &godwit__vm_console_reply__descriptor, NULL);
+
+    assert_non_null(console);
+    wait_until(early_is_told, NULL);
+    FREE(console);
+}
+
 static void what_is_typed_is_told_taken_or_not_taken(void **state)
 {
     (void)state;
@@ -1509,6 +1533,7 @@ int main(void)
         PAIR(a_vm_is_created_stopped_started_and_removed),
         PAIR(only_one_vm_that_is_asked_for_comes_with_its_spec),
         PAIR(a_short_list_leaves_out_what_runs_or_is_stopped),
+        PAIR(a_viewer_is_told_too_that_nothing_was_written_before),
         PAIR(what_is_typed_is_told_taken_or_not_taken),
         PAIR(a_brief_list_of_hosts_has_no_facts),
         PAIR(a_filter_for_an_unknown_vm_is_a_fault),
