@@ -174,6 +174,41 @@ static void a_take_alone_goes_before_too(void **ignored)
     assert_null(twin());
 }
 
+/* The order for it is out, and its host has not answered yet. */
+static void a_takeover_does_not_wait_for_a_copy_that_is_being_made(void **ignored)
+{
+    (void)ignored;
+    world.loses_answer = true;
+    assert_int_equal(begin_test(), 0);
+    turn_for(1000);
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_over, "taken over");
+    assert_true(world.pools[THERE].runs && !world.pools[HERE].runs);
+    assert_true(step_of_test_is("copy") && !world.twin.runs);
+    restart(THERE);
+    turn_until(test_is_over, "the test is over");
+    assert_false(world.twin.exists);
+    assert_true(world.pools[THERE].runs);
+}
+
+/* Else what is made after all would be nobody's; the source is free at once. */
+static void what_is_held_is_recorded_until_a_copy_that_is_being_made_is_gone(void **ignored)
+{
+    (void)ignored;
+    world.loses_answer = true;
+    assert_int_equal(begin_test(), 0);
+    turn_for(1000);
+    assert_int_equal(unprotect(HERE, false), 0);
+    turn_for(5000);
+    assert_null(vm(HERE)->dr);
+    assert_true(step_is(THERE, "end") && step_of_test_is("end"));
+    assert_true(world.twin.exists && twin());
+    restart(THERE);
+    turn_until(is_gone_there, "dropped there");
+    assert_false(world.twin.exists);
+    assert_null(twin());
+}
+
 static void a_copy_is_refused_while_it_is_taken_over(void **ignored)
 {
     (void)ignored;
@@ -410,6 +445,8 @@ int main(void)
         test(the_source_has_nothing_to_test),
         test(a_takeover_goes_before_and_leaves_the_copy_alone),
         test(a_take_alone_goes_before_too),
+        test(a_takeover_does_not_wait_for_a_copy_that_is_being_made),
+        test(what_is_held_is_recorded_until_a_copy_that_is_being_made_is_gone),
         test(a_copy_is_refused_while_it_is_taken_over),
         test(the_source_unprotects_and_the_copy_goes_with_what_was_held),
         test(the_source_is_free_while_a_copy_still_waits_for_its_host),
