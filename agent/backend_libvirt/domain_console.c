@@ -273,12 +273,13 @@ static void reply_to(struct domain_console *console, const struct waiter *waiter
     uint8_t *bytes = on ? malloc(CONSOLE_RING_BYTES) : NULL;
 
     reply.vm_id = console->vm_id;
-    reply.has_session = reply.has_data = true;
+    reply.has_session = true;
     reply.session = waiter->session;
     if (bytes) {
         reply.data.data = bytes;
         reply.data.len = console_ring_tail(&console->seen, bytes, CONSOLE_RING_BYTES);
     }
+    reply.has_data = reply.data.len > 0; /* nothing seen is not nothing said: it is listened for */
     if (waiter->request)
         (void)rpc_reply(waiter->request, &reply.base);
     free(bytes);

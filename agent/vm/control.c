@@ -786,7 +786,6 @@ static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *reque
     reply.vm_id = attach->vm_id;
     reply.has_session = attach->has_session;
     reply.session = attach->session;
-    reply.has_data = true;
     AUTO_FREE uint8_t *bytes = malloc(CONSOLE_RING_BYTES);
     if (bytes && attach->on)
         /* Flushed before the count goes up: what the reply holds is not sent again. */
@@ -794,6 +793,8 @@ static void handle_attach(void *data, struct rpc *rpc, struct rpc_request *reque
             .len = machine_console_tail(peer->control->machine, bytes, CONSOLE_RING_BYTES),
             .data = bytes,
         };
+    /* A guest that began here and wrote nothing may not listen yet: its first words are awaited. */
+    reply.has_data = reply.data.len > 0 || !machine_began_here(peer->control->machine);
     if (attach->on)
         peer->attached++;
     else if (peer->attached)

@@ -390,6 +390,7 @@ int machine_build(struct machine *machine, int memory_fd, struct fault *fault)
 int machine_boot(struct machine *machine, struct fault *fault)
 {
     int kernel_fd = -1, initrd_fd = -1;
+    machine->began_here = true;
     int r = boot_files_get(machine->boot_files, &kernel_fd, &initrd_fd, fault);
     if (r == 0)
         r = machine_build(machine, -1, fault);
@@ -597,6 +598,11 @@ size_t machine_console_tail(struct machine *machine, uint8_t *ret_bytes, size_t 
 {
     console_flush(machine->console);
     return console_tail(machine->console, ret_bytes, size);
+}
+
+bool machine_began_here(const struct machine *machine)
+{
+    return machine->began_here;
 }
 
 size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t count)

@@ -169,6 +169,7 @@ bool machine_await_restored(struct machine *machine,
 /* Borrowed parts: valid until the machine's next change. */
 void machine_status(struct machine *machine, struct machine_status *ret_status);
 size_t machine_console_tail(struct machine *machine, uint8_t *ret_bytes, size_t size);
+bool machine_began_here(const struct machine *machine); /* was its guest booted in this process? */
 size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t count);
 
 #endif

@@ -86,6 +86,7 @@ struct machine {
         counters; /* what was counted before this vm: by one that was reset, elsewhere */
     Godwit__Stamp *expected_stamp; /* owned; NULL: none was named */
     bool paused;                   /* by an operator */
+    bool began_here;               /* its guest, by a boot; it did not come running */
     bool moved_in;                 /* its spec lacks what its disk said at its start */
     bool in_postcopy; /* it came, and pages of it are still to come */
     bool in_place;    /* the move that is under way, or was made for: the generation stays */

@@ -147,6 +147,7 @@ struct host {
     char move_fault[FAULT_TEXT_MAX];
     char *text; /* console */
     size_t used, read;
+    bool starts_paused, told_early; /* what its console held when it was attached, be it nothing */
 };
 
 static void on_state(void *data, const Godwit__VmStatus *status)
@@ -340,10 +341,12 @@ static void host_create(struct host *host, uint64_t generation, bool incoming)
     order.has_generation = order.has_incoming = true;
     order.generation = generation;
     order.incoming = incoming;
+    order.has_start_paused = order.start_paused = host->starts_paused;
     Godwit__VmState state = expect_state(call(rpc_of(host), METHOD_VM_CREATE, &order.base, fds,
                                               incoming ? 3 : 4, &godwit__vm_status__descriptor));
-    assert_int_equal(state, incoming ? GODWIT__VM_STATE__VM_STATE_INCOMING
-                                     : GODWIT__VM_STATE__VM_STATE_RUNNING);
+    assert_int_equal(state, incoming              ? GODWIT__VM_STATE__VM_STATE_INCOMING
+                            : host->starts_paused ? GODWIT__VM_STATE__VM_STATE_PAUSED
+                                                  : GODWIT__VM_STATE__VM_STATE_RUNNING);
     for (size_t i = 0; i < 4; i++)
         (void)close(fds[i]);
 }
@@ -357,6 +360,7 @@ static void host_attach(struct host *host)
                                 &godwit__console_data__descriptor);
     assert_non_null(answer.message);
     add_text(host, &((Godwit__ConsoleData *)answer.message)->data);
+    host->told_early = ((Godwit__ConsoleData *)answer.message)->has_data;
     answer_free(&answer);
 }
 
@@ -509,6 +513,26 @@ static void boots_and_talks_on_its_console(void **state)
     assert_int_equal(record.ending, LATCH_ENDING_QUIT);
 }
 
+/* It does not listen yet: who has a question for it waits for its first words. */
+static void a_guest_that_has_just_begun_is_not_told_as_silent(void **state)
+{
+    (void)state;
+    struct host host;
+
+    set_spec(2, 128, "vcpus=2");
+    host_start(&host, "begun");
+    host.starts_paused = true;
+    host_create(&host, 1, false);
+    host_attach(&host);
+    assert_false(host.told_early);
+    assert_int_equal(expect_state(host_action(&host, METHOD_VM_RESUME)),
+                     GODWIT__VM_STATE__VM_STATE_RUNNING);
+    (void)host_expect(&host, "gw ready");
+    host_attach(&host);
+    assert_true(host.told_early);
+    host_end(&host);
+}
+
 static void pauses_and_resumes(void **state)
 {
     (void)state;
@@ -584,6 +608,7 @@ static void moves_to_another_process_and_its_memory_is_whole(void **state)
     host_start(&target, "move-t");
     host_create(&target, 0, true);
     host_attach(&target);
+    assert_true(target.told_early && target.used == 0); /* a guest that came has nothing to say */
     move_begin(&source, &target, "m1", 2, 0);
     struct answer busy = host_action(&source, METHOD_VM_PAUSE);
     assert_null(busy.message);
@@ -1517,6 +1542,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(boots_and_talks_on_its_console),
+        cmocka_unit_test(a_guest_that_has_just_begun_is_not_told_as_silent),
         cmocka_unit_test(pauses_and_resumes),
         cmocka_unit_test(a_reset_boots_again_and_a_power_off_ends),
         cmocka_unit_test(refuses_a_bad_kernel_in_words),
