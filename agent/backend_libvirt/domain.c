@@ -713,13 +713,14 @@ static void killed(struct domain *domain, struct domain_ask *ask)
     domain_saw(domain, ask);
     if (ask->call.fault.code && !domain->is_over)
         kill_qemu(domain);
-    else if (ask->call.state.sight == SIGHT_OFF && !domain->is_over)
-        domain_start_ended(domain);
+    if (!domain->is_over)
+        domain_start_ended(domain, ask);
 }
 
 void domain_kill(struct domain *domain)
 {
     uint64_t now_ns = world_now_ns();
+    struct domain_ask *ask;
 
     if (domain->is_over)
         return;
@@ -728,11 +729,14 @@ void domain_kill(struct domain *domain)
         domain->kill_ns = now_ns;
     if (!domain->is_killing && now_ns - domain->kill_asked_ns > KILL_AGAIN_MS * NS_PER_MS) {
         domain->kill_asked_ns = now_ns;
-        domain->is_killing =
-            domain_ask_send(domain, domain_ask_new(domain, DOMAIN_CALL_DESTROY, NULL, killed));
+        ask = domain_ask_new(domain, DOMAIN_CALL_DESTROY, NULL, killed);
+        if (ask)
+            ask->call.settles = domain->start.order != NULL;
+        domain->is_killing = domain_ask_send(domain, ask);
     }
-    if (!hypervisor_is_up(domain->config.hypervisor) ||
-        now_ns - domain->kill_ns > KILL_MS * NS_PER_MS)
+    bool has_qemu = domain->state.pid > 0 || !domain->start.order;
+    if (has_qemu && (!hypervisor_is_up(domain->config.hypervisor) ||
+                     now_ns - domain->kill_ns > KILL_MS * NS_PER_MS))
         kill_qemu(domain);
 }
 

@@ -321,11 +321,26 @@ static void press_button(virDomainPtr domain, struct domain_call *call)
         (void)domain_call_fault(&call->fault, "pressing the power button");
 }
 
+/* A domain that is off is said to be that at once, also by a destroy, while a start waits for its turn. Pausing takes its turn
+ * first, as a start does, and then finds the domain off. */
+static bool is_settled(virDomainPtr domain)
+{
+    if (virDomainSuspend(domain) == 0)
+        return false;
+    const virError *error = virGetLastError();
+    bool is_word = error && error->domain != VIR_FROM_RPC && error->domain != VIR_FROM_REMOTE &&
+                   error->code == VIR_ERR_OPERATION_INVALID;
+    return is_word && virDomainIsActive(domain) == 0;
+}
+
 static void destroy(virDomainPtr domain, struct domain_call *call)
 {
-    if (is_active(domain) && virDomainDestroyFlags(domain, VIR_DOMAIN_DESTROY_DEFAULT) < 0 &&
+    call->was_active = is_active(domain);
+    if (call->was_active && virDomainDestroyFlags(domain, VIR_DOMAIN_DESTROY_DEFAULT) < 0 &&
         is_active(domain))
         (void)domain_call_fault(&call->fault, "ending the domain");
+    else if (call->settles)
+        call->is_settled = is_settled(domain);
 }
 
 /* Only what a move has brought here, where there was no such domain before. */
@@ -509,6 +524,7 @@ void domain_call_run(virConnectPtr connection, struct domain_call *call)
             (void)virDomainFree(domain);
         } else if (is_ending && call->fault.code == ERR_NOT_FOUND) {
             call->fault = (struct fault){0}; /* as wanted */
+            call->is_settled = call->settles;
         }
     }
     if (call->kind != DOMAIN_CALL_JOB && call->kind != DOMAIN_CALL_ABORT_JOB &&

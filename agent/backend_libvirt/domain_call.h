@@ -59,12 +59,15 @@ struct domain_call {
     bool start_paused, may_define;
     bool may_define_over; /* start: it ran elsewhere last, so what is defined here is older than `xml` */
     bool only_running; /* start: off it is refused */
+    bool settles; /* destroy: also wait for who is at it, as a start of which no word came may be */
     char snapshot[VIRT_SNAPSHOT_NAME_SIZE]; /* start: from this one; "": it boots */
     struct virt_plan plan; /* migrate, tune */
     char libvirt_uri[DOMAIN_URI_SIZE], data_uri[DOMAIN_URI_SIZE];
     /* out */
     struct fault fault; /* code 0: done */
     bool was_asked; /* start: libvirt was told to, or it ran before */
+    bool is_settled; /* destroy that settles: by libvirt's own word it is off, with nobody at it */
+    bool was_active; /* destroy: there was something to end */
     bool is_lost;   /* start, failed: by no word of libvirt's own, who may be at it all the same */
     struct domain_state state; /* as it is after the call; not after JOB, ABORT_JOB, TUNE */
     struct virt_job job;

@@ -10,7 +10,10 @@
 #include "base/log.h"
 #include "base/world.h"
 
-enum { ASK_AGAIN_MS = 1000 };
+enum {
+    ASK_AGAIN_MS = 1000,
+    TURN_MS = 35000, /* libvirt's own limit for a call that waits for another at the domain is 30 s */
+};
 
 static struct rpc_request *end(struct domain_start *start)
 {
@@ -34,6 +37,7 @@ static void wait_on(struct domain *domain, const char *why)
                  domain->vm_id, why);
     domain->start.is_told = true;
     domain->start.may_run = true;
+    domain->start.lost_ns = world_now_ns();
 }
 
 static bool is_active(enum virt_sight sight)
@@ -126,9 +130,15 @@ void domain_start_begin(struct domain *domain, const Godwit__VmCreate *order,
         domain_tell_refusal(request, &fault);
         return;
     }
-    *start = (struct domain_start){.order = copy, .request = request, .may_run = order->may_run};
+    *start = (struct domain_start){.order = copy,
+                                   .request = request,
+                                   .may_run = order->may_run || order->ends,
+                                   .lost_ns = world_now_ns()};
     domain->core.generation = order->generation;
-    ask_libvirt(domain);
+    if (order->ends)
+        domain_kill(domain);
+    else
+        ask_libvirt(domain);
 }
 
 void domain_start_tick(struct domain *domain)
@@ -136,7 +146,11 @@ void domain_start_tick(struct domain *domain)
     const struct domain_start *start = &domain->start;
     bool is_due = world_now_ns() - start->asked_ns >= ASK_AGAIN_MS * NS_PER_MS;
 
-    if (start->order && !start->is_asking && !domain->is_over && !domain->kill_ns && is_due)
+    if (!start->order || start->is_asking || domain->is_over)
+        return;
+    if (domain->kill_ns)
+        domain_kill(domain);
+    else if (is_due)
         ask_libvirt(domain);
 }
 
@@ -147,12 +161,46 @@ bool domain_start_holds(struct domain *domain)
     return domain->start.order != NULL;
 }
 
-void domain_start_ended(struct domain *domain)
+bool domain_start_is_over(const struct domain_start *start, const struct domain_call *call, uint64_t asked_ns)
 {
+    bool is_off = !call->fault.code && call->state.sight == SIGHT_OFF;
+    bool had_its_turn = asked_ns >= start->lost_ns + TURN_MS * NS_PER_MS;
+
+    if (!start->order || start->is_asking || !is_off)
+        return false;
+    return !start->may_run || (had_its_turn && call->is_settled);
+}
+
+/* It was begun after all: no refusal may say that it never ran. */
+static void ended_as_one_that_ran(struct domain *domain)
+{
+    struct rpc_request *request = end(&domain->start);
+    struct domain_event event = {.type = DOMAIN_EVENT_SIGHT,
+                                 .now_ns = world_now_ns(),
+                                 .seen = {.sight = SIGHT_RUNNING, .is_fresh = true}};
+
+    domain->was_created = true;
+    domain_put_latch(domain);
+    domain->epoch++;
+    domain_step(domain, &event);
+    event.seen.sight = SIGHT_OFF;
+    event.seen.how = HOW_DESTROYED;
+    domain_step(domain, &event);
+    domain_tell_reply(domain, request);
+}
+
+void domain_start_ended(struct domain *domain, const struct domain_ask *ask)
+{
+    struct domain_start *start = &domain->start;
     struct fault fault = {0};
 
-    if (!domain->start.order || domain->start.is_asking)
+    start->has_run = start->has_run || (start->order && (ask->call.was_active || is_active(domain->state.sight)));
+    if (!domain_start_is_over(start, &ask->call, domain->kill_asked_ns))
         return;
+    if (start->has_run) {
+        ended_as_one_that_ran(domain);
+        return;
+    }
     (void)fault_set(&fault, ERR_STATE, "it was ended while it was being started");
     refuse(domain, &fault);
 }

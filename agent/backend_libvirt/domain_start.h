@@ -9,6 +9,10 @@
  *
  * Until then nothing that is seen of the domain is a word about it: what one call began and lost, a later one may begin
  * again. So it is told as nothing, it is not over, and has no latch: an agent that is started anew asks libvirt again.
+ *
+ * One that must end meanwhile is destroyed, as often as it shows. It is refused only with proof: libvirt lets a call wait for
+ * another at the same domain for half a minute, then fails it. When so much has passed since a call of ours was lost, that call
+ * has begun or never does; and who has begun is waited for by a call that takes its turn (domain_call.settles).
  */
 #ifndef GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_START_H
 #define GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_START_H
@@ -19,6 +23,8 @@
 #include "proto/vm.pb-c.h"
 
 struct domain;
+struct domain_ask;
+struct domain_call;
 struct fault;
 struct rpc_request;
 
@@ -29,7 +35,8 @@ struct domain_start { /* zeroed: none is under way */
     bool may_run;                /* one was, and nobody knows what became of it */
     bool is_told;
     bool has_news;               /* events came, and were left to the call's answer */
-    uint64_t asked_ns;
+    bool has_run;                /* it was seen up, while it was to end */
+    uint64_t asked_ns, lost_ns;  /* when libvirt was asked last; when a call was lost last, or an earlier agent's was */
 };
 
 void domain_start_begin(struct domain *domain, const Godwit__VmCreate *order,
@@ -37,8 +44,11 @@ void domain_start_begin(struct domain *domain, const Godwit__VmCreate *order,
 void domain_start_tick(struct domain *domain);
 /* Is one under way? Then what was just seen, or told by libvirt, waits for its end. */
 bool domain_start_holds(struct domain *domain);
-/* It was ended, and libvirt has nothing of it. Not while a call is under way: its answer says. */
-void domain_start_ended(struct domain *domain);
+/* It was to be ended by this call, asked at `asked_ns`. Is it known by now that nothing comes of the start? Not while a call
+ * is under way: its answer says. */
+bool domain_start_is_over(const struct domain_start *start, const struct domain_call *call, uint64_t asked_ns);
+/* If so, whoever waits is told: that it has ended, or that it never was. */
+void domain_start_ended(struct domain *domain, const struct domain_ask *ask);
 void domain_start_deinit(struct domain *domain); /* whoever waits is refused */
 
 #endif

@@ -687,7 +687,7 @@ static void but_not_where_an_earlier_agent_had_asked_for_it(void **state)
     is_answered(0);
 }
 
-static void what_is_killed_while_its_start_is_open_is_not_started_again(void **state)
+static void what_is_killed_while_its_start_is_open_is_neither_started_again_nor_refused_at_once(void **state)
 {
     (void)state;
     see_truth(SIGHT_OFF);
@@ -697,9 +697,11 @@ static void what_is_killed_while_its_start_is_open_is_not_started_again(void **s
     loses_starts = false;
     backend_libvirt_kill(backend, VM_ID);
     answer_all();
+    turn(10);
 
-    is_answered(ERR_STATE);
+    assert_int_equal(answers, 0); /* off as it is, libvirt may be about to carry out the call that was lost */
     assert_int_equal(starts, 1);
+    answer_all();
 }
 
 int main(void)
@@ -721,7 +723,7 @@ int main(void)
         LISTED(a_domain_that_is_seen_starting_up_is_told_as_nothing_and_has_no_latch),
         LISTED(a_start_that_libvirtd_was_never_told_of_is_refused_at_once),
         LISTED(but_not_where_an_earlier_agent_had_asked_for_it),
-        LISTED(what_is_killed_while_its_start_is_open_is_not_started_again),
+        LISTED(what_is_killed_while_its_start_is_open_is_neither_started_again_nor_refused_at_once),
         LISTED(without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,6 +23,21 @@ static void be_silent(void *data, virErrorPtr error)
     (void)error;
 }
 
+static bool is_held; /* somebody is at the domain, and does not come to an end */
+
+/* The test driver's word on a domain that is off has another number than QEMU's. */
+int __real_virDomainSuspend(virDomainPtr suspended);
+int __wrap_virDomainSuspend(virDomainPtr suspended);
+int __wrap_virDomainSuspend(virDomainPtr suspended)
+{
+    bool is_off = virDomainIsActive(suspended) == 0;
+    int r = __real_virDomainSuspend(suspended);
+
+    if (r < 0 && is_off && !is_held)
+        virGetLastError()->code = VIR_ERR_OPERATION_INVALID;
+    return r;
+}
+
 /* The driver begins with one domain, "test", which runs. */
 static int set_up(void **state)
 {
@@ -67,6 +82,28 @@ static void starts_what_is_off_and_takes_up_what_runs(void **state)
 
     assert_int_equal(call.fault.code, 0);
     assert_int_equal(call.state.sight, SIGHT_RUNNING);
+}
+
+static void a_destroy_that_settles_says_what_it_found_and_that_nobody_is_at_it(void **state)
+{
+    (void)state;
+    call.settles = true;
+    run(DOMAIN_CALL_DESTROY);
+    assert_true(call.was_active);
+    assert_true(call.is_settled);
+    call.is_settled = false;
+    run(DOMAIN_CALL_DESTROY);
+    assert_false(call.was_active);
+    assert_true(call.is_settled);
+
+    is_held = true;
+    call.is_settled = false;
+    run(DOMAIN_CALL_DESTROY);
+    assert_int_equal(call.state.sight, SIGHT_OFF);
+    assert_false(call.is_settled); /* that is no proof */
+    is_held = call.settles = false;
+    run(DOMAIN_CALL_DESTROY);
+    assert_false(call.is_settled); /* it was not asked for */
 }
 
 /* Somebody started it, the pool follows, and he has ended it before its word came. */
@@ -181,6 +218,7 @@ int main(void)
 #define ON_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         ON_TEST(starts_what_is_off_and_takes_up_what_runs),
+        ON_TEST(a_destroy_that_settles_says_what_it_found_and_that_nobody_is_at_it),
         ON_TEST(what_was_seen_running_and_is_off_by_now_is_not_started),
         ON_TEST(nor_is_it_defined_again),
         ON_TEST(what_the_host_kept_of_it_is_not_started_but_what_the_pool_has),
