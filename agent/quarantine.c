@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/host_facts.h"
+#include "agent/start_recall.h"
 #include "agent/vm_process.h"
 #include "agent/vm_table.h"
 #include "agent/vm_word.h"
@@ -58,7 +59,7 @@ static bool is_given_away(const struct vm_entry *entry)
 
 static bool must_end(const struct quarantine *quarantine, const struct vm_entry *entry)
 {
-    if (quarantine->is_all && !is_given_away(entry))
+    if ((quarantine->is_all && !is_given_away(entry)) || entry->is_recalled) /* nobody could name that */
         return true;
     for (const struct doomed *doomed = quarantine->doomed; doomed; doomed = doomed->next) {
         if (strcmp(doomed->id, entry->id) != 0)
@@ -91,6 +92,15 @@ static void end_entry(struct vm_entry *entry, bool tells)
                  (unsigned long long)entry->status->generation);
 }
 
+/* Nobody speaks for it yet. */
+static void end_recalled(struct vm_entry *entry)
+{
+    struct fault fault = {0};
+
+    if (start_recall_end(entry, &fault) < 0)
+        log_error("quarantine", "a start that must end cannot be reached vm=%s: %s", entry->id, fault.text);
+}
+
 /* Kills what is left; false: something is. */
 static bool all_have_ended(struct quarantine *quarantine)
 {
@@ -101,10 +111,14 @@ static bool all_have_ended(struct quarantine *quarantine)
     if (tells)
         quarantine->told_ns = now_ns;
     for (struct vm_entry *entry = vm_table_first(quarantine->table); entry; entry = entry->next) {
-        if (!vm_entry_is_alive(entry) || !must_end(quarantine, entry))
+        bool is_alive = vm_entry_is_alive(entry);
+        if (!(is_alive || entry->is_recalled) || !must_end(quarantine, entry))
             continue;
         ended = false;
-        end_entry(entry, tells);
+        if (is_alive)
+            end_entry(entry, tells);
+        else if (tells)
+            end_recalled(entry);
     }
     return ended;
 }

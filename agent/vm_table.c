@@ -792,7 +792,7 @@ static void be_as_before(struct vm_entry *entry)
     Godwit__VmStatus *before = TAKE(entry->before);
 
     entry->discard = false;
-    entry->starting = false;
+    entry->starting = entry->is_recalled = false;
     if (!before) {
         vm_table_remove(entry);
         return;
@@ -1001,7 +1001,7 @@ int vm_entry_spawn(struct vm_entry *entry, const char *name, struct fault *fault
 
 void vm_entry_commit(struct vm_entry *entry)
 {
-    entry->starting = false;
+    entry->starting = entry->is_recalled = false;
     if (entry->before)
         godwit__vm_status__free_unpacked(entry->before, NULL);
     entry->before = NULL;
@@ -1317,7 +1317,8 @@ static void look_for(struct vm_entry *entry)
     char path[VM_PATH_SIZE];
     struct stat info;
 
-    if (!vm_entry_is_alive(entry) && recall_start(entry))
+    entry->is_recalled = !vm_entry_is_alive(entry) && recall_start(entry);
+    if (entry->is_recalled)
         return;
     if (vm_entry_is_domain(entry)) { /* until libvirtd is asked: see vm_entry_inherit */
         entry->unreachable = !entry->process && may_run(entry);
@@ -1377,7 +1378,7 @@ int vm_table_load(struct vm_table *table, struct fault *fault)
     /* A folder that held nothing of a VM is nothing to tell of; it stays on disk. */
     for (struct vm_entry *entry = table->entries, *next; entry; entry = next) {
         next = entry->next;
-        if (!entry->status->has_state && !vm_entry_is_alive(entry) && !entry->saving)
+        if (!entry->status->has_state && !vm_entry_is_alive(entry) && !entry->saving && !entry->is_recalled)
             entry_drop(entry);
     }
     table->loaded = true;

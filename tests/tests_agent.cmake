@@ -16,6 +16,7 @@ godwit_test(unit disk_outflow ROOMS vm_process)
 target_link_options(test_unit_disk_outflow PRIVATE -Wl,--wrap=sync_file_range,--wrap=fdatasync) # its medium is the test's
 godwit_test(unit backends ROOMS agent)
 godwit_test(unit start_mark ROOMS agent)
+godwit_test(unit start_recall ROOMS agent)
 godwit_test(unit held_orders ROOMS agent)
 godwit_test(unit standby_disks ROOMS agent)
 godwit_test(unit image_folder ROOMS agent)

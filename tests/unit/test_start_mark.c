@@ -13,6 +13,7 @@
 
 #include "agent/vm/latch_file.h"
 #include "agent/vm_table.h"
+#include "agent/vm_word.h"
 #include "base/err.h"
 #include "base/loop.h"
 
@@ -147,9 +148,13 @@ static void a_start_that_libvirt_may_still_be_at_is_told_as_nothing(void **state
     ask_for_start(0);
     begin_agent();
 
-    assert_null(vm_table_find(table, "v1")); /* the pool orders it again */
+    struct vm_entry *entry = vm_table_find(table, "v1");
+    Godwit__VmStatus room;
     assert_int_equal(told, 0);
-    struct vm_entry *entry = NULL;
+    assert_non_null(entry);
+    assert_null(vm_word_list(entry, &room)); /* the pool orders it again */
+    assert_true(entry->is_recalled); /* and no life of this host is over meanwhile */
+    assert_false(vm_entry_is_alive(entry));
     assert_int_equal(vm_table_add(table, "v1", &entry, &fault), 0);
     assert_int_equal(entry->hiwater, 0);
     assert_int_equal(start_mark_generation(entry), GENERATION);
