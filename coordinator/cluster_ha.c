@@ -295,7 +295,8 @@ void cluster_ha_end_vm(struct cluster *cluster, struct cluster_vm *vm, bool cras
     cluster_put_own(vm, now, todo);
 }
 
-/* Its records are told that what it ran is gone; some at a time. */
+/* Its records are told that what it ran is gone; some at a time. Those that nothing comes of (a move that knows it, and waits
+ * for its other end) cost nothing, or they would keep the others waiting as long as they wait. */
 static void lose_all_of(struct cluster *cluster, struct cluster_host *host, unsigned *budget,
                         struct cluster_now now, struct cluster_todo *todo)
 {
@@ -305,10 +306,11 @@ static void lose_all_of(struct cluster *cluster, struct cluster_host *host, unsi
         bool in_job = vm->job && (is_same(vm->job->core.source_host, host->name) ||
                                   is_same(vm->job->core.target_host, host->name));
         if (in_job || (named && vm->own.phase != OWN_STOPPED && !own_is_lost(&vm->own))) {
+            size_t before = todo->put_count;
             if (vm->own.phase == OWN_RUN)
                 vm->ha_tries = 0; /* the host's fault, not the VM's */
             cluster_vm_is_gone(cluster, host, vm, now, todo);
-            (*budget)--;
+            *budget -= todo->put_count > before;
         }
     }
 }
@@ -430,7 +432,8 @@ void cluster_ha_tick(struct cluster *cluster, struct cluster_now now, struct clu
         if (host->ha.phase == HA_FENCED || host->ha.phase == HA_QUARANTINE)
             lose_all_of(cluster, host, &budget, now, todo);
     }
-    start_lost(cluster, now, todo);
+    if (budget > 0) /* else there are more, and whoever matters most may be among them: with the next tick */
+        start_lost(cluster, now, todo);
 }
 
 bool cluster_ha_hello(struct cluster *cluster, struct cluster_host *host,
