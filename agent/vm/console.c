@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/vm/console_ring.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/world.h"
 #include "proto/limits.h"
 
 enum { INPUT_RETRY_MS = 5, OUTPUT_GATHER_MS = 5 };
@@ -23,12 +25,12 @@ struct console {
     struct loop_timer *input_timer, *output_timer;
     bool input_waits;
 
-    pthread_mutex_t log_mutex; /* taken before `mutex`: the log has bytes in the order in which they are taken */
     pthread_mutex_t mutex;
     struct console_ring pending; /* under the mutex: from vCPU threads, not yet carried on */
-    struct console_ring logged;  /* under the mutex: older than those, in the log and nowhere else yet */
     uint64_t lost_bytes;         /* under the mutex */
     bool posted;                 /* under the mutex: the loop knows that bytes wait */
+    bool is_carrying;            /* under the mutex: taken from there, maybe not in the log yet */
+    pthread_cond_t carried;      /* nothing waits, and nothing is on its way into the log */
 };
 
 static_assert((int)CONSOLE_INPUT_MAX <= (int)CONSOLE_RING_BYTES, "the input queue is a ring");
@@ -50,69 +52,41 @@ static void log_put(struct console *console, const uint8_t *bytes, size_t count)
     (void)n; /* a full disk costs the log its lines, never the guest its run */
 }
 
-static void tell(struct console *console, const uint8_t *bytes, size_t count)
+static void carry(struct console *console, const uint8_t *bytes, size_t count)
 {
-    if (!count)
-        return;
+    log_put(console, bytes, count);
     console_ring_put(&console->written, bytes, count);
     console->config.on_output(console->config.data, bytes, count);
-}
-
-/* Returns how many bytes were taken and carried. */
-static size_t carry(struct console *console, uint8_t *bytes, size_t size)
-{
-    char lost[96];
-    int lost_count = 0;
-
-    pthread_mutex_lock(&console->log_mutex);
-    pthread_mutex_lock(&console->mutex);
-    size_t count = console_ring_take(&console->logged, bytes, size);
-    bool is_logged = count > 0;
-    if (!is_logged)
-        count = console_ring_take(&console->pending, bytes, size);
-    uint64_t lost_bytes = console->lost_bytes;
-    console->lost_bytes = 0;
-    pthread_mutex_unlock(&console->mutex);
-    if (lost_bytes) {
-        lost_count = snprintf(lost, sizeof lost, "\n[godwit: %llu console bytes were lost here]\n",
-                              (unsigned long long)lost_bytes);
-        log_put(console, (const uint8_t *)lost, (size_t)lost_count);
-    }
-    if (!is_logged && count)
-        log_put(console, bytes, count);
-    pthread_mutex_unlock(&console->log_mutex);
-
-    tell(console, (const uint8_t *)lost, (size_t)lost_count);
-    tell(console, bytes, count);
-    return count;
 }
 
 void console_flush(struct console *console)
 {
     uint8_t bytes[CONSOLE_CHUNK_MAX];
-
-    while (carry(console, bytes, sizeof bytes) > 0)
-        ;
-}
-
-void console_log_now(struct console *console)
-{
-    uint8_t bytes[CONSOLE_CHUNK_MAX];
+    uint64_t lost_bytes;
     size_t count;
 
-    pthread_mutex_lock(&console->log_mutex);
     do {
         pthread_mutex_lock(&console->mutex);
         count = console_ring_take(&console->pending, bytes, sizeof bytes);
-        size_t room = CONSOLE_RING_BYTES - console->logged.count;
-        if (count > room)
-            console->lost_bytes += count - room;
-        console_ring_put(&console->logged, bytes, count);
+        lost_bytes = console->lost_bytes;
+        console->lost_bytes = 0;
+        console->is_carrying = count > 0 || lost_bytes;
         pthread_mutex_unlock(&console->mutex);
+
+        if (lost_bytes) {
+            char text[96];
+            int n = snprintf(text, sizeof text, "\n[godwit: %llu console bytes were lost here]\n",
+                             (unsigned long long)lost_bytes);
+            carry(console, (const uint8_t *)text, (size_t)n);
+        }
         if (count)
-            log_put(console, bytes, count);
-    } while (count);
-    pthread_mutex_unlock(&console->log_mutex);
+            carry(console, bytes, count);
+    } while (count == sizeof bytes);
+
+    pthread_mutex_lock(&console->mutex);
+    console->is_carrying = false;
+    pthread_cond_broadcast(&console->carried);
+    pthread_mutex_unlock(&console->mutex);
 }
 
 static void output_timer_fired(void *data)
@@ -150,6 +124,32 @@ void console_output(struct console *console, const uint8_t *bytes, size_t count)
         console->posted = false; /* no memory now: the next byte tries again */
         pthread_mutex_unlock(&console->mutex);
     }
+}
+
+static void flush_posted(void *data)
+{
+    console_flush(data);
+}
+
+/* The loop does all writing: its medium may hang, and who asks here may not. */
+void console_settle(struct console *console, unsigned ms_max)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(ms_max % 1000) * (long)NS_PER_MS;
+    until.tv_sec += ms_max / 1000 + until.tv_nsec / (long)NS_PER_S;
+    until.tv_nsec %= (long)NS_PER_S;
+
+    pthread_mutex_lock(&console->mutex);
+    bool waits = console->pending.count > 0 || console->is_carrying;
+    if (waits && loop_post(console->config.loop, flush_posted, console) < 0)
+        waits = false; /* no memory: they come late */
+    while (waits && (console->pending.count > 0 || console->is_carrying)) {
+        if (pthread_cond_timedwait(&console->carried, &console->mutex, &until) != 0)
+            break;
+    }
+    pthread_mutex_unlock(&console->mutex);
 }
 
 size_t console_tail(struct console *console, uint8_t *ret_bytes, size_t size)
@@ -205,7 +205,11 @@ int console_new(struct console **ret_console, const struct console_config *confi
 
     console->config = *config;
     console->log_fd = -1;
-    pthread_mutex_init(&console->log_mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&console->carried, &attr);
+    pthread_condattr_destroy(&attr);
     pthread_mutex_init(&console->mutex, NULL);
     int r = loop_timer_new(&console->input_timer, config->loop, input_timer_fired, console, fault);
     if (r == 0)
@@ -228,7 +232,7 @@ struct console *console_free(struct console *console)
             (void)loop_timer_free(console->output_timer);
         console_set_log(console, -1);
         pthread_mutex_destroy(&console->mutex);
-        pthread_mutex_destroy(&console->log_mutex);
+        pthread_cond_destroy(&console->carried);
         free(console);
     }
     return NULL;
@@ -236,9 +240,7 @@ struct console *console_free(struct console *console)
 
 void console_set_log(struct console *console, int fd)
 {
-    pthread_mutex_lock(&console->log_mutex);
     if (console->log_fd >= 0)
         (void)close(console->log_fd); /* all was written at once: nothing to lose */
     console->log_fd = fd;
-    pthread_mutex_unlock(&console->log_mutex);
 }

@@ -39,9 +39,9 @@ void console_set_log(struct console *console, int fd);
 void console_output(struct console *console, const uint8_t *bytes, size_t count); /* vCPU thread */
 /* Carry what waits to log, ring and on_output now (so that a new reader gets it once). */
 void console_flush(struct console *console);
-/* Write what waits to the log now, from any thread, and leave the rest to the loop: before another
- * process goes on with this log. Waits for the log's medium. */
-void console_log_now(struct console *console);
+/* Wait, at most `ms_max`, until the loop has carried all that was written so far: before another
+ * process goes on with this log. Any thread but the loop's; not for a console that is freed meanwhile. */
+void console_settle(struct console *console, unsigned ms_max);
 /* The last bytes written, at most `size`. */
 size_t console_tail(struct console *console, uint8_t *ret_bytes, size_t size);
 /* Queue input; returns how many bytes the queue still had room for. */

@@ -25,7 +25,10 @@
 #include "migrate/guest.h"
 #include "proto/vm_spec.h"
 
-enum { THREADS_MS_MAX = 5000 /* of a move in that was given up, for its threads to end */ };
+enum {
+    THREADS_MS_MAX = 5000, /* of a move in that was given up, for its threads to end */
+    LOG_MS_MAX = 100,      /* of a pause, for the console's log: its order is worth no more */
+};
 
 /* ---- moves ---- */
 /* Move's thread: durable first, then the move acts. */
@@ -34,7 +37,7 @@ static void on_move_latch(void *data, Godwit__Latch latch)
     struct machine *machine = data;
 
     if (latch == GODWIT__LATCH__LATCH_GAVE && machine->in_place)
-        console_log_now(machine->console); /* the next process goes on with the same file */
+        console_settle(machine->console, LOG_MS_MAX); /* the next process goes on with the same file */
     pthread_mutex_lock(&machine->latch_mutex);
     machine->record.latch = (uint8_t)latch;
     if (latch == GODWIT__LATCH__LATCH_TOOK)
