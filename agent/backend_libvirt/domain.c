@@ -682,6 +682,11 @@ static void on_killed_qemu_ended(void *data)
         .now_ns = world_now_ns(),
         .seen = {.sight = SIGHT_OFF, .how = HOW_DESTROYED, .is_fresh = true}};
 
+    if (domain_start_holds(domain)) { /* libvirt may be about to begin it once more: its word is awaited */
+        domain->start.has_run = true;
+        domain->state.pid = 0;
+        return;
+    }
     domain_step(domain, &event);
 }
 

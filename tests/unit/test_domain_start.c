@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -249,6 +250,41 @@ static void what_it_begins_meanwhile_is_ended_and_told_as_having_run(void **stat
         loop_turn(loop, true);
 }
 
+static int32_t ended_process(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    assert_true(pid > 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return pid;
+}
+
+/* Libvirt did not end it, so its QEMU was killed: libvirt may still be about to begin what it was asked after that. */
+static void the_end_of_a_killed_qemu_is_no_word_on_what_libvirt_may_still_begin(void **state)
+{
+    (void)state;
+    order_its_end();
+    one_call_more();
+    while (domain->is_killing)
+        loop_turn(loop, true);
+    domain->state.pid = ended_process(); /* it was seen up meanwhile */
+    domain->kill_ns = 1;                 /* long ago */
+
+    domain_kill(domain);
+    one_call_more();
+
+    assert_false(domain->is_over);
+    assert_false(is_answered);
+    let_its_turn_be_over();
+    while (!is_answered)
+        loop_turn(loop, true);
+    assert_false(is_refused);
+    while (!is_closed)
+        loop_turn(loop, true);
+}
+
 static void only_libvirts_own_word_after_its_turn_is_proof(void **state)
 {
     (void)state;
@@ -277,6 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         ON_DOMAIN(what_libvirt_may_still_begin_is_not_refused_because_it_is_off),
         ON_DOMAIN(what_it_begins_meanwhile_is_ended_and_told_as_having_run),
+        ON_DOMAIN(the_end_of_a_killed_qemu_is_no_word_on_what_libvirt_may_still_begin),
         cmocka_unit_test(only_libvirts_own_word_after_its_turn_is_proof),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
