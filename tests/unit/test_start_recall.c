@@ -301,31 +301,6 @@ static void nobody_to_speak_for_it_is_no_end(void **state)
         loop_turn(loop, true);
 }
 
-/* Whoever spoke for it goes, with the agent: libvirt has said nothing. */
-static void an_agent_that_ends_before_libvirts_word_leaves_it_to_the_next(void **state)
-{
-    (void)state;
-    isolate(NULL);
-    domain_is_spoken_for();
-
-    quarantine = quarantine_free(quarantine);
-    table = vm_table_free(table);
-    refuse(); /* to nobody */
-    while (domain)
-        loop_turn(loop, true);
-    begin_agent();
-
-    const struct vm_entry *entry = vm_table_find(table, "v1");
-    assert_non_null(entry);
-    assert_true(entry->is_recalled);
-    assert_int_equal(quarantine_new(&quarantine, loop, table, facts, &fault), 0);
-    isolate(NULL);
-    domain_is_spoken_for();
-    refuse();
-    while (!is_over)
-        loop_turn(loop, true);
-}
-
 int main(void)
 {
 #define ON_HOST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -334,7 +309,6 @@ int main(void)
         ON_HOST(a_fenced_life_is_over_once_libvirt_does_not_begin_it_any_more),
         ON_HOST(also_where_others_were_named),
         ON_HOST(one_that_libvirt_had_begun_has_ended_then),
-        ON_HOST(an_agent_that_ends_before_libvirts_word_leaves_it_to_the_next),
         ON_HOST(nobody_to_speak_for_it_is_no_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
