@@ -466,8 +466,8 @@ static void carry_out(struct domain *domain, unsigned bits)
         if (domain->quit)
             domain_tell_reply(domain, TAKE(domain->quit));
         /* Whoever asks meanwhile is answered that it has ended, and must be able to start it. */
-        bool is_gone = core->ending == DOMAIN_ENDED_GONE;
-        loop_timer_start(domain->end_timer, is_gone ? LINGER_MS : 0, 0);
+        bool lingers = core->ending == DOMAIN_ENDED_GONE && !domain->is_dismissed;
+        loop_timer_start(domain->end_timer, lingers ? LINGER_MS : 0, 0);
     }
 }
 

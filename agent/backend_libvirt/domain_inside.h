@@ -48,6 +48,7 @@ struct domain {
     unsigned epoch; /* counts starts and ends of migrations: what was seen before one is no news after it */
     unsigned held_bits; /* of a todo that waits for libvirt's last word of a migration */
     bool is_looking, look_again, is_resuming, is_over, is_told_over, was_created;
+    bool is_dismissed; /* the agent knows that it is over: nobody asks any more */
     struct qemu_watch *watch;        /* inside the pause of a move away; else NULL */
     struct qemu_watch *kill_watch;   /* of a QEMU that was killed without libvirt; else NULL */
     uint64_t kill_ns, kill_asked_ns; /* when its end was first and last asked for; 0: it was not */

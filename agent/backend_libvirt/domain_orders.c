@@ -143,6 +143,10 @@ static void handle_quit(void *data, struct rpc *rpc, struct rpc_request *request
     (void)rpc;
     (void)message;
 
+    if (domain->held_bits && !request) { /* the agent knows; the receipt's figures are on their way */
+        domain->is_dismissed = true;
+        return;
+    }
     if (domain->held_bits)
         domain_let_go(domain);
     if (domain->is_over) { /* the agent knows: nothing is left to tell */

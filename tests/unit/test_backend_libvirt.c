@@ -24,6 +24,7 @@
 #include "proto/method.h"
 
 #define VM_ID "00112233445566778899aabbccddeeff"
+#define MOVE_ID "0123456789abcdef"
 #define OTHER_ID "ffeeddccbbaa99887766554433221100"
 enum { CALLS_MAX = 16, TURNS_MAX = 100, GENERATION = 3 };
 
@@ -55,6 +56,13 @@ static unsigned states_told;
 static unsigned answers;
 static int answered_code;  /* of the last answer; 0: a status */
 static uint64_t answered_generation;
+static struct {             /* of a move away */
+    void (*done)(void *data, const Godwit__PeerMoveReply *reply, const struct fault *words);
+    void *data;             /* with done: what the source asks its target now */
+    unsigned ends_told;
+    uint64_t wire_bytes;    /* of its receipt; 0: it tells none */
+    Godwit__VmState state;  /* as the domain said it last */
+} move;
 
 /* ---- the fake ---- */
 int __wrap_hypervisor_new(struct hypervisor **ret_hypervisor, const struct hypervisor_config *config,
@@ -167,6 +175,30 @@ void __wrap_domain_call_run(virConnectPtr connection, struct domain_call *call)
 }
 
 /* ---- steps ---- */
+static void *open_line(void *data, const char *address)
+{
+    (void)data;
+    (void)address;
+    return &move;
+}
+
+static void ask_over_line(void *line, const Godwit__PeerMove *message,
+                          void (*done)(void *data, const Godwit__PeerMoveReply *reply, const struct fault *words),
+                          void *data)
+{
+    (void)line;
+    (void)message;
+    move.done = done;
+    move.data = data;
+}
+
+static void *close_line(void *line)
+{
+    (void)line;
+    move.done = NULL;
+    return NULL;
+}
+
 /* The oldest call has been to libvirt; its answer is on its way. */
 static struct call take_call(void)
 {
@@ -219,12 +251,14 @@ static int set_up(void **state)
     is_agent_closed = false;
     answered_code = -1;
     answered_generation = 0;
+    memset(&move, 0, sizeof move);
     truth = (struct domain_state){
         .vm_id = VM_ID, .name = "dom", .exists = true, .persistent = true, .vcpus = 1, .memory_bytes = 1};
     see_truth(SIGHT_RUNNING);
     assert_int_equal(loop_new(&loop, &fault), 0);
     const struct backend_libvirt_config config = {
-        .loop = loop, .host = "node1", .uri = "", .on_changed = on_changed, .on_snapshot_over = on_snapshot_over};
+        .loop = loop, .host = "node1", .uri = "", .on_changed = on_changed, .on_snapshot_over = on_snapshot_over,
+        .line_open = open_line, .line_ask = ask_over_line, .line_close = close_line};
     snapshot_name[0] = 0;
     are_snapshots_unknown = false;
     snapshots_over = 0;
@@ -704,6 +738,113 @@ static void what_is_killed_while_its_start_is_open_is_neither_started_again_nor_
     answer_all();
 }
 
+/* ---- moves ---- */
+static void on_status(void *data, struct rpc *rpc, struct rpc_request *request, const ProtobufCMessage *message)
+{
+    (void)data;
+    (void)rpc;
+    (void)request;
+    move.state = ((const Godwit__VmStatus *)message)->state;
+}
+
+static void on_move(void *data, struct rpc *rpc, struct rpc_request *request, const ProtobufCMessage *message)
+{
+    const Godwit__MoveEvent *event = (const Godwit__MoveEvent *)message;
+    (void)data;
+    (void)rpc;
+    (void)request;
+
+    if (!event->ended)
+        return;
+    assert_non_null(event->receipt);
+    move.ends_told++;
+    move.wire_bytes = event->receipt->wire_bytes;
+}
+
+static void on_answered(void *data, const ProtobufCMessage *reply, const struct fault *words)
+{
+    (void)data;
+    (void)words;
+    answers++;
+    answered_code = reply ? 0 : words->code;
+    if (reply && reply->descriptor == &godwit__vm_status__descriptor)
+        move.state = ((const Godwit__VmStatus *)reply)->state;
+}
+
+static void order(uint16_t method, const ProtobufCMessage *message, const ProtobufCMessageDescriptor *reply)
+{
+    unsigned before = answers;
+
+    assert_int_equal(rpc_call(agent, method, message, reply, 0, on_answered, NULL, &fault), 0);
+    for (unsigned i = 0; i < TURNS_MAX && answers == before; i++)
+        loop_turn(loop, true);
+    assert_int_equal(answers, before + 1);
+    assert_int_equal(answered_code, 0);
+}
+
+static void target_answers(Godwit__Latch latch)
+{
+    Godwit__PeerMoveReply reply = GODWIT__PEER_MOVE_REPLY__INIT;
+
+    assert_non_null(move.done);
+    reply.has_latch = true;
+    reply.latch = latch;
+    reply.libvirt_uri = (char *)(uintptr_t)"qemu+tcp://node2/system"; /* only read */
+    move.done(move.data, &reply, NULL);
+}
+
+/* Its target runs it, and its QEMU here has ended; libvirt's last word of the migration is to come. */
+static void move_away(void)
+{
+    static const struct rpc_method methods[] = {
+        {METHOD_VM_STATE_EVENT, &godwit__vm_status__descriptor, on_status},
+        {METHOD_VM_MOVE_EVENT, &godwit__move_event__descriptor, on_move}};
+    static const struct rpc_service service = {.methods = methods, .method_count = 2, .on_closed = on_agent_closed};
+    static uint8_t key[32];
+    Godwit__MoveOut out = GODWIT__MOVE_OUT__INIT;
+
+    assert_int_equal(rpc_new_unix(&agent, loop, speak_for_it(), &service, NULL, &fault), 0);
+    out.move_id = (char *)(uintptr_t)MOVE_ID;
+    out.address = (char *)(uintptr_t)"node2:7412";
+    out.has_generation = out.has_psk = true;
+    out.generation = GENERATION + 1;
+    out.psk = (ProtobufCBinaryData){.data = key, .len = sizeof key};
+    order(METHOD_VM_MOVE_OUT, &out.base, &godwit__empty__descriptor);
+    target_answers(GODWIT__LATCH__LATCH_IN);
+    assert_int_equal(call_count, 1);
+    struct call migration = take_call();
+    see_truth(SIGHT_OFF);
+    answer(migration);
+    answer_all(); /* looks: it is off */
+    target_answers(GODWIT__LATCH__LATCH_TOOK);
+    turn(10);
+}
+
+static void a_coordinator_that_knows_of_the_take_first_does_not_cost_the_receipt_its_figures(void **state)
+{
+    (void)state;
+    const struct virt_job job = {.data_total = 4096, .data_processed = 1234};
+    Godwit__MoveVerdict verdict = GODWIT__MOVE_VERDICT__INIT;
+    Godwit__VmAction action = GODWIT__VM_ACTION__INIT;
+
+    move_away();
+    verdict.move_id = (char *)(uintptr_t)MOVE_ID;
+    verdict.has_kind = true;
+    verdict.kind = GODWIT__MOVE_VERDICT_KIND__MOVE_VERDICT_STARTED;
+    order(METHOD_VM_MOVE_VERDICT, &verdict.base, &godwit__vm_status__descriptor);
+    if (move.state == GODWIT__VM_STATE__VM_STATE_GONE) /* as an agent does */
+        assert_int_equal(rpc_send_event(agent, METHOD_VM_QUIT, &action.base, &fault), 0);
+    turn(10);
+    libvirt.on_job(libvirt.data, VM_ID, &job);
+    for (unsigned i = 0; i < TURNS_MAX && !is_agent_closed; i++)
+        loop_turn(loop, true);
+
+    assert_true(is_agent_closed);
+    assert_int_equal(move.state, GODWIT__VM_STATE__VM_STATE_GONE);
+    assert_int_equal(move.ends_told, 1);
+    assert_int_equal(move.wire_bytes, job.data_processed);
+}
+
 int main(void)
 {
 #define LISTED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -724,6 +865,7 @@ int main(void)
         LISTED(a_start_that_libvirtd_was_never_told_of_is_refused_at_once),
         LISTED(but_not_where_an_earlier_agent_had_asked_for_it),
         LISTED(what_is_killed_while_its_start_is_open_is_neither_started_again_nor_refused_at_once),
+        LISTED(a_coordinator_that_knows_of_the_take_first_does_not_cost_the_receipt_its_figures),
         LISTED(without_libvirtd_nothing_is_known_of_snapshots_and_who_waits_is_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
