@@ -303,6 +303,8 @@ static void fill_status(const struct standing *standing, Godwit__ReplicaStatus *
         *status = *standing->status;
     status->vm_id = (char *)(uintptr_t)standing->vm_id; /* protobuf-c knows no const */
     status->protection_id = standing->record->order->protection_id;
+    status->disk_bytes = standing->record->order->disk_bytes;
+    status->n_disk_bytes = standing->record->order->n_disk_bytes;
     if (!status->held)
         status->held = held;
     if (standing->record->is_taken) {

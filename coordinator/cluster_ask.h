@@ -61,6 +61,7 @@ struct cluster_start_ask {
     char *const *avoid;           /* hosts that failed before; only read */
     size_t avoid_count;
     bool makes_disks; /* they are still to be made there: is there room for them? */
+    const uint64_t *landing_bytes; /* the same, of so large ones as no description says; NULL: none */
 };
 /* Where a VM that is stopped, or about to be, could be started now. 0, or -1. */
 int cluster_choose_start(struct cluster *cluster, const struct cluster_vm *vm,

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/own.h"
+#include "coordinator/api.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_tell.h"
@@ -107,9 +108,8 @@ static int ask(struct coordinator *coordinator, const Godwit__DrRequest *wanted,
     return dr_ask_protect_there(&coordinator->cluster, wanted, &peer, now, problem, todo);
 }
 
-void dr_api_request(struct peer *peer, struct rpc_request *request, const void *message)
+static void act(struct coordinator *coordinator, struct rpc_request *request, const void *message)
 {
-    struct coordinator *coordinator = peer->coordinator;
     const Godwit__DrRequest *wanted = message;
     struct cluster_todo todo = {0};
     struct problem problem = {0};
@@ -119,9 +119,8 @@ void dr_api_request(struct peer *peer, struct rpc_request *request, const void *
         return;
     }
     if (wanted->verb != GODWIT__DR_VERB__DR_VERB_STATUS)
-        log_info("dr_api", "verb=%d vm=%s group=%s by=%s", (int)wanted->verb,
-                 wanted->vm ? wanted->vm : "", wanted->group ? wanted->group : "",
-                 rpc_peer(peer->rpc)->name);
+        log_info("dr_api", "verb=%d vm=%s group=%s", (int)wanted->verb, wanted->vm ? wanted->vm : "",
+                 wanted->group ? wanted->group : ""); /* who asked: the audit knows */
     struct waiting *waiting = calloc(1, sizeof *waiting);
     assert(waiting);
     waiting->coordinator = coordinator;
@@ -132,6 +131,23 @@ void dr_api_request(struct peer *peer, struct rpc_request *request, const void *
     WORDS_COPY(waiting->vm_id, vm ? vm->id : "");
     WORDS_COPY(waiting->group, !vm && wanted->group ? wanted->group : "");
     coordinator_apply(coordinator, &todo, NULL, reply_status, waiting);
+}
+
+/* Disks come to lie somewhere by it: is there room for them now? A failover waits for no store. */
+static bool lands(const Godwit__DrRequest *wanted)
+{
+    return wanted->verb == GODWIT__DR_VERB__DR_VERB_PROTECT ||
+           wanted->verb == GODWIT__DR_VERB__DR_VERB_FAILBACK ||
+           wanted->verb == GODWIT__DR_VERB__DR_VERB_TEST ||
+           wanted->verb == GODWIT__DR_VERB__DR_VERB_DRILL_NOW;
+}
+
+void dr_api_request(struct peer *peer, struct rpc_request *request, const void *message)
+{
+    if (lands(message))
+        api_look_first(peer->coordinator, request, message, act);
+    else
+        act(peer->coordinator, request, message);
 }
 
 void dr_api_on_replicas(struct peer *peer, struct rpc_request *request, const void *message)

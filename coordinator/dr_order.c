@@ -5,7 +5,6 @@
 #include "base/world.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_test.h"
-#include "coordinator/pool_store.h"
 #include "coordinator/words.h"
 #include "proto/method.h"
 #include "proto/vm_spec.h"
@@ -143,7 +142,7 @@ static bool make_copy(struct coordinator *coordinator, struct cluster_dr *dr,
     copy->generation = DR_TEST_GENERATION;
     uint64_t bytes = twin->spec->memory->size;
     for (size_t i = 0; i < twin->spec->n_disks; i++)
-        bytes += pool_store_disk_bytes(dr->vm, i); /* its source may be silent since a restart */
+        bytes += dr_test_disk_bytes(dr, i);
     ret_order->message = &copy->base;
     ret_order->reply = &godwit__replica_copied__descriptor;
     ret_order->method = METHOD_ORDER_REPLICA_COPY;

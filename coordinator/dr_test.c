@@ -14,6 +14,7 @@
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_peer.h"
+#include "coordinator/pool_store.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
 #include "proto/vm_spec.h"
@@ -118,6 +119,13 @@ void dr_test_stop(struct cluster_dr *dr, struct cluster_now now, struct cluster_
 }
 
 /* ---- the copy as a VM ---- */
+uint64_t dr_test_disk_bytes(const struct cluster_dr *dr, size_t disk)
+{
+    const Godwit__ReplicaStatus *in = dr->in;
+    bool is_told = disk < DISKS_MAX && dr->vm->disk_bytes[disk]; /* not where its source is silent since a restart */
+    return !is_told && in && disk < in->n_disk_bytes ? in->disk_bytes[disk] : pool_store_disk_bytes(dr->vm, disk);
+}
+
 /* Of the disks that it writes, as they lie on the replica's host once they have names. */
 static int make_spec(const struct cluster_dr *dr, const char *name, Godwit__VmSpec *spec,
                      struct problem *problem)
@@ -165,11 +173,14 @@ static int create(struct cluster *cluster, struct cluster_dr *dr, const char *na
                   struct cluster_now now, struct cluster_vm **ret_vm, struct problem *problem,
                   struct cluster_todo *todo)
 {
-    const struct cluster_start_ask ask = {.only_on = dr->info->target, .makes_disks = true};
+    uint64_t bytes[DISKS_MAX] = {0};
+    const struct cluster_start_ask ask = {.only_on = dr->info->target, .landing_bytes = bytes};
     struct cluster_host *host = NULL;
     const size_t puts = todo->put_count, answers = todo->answer_count;
     char id[ID_TEXT_SIZE];
     uint64_t ticket = 0;
+    for (size_t i = 0; i < dr->vm->spec->n_disks && i < DISKS_MAX; i++)
+        bytes[i] = dr_test_disk_bytes(dr, i);
     Godwit__VmSpec *spec = cluster_message_copy(&dr->vm->spec->base);
     if (!spec)
         return problem_set(problem, GW_INTERNAL, "no memory for VM %s", name);
@@ -389,6 +400,16 @@ static uint64_t last_drill(const Godwit__DrRecord *info)
 static uint64_t passed_ms(struct cluster_now now, uint64_t since_unix_ms)
 {
     return now.unix_ms > since_unix_ms ? now.unix_ms - since_unix_ms : 0;
+}
+
+bool dr_test_is_due_within(const struct cluster *cluster, struct cluster_now now, uint64_t ms)
+{
+    for (size_t i = 0; i < cluster->dr_count; i++) {
+        const Godwit__DrRecord *info = cluster->drs[i]->info;
+        if (info->drill_every_ms && passed_ms(now, last_drill(info)) + ms >= info->drill_every_ms)
+            return true;
+    }
+    return false;
 }
 
 /* The time is there, and it could be taken just now; what cannot is tried with the next tick. */

@@ -39,12 +39,17 @@ bool dr_test_tick(struct cluster *cluster, struct cluster_dr *dr, struct cluster
 void dr_test_copied(struct cluster *cluster, struct cluster_dr *dr,
                     const struct cluster_order *order, const struct cluster_result *result,
                     struct cluster_now now, struct cluster_todo *todo);
+/* Is a drill of any of them due by then? Whoever looks at stores looks at their room before that. */
+bool dr_test_is_due_within(const struct cluster *cluster, struct cluster_now now, uint64_t ms);
 /* One is under way, or its copy is still there. */
 bool dr_test_is_open(const struct cluster_dr *dr);
 /* Its copy goes, as soon as it can. */
 void dr_test_stop(struct cluster_dr *dr, struct cluster_now now, struct cluster_todo *todo);
 /* While loading: what a record says makes sense, or is forgotten. */
 void dr_test_load(Godwit__DrRecord *info);
+
+/* How large a disk of what is held is; 0: nobody has told. */
+uint64_t dr_test_disk_bytes(const struct cluster_dr *dr, size_t disk);
 
 bool dr_test_is_copy(const struct cluster_vm *vm);
 

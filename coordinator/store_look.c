@@ -15,6 +15,7 @@
 #include "base/own.h"
 #include "base/world.h"
 #include "coordinator/agent_link.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/pool_store.h"
 #include "coordinator/words.h"
 #include "proto/limits.h"
@@ -234,7 +235,7 @@ bool store_look(struct coordinator *coordinator, const struct cluster_store *onl
     return true;
 }
 
-static void brief_is_over(void *data)
+static void own_is_over(void *data)
 {
     struct coordinator *coordinator = data;
     coordinator->looks_at_stores = false;
@@ -243,14 +244,17 @@ static void brief_is_over(void *data)
 void store_look_tick(struct coordinator *coordinator)
 {
     const struct cluster *cluster = &coordinator->cluster;
-    uint64_t now_ns = coordinator_now().ns;
+    struct cluster_now now = coordinator_now();
+    uint64_t now_ns = now.ns;
     if (cluster->store_count == 0 || coordinator->looks_at_stores ||
         now_ns - coordinator->looked_at_stores_ns < POOL_STORE_LOOK_EVERY_MS * NS_PER_MS)
         return;
     struct look *look = calloc(1, sizeof *look);
     assert(look); /* control memory is small */
-    *look = (struct look){
-        .coordinator = coordinator, .is_brief = true, .done = brief_is_over, .data = coordinator};
+    *look = (struct look){.coordinator = coordinator,
+                          .is_brief = !dr_test_is_due_within(cluster, now, 2 * POOL_STORE_LOOK_EVERY_MS),
+                          .done = own_is_over,
+                          .data = coordinator};
     coordinator->looks_at_stores = true;
     coordinator->looked_at_stores_ns = now_ns;
     for (size_t i = 0; i < cluster->store_count; i++)

@@ -21,7 +21,8 @@ typedef void store_look_done_fn(void *data);
  * none to look at, and `done` does not come. */
 bool store_look(struct coordinator *coordinator, const struct cluster_store *only,
                 store_look_done_fn *done, void *data);
-/* Now and then: are they well? So that who plans by itself, and who is asked in between, knows. */
+/* Now and then: are they well? So that who plans by itself, and who is asked in between, knows. Their room besides
+ * where a drill of a replica is due soon, which begins by itself. */
 void store_look_tick(struct coordinator *coordinator);
 /* `places` of a store that need not be in the pool (yet); `store` and they are borrowed until `done`
  * has come. Each place's state and reason say what was found. */

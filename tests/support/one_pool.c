@@ -117,9 +117,10 @@ void apply(void)
 /* ---- agents -----------------------------------------------------------------------------------
  */
 
+static uint64_t disk_bytes[1] = {GIB(1)};
+
 static void fill_status(int h, int v, Godwit__VmStatus *status)
 {
-    static uint64_t disk_bytes[1] = {GIB(1)};
     const struct process *process = &world.processes[h][v];
     godwit__vm_status__init(status);
     status->vm_id = (char *)(uintptr_t)(v == 0 ? "id-web" : "id-db");
@@ -164,6 +165,8 @@ void tell_replicas(int h)
         status->has_bytes_kept = status->has_bytes_in = true;
         status->bytes_in = 1000;
         status->bytes_kept = process->keeps_disks ? 900 : 0;
+        status->disk_bytes = disk_bytes;
+        status->n_disk_bytes = 1;
         list[told.n_replicas++] = status;
     }
     told.replicas = list;

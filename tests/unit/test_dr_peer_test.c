@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "coordinator/cluster_ask.h"
@@ -16,6 +17,7 @@
 #include "coordinator/dr_peer.h"
 #include "coordinator/dr_peer_hold.h"
 #include "coordinator/dr_test.h"
+#include "coordinator/pool_store.h"
 #include "tests/support/two_pools.h"
 
 static int begin_test(void)
@@ -390,6 +392,20 @@ static void a_drill_of_what_is_held_comes_by_itself(void **ignored)
     assert_int_equal(world.copies, 1);
 }
 
+static void a_copy_of_what_is_held_needs_room_for_its_disks(void **ignored)
+{
+    (void)ignored;
+    struct cluster_store *store = pool_store_find(&world.pools[THERE].cluster, "one", &world.problem);
+    struct cluster_store_place *place = pool_store_place(store, "node1");
+    place->seen_ns = world.now_ns;
+    place->free_bytes = GIB(1) - 1;
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_STORE_FULL);
+    assert_null(twin());
+    place->free_bytes = GIB(1);
+    let_a_copy_run();
+}
+
 static void a_drill_gives_way_to_a_takeover(void **ignored)
 {
     (void)ignored;
@@ -457,6 +473,7 @@ int main(void)
         test(a_coordinator_that_dies_at_any_step_leaves_no_copy),
         test(a_copy_that_cannot_be_made_says_so_and_leaves_nothing),
         test(a_drill_of_what_is_held_comes_by_itself),
+        test(a_copy_of_what_is_held_needs_room_for_its_disks),
         test(a_drill_gives_way_to_a_takeover),
         test(a_kernel_of_a_copy_is_none_that_a_peer_may_name),
     };

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "base/own.h"
 #include "coordinator/cluster_ask.h"
@@ -16,6 +17,7 @@
 #include "coordinator/cluster_snapshot.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_test.h"
+#include "coordinator/pool_store.h"
 #include "proto/vm_spec.h"
 #include "tests/support/one_pool.h"
 
@@ -173,6 +175,63 @@ static void a_name_that_is_taken_or_none_changes_nothing(void **ignored)
     assert_int_equal(world.problem.code, GW_USAGE);
     assert_int_equal(world.cluster.vm_count, VMS);
     assert_null(test_of());
+}
+
+/* Where there is no room for a copy's disks whole, which it may write: as what a landing one needs. */
+static struct cluster_store_place *give_store(uint64_t free_bytes)
+{
+    Godwit__PoolStore given = GODWIT__POOL_STORE__INIT, *draft = NULL;
+    char *hosts[] = {(char *)(uintptr_t) "node1", (char *)(uintptr_t) "node2"};
+    struct cluster_store *store = NULL;
+    given.name = (char *)(uintptr_t) "one";
+    given.path = (char *)(uintptr_t) "/srv/one";
+    given.hosts = hosts;
+    given.n_hosts = 2;
+    assert_int_equal(pool_store_draft(&world.cluster, &given, now(), &draft, &world.problem), 0);
+    assert_int_equal(
+        pool_store_add(&world.cluster, draft, now(), &store, &world.problem, &world.todo), 0);
+    apply();
+    dr_set_text(&vm(0)->spec->disks[0]->pool_store, "one");
+    vm(0)->spec->disks[0]->has_size = false; /* it came of an image */
+    struct cluster_store_place *place = pool_store_place(store, "node2");
+    assert_non_null(place);
+    place->seen_ns = world.now_ns;
+    place->free_bytes = free_bytes;
+    return place;
+}
+
+static void a_copy_needs_room_for_the_disks_that_it_is_given(void **ignored)
+{
+    (void)ignored;
+    hold();
+    struct cluster_store_place *place = give_store(GIB(1) - 1);
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_STORE_FULL);
+    assert_non_null(strstr(world.problem.text, "1024 are needed"));
+    assert_null(twin());
+    assert_null(test_of());
+    assert_true(is_held());
+    place->free_bytes = GIB(2);
+    place->growth_bytes = GIB(1);
+    assert_int_equal(begin_test(), 0);
+    turn_until(test_runs, "its copy runs");
+    assert_false(twin()->spec->disks[0]->has_size); /* what is not there is not made */
+}
+
+/* Its source is lost, and so is the coordinator that had heard of it. */
+static void a_copy_needs_room_also_where_its_replicas_host_alone_knows_how_much(void **ignored)
+{
+    (void)ignored;
+    hold();
+    power_off(0);
+    restart();
+    turn_for(10000);
+    assert_int_equal(vm(0)->disk_bytes[0], 0);
+    struct cluster_store_place *place = give_store(GIB(1) - 1);
+    assert_int_equal(begin_test(), -1);
+    assert_int_equal(world.problem.code, GW_STORE_FULL);
+    place->free_bytes = GIB(1);
+    assert_int_equal(begin_test(), 0);
 }
 
 static void a_copy_that_is_refused_or_does_not_start_is_taken_away(void **ignored)
@@ -439,6 +498,25 @@ static int drill_every(uint64_t ms)
     return ask(&request);
 }
 
+/* Its stores are looked at before it: what was seen of them long ago is no reason to refuse it. */
+static void a_drill_that_is_due_soon_is_known_before_it(void **ignored)
+{
+    (void)ignored;
+    hold();
+    assert_false(dr_test_is_due_within(&world.cluster, now(), 40000));
+    assert_int_equal(drill_every(100000), 0);
+    turn_for(50000);
+    assert_false(dr_test_is_due_within(&world.cluster, now(), 40000));
+    turn_for(20000);
+    assert_int_equal(world.copies, 0);
+    assert_true(dr_test_is_due_within(&world.cluster, now(), 40000));
+    turn_until(test_is_over, "it is drilled");
+    assert_false(dr_test_is_due_within(&world.cluster, now(), 40000));
+    assert_int_equal(drill_every(0), 0);
+    turn_for(100000);
+    assert_false(dr_test_is_due_within(&world.cluster, now(), 40000));
+}
+
 static void a_drill_that_is_overdue_by_a_period_is_told_once(void **ignored)
 {
     (void)ignored;
@@ -611,6 +689,8 @@ int main(void)
         TEST(a_copy_of_disks_alone_boots_with_its_vms_own_seed),
         TEST(a_test_of_what_is_not_held_is_refused),
         TEST(a_name_that_is_taken_or_none_changes_nothing),
+        TEST(a_copy_needs_room_for_the_disks_that_it_is_given),
+        TEST(a_copy_needs_room_also_where_its_replicas_host_alone_knows_how_much),
         TEST(a_copy_that_is_refused_or_does_not_start_is_taken_away),
         TEST(vm_rm_of_the_copy_ends_the_test),
         TEST(no_snapshot_is_taken_of_a_copy),
@@ -622,6 +702,7 @@ int main(void)
         TEST(a_copy_that_was_given_up_goes_whole_when_its_host_is_back_after_all),
         TEST(a_drill_watches_its_copy_and_takes_it_away),
         TEST(drills_come_by_themselves_as_often_as_was_said),
+        TEST(a_drill_that_is_due_soon_is_known_before_it),
         TEST(a_drill_that_is_overdue_by_a_period_is_told_once),
         TEST(a_test_that_is_forgotten_does_not_keep_drills_away_in_silence),
         TEST(drills_of_one_target_come_one_after_the_other),
