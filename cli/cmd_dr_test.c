@@ -296,6 +296,20 @@ int cmd_dr_test(struct context *context)
     return run(context, is_end ? GODWIT__DR_VERB__DR_VERB_TEST_END : GODWIT__DR_VERB__DR_VERB_TEST);
 }
 
+/* Of a group it is told who is left out: it ends, and has no schedule. */
+static void say_drill(struct context *context, const Godwit__DrInfo *info, bool is_wanted)
+{
+    bool is_away = info->has_drill_every_ms && is_same(info->state, "away");
+    char every[UNITS_TEXT_SIZE];
+    units_print_duration(info->drill_every_ms * NS_PER_MS, every);
+    (void)fprintf(context->talk, "%s is %s%s%s\n", info->vm,
+                  info->has_drill_every_ms ? "drilled every "
+                  : is_wanted              ? "not drilled: its protection is just being ended"
+                                           : "drilled no more",
+                  info->has_drill_every_ms ? every : "",
+                  is_away ? ", once it has a replica again" : "");
+}
+
 static int set_drill(struct context *context)
 {
     const struct command_line *line = context->line;
@@ -303,7 +317,6 @@ static int set_drill(struct context *context)
     Godwit__DrRequest request = GODWIT__DR_REQUEST__INIT;
     Godwit__DrReply *reply = NULL;
     struct fault fault = {0};
-    char every[UNITS_TEXT_SIZE];
     if (client_of(context, &testing.client, &fault) < 0)
         return error_print_fault(context, &fault);
     request.has_verb = request.has_drill_every_ms = true;
@@ -314,11 +327,8 @@ static int set_drill(struct context *context)
     int exit_code = ask(&testing, &request, &reply);
     if (exit_code != EXIT_CODE_DONE)
         return exit_code;
-    units_print_duration(command_number(line, "every"), every);
     for (size_t i = 0; i < reply->n_vms; i++)
-        (void)fprintf(context->talk, "%s is drilled %s%s\n", reply->vms[i]->vm,
-                      request.drill_every_ms ? "every " : "no more",
-                      request.drill_every_ms ? every : "");
+        say_drill(context, reply->vms[i], request.drill_every_ms > 0);
     godwit__dr_reply__free_unpacked(reply, NULL);
     return EXIT_CODE_DONE;
 }

@@ -336,6 +336,36 @@ int dr_test_end(struct cluster *cluster, const char *word, struct cluster_now no
 }
 
 /* ---- drills ---- */
+/* Could one ever come, by this record? Of what is away within one pool once it has a replica again. */
+static int judge_drills(const struct cluster *cluster, const struct cluster_dr *dr,
+                        struct cluster_now now, struct problem *problem)
+{
+    const char *name = dr->info->vm, *peer = dr_peer_name(dr);
+    if (dr_step_is(dr, "end"))
+        return refuse(cluster, dr,
+                      dr_peer_holds(dr) ? "is just being dropped here: there is nothing to drill"
+                                        : "is just being unprotected: there is nothing to drill",
+                      now, problem);
+    if (!dr_peer_holds(dr) || (dr_step_is(dr, "hold") && !dr_peer_is_stale(dr)))
+        return 0;
+    if (dr_step_is(dr, "away")) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "%s was taken over from pool %s and runs here: it has no replica to drill",
+                          name, peer);
+        problem_hint(problem, "godwit dr unprotect %s, then godwit dr protect %s --to %s", name, name, peer);
+    } else if (dr_peer_is_stale(dr)) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "what was held of %s is of before, and dropped: it runs on in pool %s", name,
+                          peer);
+        problem_hint(problem, "in pool %s: godwit dr unprotect %s, then protect it anew", peer, name);
+    } else {
+        (void)problem_set(problem, GW_VM_BUSY, "%s is just being taken over", name);
+        problem_hint(problem, "godwit dr status %s", name);
+    }
+    cluster_vm_place(cluster, dr->vm, now.ns, problem->vm_state, sizeof problem->vm_state);
+    return -1;
+}
+
 static void set_drill(struct cluster_dr *dr, uint64_t every_ms, struct cluster_now now,
                       struct cluster_todo *todo)
 {
@@ -344,8 +374,9 @@ static void set_drill(struct cluster_dr *dr, uint64_t every_ms, struct cluster_n
     dr->info->drill_every_ms = every_ms;
     dr_put(dr, todo);
     if (every_ms)
-        cluster_todo_event(todo, dr->info->vm_id, "the replica of %s is drilled every %llu s",
-                           dr->info->vm, (unsigned long long)(every_ms / 1000));
+        cluster_todo_event(todo, dr->info->vm_id, "the replica of %s is drilled every %llu s%s",
+                           dr->info->vm, (unsigned long long)(every_ms / 1000),
+                           dr_step_is(dr, "away") ? ", once it has one again" : "");
     else
         cluster_todo_event(todo, dr->info->vm_id, "the replica of %s is not drilled any more",
                            dr->info->vm);
@@ -362,11 +393,13 @@ int dr_test_set_drill(struct cluster *cluster, const Godwit__DrRequest *request,
         return problem_set(problem, GW_USAGE, "--every of %llu ms, the least is a minute",
                            (unsigned long long)request->drill_every_ms);
     struct cluster_dr *dr = has_vm ? find(cluster, request->vm, problem) : NULL;
-    if (has_vm && !dr)
+    if (has_vm &&
+        (!dr || (request->drill_every_ms && judge_drills(cluster, dr, now, problem) != 0)))
         return -1;
     for (size_t i = 0; i < cluster->dr_count; i++) {
         struct cluster_dr *one = cluster->drs[i];
-        if (has_vm ? one != dr : !is_same(one->info->group, request->group))
+        if (has_vm ? one != dr
+                   : !is_same(one->info->group, request->group) || dr_step_is(one, "end"))
             continue;
         set_drill(one, request->drill_every_ms, now, todo);
         count++;
@@ -439,7 +472,8 @@ static void tell_overdue(const struct cluster *cluster, struct cluster_dr *dr,
     uint64_t last = last_drill(info), every_ms = info->drill_every_ms;
     uint64_t since = last > dr->drill_set_unix_ms ? last : dr->drill_set_unix_ms;
     if (!every_ms || passed_ms(now, since) / 2 < every_ms || dr->overdue_unix_ms == since ||
-        dr_step_is(dr, "end") || dr_is_settling(cluster, now))
+        dr_step_is(dr, "end") || (dr_peer_holds(dr) && dr_step_is(dr, "away")) ||
+        dr_is_settling(cluster, now))
         return;
     const struct cluster_dr *before = find_before(cluster, dr);
     if (judge(cluster, dr, now, &problem) == 0)

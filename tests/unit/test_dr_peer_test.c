@@ -406,6 +406,60 @@ static void a_copy_of_what_is_held_needs_room_for_its_disks(void **ignored)
     let_a_copy_run();
 }
 
+static void refuses_drills(enum gw_code code, const char *words, const char *hint)
+{
+    assert_int_equal(set_drill(DR_DRILL_EVERY_MS_MIN), -1);
+    assert_int_equal(world.problem.code, code);
+    if (!strstr(world.problem.text, words))
+        fail_msg("'%s' does not say '%s'", world.problem.text, words);
+    assert_string_equal(world.problem.hint, hint);
+    assert_int_equal(set_drill(0), 0); /* that there are to be none is always heard */
+}
+
+/* Never again is it a replica by this record. */
+static void what_was_taken_over_is_not_drilled(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(take_over(NULL, false), 0);
+    refuses_drills(GW_VM_BUSY, "is just being taken over", "godwit dr status web");
+    turn_until(is_over, "taken over");
+    refuses_drills(GW_DR_STATE, "was taken over from pool site-a and runs here",
+                   "godwit dr unprotect web, then godwit dr protect web --to site-a");
+}
+
+static void drills_of_what_was_taken_over_are_not_overdue(void **ignored)
+{
+    (void)ignored;
+    assert_int_equal(set_drill(DR_DRILL_EVERY_MS_MIN), 0);
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_over, "taken over");
+    turn_for(3 * DR_DRILL_EVERY_MS_MIN);
+    assert_int_equal(world.copies, 0);
+    assert_int_equal(vm(THERE)->dr->overdue_unix_ms, 0);
+}
+
+static void what_is_being_dropped_is_not_drilled(void **ignored)
+{
+    (void)ignored;
+    power_off(THERE);
+    assert_int_equal(unprotect(HERE, false), 0);
+    turn_for(2000);
+    assert_true(step_is(THERE, "end"));
+    refuses_drills(GW_DR_STATE, "is just being dropped", "godwit dr status web");
+}
+
+static void what_is_held_no_more_is_not_drilled(void **ignored)
+{
+    (void)ignored;
+    world.refuses_take = true;
+    assert_int_equal(take_over(NULL, false), 0);
+    turn_until(is_failed, "not taken");
+    turn_for(20000);
+    assert_true(dr_peer_is_stale(vm(THERE)->dr));
+    refuses_drills(GW_DR_STATE, "is of before, and dropped",
+                   "in pool site-a: godwit dr unprotect web, then protect it anew");
+}
+
 static void a_drill_gives_way_to_a_takeover(void **ignored)
 {
     (void)ignored;
@@ -474,6 +528,10 @@ int main(void)
         test(a_copy_that_cannot_be_made_says_so_and_leaves_nothing),
         test(a_drill_of_what_is_held_comes_by_itself),
         test(a_copy_of_what_is_held_needs_room_for_its_disks),
+        test(what_was_taken_over_is_not_drilled),
+        test(drills_of_what_was_taken_over_are_not_overdue),
+        test(what_is_being_dropped_is_not_drilled),
+        test(what_is_held_no_more_is_not_drilled),
         test(a_drill_gives_way_to_a_takeover),
         test(a_kernel_of_a_copy_is_none_that_a_peer_may_name),
     };

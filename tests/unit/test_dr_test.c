@@ -545,6 +545,64 @@ static void a_drill_that_is_overdue_by_a_period_is_told_once(void **ignored)
     assert_int_equal(world.overdue, 2);
 }
 
+static bool is_drilled(void)
+{
+    return test_is_over() && test_of()->is_drill && is_home();
+}
+
+/* It runs from its replica: once it has one again, its drills come. */
+static void a_schedule_that_is_set_while_it_is_away_counts_once_it_is_back(void **ignored)
+{
+    Godwit__DrRequest planned = request_of(GODWIT__DR_VERB__DR_VERB_FAILOVER);
+    (void)ignored;
+    hold();
+    planned.planned = true;
+    assert_int_equal(ask(&planned), 0);
+    turn_until(is_away, "away");
+    assert_int_equal(drill_every(60000), 0);
+    turn_for(100000);
+    assert_int_equal(world.copies, 0);
+    assert_int_equal(failback(), 0);
+    turn_until(is_drilled, "drilled at home");
+    assert_int_equal(world.copies, 1);
+}
+
+static void what_is_being_unprotected_is_not_drilled(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    hold();
+    world.up[1] = false; /* it is to drop it */
+    lose(1);
+    assert_int_equal(ask(&request), 0);
+    turn_for(1000);
+    assert_int_equal(drill_every(60000), -1);
+    assert_int_equal(world.problem.code, GW_DR_STATE);
+    assert_non_null(strstr(world.problem.text, "is just being unprotected"));
+    assert_string_equal(world.problem.hint, "godwit dr status web");
+    assert_int_equal(drill_every(0), 0);
+}
+
+static void of_a_group_those_are_drilled_that_stay_protected(void **ignored)
+{
+    Godwit__DrRequest request = request_of(GODWIT__DR_VERB__DR_VERB_UNPROTECT);
+    (void)ignored;
+    for (int v = 0; v < VMS; v++)
+        assert_int_equal(protect(vm_names[v], "node2", "shop", 0, 0), 0);
+    turn_until(is_held, "held");
+    world.up[1] = false;
+    lose(1);
+    assert_int_equal(ask(&request), 0);
+    request = request_of(GODWIT__DR_VERB__DR_VERB_DRILL);
+    request.vm = NULL;
+    request.group = (char *)(uintptr_t) "shop";
+    request.has_drill_every_ms = true;
+    request.drill_every_ms = 60000;
+    assert_int_equal(ask(&request), 0);
+    assert_false(vm(0)->dr->info->drill_every_ms);
+    assert_int_equal(vm(1)->dr->info->drill_every_ms, 60000);
+}
+
 static void a_test_that_is_forgotten_does_not_keep_drills_away_in_silence(void **ignored)
 {
     (void)ignored;
@@ -704,6 +762,9 @@ int main(void)
         TEST(drills_come_by_themselves_as_often_as_was_said),
         TEST(a_drill_that_is_due_soon_is_known_before_it),
         TEST(a_drill_that_is_overdue_by_a_period_is_told_once),
+        TEST(a_schedule_that_is_set_while_it_is_away_counts_once_it_is_back),
+        TEST(what_is_being_unprotected_is_not_drilled),
+        TEST(of_a_group_those_are_drilled_that_stay_protected),
         TEST(a_test_that_is_forgotten_does_not_keep_drills_away_in_silence),
         TEST(drills_of_one_target_come_one_after_the_other),
         TEST(a_drill_does_not_wait_for_a_test_that_runs),
