@@ -56,27 +56,13 @@ static int link_fault(struct lane_source *lane, int r)
     return r;
 }
 
-/* What lies before the next frame. False: nobody knows, or nothing would be packed anyway. */
-static bool look_ahead(struct lane_source *lane, struct page_mix_road *ret_road)
-{
-    if (lane->codec.tuner.arm == PAGE_MIX_RAW || !lane->codec.tuner.mixes)
-        return false;
-    *ret_road = (struct page_mix_road){
-        .now_ns = world_now_ns(),
-        .in_pause = lane->hot,
-        .queued_bytes = stream_queued(lane->stream),
-        .round_trip_ns = stream_round_trip_ns(lane->stream),
-        .allowed_ns = pacer_room_ns(lane->config.pacer),
-    };
-    return true;
-}
-
 static int write_frame(struct lane_source *lane, struct fault *fault)
 {
     struct page_codec *codec = &lane->codec;
     const uint8_t *bytes = NULL;
     struct page_mix_road road;
-    bool sees = look_ahead(lane, &road);
+    bool sees = page_codec_look_ahead(codec, lane->stream, lane->config.pacer, &road);
+    road.in_pause = lane->hot;
     size_t count = page_codec_encode(codec, sees ? &road : NULL, &bytes);
     if (count == 0)
         return 0;

@@ -17,6 +17,7 @@
 
 #include "base/err.h"
 #include "base/world.h"
+#include "migrate/pacer.h"
 #include "net/stream.h"
 
 enum {
@@ -201,6 +202,20 @@ static bool pack_by(struct page_codec *codec, enum page_mix_arm arm)
     return is_packed;
 }
 
+bool page_codec_look_ahead(const struct page_codec *codec, struct stream *stream, struct pacer *pacer,
+                           struct page_mix_road *ret_road)
+{
+    if (codec->tuner.arm == PAGE_MIX_RAW || !codec->tuner.mixes)
+        return false;
+    *ret_road = (struct page_mix_road){
+        .now_ns = world_now_ns(),
+        .queued_bytes = stream_queued(stream),
+        .round_trip_ns = stream_round_trip_ns(stream),
+        .allowed_ns = pacer_room_ns(pacer),
+    };
+    return true;
+}
+
 size_t page_codec_encode(struct page_codec *codec, const struct page_mix_road *road,
                          const uint8_t **ret_bytes)
 {
@@ -259,4 +274,21 @@ int page_codec_decode_group(enum page_frame_codec codec, struct ZSTD_DCtx_s *zst
         return fault_set(fault, ERR_CORRUPT,
                          "page frame: a compressed group does not give its %u bytes", raw_bytes);
     return 0;
+}
+
+int page_codec_decode_pages(struct page_frame *frame, struct ZSTD_DCtx_s *zstd, const uint8_t *body,
+                            uint8_t *ret_pages, struct fault *fault)
+{
+    assert(frame->patch_count == 0);
+    uint32_t sizes[PAGE_FRAME_GROUPS_MAX];
+    int r = page_frame_get_sizes(frame, body, sizes, fault);
+    unsigned groups = page_frame_groups(frame->data_count);
+    body += (size_t)groups * 4;
+    for (unsigned i = 0; i < groups && r == 0; i++) {
+        uint32_t raw_bytes = page_frame_group_pages(frame->data_count, i) * PAGE_BYTES;
+        r = page_codec_decode_group(frame->codec, zstd, body, sizes[i], ret_pages, raw_bytes, fault);
+        body += sizes[i];
+        ret_pages += raw_bytes;
+    }
+    return r;
 }

@@ -17,6 +17,7 @@
 struct ZSTD_CCtx_s;
 struct ZSTD_DCtx_s;
 struct fault;
+struct pacer;
 struct stream;
 
 struct page_codec {
@@ -48,6 +49,10 @@ void page_codec_add_data(struct page_codec *codec, unsigned page_in_block);
 void page_codec_add_zero(struct page_codec *codec, unsigned page_in_block);
 /* Only these lines of the page that was copied to the slot. */
 void page_codec_add_patch(struct page_codec *codec, unsigned page_in_block, uint64_t lines);
+/* What lies before the next frame: on `stream`, and by a limit. False: nobody knows, or nothing would be packed
+ * anyway. */
+bool page_codec_look_ahead(const struct page_codec *codec, struct stream *stream, struct pacer *pacer,
+                           struct page_mix_road *ret_road);
 /* Give the frame's bytes (borrowed until the next begin); 0 when it has no entries. `road`: what lies before them,
  * NULL where nobody knows. */
 size_t page_codec_encode(struct page_codec *codec, const struct page_mix_road *road,
@@ -62,5 +67,8 @@ void page_codec_sent(struct page_codec *codec, struct stream *stream, uint64_t h
 int page_codec_decode_group(enum page_frame_codec codec, struct ZSTD_DCtx_s *zstd,
                             const uint8_t *packed, uint32_t packed_bytes, uint8_t *ret_raw,
                             uint32_t raw_bytes, struct fault *fault);
+/* Undo the body of a packed frame without patches: all of its data pages, one after the other, to `ret_pages`. */
+int page_codec_decode_pages(struct page_frame *frame, struct ZSTD_DCtx_s *zstd, const uint8_t *body,
+                            uint8_t *ret_pages, struct fault *fault);
 
 #endif

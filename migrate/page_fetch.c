@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include "base/bitmap.h"
 #include "base/bytes.h"
@@ -20,6 +21,7 @@
 #include "base/thread.h"
 #include "base/world.h"
 #include "migrate/lane_write.h"
+#include "migrate/page_codec.h"
 #include "migrate/page_digest.h"
 #include "migrate/page_faults.h"
 #include "migrate/progress.h"
@@ -45,7 +47,8 @@ struct fetch_lane {
     struct stream *stream; /* owned */
     pthread_t thread;
     bool started;
-    uint8_t *body; /* owned */
+    uint8_t *body, *packed;   /* owned */
+    struct ZSTD_DCtx_s *zstd; /* owned */
     uint64_t sum, pages, wire_bytes,
         cpu_ns; /* the lane's own until it is joined; sum, pages atomic */
     bool is_lost; /* a page cannot be laid, whoever brings it */
@@ -220,7 +223,7 @@ static int read_head(struct fetch_lane *lane, struct page_frame *ret_frame,
     r = page_frame_get(head, ret_frame, fault);
     if (r < 0)
         return r;
-    if (ret_frame->type != PAGE_FRAME_PAGES || ret_frame->codec != PAGE_FRAME_RAW)
+    if (ret_frame->type != PAGE_FRAME_PAGES)
         return fault_set(fault, ERR_CORRUPT, "a frame that has no place in post-copy");
     r = stream_read(lane->stream, head + PAGE_FRAME_HEADER_BYTES,
                     (size_t)ret_frame->count * PAGE_ENTRY_BYTES, fault);
@@ -232,6 +235,19 @@ static int read_head(struct fetch_lane *lane, struct page_frame *ret_frame,
     return r;
 }
 
+/* The frame's data pages, one after the other. */
+static int read_body(struct fetch_lane *lane, struct page_frame *frame, struct fault *fault)
+{
+    bool is_packed = frame->codec != PAGE_FRAME_RAW;
+    assert(is_packed || frame->body_bytes == frame->data_count * PAGE_BYTES);
+    int r = 0;
+    if (frame->body_bytes)
+        r = stream_read(lane->stream, is_packed ? lane->packed : lane->body, frame->body_bytes, fault);
+    return r == 0 && is_packed
+               ? page_codec_decode_pages(frame, lane->zstd, lane->packed, lane->body, fault)
+               : r;
+}
+
 static int read_frame(struct fetch_lane *lane, struct fault *fault)
 {
     struct page_fetch *fetch = lane->fetch;
@@ -240,11 +256,10 @@ static int read_frame(struct fetch_lane *lane, struct fault *fault)
     int r = read_head(lane, &frame, entries, fault);
     if (r < 0)
         return r;
-    assert(frame.body_bytes == frame.data_count * PAGE_BYTES);
     r = failpoint_check(FAILPOINT_TARGET_LAY, fault);
     if (r < 0)
         return r;
-    r = frame.body_bytes ? stream_read(lane->stream, lane->body, frame.body_bytes, fault) : 0;
+    r = read_body(lane, &frame, fault);
     if (r < 0)
         return r;
     unsigned index = 0;
@@ -512,7 +527,11 @@ static int start_lane(struct fetch_lane *lane, struct stream *stream, struct fau
     lane->is_lost = false;
     if (!lane->body)
         lane->body = aligned_alloc(PAGE_BYTES, (size_t)PAGE_FRAME_PAGES_MAX * PAGE_BYTES);
-    if (!lane->body)
+    if (!lane->packed)
+        lane->packed = malloc(PAGE_FRAME_BODY_MAX); /* touched only where something is packed */
+    if (!lane->zstd)
+        lane->zstd = ZSTD_createDCtx();
+    if (!lane->body || !lane->packed || !lane->zstd)
         return fault_set(fault, ERR_NOMEM, "no memory for a lane of post-copy");
     lane->stream = stream;
     int error = pthread_create(&lane->thread, NULL, lane_run, lane);
@@ -635,6 +654,13 @@ void page_fetch_release(struct page_fetch *fetch)
         let_be_huge(fetch, true);
 }
 
+static void free_rooms(struct fetch_lane *lane)
+{
+    (void)ZSTD_freeDCtx(lane->zstd);
+    free(lane->packed);
+    free(lane->body);
+}
+
 struct page_fetch *page_fetch_free(struct page_fetch *fetch)
 {
     if (!fetch)
@@ -645,8 +671,8 @@ struct page_fetch *page_fetch_free(struct page_fetch *fetch)
         bitmap_deinit(&fetch->regions[i].missing);
         bitmap_deinit(&fetch->regions[i].asked);
     }
-    free(fetch->asks.body);
-    free(fetch->pushes.body);
+    free_rooms(&fetch->asks);
+    free_rooms(&fetch->pushes);
     free(fetch->regions);
     close_p(&fetch->stop_fd);
     pthread_mutex_destroy(&fetch->mutex);

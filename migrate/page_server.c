@@ -10,6 +10,7 @@
 #include "base/thread.h"
 #include "base/world.h"
 #include "migrate/pacer.h"
+#include "migrate/page_codec.h"
 #include "migrate/page_copy.h"
 #include "migrate/page_digest.h"
 #include "migrate/progress.h"
@@ -27,11 +28,9 @@ struct server_lane {
     bool started;
 
     /* the lane's own */
-    uint8_t *body; /* owned */
-    struct page_frame frame;
-    struct page_frame_entry entries[PAGE_FRAME_PAGES_MAX];
+    struct page_codec codec; /* holds the frame that is being filled */
     unsigned region;
-    uint64_t zero_pages, taken_pages, wire_bytes;
+    uint64_t zero_pages, taken_pages, wire_bytes, held_back_ns;
 
     uint64_t sum; /* atomic: written by the lane, read by all */
 };
@@ -58,12 +57,8 @@ static void begin_frame(struct server_lane *lane, unsigned region, uint64_t page
 {
     lane->region = region;
     lane->zero_pages = lane->taken_pages = 0;
-    lane->frame = (struct page_frame){
-        .type = PAGE_FRAME_PAGES,
-        .codec = PAGE_FRAME_RAW,
-        .region = lane->server->config.regions[region].id,
-        .first_page = page / BLOCK_PAGES * BLOCK_PAGES,
-    };
+    page_codec_begin(&lane->codec, lane->server->config.regions[region].id,
+                     page / BLOCK_PAGES * BLOCK_PAGES, 0);
 }
 
 /* Under the server's mutex. */
@@ -75,15 +70,19 @@ static bool take_bit(struct server_lane *lane, uint64_t page)
 }
 
 /* What the frame's next entry is. Returns its digest. */
-static uint64_t copy_page(struct server_lane *lane, uint64_t page)
+static uint64_t copy_page(struct server_lane *lane, uint64_t page, bool *ret_has_data)
 {
-    uint8_t *slot = lane->body + (size_t)lane->frame.data_count * PAGE_BYTES;
-    struct page_frame_entry *entry = &lane->entries[lane->frame.count++];
-    *entry = (struct page_frame_entry){.page = (uint16_t)(page % BLOCK_PAGES)};
-    entry->has_data =
+    uint8_t *slot = page_codec_slot(&lane->codec);
+    unsigned in_block = (unsigned)(page % BLOCK_PAGES);
+    *ret_has_data =
         page_copy(slot, lane->server->config.regions[lane->region].base + page * PAGE_BYTES);
-    lane->frame.data_count += entry->has_data;
-    return entry->has_data ? page_digest_hash(slot) : 0;
+    if (!*ret_has_data) {
+        page_codec_add_zero(&lane->codec, in_block);
+        return 0;
+    }
+    uint64_t hash = page_digest_hash(slot);
+    page_codec_add_data(&lane->codec, in_block);
+    return hash;
 }
 
 /* A page is taken and added to the digest under one lock: the other lane may answer it meanwhile as
@@ -91,33 +90,24 @@ static uint64_t copy_page(struct server_lane *lane, uint64_t page)
 static void add_page(struct server_lane *lane, uint64_t page, bool even_if_taken)
 {
     struct page_server *server = lane->server;
+    bool has_data = false;
     pthread_mutex_lock(&server->mutex);
     bool is_ours = take_bit(lane, page);
     if (is_ours) {
-        uint64_t sum = lane->sum, hash = copy_page(lane, page);
+        uint64_t sum = lane->sum, hash = copy_page(lane, page, &has_data);
         page_digest_set(&server->config.digests[lane->region], page, hash, &sum);
         __atomic_store_n(&lane->sum, sum, __ATOMIC_RELEASE);
         lane->taken_pages++;
-        lane->zero_pages += !lane->entries[lane->frame.count - 1].has_data;
+        lane->zero_pages += !has_data;
     }
     pthread_mutex_unlock(&server->mutex);
     if (!is_ours && even_if_taken)
-        (void)copy_page(lane, page);
+        (void)copy_page(lane, page, &has_data);
 }
 
-static int write_once(struct server_lane *lane, struct fault *fault)
-{
-    uint8_t head[PAGE_FRAME_HEAD_MAX];
-    lane->frame.body_bytes = lane->frame.data_count * PAGE_BYTES;
-    unsigned count = page_frame_put(&lane->frame, lane->entries, head);
-    int r = stream_write(lane->stream, head, count, fault);
-    if (r == 0 && lane->frame.body_bytes)
-        r = stream_write(lane->stream, lane->body, lane->frame.body_bytes, fault);
-    return r < 0 ? r : stream_flush(lane->stream, fault);
-}
-
-/* As lane_write does it, of a frame with its pages: what is doubled or lost is whole. */
-static int write_at_point(struct server_lane *lane, enum failpoint_id point, struct fault *fault)
+/* As lane_write does it, but what is truncated is a head: no page may be laid of it. */
+static int write_at_point(struct server_lane *lane, enum failpoint_id point, const uint8_t *bytes,
+                          size_t count, struct fault *fault)
 {
     uint8_t nothing[PAGE_FRAME_HEADER_BYTES / 2] = {0};
     int r = 0;
@@ -130,20 +120,24 @@ static int write_at_point(struct server_lane *lane, enum failpoint_id point, str
         r = stream_write(lane->stream, nothing, sizeof nothing, fault);
         return r < 0 ? r : stream_flush(lane->stream, fault);
     case FAILPOINT_DUPLICATE:
-        r = write_once(lane, fault);
+        r = stream_write(lane->stream, bytes, count, fault);
         break;
     case FAILPOINT_NONE:
     case FAILPOINT_KILL:
     case FAILPOINT_DELAY:
         break;
     }
-    return r < 0 ? r : write_once(lane, fault);
+    if (r == 0)
+        r = stream_write(lane->stream, bytes, count, fault);
+    return r < 0 ? r : stream_flush(lane->stream, fault);
 }
 
-static int write_frame(struct server_lane *lane, struct fault *fault)
+static int write_frame(struct server_lane *lane, const uint8_t *bytes, size_t count,
+                       struct fault *fault)
 {
     bool asks = lane == &lane->server->asks;
-    int r = write_at_point(lane, asks ? FAILPOINT_SOURCE_ASKED : FAILPOINT_SOURCE_PUSH, fault);
+    int r = write_at_point(lane, asks ? FAILPOINT_SOURCE_ASKED : FAILPOINT_SOURCE_PUSH, bytes, count,
+                           fault);
     uint64_t wire = lane->stream->wire_bytes_out;
     progress_add(lane->server->config.progress, lane->taken_pages, lane->zero_pages,
                  wire - lane->wire_bytes);
@@ -176,6 +170,14 @@ static int read_ask(struct server_lane *lane, unsigned *ret_region, uint64_t *re
     return 0;
 }
 
+/* As it is: whoever waits for it does not wait for packing, too. */
+static int write_answer(struct server_lane *lane, struct fault *fault)
+{
+    const uint8_t *bytes = NULL;
+    size_t count = page_codec_encode(&lane->codec, NULL, &bytes);
+    return count ? write_frame(lane, bytes, count, fault) : 0;
+}
+
 /* The page alone first, so that who waits for it goes on; then what lies around it. Neither waits
  * for the bandwidth limit, but what they take of it is the pushes' loss. */
 static int answer(struct server_lane *lane, unsigned region, uint64_t page, struct fault *fault)
@@ -183,8 +185,8 @@ static int answer(struct server_lane *lane, unsigned region, uint64_t page, stru
     const struct region *of = &lane->server->config.regions[region];
     begin_frame(lane, region, page);
     add_page(lane, page, true);
-    uint64_t alone = lane->frame.data_count;
-    int r = write_frame(lane, fault);
+    uint64_t alone = lane->codec.frame.data_count;
+    int r = write_answer(lane, fault);
     if (r < 0)
         return r;
     uint64_t first = page / AROUND_PAGES * AROUND_PAGES, end = first + AROUND_PAGES;
@@ -196,8 +198,8 @@ static int answer(struct server_lane *lane, unsigned region, uint64_t page, stru
     uint64_t goes_on = (uint64_t)region << REGION_SHIFT | end;
     __atomic_store_n(&lane->server->goes_on, goes_on, __ATOMIC_RELAXED);
     pacer_charge(lane->server->config.pacer,
-                 (alone + (uint64_t)lane->frame.data_count) * PAGE_BYTES);
-    return lane->frame.count ? write_frame(lane, fault) : 0;
+                 (alone + (uint64_t)lane->codec.frame.data_count) * PAGE_BYTES);
+    return write_answer(lane, fault);
 }
 
 static int answer_all(struct server_lane *lane, struct fault *fault)
@@ -244,6 +246,27 @@ static bool find_unsent(const struct page_server_config *config, unsigned *regio
     return false;
 }
 
+/* Packed outside of the server's lock: who asks waits for none of it. */
+static int write_push(struct server_lane *lane, struct fault *fault)
+{
+    struct page_codec *codec = &lane->codec;
+    struct pacer *pacer = lane->server->config.pacer;
+    const uint8_t *bytes = NULL;
+    struct page_mix_road road;
+    bool sees = page_codec_look_ahead(codec, lane->stream, pacer, &road);
+    size_t count = page_codec_encode(codec, sees ? &road : NULL, &bytes);
+    if (count == 0)
+        return 0;
+    uint64_t waited_ns = 0;
+    if (pacer_wait(pacer, count, &waited_ns) == PACER_E_CLOSED)
+        return fault_set(fault, ERR_CANCELED, "the move was stopped");
+    lane->held_back_ns += waited_ns;
+    int r = write_frame(lane, bytes, count, fault);
+    if (r == 0)
+        page_codec_sent(codec, lane->stream, lane->held_back_ns);
+    return r;
+}
+
 static int push_some(struct server_lane *lane, unsigned region, uint64_t *page, struct fault *fault)
 {
     const struct page_server_config *config = &lane->server->config;
@@ -251,17 +274,11 @@ static int push_some(struct server_lane *lane, unsigned region, uint64_t *page, 
     if (end > config->regions[region].pages)
         end = config->regions[region].pages;
     begin_frame(lane, region, *page);
-    while (*page < end && lane->frame.count < PAGE_FRAME_PAGES_MAX) {
+    while (*page < end && lane->codec.frame.count < PAGE_FRAME_PAGES_MAX) {
         add_page(lane, *page, false);
         (*page)++;
     }
-    if (lane->frame.count == 0)
-        return 0;
-    uint64_t waited_ns = 0;
-    if (pacer_wait(config->pacer, lane->frame.data_count * (uint64_t)PAGE_BYTES, &waited_ns) ==
-        PACER_E_CLOSED)
-        return fault_set(fault, ERR_CANCELED, "the move was stopped");
-    return write_frame(lane, fault);
+    return write_push(lane, fault);
 }
 
 static int push_all(struct server_lane *lane, struct fault *fault)
@@ -305,11 +322,13 @@ static void *lane_run(void *data)
     return NULL;
 }
 
-static int start_lane(struct server_lane *lane, struct fault *fault)
+static int start_lane(struct server_lane *lane, enum page_tuner_policy compress, bool takes_zstd,
+                      struct fault *fault)
 {
-    lane->body = aligned_alloc(PAGE_BYTES, (size_t)PAGE_FRAME_PAGES_MAX * PAGE_BYTES);
-    if (!lane->body)
-        return fault_set(fault, ERR_NOMEM, "no memory for a lane of post-copy");
+    int r = page_codec_init(&lane->codec, compress, takes_zstd, fault);
+    if (r < 0)
+        return r;
+    lane->codec.tuner.mixes = stream_knows_queued(lane->stream);
     int error = pthread_create(&lane->thread, NULL, lane_run, lane);
     if (error)
         return fault_set_errno(fault, ERR_NOMEM, error, "starting a lane of post-copy");
@@ -329,7 +348,7 @@ int page_server_new(struct page_server **ret_server, const struct page_server_co
     server->asks.server = server->pushes.server = server;
     server->asks.stream = asks;
     server->pushes.stream = pushes;
-    int r = start_lane(&server->asks, fault);
+    int r = start_lane(&server->asks, PAGE_TUNER_OFF, false, fault);
     if (r < 0) {
         server->asks.stream = server->pushes.stream = NULL; /* still the caller's */
         return r;
@@ -341,7 +360,7 @@ int page_server_new(struct page_server **ret_server, const struct page_server_co
 int page_server_go(struct page_server *server, struct fault *fault)
 {
     assert(!server->pushes.started);
-    return start_lane(&server->pushes, fault);
+    return start_lane(&server->pushes, server->config.compress, server->config.takes_zstd, fault);
 }
 
 void page_server_interrupt(struct page_server *server)
@@ -355,7 +374,7 @@ static void end_lane(struct server_lane *lane)
     if (lane->started)
         pthread_join(lane->thread, NULL);
     stream_free(lane->stream);
-    free(lane->body);
+    page_codec_deinit(&lane->codec);
 }
 
 struct page_server *page_server_free(struct page_server *server)

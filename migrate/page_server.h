@@ -5,7 +5,8 @@
  *
  * The guest stands for good, so a page is read when it is due. A bit of `unsent` is taken by who
  * sends the page. What is asked for goes in any case: what is under way on the push lane may be
- * long in coming.
+ * long in coming. It goes as it is, since somebody waits for it; what is pushed is packed as a
+ * round's pages are, outside of the lock.
  */
 #ifndef GODWIT_MIGRATE_PAGE_SERVER_H
 #define GODWIT_MIGRATE_PAGE_SERVER_H
@@ -14,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "migrate/page_tuner.h"
 
 struct bitmap;
 struct pacer;
@@ -38,6 +40,8 @@ struct page_server_config {
     unsigned region_count;
     struct pacer *pacer;
     struct progress *progress;
+    enum page_tuner_policy compress; /* of what is pushed */
+    bool takes_zstd;                 /* the target */
     void (*report)(void *data, const struct page_server_report *report);
     void *data;
 };

@@ -106,6 +106,7 @@ struct source {
     uint64_t delta_room; /* atomic: pages that the lanes may still remember */
     bool takes_patches;  /* the target said so */
     bool takes_zstd;     /* the same */
+    bool takes_packed_postcopy; /* the same */
     struct page_batch *batches;
     uint64_t batches_max, batches_used; /* used: of the round that is under way */
     struct source_stream stream;

@@ -144,6 +144,8 @@ static int start_server(struct source *source, struct fault *fault)
         .region_count = source->config.guest->region_count,
         .pacer = source->pacer,
         .progress = &source->progress,
+        .compress = source->takes_packed_postcopy ? source->compress : PAGE_TUNER_OFF,
+        .takes_zstd = source->takes_zstd,
         .report = on_report,
         .data = source,
     };

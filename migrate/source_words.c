@@ -317,6 +317,7 @@ void source_words_take(struct source *source, const Godwit__MoveMessage *message
         }
         source->takes_patches = message->welcome->takes_patches;
         source->takes_zstd = message->welcome->takes_zstd;
+        source->takes_packed_postcopy = message->welcome->takes_packed_postcopy;
         source->config.guest->takes_counters = message->welcome->takes_counters;
         if (source_post_take_welcome(source, message->welcome, &fault) < 0) {
             source_feed_fault(source, SOURCE_EVENT_FAILED, &fault);

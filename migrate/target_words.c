@@ -60,6 +60,7 @@ void target_words_send_welcome(struct target *target)
     welcome.takes_patches = welcome.takes_counters = 1;
     welcome.has_takes_zstd = welcome.takes_zstd = 1;
     welcome.has_takes_postcopy = welcome.takes_postcopy = target->post_wanted > 0;
+    welcome.has_takes_packed_postcopy = welcome.takes_packed_postcopy = 1;
     welcome.postcopy_refused = target->post_refused[0] ? target->post_refused : NULL;
     Godwit__MoveMessage message = {.base =
                                        PROTOBUF_C_MESSAGE_INIT(&godwit__move_message__descriptor),

@@ -74,6 +74,7 @@ WORKLOADS = {w.name: w for w in [
     writer("W1000", 1000, 512, "1000 MiB/s over 512 MiB", configs=WILD),
     writer("S100", 100, 256, "100 MiB/s swept over 256 MiB", "pattern=seq"),
     writer("H100", 100, 256, "100 MiB/s over 256 MiB, nine tenths of it in 32", "pattern=hotcold"),
+    Workload("T200", 1024, "fill=text fillmb=512 writers=1 rate=200 ws=256", "512 MiB compressible, 200 MiB/s over 256 MiB", TEXT),
     writer("P50", 50, 256, "8 bytes a page, 12800 pages/s over 256 MiB", "pattern=sparse", SPARSE),
 ]}
 # A writer that outruns its link: no pre-copy that leaves writers alone can catch up with it.

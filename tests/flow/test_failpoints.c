@@ -153,6 +153,7 @@ static void join_reader(struct scene *scene)
 static void leave_pages(struct scene *scene)
 {
     scene->goals.postcopy = true;
+    scene->goals.compress = (char *)"lz4"; /* what is doubled, cut or lost is packed */
     scene->goals.downtime_ns_max = 1000;
     scene->config.lanes = 3;
     scene->config.lane.bytes_per_s = 10000000; /* so that its writer comes to write */

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/world.h"
 #include "migrate/page_faults.h"
+#include "migrate/source_inside.h"
 #include "tests/support/fake_guest.h"
 #include "tests/support/fake_move.h"
 
@@ -30,6 +31,7 @@ struct scene {
     pthread_t reader;
     bool reads; /* the target's move thread sets it, once */
     bool wants_reader;
+    bool is_older_target; /* says nothing of packed frames */
     uint64_t wrong_page; /* the reader's */
 };
 
@@ -97,6 +99,16 @@ static void on_target(struct fake_move *move, enum phase phase, Godwit__Latch la
     scene->reads = pthread_create(&scene->reader, NULL, read_run, scene) == 0;
 }
 
+/* Its words are out of the way before anything is pushed: this is the source's move thread. */
+static void on_source(struct fake_move *move, enum phase phase, Godwit__Latch latch, void *data)
+{
+    const struct scene *scene = data;
+    (void)phase;
+    (void)latch;
+    if (scene->is_older_target)
+        move->source->takes_packed_postcopy = false;
+}
+
 static void play(struct scene *scene)
 {
     struct fake_move *move = &scene->move;
@@ -105,6 +117,7 @@ static void play(struct scene *scene)
     scene->config.source_guest = fake_guest_guest(scene->source_guest);
     scene->config.target_guest = fake_guest_guest(scene->target_guest);
     scene->config.goals = &scene->goals;
+    scene->config.on_source = on_source;
     scene->config.on_target = on_target;
     fake_move_init(move, &scene->config);
     fake_move_start(move);
@@ -195,6 +208,66 @@ static void what_fits_the_goal_leaves_nothing_behind(void **state)
     expect_moved(&scene);
     assert_int_equal(scene.move.postcopy_pages, 0);
     scene_deinit(&scene);
+}
+
+/* What is pushed goes by the order's codec, whole and over lanes that break; what is touched meanwhile as it is. */
+static void what_comes_after_the_guest_may_come_packed(void **state)
+{
+    (void)state;
+    static const char *const codecs[] = {"lz4", "zstd", "auto"};
+    for (unsigned i = 0; i < 6; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        scene.goals.compress = (char *)codecs[i % 3];
+        scene.config.post_pushes.bytes_per_s = 20000000;
+        if (i / 3) {
+            scene.config.post_pushes.fault = PIPE_FAULT_DIE;
+            scene.config.post_pushes.fault_at = 30000;
+        }
+
+        play(&scene);
+
+        expect_moved(&scene);
+        assert_true(scene.move.postcopy_pages > 0);
+        scene_deinit(&scene);
+    }
+}
+
+/* Bytes a page of what came after the guest: nobody touches it at the target, so all of it is pushed, and it packs well. */
+static uint64_t pushed_page_bytes(bool to_an_older_target)
+{
+    struct scene scene;
+    scene_init(&scene);
+    scene.source.fill = FAKE_FILL_TEXT;
+    scene.source.clears_pages = false;
+    scene.source.writes_per_ms = 20; /* a few words a page: what is left behind is text still */
+    scene.goals.compress = (char *)"lz4";
+    scene.wants_reader = false;
+    scene.is_older_target = to_an_older_target;
+
+    play(&scene);
+
+    expect_moved(&scene);
+    assert_true(scene.move.postcopy_pages > 0);
+    uint64_t bytes = scene.move.wire_bytes - scene.move.rounds_wire_bytes;
+    print_message("%llu pages came later, in %llu bytes\n", (unsigned long long)scene.move.postcopy_pages,
+                  (unsigned long long)bytes);
+    bytes /= scene.move.postcopy_pages;
+    scene_deinit(&scene);
+    return bytes;
+}
+
+static void what_is_pushed_takes_less_than_its_pages(void **state)
+{
+    (void)state;
+    assert_true(pushed_page_bytes(false) < PAGE_BYTES / 2);
+}
+
+/* It would take a packed frame for one that has no place there. */
+static void to_an_older_target_pages_are_pushed_as_they_are(void **state)
+{
+    (void)state;
+    assert_true(pushed_page_bytes(true) > PAGE_BYTES);
 }
 
 /* Wherever they break, and again in the next epoch. */
@@ -479,6 +552,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_misses_the_goal_comes_after_the_guest),
         cmocka_unit_test(what_fits_the_goal_leaves_nothing_behind),
+        cmocka_unit_test(what_comes_after_the_guest_may_come_packed),
+        cmocka_unit_test(what_is_pushed_takes_less_than_its_pages),
+        cmocka_unit_test(to_an_older_target_pages_are_pushed_as_they_are),
         cmocka_unit_test(lanes_that_break_in_post_copy_come_back_and_the_rest_follows),
         cmocka_unit_test(a_changed_byte_in_post_copy_is_healed_by_new_lanes),
         cmocka_unit_test(memory_that_is_not_as_it_was_is_told_by_both_ends),

@@ -45,6 +45,19 @@ static void lay_patches(const struct page_frame *frame, const uint8_t *bytes)
     free(copy);
 }
 
+/* As post-copy undoes it: from memory of exactly the body's size, to memory of exactly its pages'. */
+static void decode_pages(struct page_frame frame, ZSTD_DCtx *zstd, const uint8_t *body)
+{
+    struct fault fault;
+    uint8_t *copy = malloc(frame.body_bytes), *pages = malloc((size_t)frame.data_count * PAGE_BYTES);
+    if (copy && pages) {
+        memcpy(copy, body, frame.body_bytes);
+        (void)page_codec_decode_pages(&frame, zstd, copy, pages, &fault);
+    }
+    free(copy);
+    free(pages);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
 {
     static const struct page_frame_plan plan = {.regions = {{.id = 1, .pages = 1000}},
@@ -80,6 +93,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count)
         lay_patches(&frame, bytes + head + (size_t)frame.data_count * PAGE_BYTES);
         return 0;
     }
+    if (frame.patch_count == 0)
+        decode_pages(frame, zstd, bytes + head);
     if (page_frame_get_sizes(&frame, bytes + head, sizes, &fault) < 0)
         return 0;
     const uint8_t *at = bytes + head + (size_t)page_frame_groups(frame.data_count) * 4;

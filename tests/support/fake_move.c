@@ -166,6 +166,8 @@ static void source_ended(void *data, enum phase phase, const Godwit__MoveReceipt
     move->throttled_ns = receipt->throttled_ns;
     move->total_ns = receipt->total_ns;
     move->wire_bytes = receipt->wire_bytes;
+    for (size_t i = 0; i < receipt->n_rounds; i++)
+        move->rounds_wire_bytes += receipt->rounds[i]->wire_bytes;
     move->predicted_ns = receipt->predicted_downtime_ns;
     move->predicted_total_ns = receipt->predicted_total_ns;
     move->source_cpu_ns = receipt->source_cpu_ns;

@@ -77,7 +77,7 @@ struct fake_move {
     struct fake_side at_source, at_target;
     bool moved, reread_verified;
     uint64_t throttled_ns;
-    uint64_t downtime_ns, total_ns, wire_bytes, predicted_ns, source_cpu_ns, target_cpu_ns;
+    uint64_t downtime_ns, total_ns, wire_bytes, rounds_wire_bytes, predicted_ns, source_cpu_ns, target_cpu_ns;
     uint64_t pause_ns, drain_ns, state_ns, resume_ns, predicted_total_ns;
     unsigned rounds, lanes, reconnects;
     uint64_t resent_pages, away_ns;

@@ -25,6 +25,25 @@ static void fill(uint8_t *page, unsigned kind, unsigned seed)
 static const struct page_frame_plan plan = {.regions = {{.id = 1, .pages = 512}},
                                             .region_count = 1};
 
+/* Of a frame of 50 entries, each tenth of them zero, at once. Nothing comes of sizes that do not fit. */
+static void expect_all_pages(struct page_frame *frame, ZSTD_DCtx *zstd, const uint8_t *body, unsigned kind)
+{
+    uint8_t want[PAGE_BYTES], *pages = malloc(PAGE_FRAME_PAGES_MAX * PAGE_BYTES);
+    assert_int_equal(page_codec_decode_pages(frame, zstd, body, pages, NULL), 0);
+    for (unsigned i = 0, data = 0; i < 50; i++) {
+        if (i % 10 == 9)
+            continue;
+        fill(want, kind, i);
+        assert_memory_equal(pages + (size_t)data++ * PAGE_BYTES, want, PAGE_BYTES);
+    }
+    uint8_t *spoilt = malloc(frame->body_bytes);
+    memcpy(spoilt, body, frame->body_bytes);
+    spoilt[0] ^= 1;
+    assert_int_equal(page_codec_decode_pages(frame, zstd, spoilt, pages, NULL), ERR_CORRUPT);
+    free(spoilt);
+    free(pages);
+}
+
 static void round_trip(enum page_tuner_policy policy, bool takes_zstd, unsigned kind,
                        enum page_frame_codec expect)
 {
@@ -73,6 +92,8 @@ static void round_trip(enum page_tuner_policy policy, bool takes_zstd, unsigned 
         assert_memory_equal(got + in_group * PAGE_BYTES, want, PAGE_BYTES);
         data++;
     }
+    if (expect != PAGE_FRAME_RAW)
+        expect_all_pages(&frame, zstd, bytes + PAGE_FRAME_HEADER_BYTES + 50 * 4, kind);
     (void)ZSTD_freeDCtx(zstd);
     page_codec_deinit(&codec);
 }

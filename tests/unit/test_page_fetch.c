@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
+#include "migrate/page_codec.h"
 #include "migrate/page_digest.h"
 #include "migrate/page_fetch.h"
 #include "migrate/page_faults.h"
@@ -131,6 +132,167 @@ static void send_page(struct stream *stream)
     assert_int_equal(stream_flush(stream, NULL), 0);
 }
 
+/* Gives the frame of `page` alone, packed, behind its head; borrowed until the codec goes. */
+static size_t pack_page(struct page_codec *codec, enum page_tuner_policy policy, unsigned page, const uint8_t **ret_bytes)
+{
+    assert_int_equal(page_codec_init(codec, policy, true, NULL), 0);
+    page_codec_begin(codec, 1, 0, 0);
+    memset(page_codec_slot(codec), 5, PAGE_BYTES);
+    page_codec_add_data(codec, page);
+    size_t count = page_codec_encode(codec, NULL, ret_bytes);
+    assert_int_not_equal(codec->frame.codec, PAGE_FRAME_RAW);
+    return count;
+}
+
+/* `count` of its bytes; 0: all. */
+static void send_packed_page(struct stream *stream, enum page_tuner_policy policy, unsigned page, size_t count)
+{
+    struct page_codec codec;
+    const uint8_t *bytes = NULL;
+    size_t all = pack_page(&codec, policy, page, &bytes);
+    assert_int_equal(stream_write(stream, bytes, count ? count : all, NULL), 0);
+    assert_int_equal(stream_flush(stream, NULL), 0);
+    page_codec_deinit(&codec);
+}
+
+static const enum page_tuner_policy packers[] = {PAGE_TUNER_ALWAYS, PAGE_TUNER_ALWAYS_ZSTD};
+
+static void what_comes_packed_is_laid_as_it_was(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        struct stream *ends[4];
+        pipe_stream_new(&ends[0], &ends[1], NULL);
+        pipe_stream_new(&ends[2], &ends[3], NULL);
+        assert_int_equal(page_fetch_run(scene.fetch, ends[1], ends[3], NULL), 0);
+
+        send_packed_page(ends[i / 2 * 2], packers[i % 2], WANTED, 0); /* on either lane */
+
+        const uint8_t *page = scene.memory + WANTED * PAGE_BYTES; /* waits for it */
+        assert_true(page[0] == 5 && page[PAGE_BYTES - 1] == 5);
+        stream_free(ends[0]);
+        stream_free(ends[2]);
+        await_lanes(&scene, 2);
+        assert_true(scene.all);
+        assert_false(scene.failed);
+        scene_deinit(&scene);
+    }
+}
+
+/* The lane broke in the middle of it, wherever; new ones bring it whole. */
+static void half_a_packed_page_is_not_laid_and_comes_again(void **state)
+{
+    (void)state;
+    static const size_t cuts[] = {PAGE_FRAME_HEADER_BYTES - 1, PAGE_FRAME_HEADER_BYTES + 2,
+                                  PAGE_FRAME_HEADER_BYTES + PAGE_ENTRY_BYTES + 3,
+                                  PAGE_FRAME_HEADER_BYTES + PAGE_ENTRY_BYTES + 9};
+    for (unsigned i = 0; i < 8; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        struct stream *ends[4];
+        pipe_stream_new(&ends[0], &ends[1], NULL);
+        pipe_stream_new(&ends[2], &ends[3], NULL);
+        assert_int_equal(page_fetch_run(scene.fetch, ends[1], ends[3], NULL), 0);
+
+        send_packed_page(ends[2], packers[i % 2], WANTED, cuts[i / 2]);
+        stream_free(ends[0]);
+        stream_free(ends[2]);
+        await_lanes(&scene, 2);
+        assert_int_equal(page_fetch_left(scene.fetch), 1);
+        page_fetch_hang_up(scene.fetch);
+        pipe_stream_new(&ends[0], &ends[1], NULL);
+        pipe_stream_new(&ends[2], &ends[3], NULL);
+        assert_int_equal(page_fetch_run(scene.fetch, ends[1], ends[3], NULL), 0);
+        send_packed_page(ends[2], packers[i % 2], WANTED, 0);
+
+        assert_int_equal(scene.memory[WANTED * PAGE_BYTES], 5);
+        stream_free(ends[0]);
+        stream_free(ends[2]);
+        await_lanes(&scene, 4);
+        assert_true(scene.all);
+        assert_false(scene.failed);
+        scene_deinit(&scene);
+    }
+}
+
+enum lie { LIE_CONTENT, LIE_SIZE_NONE, LIE_SIZE_LESS, LIE_SIZE_MORE, LIE_SIZE_HUGE, LIE_BODY, LIE_COUNT, LIE_PAGE, LIES };
+
+/* By one who knows how to make a frame's head. */
+static void send_lie(struct stream *stream, enum page_tuner_policy policy, enum lie lie)
+{
+    struct page_codec codec;
+    const uint8_t *packed = NULL;
+    size_t count = pack_page(&codec, policy, WANTED, &packed);
+    uint8_t bytes[PAGE_FRAME_HEAD_MAX + PAGE_BYTES];
+    assert_true(count <= sizeof bytes - 8);
+    memset(bytes, 0, sizeof bytes);
+    memcpy(bytes, packed, count);
+    struct page_frame frame = codec.frame;
+    struct page_frame_entry entries[2] = {codec.entries[0], {.page = WANTED + 1, .has_data = true}};
+    page_codec_deinit(&codec);
+    uint8_t *size = bytes + PAGE_FRAME_HEADER_BYTES + PAGE_ENTRY_BYTES;
+    switch (lie) {
+    case LIE_CONTENT:
+        memset(size + 4, 0, count - (size_t)(size + 4 - bytes));
+        break;
+    case LIE_SIZE_NONE:
+        bytes_put_u32(size, 0);
+        break;
+    case LIE_SIZE_LESS:
+        bytes_put_u32(size, bytes_get_u32(size) - 1);
+        break;
+    case LIE_SIZE_MORE:
+        bytes_put_u32(size, bytes_get_u32(size) + 1);
+        break;
+    case LIE_SIZE_HUGE:
+        bytes_put_u32(size, UINT32_MAX);
+        break;
+    case LIE_BODY:
+        frame.body_bytes = 4 + PAGE_BYTES + 1; /* more than its pages are */
+        break;
+    case LIE_COUNT:
+        frame.count = frame.data_count = 2; /* of which one came */
+        break;
+    case LIE_PAGE:
+        entries[0].page = PAGES;
+        break;
+    case LIES:
+        break;
+    }
+    if (lie == LIE_COUNT)
+        memmove(size + PAGE_ENTRY_BYTES, size, count - (size_t)(size - bytes));
+    unsigned head = page_frame_put(&frame, entries, bytes);
+    assert_int_equal(stream_write(stream, bytes, head + (count - (size_t)(size - bytes)), NULL), 0);
+    assert_int_equal(stream_flush(stream, NULL), 0);
+}
+
+/* Its lane ends, the page is laid by none, and may come by the other. */
+static void what_lies_about_itself_is_not_laid(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 2 * LIES; i++) {
+        struct scene scene;
+        scene_init(&scene);
+        struct stream *ends[4];
+        pipe_stream_new(&ends[0], &ends[1], NULL);
+        pipe_stream_new(&ends[2], &ends[3], NULL);
+        assert_int_equal(page_fetch_run(scene.fetch, ends[1], ends[3], NULL), 0);
+
+        send_lie(ends[2], packers[i % 2], (enum lie)(i / 2));
+        await_lanes(&scene, 1); /* by its own judgement: nobody hung up */
+
+        assert_false(scene.failed);
+        assert_int_equal(page_fetch_left(scene.fetch), 1);
+        send_page(ends[0]);
+        assert_int_equal(scene.memory[WANTED * PAGE_BYTES], 1);
+        scene_deinit(&scene);
+        stream_free(ends[0]);
+        stream_free(ends[2]);
+    }
+}
+
 /* It cannot be told what its reader saw: zeros, likely. */
 static void a_page_that_is_there_before_it_was_laid_is_a_failure(void **state)
 {
@@ -154,9 +316,8 @@ static void a_page_that_is_there_before_it_was_laid_is_a_failure(void **state)
 }
 
 /* A page that came twice: the guest has given it back meanwhile, and reads zeros. */
-static void what_comes_a_second_time_is_not_laid_into_a_hole(void **state)
+static void come_twice(bool packed)
 {
-    (void)state;
     struct scene scene;
     scene_init(&scene);
     struct stream *ends[4];
@@ -167,7 +328,10 @@ static void what_comes_a_second_time_is_not_laid_into_a_hole(void **state)
     assert_int_equal(scene.memory[WANTED * PAGE_BYTES], 1); /* waits for it */
     assert_int_equal(madvise(scene.behind + WANTED * PAGE_BYTES, PAGE_BYTES, MADV_REMOVE), 0);
 
-    send_page(ends[0]);
+    if (packed)
+        send_packed_page(ends[0], PAGE_TUNER_ALWAYS, WANTED, 0);
+    else
+        send_page(ends[0]);
     stream_free(ends[0]);
     stream_free(ends[2]);
     await_lanes(&scene, 2);
@@ -180,6 +344,13 @@ static void what_comes_a_second_time_is_not_laid_into_a_hole(void **state)
     page_fetch_facts(scene.fetch, &facts);
     assert_int_equal(facts.pages, 1);
     scene_deinit(&scene);
+}
+
+static void what_comes_a_second_time_is_not_laid_into_a_hole(void **state)
+{
+    (void)state;
+    come_twice(false);
+    come_twice(true);
 }
 
 /* ---- an ask that nobody takes --------------------------------------------------------------- */
@@ -264,6 +435,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_page_that_is_there_before_it_was_laid_is_a_failure),
+        cmocka_unit_test(what_comes_packed_is_laid_as_it_was),
+        cmocka_unit_test(half_a_packed_page_is_not_laid_and_comes_again),
+        cmocka_unit_test(what_lies_about_itself_is_not_laid),
         cmocka_unit_test(what_comes_a_second_time_is_not_laid_into_a_hole),
         cmocka_unit_test(an_ask_that_is_not_taken_ends_its_lane),
     };
