@@ -174,7 +174,7 @@ def a_planned_failover_loses_nothing(pool):
     told(pool.godwit("dr", "failover", "web", "--planned", timeout=180), "nothing was lost")
     expect(written(pool) >= before, "what it had written is not there")
     is_whole(pool, "node3")
-    expect(not host_of(pool, "node2").vm_pids(), "it runs at its source too")
+    pools.wait_for("its source to end", 30, lambda: not host_of(pool, "node2").vm_pids())
     told(pool.godwit("dr", "failback", "web", timeout=180), "nothing was lost")
     is_whole(pool, "node2")
 

@@ -85,6 +85,11 @@ def is_whole(site, name="web"):
     expect(" ok " in record["_"] + " ", record["_"])
 
 
+def comes_to_rest(site):
+    """Who has nothing to run any more may take a moment to end."""
+    pools.wait_for(f"{site.pool_name} to run nothing", 30, lambda: not site.hosts[0].vm_pids())
+
+
 def runs_nothing(site):
     expect(not site.hosts[0].vm_pids(), f"{site.pool_name} runs {site.hosts[0].vm_pids()}")
 
@@ -116,8 +121,8 @@ def clear(source, holder):
         pools.wait_for("no record of it there", 60, lambda: status(holder) is None)
     if any(v["name"] == "web" for v in holder.ls("vm")):
         holder.godwit("vm", "rm", "web", "--stop", "-y")
-    runs_nothing(source)
-    runs_nothing(holder)
+    comes_to_rest(source)
+    comes_to_rest(holder)
 
 
 def a_replica_is_held_by_the_other_pool(pool):
@@ -273,7 +278,7 @@ def it_is_taken_over_while_a_copy_runs(pool):
     is_whole(holder)
     is_whole(holder, "web-test")
     wait_state(source, "away")
-    runs_nothing(source)
+    comes_to_rest(source)
     holder.godwit("dr", "test", "web", "--end")
     nothing_is_left(holder, test["copy_id"], "web-test")
     is_whole(holder)
@@ -301,7 +306,7 @@ def a_planned_takeover_loses_nothing(pool):
     expect(int(pool.other.ask("web", "disk", "gw disk ")["written"]) >= before, "what it had written is not there")
     is_whole(pool.other)
     wait_state(pool, "away")
-    runs_nothing(pool)
+    comes_to_rest(pool)
     told = refusal(pool, "vm", "start", "web")
     expect("taken over by pool site-b" in told["message"], told)
     told = refusal(pool, "dr", "unprotect", "web")
@@ -329,7 +334,7 @@ def a_dead_site_is_taken_by_word_and_starts_nothing_when_it_is_back(pool):
     site_comes_back(source)
     wait_state(source, "away")
     wait_state(holder, "away")
-    runs_nothing(source)
+    comes_to_rest(source)
     told = refusal(source, "vm", "start", "web")
     expect("taken over by pool site-a" in told["message"], told)
     runs_nothing(source)
@@ -345,7 +350,7 @@ def without_the_other_pool_nothing_is_started_and_with_it_it_is(pool):
     pool.godwit("vm", "stop", "web")
     pools.wait_for("no permit any more", 60, lambda: "does not answer" in pool.godwit(
         "vm", "start", "web", check=False).stderr, 0.5)
-    runs_nothing(pool)
+    comes_to_rest(pool)
     pool.other.start_coordinator()
     wait_peer(pool, "site-b", "linked")
     pools.wait_for("it to be permitted", 60, lambda: pool.godwit("vm", "start", "web", check=False).returncode == 0, 0.2)

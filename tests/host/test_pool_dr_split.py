@@ -91,7 +91,7 @@ def a_group_goes_over_in_its_order_and_back(pool):
     for name in ended:
         expect_host(pool, name, "node2")
         pool.verify(name)
-    expect(not host_of(pool, "node1").vm_pids(), "they run at their source too")
+    pools.wait_for("their source to end them", 30, lambda: not host_of(pool, "node1").vm_pids())
     pool.godwit("dr", "failback", "--group", "shop", timeout=180)
     for name in ended:
         expect_host(pool, name, "node1")

@@ -243,7 +243,9 @@ def hosts_reboot_one_after_another_and_get_their_guests_back(pool):
             return None
         pools.wait_for(f"the turn of {name}", 120, turn)
         host = host_of(pool, name)
-        expect(not host.vm_pids(), f"{name} reboots with guests on it")
+        there = [vm["name"] for vm in pool.ls("vm") if vm.get("host") == name and vm["state"] != "stopped"]
+        expect(not there, f"{name} reboots with {there} on it")
+        pools.wait_for("what moved away to end there", 15, lambda: not host.vm_pids())
         host.kill_agent()  # a boot: the agent comes back as another incarnation
         (host.run_dir / "incarnation").unlink()
         host.start_agent()

@@ -462,7 +462,7 @@ def a_mixed_host_is_evacuated_whole(pool):
     pool.godwit("host", "evacuate", source.name, "-y", timeout=300)
     wait_vm(pool, "dom", "running", target.name)
     wait_vm(pool, "native", "running", target.name)
-    expect(not source.qemu_pids() and not source.vm_pids(), "the host is not empty")
+    pools.wait_for("the host to be empty", 30, lambda: not source.qemu_pids() and not source.vm_pids())
     pool.godwit("host", "uncordon", source.name)
     pool.verify("native")
     pool.verify_domain(target, "dom")

@@ -4,9 +4,15 @@ import os
 import pathlib
 import subprocess
 
-from pool_case import expect, expect_host, run
+from pool_case import expect, expect_host, pools, run
 
 MOVES = int(os.environ.get("GODWIT_SOAK_MOVES", "200"))
+
+
+def vm_counts(pool):
+    processes = sum(len(h.vm_pids()) for h in pool.hosts)
+    folders = sum(len(list((h.run_dir / "vms").iterdir())) for h in pool.hosts if (h.run_dir / "vms").exists())
+    return processes, folders
 
 
 def usage(pool):
@@ -20,12 +26,15 @@ def usage(pool):
         found[f"{name} fds"] = len(os.listdir(f"/proc/{pid}/fd"))
         found[f"{name} threads"] = int(fields["Threads"])
         found[f"{name} KiB"] = int(fields["VmRSS"].split()[0])
-    found["vm processes"] = sum(len(h.vm_pids()) for h in pool.hosts)
-    found["run folders"] = sum(len(list((h.run_dir / "vms").iterdir())) for h in pool.hosts
-                               if (h.run_dir / "vms").exists())
+    found["vm processes"], found["run folders"] = vm_counts(pool)
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
     found["namespaces"] = len([n for n in names.splitlines() if n.startswith(pool.tag)])
     return found
+
+
+def sources_end(pool):
+    """A move is over when its guest runs; the process that it came from ends after that."""
+    pools.wait_for("the one guest to have one process", 30, lambda: vm_counts(pool) == (1, 1), 0.1)
 
 
 def program_pid(pid):
@@ -38,9 +47,11 @@ def moves_back_and_forth_without_a_loss_or_a_leak(pool):
     targets = ("node2", "node1")
     for i in range(10):  # caches and pools fill first
         move(pool, targets[i % 2])
+    sources_end(pool)
     before = usage(pool)
     for i in range(10, MOVES):
         move(pool, targets[i % 2])
+    sources_end(pool)
     after = usage(pool)
     print(f"        before {before}\n        after  {after}")
     for name, value in after.items():
