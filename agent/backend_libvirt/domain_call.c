@@ -323,14 +323,16 @@ static void press_button(virDomainPtr domain, struct domain_call *call)
 
 /* A domain that is off is said to be that at once, also by a destroy, while a start waits for its turn. Pausing takes its turn
  * first, as a start does, and then finds the domain off. */
-static bool is_settled(virDomainPtr domain)
+static void settle(virDomainPtr domain, struct domain_call *call)
 {
-    if (virDomainSuspend(domain) == 0)
-        return false;
+    if (virDomainSuspend(domain) == 0) {
+        call->is_heard = true;
+        return;
+    }
     const virError *error = virGetLastError();
-    bool is_word = error && error->domain != VIR_FROM_RPC && error->domain != VIR_FROM_REMOTE &&
-                   error->code == VIR_ERR_OPERATION_INVALID;
-    return is_word && virDomainIsActive(domain) == 0;
+    call->is_heard = error && error->domain != VIR_FROM_RPC && error->domain != VIR_FROM_REMOTE;
+    bool is_off = call->is_heard && error->code == VIR_ERR_OPERATION_INVALID;
+    call->is_settled = is_off && virDomainIsActive(domain) == 0;
 }
 
 static void destroy(virDomainPtr domain, struct domain_call *call)
@@ -340,7 +342,7 @@ static void destroy(virDomainPtr domain, struct domain_call *call)
         is_active(domain))
         (void)domain_call_fault(&call->fault, "ending the domain");
     else if (call->settles)
-        call->is_settled = is_settled(domain);
+        settle(domain, call);
 }
 
 /* Only what a move has brought here, where there was no such domain before. */
@@ -524,7 +526,7 @@ void domain_call_run(virConnectPtr connection, struct domain_call *call)
             (void)virDomainFree(domain);
         } else if (is_ending && call->fault.code == ERR_NOT_FOUND) {
             call->fault = (struct fault){0}; /* as wanted */
-            call->is_settled = call->settles;
+            call->is_heard = call->is_settled = call->settles;
         }
     }
     if (call->kind != DOMAIN_CALL_JOB && call->kind != DOMAIN_CALL_ABORT_JOB &&

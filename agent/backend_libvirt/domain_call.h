@@ -66,6 +66,7 @@ struct domain_call {
     /* out */
     struct fault fault; /* code 0: done */
     bool was_asked; /* start: libvirt was told to, or it ran before */
+    bool is_heard; /* destroy that settles: libvirtd had a worker for it, as by then for what it was asked before */
     bool is_settled; /* destroy that settles: by libvirt's own word it is off, with nobody at it */
     bool was_active; /* destroy: there was something to end */
     bool is_lost;   /* start, failed: by no word of libvirt's own, who may be at it all the same */

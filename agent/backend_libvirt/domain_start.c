@@ -38,6 +38,7 @@ static void wait_on(struct domain *domain, const char *why)
     domain->start.is_told = true;
     domain->start.may_run = true;
     domain->start.lost_ns = world_now_ns();
+    domain->start.heard_ns = 0;
 }
 
 static bool is_active(enum virt_sight sight)
@@ -164,7 +165,7 @@ bool domain_start_holds(struct domain *domain)
 bool domain_start_is_over(const struct domain_start *start, const struct domain_call *call, uint64_t asked_ns)
 {
     bool is_off = !call->fault.code && call->state.sight == SIGHT_OFF;
-    bool had_its_turn = asked_ns >= start->lost_ns + TURN_MS * NS_PER_MS;
+    bool had_its_turn = start->heard_ns && asked_ns >= start->heard_ns + TURN_MS * NS_PER_MS;
 
     if (!start->order || start->is_asking || !is_off)
         return false;
@@ -195,6 +196,8 @@ void domain_start_ended(struct domain *domain, const struct domain_ask *ask)
     struct fault fault = {0};
 
     start->has_run = start->has_run || (start->order && (ask->call.was_active || is_active(domain->state.sight)));
+    if (!start->heard_ns && ask->call.is_heard && domain->kill_asked_ns >= start->lost_ns)
+        start->heard_ns = world_now_ns();
     if (!domain_start_is_over(start, &ask->call, domain->kill_asked_ns))
         return;
     if (start->has_run) {

@@ -11,8 +11,11 @@
  * again. So it is told as nothing, it is not over, and has no latch: an agent that is started anew asks libvirt again.
  *
  * One that must end meanwhile is destroyed, as often as it shows. It is refused only with proof: libvirt lets a call wait for
- * another at the same domain for half a minute, then fails it. When so much has passed since a call of ours was lost, that call
- * has begun or never does; and who has begun is waited for by a call that takes its turn (domain_call.settles).
+ * another at the same domain for half a minute, then fails it (QEMU_JOB_WAIT_TIME). That begins when a worker has the call,
+ * and a libvirtd that stands still, or whose workers are all busy, may have it waiting for one until whenever it goes on. Its
+ * workers take what came first; only looks and destroys may pass. So once a pause that was asked for after the loss is
+ * answered, the lost call has a worker (or was never read), and half a minute later it has begun or never does; and who has
+ * begun is waited for by one more pause, asked for after that (domain_call.settles).
  */
 #ifndef GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_START_H
 #define GODWIT_AGENT_BACKEND_LIBVIRT_DOMAIN_START_H
@@ -37,6 +40,7 @@ struct domain_start { /* zeroed: none is under way */
     bool has_news;               /* events came, and were left to the call's answer */
     bool has_run;                /* it was seen up, while it was to end */
     uint64_t asked_ns, lost_ns;  /* when libvirt was asked last; when a call was lost last, or an earlier agent's was */
+    uint64_t heard_ns;           /* when libvirtd first answered after that: it goes on; 0: not yet */
 };
 
 void domain_start_begin(struct domain *domain, const Godwit__VmCreate *order,

@@ -90,19 +90,23 @@ static void a_destroy_that_settles_says_what_it_found_and_that_nobody_is_at_it(v
     call.settles = true;
     run(DOMAIN_CALL_DESTROY);
     assert_true(call.was_active);
+    assert_true(call.is_heard);
     assert_true(call.is_settled);
-    call.is_settled = false;
+    call.is_heard = call.is_settled = false;
     run(DOMAIN_CALL_DESTROY);
     assert_false(call.was_active);
+    assert_true(call.is_heard);
     assert_true(call.is_settled);
 
     is_held = true;
-    call.is_settled = false;
+    call.is_heard = call.is_settled = false;
     run(DOMAIN_CALL_DESTROY);
+    assert_true(call.is_heard);
     assert_int_equal(call.state.sight, SIGHT_OFF);
     assert_false(call.is_settled); /* that is no proof */
-    is_held = call.settles = false;
+    is_held = call.is_heard = call.settles = false;
     run(DOMAIN_CALL_DESTROY);
+    assert_false(call.is_heard);
     assert_false(call.is_settled); /* it was not asked for */
 }
 

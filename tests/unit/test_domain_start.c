@@ -47,6 +47,8 @@ static void be_silent(void *data, virErrorPtr error)
     (void)error;
 }
 
+static bool is_hung; /* libvirtd has no worker for what takes its turn; read by a call, so set while none is under way */
+
 /* The test driver's word on a domain that is off has another number than QEMU's. */
 int __real_virDomainSuspend(virDomainPtr suspended);
 int __wrap_virDomainSuspend(virDomainPtr suspended);
@@ -55,7 +57,9 @@ int __wrap_virDomainSuspend(virDomainPtr suspended)
     bool is_off = virDomainIsActive(suspended) == 0;
     int r = __real_virDomainSuspend(suspended);
 
-    if (r < 0 && is_off)
+    if (r < 0 && is_hung)
+        virGetLastError()->domain = VIR_FROM_RPC;
+    else if (r < 0 && is_off)
         virGetLastError()->code = VIR_ERR_OPERATION_INVALID;
     return r;
 }
@@ -143,7 +147,7 @@ static int set_up(void **state)
     char uuid[VIR_UUID_STRING_BUFLEN];
 
     log_set_level(LOG_ERROR + 1);
-    is_up = is_closed = is_answered = is_refused = false;
+    is_up = is_closed = is_answered = is_refused = is_hung = false;
     (void)snprintf(latch_path, sizeof latch_path, "/tmp/godwit-start-%d", getpid());
     assert_int_equal(loop_new(&loop, &fault), 0);
     mine.loop = loop;
@@ -208,7 +212,8 @@ static void one_call_more(void)
 
 static void let_its_turn_be_over(void)
 {
-    domain->start.lost_ns = 0; /* long ago */
+    assert_true(domain->start.heard_ns > 0);
+    domain->start.heard_ns = 1; /* long ago */
 }
 
 static void what_libvirt_may_still_begin_is_not_refused_because_it_is_off(void **state)
@@ -226,6 +231,46 @@ static void what_libvirt_may_still_begin_is_not_refused_because_it_is_off(void *
     while (!is_answered)
         loop_turn(loop, true);
     assert_true(is_refused);
+}
+
+/* The lost call may lie before libvirtd all the while, and begin when it goes on. */
+static void while_libvirtd_stands_still_no_turn_passes(void **state)
+{
+    (void)state;
+    is_hung = true;
+    order_its_end();
+    one_call_more();
+    domain->start.lost_ns = 1; /* long ago */
+    one_call_more();
+    while (domain->is_killing)
+        loop_turn(loop, true);
+
+    assert_false(is_answered);
+    assert_int_equal(domain->start.heard_ns, 0);
+    is_hung = false;
+    one_call_more();
+    one_call_more();
+    assert_false(is_answered); /* it goes on: only now */
+    let_its_turn_be_over();
+    while (!is_answered)
+        loop_turn(loop, true);
+    assert_true(is_refused);
+}
+
+static void an_answer_to_what_was_asked_before_the_loss_is_no_proof_that_it_goes_on(void **state)
+{
+    (void)state;
+    order_its_end();
+    domain->start.lost_ns = domain->kill_asked_ns + 1;
+
+    while (domain->is_killing)
+        loop_turn(loop, true);
+
+    assert_int_equal(domain->start.heard_ns, 0);
+    one_call_more();
+    while (domain->is_killing)
+        loop_turn(loop, true);
+    assert_true(domain->start.heard_ns > domain->start.lost_ns);
 }
 
 static void what_it_begins_meanwhile_is_ended_and_told_as_having_run(void **state)
@@ -290,11 +335,11 @@ static void only_libvirts_own_word_after_its_turn_is_proof(void **state)
     (void)state;
     Godwit__VmCreate order = GODWIT__VM_CREATE__INIT;
     const uint64_t late_ns = 100 * NS_PER_S;
-    struct domain_start start = {.order = &order, .may_run = true, .lost_ns = 60 * NS_PER_S};
+    struct domain_start start = {.order = &order, .may_run = true, .heard_ns = 60 * NS_PER_S};
     struct domain_call call = {.state = {.sight = SIGHT_OFF}, .is_settled = true};
 
     assert_true(domain_start_is_over(&start, &call, late_ns));
-    assert_false(domain_start_is_over(&start, &call, start.lost_ns + 30 * NS_PER_S));
+    assert_false(domain_start_is_over(&start, &call, start.heard_ns + 30 * NS_PER_S));
     call.is_settled = false;
     assert_false(domain_start_is_over(&start, &call, late_ns)); /* somebody is at it */
     call.is_settled = true;
@@ -303,6 +348,9 @@ static void only_libvirts_own_word_after_its_turn_is_proof(void **state)
     call.state.sight = SIGHT_PAUSED;
     assert_false(domain_start_is_over(&start, &call, late_ns));
     call.state.sight = SIGHT_OFF;
+    start.heard_ns = 0; /* nothing was heard since */
+    assert_false(domain_start_is_over(&start, &call, late_ns));
+    start.heard_ns = 60 * NS_PER_S;
     start.is_asking = true;
     assert_false(domain_start_is_over(&start, &call, late_ns));
 }
@@ -312,6 +360,8 @@ int main(void)
 #define ON_DOMAIN(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         ON_DOMAIN(what_libvirt_may_still_begin_is_not_refused_because_it_is_off),
+        ON_DOMAIN(while_libvirtd_stands_still_no_turn_passes),
+        ON_DOMAIN(an_answer_to_what_was_asked_before_the_loss_is_no_proof_that_it_goes_on),
         ON_DOMAIN(what_it_begins_meanwhile_is_ended_and_told_as_having_run),
         ON_DOMAIN(the_end_of_a_killed_qemu_is_no_word_on_what_libvirt_may_still_begin),
         cmocka_unit_test(only_libvirts_own_word_after_its_turn_is_proof),
