@@ -282,6 +282,13 @@ static void tell_snapshots(void *data, const Godwit__AgentSnapshots *all)
         agent_link_send(agent->link, METHOD_AGENT_SNAPSHOTS, &all->base);
 }
 
+static void on_domains_known(void *data)
+{
+    struct agent *agent = data;
+
+    orders_on_domains_known(agent->orders);
+}
+
 static int set_up_snapshots(struct agent *agent, const char *name, struct fault *fault)
 {
     const struct snapshots_config config = {
@@ -290,6 +297,7 @@ static int set_up_snapshots(struct agent *agent, const char *name, struct fault 
         .host = name,
         .state_dir = arg_dir,
         .tell = tell_snapshots,
+        .on_domains_known = on_domains_known,
         .data = agent,
     };
 

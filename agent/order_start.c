@@ -4,6 +4,7 @@
 
 #include "agent/attach.h"
 #include "agent/images.h"
+#include "agent/order_await.h"
 #include "agent/order_create.h"
 #include "agent/order_judge.h"
 #include "agent/order_reply.h"
@@ -115,10 +116,8 @@ static void start_created(void *data, const ProtobufCMessage *reply, const struc
     order_step_free(step);
 }
 
-/* A refusal is final (R7): the coordinator starts the VM elsewhere as the next generation, and this
- * order may have been said twice. */
-static void refuse_start(struct orders *orders, const Godwit__OrderVmStart *order,
-                         struct rpc_request *request, const struct fault *fault)
+void order_start_refuse(struct orders *orders, const Godwit__OrderVmStart *order,
+                        struct rpc_request *request, const struct fault *fault)
 {
     if (order->vm_id && id_name_is_valid(order->vm_id))
         vm_table_refuse(orders->table, order->vm_id, order->generation);
@@ -134,6 +133,8 @@ static int take_snapshot(struct step *step, const Godwit__OrderVmStart *order, s
         step->orders->snapshots ? snapshots_find(step->orders->snapshots, order->snapshot_id)
                                 : NULL;
     step->is_clone = order->is_clone;
+    if (!info && step->orders->snapshots && snapshots_judge_absent(step->orders->snapshots, fault) < 0)
+        return fault->code;
     if (!info || (strcmp(info->vm_id, step->vm_id) == 0) == step->is_clone)
         return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s of %s",
                          order->snapshot_id, step->is_clone ? "another VM" : "it");
@@ -170,7 +171,7 @@ void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
     }
     if (order->vm_id && images_are_sealed_for(orders->images, order->vm_id)) {
         (void)fault_set(&fault, ERR_BUSY, "a disk of this VM is just becoming an image");
-        refuse_start(orders, order, request, &fault);
+        order_start_refuse(orders, order, request, &fault);
         return;
     }
     if (entry && entry->starting && entry->starting_generation == order->generation) {
@@ -195,6 +196,11 @@ void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
     }
     if (r == ORDERS_START && entry && entry->void_generation == order->generation && order->generation)
         r = fault_set(&fault, ERR_STATE, "it was stopped while it was being started");
+    if (r == ORDERS_START && order_await_is_due(orders, order)) {
+        if (order_await_put(orders, order, request, &fault) < 0)
+            order_reply_fault(request, &fault);
+        return;
+    }
     if (r == ORDERS_START)
         r = order->spec && order->spec->name && vm_spec_judge(order->spec, &fault) == 0
                 ? vm_table_add(orders->table, order->vm_id, &entry, &fault)
@@ -203,7 +209,7 @@ void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
     if (r == 0)
         r = order_step_new(&step, orders, entry->id, &order->base, NULL, &fault);
     if (r < 0) {
-        refuse_start(orders, order, request, &fault);
+        order_start_refuse(orders, order, request, &fault);
         return;
     }
     step->generation = order->generation;
@@ -244,7 +250,7 @@ void order_start_half_ended(struct orders *orders, struct vm_entry *entry)
         if (order->generation == entry->status->generation) /* it had run by then */
             order_reply_status(held->request, entry);
         else
-            refuse_start(orders, order, held->request, &fault);
+            order_start_refuse(orders, order, held->request, &fault);
     }
     answer_ends(&entry->stop_waiters, has_run ? entry : NULL, entry->id,
                 entry->starting_generation);

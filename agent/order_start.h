@@ -14,6 +14,10 @@ void order_start_discarded(struct orders *orders, struct vm_entry *entry, bool h
 void order_start_end_empty(struct vm_entry *entry);
 void order_start_begin(struct orders *orders, const Godwit__OrderVmStart *order,
                        struct rpc_request *request);
+/* A refusal is final (R7): the coordinator starts the VM elsewhere as the next generation, and this order may have been said
+ * twice. */
+void order_start_refuse(struct orders *orders, const Godwit__OrderVmStart *order,
+                        struct rpc_request *request, const struct fault *fault);
 void order_start_handle(void *data, struct rpc *rpc, struct rpc_request *request,
                         const ProtobufCMessage *message);
 /* One that an agent before us had begun has ended, as it was asked to. */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "agent/images.h"
+#include "agent/order_await.h"
 #include "agent/order_judge.h"
 #include "agent/order_reply.h"
 #include "agent/order_step.h"
@@ -230,6 +231,11 @@ void order_stop_handle(void *data, struct rpc *rpc, struct rpc_request *request,
     }
     if (order->vm_id && order->remove && standby_twins_make(&orders->twins, order->vm_id)) {
         (void)fault_set(&fault, ERR_BUSY, "this VM is just being made from a replica");
+        order_reply_fault(request, &fault);
+        return;
+    }
+    if ((order->remove || !order->ends_start) && order_await_has(orders, order->vm_id)) {
+        (void)fault_set(&fault, ERR_BUSY, "it is just being started");
         order_reply_fault(request, &fault);
         return;
     }

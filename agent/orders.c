@@ -13,6 +13,7 @@
 #include "agent/domains.h"
 #include "agent/host_facts.h"
 #include "agent/images.h"
+#include "agent/order_await.h"
 #include "agent/order_judge.h"
 #include "agent/order_move_in.h"
 #include "agent/order_move_out.h"
@@ -227,6 +228,11 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry)
     }
     if (!entry || !tidy(orders, entry))
         take_up_held(orders, vm_id, false);
+}
+
+void orders_on_domains_known(struct orders *orders)
+{
+    order_await_known(orders);
 }
 
 void orders_on_settled(struct orders *orders)
@@ -874,6 +880,8 @@ struct orders *orders_free(struct orders *orders)
 {
     if (orders)
         held_orders_deinit(&orders->held);
+    if (orders)
+        order_await_deinit(orders);
     while (orders && orders->failed) {
         struct step *step = orders->failed;
         orders->failed = step->next_failed;

@@ -65,6 +65,7 @@ void orders_on_ended(struct orders *orders, struct vm_entry *entry); /* a VM's p
 /* That of a start that failed has: those who wait for the start are answered. */
 void orders_on_discarded(struct orders *orders, struct vm_entry *entry, bool has_run);
 void orders_on_settled(struct orders *orders); /* what runs is known: see to what does not any more */
+void orders_on_domains_known(struct orders *orders); /* the list of their snapshots is */
 void orders_on_lost(struct orders *orders); /* the coordinator is away: consoles are detached */
 
 /* What a start of `generation` would mean for this entry (NULL: none) where `hiwater` was the highest

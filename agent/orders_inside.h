@@ -17,6 +17,7 @@
 #include "agent/backends.h"
 #include "agent/disk_order.h"
 #include "agent/held_orders.h"
+#include "agent/order_await.h"
 #include "agent/standby_twin.h"
 #include "agent/store_question.h"
 #include "agent/vm_table.h"
@@ -48,6 +49,7 @@ struct orders {
     struct protects *protects;
     struct standbys *standbys;
     struct held_orders held; /* MOVE_INs, STARTs and seals that wait for what a VM's last process comes to */
+    struct order_awaits awaits;
     struct step *failed; /* STARTs whose process is being ended: did it run? */
 };
 

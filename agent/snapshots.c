@@ -173,6 +173,15 @@ void snapshots_await_domains(struct snapshots *snapshots)
     snapshots->has_domains = true;
 }
 
+int snapshots_judge_absent(const struct snapshots *snapshots, struct fault *fault)
+{
+    return snapshots->has_domains && !snapshots->domain_infos
+               ? fault_set(fault, ERR_UNREACHABLE,
+                           "libvirt of this host has not answered yet, or does not any more: "
+                           "nothing is known of the snapshots of its domains")
+               : 0;
+}
+
 void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *const *infos,
                            size_t count)
 {
@@ -190,6 +199,8 @@ void snapshots_set_domains(struct snapshots *snapshots, Godwit__SnapshotInfo *co
         snapshots->domain_infos[snapshots->domain_count++] = copy;
     }
     snapshots_tell(snapshots);
+    if (snapshots->domain_infos && snapshots->config.on_domains_known)
+        snapshots->config.on_domains_known(snapshots->config.data);
 }
 
 static int read_all(struct snapshots *snapshots, struct fault *fault)
@@ -478,15 +489,6 @@ int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *ord
 
 /* ---- remove, check ---- */
 /* It is not here: may that be said? */
-static int judge_absent(const struct snapshots *snapshots, struct fault *fault)
-{
-    return snapshots->has_domains && !snapshots->domain_infos
-               ? fault_set(fault, ERR_UNREACHABLE,
-                           "libvirt of this host has not answered yet, or does not any more: "
-                           "nothing is known of the snapshots of its domains")
-               : 0;
-}
-
 static int remove_work(struct snapshot_step *step, struct fault *fault)
 {
     return snapshot_folder_remove(step->snapshots->root, step->info, fault);
@@ -561,7 +563,7 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
     if (info)
         return begin_on(snapshots, info, request, remove_work, removed, fault);
     snapshots_tell(snapshots); /* whoever asks believes that it is here */
-    int r = judge_absent(snapshots, fault);
+    int r = snapshots_judge_absent(snapshots, fault);
     if (r == 0 && request)
         (void)rpc_reply(request, &empty.base);
     return r;
@@ -572,7 +574,7 @@ int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *or
 {
     const Godwit__SnapshotInfo *info = snapshots_find(snapshots, order->id);
 
-    int r = info ? 0 : judge_absent(snapshots, fault);
+    int r = info ? 0 : snapshots_judge_absent(snapshots, fault);
     if (r == 0 && !info)
         r = fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %s",
                       order->id ? order->id : "");
@@ -661,6 +663,8 @@ int snapshots_clone(struct snapshots *snapshots, const Godwit__OrderSnapshotClon
     if (!request || !order->vm_id || !id_name_is_valid(order->vm_id) ||
         strlen(order->vm_id) >= VM_ID_SIZE || !order->spec || !order->spec->name)
         return fault_set(fault, ERR_INVALID, "a clone without its VM");
+    if (!info && snapshots_judge_absent(snapshots, fault) < 0)
+        return fault->code;
     if (!info)
         return fault_set(fault, ERR_NOT_FOUND, "this host has no snapshot %.12s",
                          order->snapshot_id ? order->snapshot_id : "");

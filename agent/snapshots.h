@@ -31,6 +31,7 @@ struct snapshots_config {
     const char *host;
     const char *state_dir; /* they lie in its folder "snapshots" */
     void (*tell)(void *data, const Godwit__AgentSnapshots *all);
+    void (*on_domains_known)(void *data); /* those of libvirt's domains can be found from now on; NULL is fine */
     void *data;
 };
 
@@ -43,6 +44,9 @@ struct snapshots *snapshots_free(struct snapshots *snapshots);
 const char *snapshots_root(const struct snapshots *snapshots);
 /* Borrowed until the loop's next turn; NULL: no such one here. */
 const Godwit__SnapshotInfo *snapshots_find(const struct snapshots *snapshots, const char *id);
+/* Of one that is not to be found: 0, it is not here; ERR_UNREACHABLE: it may be one of a domain, of which nothing is known
+ * now. */
+int snapshots_judge_absent(const struct snapshots *snapshots, struct fault *fault);
 void snapshots_tell(struct snapshots *snapshots);
 /* This agent drives libvirt: until its first list nothing is known of its domains' snapshots. */
 void snapshots_await_domains(struct snapshots *snapshots);
@@ -60,7 +64,7 @@ int snapshots_remove(struct snapshots *snapshots, const Godwit__OrderSnapshot *o
 int snapshots_check(struct snapshots *snapshots, const Godwit__OrderSnapshot *order,
                     struct rpc_request *request, struct fault *fault);
 /* The disks of another VM, which has not run: answered with SnapshotCloned. A START with is_clone then goes on
- * from the memory. */
+ * from the memory. ERR_UNREACHABLE: as with remove; libvirt's are none to clone from in any case. */
 int snapshots_clone(struct snapshots *snapshots, const Godwit__OrderSnapshotClone *order,
                     struct rpc_request *request, struct fault *fault);
 /* Disks of this VM are being made: it is no time to remove what was made for it. */

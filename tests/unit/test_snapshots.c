@@ -79,6 +79,21 @@ static void what_is_not_here_is_as_good_as_removed(void **state)
     assert_int_equal(order(snapshots_check), ERR_NOT_FOUND);
 }
 
+static int order_clone(void)
+{
+    Godwit__OrderSnapshotClone wanted = GODWIT__ORDER_SNAPSHOT_CLONE__INIT;
+    Godwit__VmSpec spec = GODWIT__VM_SPEC__INIT;
+    char id[] = ID, vm_id[] = "v2", name[] = "web";
+
+    spec.name = name;
+    wanted.snapshot_id = id;
+    wanted.vm_id = vm_id;
+    wanted.spec = &spec;
+    fault = (struct fault){0};
+    /* Nobody to answer to: it is refused before. */
+    return snapshots_clone(snapshots, &wanted, (struct rpc_request *)&wanted, &fault);
+}
+
 /* Before the first list of this agent's life, and while libvirtd is away. */
 static void while_nothing_is_known_of_domains_it_is_not_said_that_one_is_removed(void **state)
 {
@@ -92,11 +107,13 @@ static void while_nothing_is_known_of_domains_it_is_not_said_that_one_is_removed
         assert_non_null(strstr(fault.text, "libvirt of this host has not answered yet"));
         assert_false(are_domains_known);
         assert_int_equal(order(snapshots_check), ERR_UNREACHABLE);
+        assert_int_equal(order_clone(), ERR_UNREACHABLE);
         other.id = id;
         snapshots_set_domains(snapshots, infos, 1);
         assert_true(are_domains_known);
         assert_int_equal(order(snapshots_remove), 0);
         assert_int_equal(order(snapshots_check), ERR_NOT_FOUND);
+        assert_int_equal(order_clone(), ERR_NOT_FOUND);
         snapshots_set_domains(snapshots, infos, 0); /* none is an answer too */
         assert_int_equal(order(snapshots_remove), 0);
         snapshots_set_domains(snapshots, NULL, 0); /* it is away */
