@@ -12,6 +12,7 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_peer.h"
 #include "coordinator/dr_peer_ask.h"
+#include "coordinator/dr_tell.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
@@ -174,34 +175,49 @@ static void fill(Godwit__DrRecord *info, const Godwit__DrRequest *request)
     }
 }
 
-static int protect_again(struct cluster_dr *dr, const Godwit__DrRequest *request,
-                         const struct cluster_host *target, struct problem *problem,
-                         struct cluster_todo *todo)
+int dr_ask_refuse_acting(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now, struct problem *problem)
+{
+    const char *op = dr->info->last_op;
+    (void)problem_set(problem, GW_VM_BUSY, "its %s has %s now",
+                      is_same(op, "planned") ? "planned failover" : op, dr->info->vm);
+    problem_hint(problem, "godwit dr status %s", dr->info->vm);
+    return refuse(cluster, dr->vm, now, problem);
+}
+
+int dr_ask_refuse_ending(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now, struct problem *problem)
+{
+    char reason[CLUSTER_REASON_SIZE];
+    dr_tell_ending(cluster, dr, now, reason);
+    (void)problem_set(problem, GW_DR_STATE,
+                      "the earlier protection of %s is still being ended (%s): say it again then",
+                      dr->info->vm, reason);
+    problem_hint(problem, "godwit dr status %s", dr->info->vm);
+    return refuse(cluster, dr->vm, now, problem);
+}
+
+static int protect_again(const struct cluster *cluster, struct cluster_dr *dr,
+                         const Godwit__DrRequest *request, const struct cluster_host *target,
+                         struct cluster_now now, struct problem *problem, struct cluster_todo *todo)
 {
     const char *name = dr->info->vm;
+    if (dr_step_is(dr, "end"))
+        return dr_ask_refuse_ending(cluster, dr, now, problem);
     if (!dr_step_is(dr, "protect"))
-        return problem_set(problem, GW_DR_STATE, "the protection of %s is just being ended", name);
+        return dr_ask_refuse_acting(cluster, dr, now, problem);
     if (!is_same(dr->info->target, target->name) ||
         (request->has_disks_only && request->disks_only != dr->info->disks_only)) {
         (void)problem_set(problem, GW_DR_STATE, "%s has a replica on %s already%s", name,
                           dr->info->target, dr->info->disks_only ? ", of its disks" : "");
         problem_hint(problem, "godwit dr unprotect %s", name);
-        return -1;
+        return refuse(cluster, dr->vm, now, problem);
     }
     fill(dr->info, request);
     dr->in_ready = dr->out_ready = false; /* its source is told */
     dr_put(dr, todo);
     cluster_todo_event(todo, dr->info->vm_id, "the protection of %s has other goals", name);
     return 0;
-}
-
-static int not_there_yet(const struct cluster *cluster, const struct cluster_dr *dr,
-                         struct cluster_now now, struct problem *problem)
-{
-    (void)problem_set(problem, GW_DR_STATE, "%s has its other end in pool %s", dr->info->vm,
-                      dr_peer_name(dr));
-    problem_hint(problem, "godwit dr unprotect %s", dr->info->vm);
-    return refuse(cluster, dr->vm, now, problem);
 }
 
 static int judge_across(const Godwit__DrRequest *request, const struct dr_ask_peer *peer,
@@ -215,17 +231,25 @@ static int judge_across(const Godwit__DrRequest *request, const struct dr_ask_pe
 }
 
 /* Said again: its goals. */
-static int protect_there_again(struct cluster_dr *dr, const Godwit__DrRequest *request,
-                               const struct dr_ask_peer *peer, struct problem *problem,
+static int protect_there_again(const struct cluster *cluster, struct cluster_dr *dr,
+                               const Godwit__DrRequest *request, const struct dr_ask_peer *peer,
+                               struct cluster_now now, struct problem *problem,
                                struct cluster_todo *todo)
 {
-    if (!dr_peer_is_source(dr) || strcmp(dr->info->peer_pool_id, peer->pool_id) != 0 ||
-        !dr_step_is(dr, "protect") ||
-        (request->has_disks_only && request->disks_only != dr->info->disks_only)) {
-        (void)problem_set(problem, GW_DR_STATE, "%s has a replica already, %s %s", dr->info->vm,
-                          dr_peer_holds(dr) ? "of" : "by", dr->info->target);
+    bool is_it = dr_peer_is_source(dr) && is_same(dr->info->peer_pool_id, peer->pool_id) &&
+                 dr_step_is(dr, "protect") &&
+                 (!request->has_disks_only || request->disks_only == dr->info->disks_only);
+    if (!is_it && dr_peer_is(dr))
+        return dr_peer_ask_refuse_protect(cluster, dr, now, problem);
+    if (!is_it && dr_step_is(dr, "end"))
+        return dr_ask_refuse_ending(cluster, dr, now, problem);
+    if (!is_it) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          dr_step_is(dr, "away") ? "%s was taken over on %s, and files of it are kept for a failback"
+                                                 : "%s has a replica on %s already",
+                          dr->info->vm, dr->info->target);
         problem_hint(problem, "godwit dr unprotect %s", dr->info->vm);
-        return -1;
+        return refuse(cluster, dr->vm, now, problem);
     }
     fill(dr->info, request);
     dr->in_ready = dr->out_ready = false; /* both ends are told */
@@ -243,9 +267,7 @@ int dr_ask_protect_there(struct cluster *cluster, const Godwit__DrRequest *reque
     if (!vm || judge_across(request, peer, problem) != 0)
         return -1;
     if (vm->dr)
-        return protect_there_again(vm->dr, request, peer, problem, todo) == 0
-                   ? 0
-                   : refuse(cluster, vm, now, problem);
+        return protect_there_again(cluster, vm->dr, request, peer, now, problem, todo);
     if (judge_vm(cluster, vm, now, problem) != 0 ||
         judge_disks(vm, request->disks_only, problem) != 0)
         return -1;
@@ -276,11 +298,9 @@ static int protect(struct cluster *cluster, const Godwit__DrRequest *request,
     if (!target || judge_request(request, problem) != 0)
         return -1;
     if (vm->dr && dr_peer_is(vm->dr))
-        return not_there_yet(cluster, vm->dr, now, problem);
+        return dr_peer_ask_refuse_protect(cluster, vm->dr, now, problem);
     if (vm->dr && !dr_step_is(vm->dr, "away"))
-        return protect_again(vm->dr, request, target, problem, todo) == 0
-                   ? 0
-                   : refuse(cluster, vm, now, problem);
+        return protect_again(cluster, vm->dr, request, target, now, problem, todo);
     if (judge_vm(cluster, vm, now, problem) != 0)
         return -1;
     if (is_same(vm->own.owner, target->name)) {
@@ -324,12 +344,8 @@ static int unprotect(struct cluster *cluster, const Godwit__DrRequest *request,
     struct cluster_dr *dr = find(cluster, word(request->vm), problem);
     if (!dr)
         return -1;
-    if (dr_is_acting(dr->vm)) {
-        (void)problem_set(problem, GW_VM_BUSY, "its %s has %s now", dr->info->last_op,
-                          dr->info->vm);
-        problem_hint(problem, "godwit dr status %s", dr->info->vm);
-        return refuse(cluster, dr->vm, now, problem);
-    }
+    if (dr_is_acting(dr->vm))
+        return dr_ask_refuse_acting(cluster, dr, now, problem);
     if (dr_step_is(dr, "end"))
         return 0;
     cluster_todo_event(todo, dr->info->vm_id, "the protection of %s ends", dr->info->vm);
@@ -369,6 +385,7 @@ static int judge_protected(const struct cluster *cluster, const struct cluster_d
     if (!dr_host_is_up(cluster, dr->info->target, now)) {
         (void)problem_set(problem, GW_HOST_DOWN, "%s, which has the replica of %s, does not answer",
                           dr->info->target, dr->info->vm);
+        problem_hint(problem, "godwit host show %s", dr->info->target);
         return refuse(cluster, dr->vm, now, problem);
     }
     return 0;
@@ -455,16 +472,17 @@ static int judge_back(const struct cluster *cluster, const struct cluster_dr *dr
     if (cluster_judge_free(cluster, dr->vm, now, problem) != 0)
         return -1;
     if (!dr_step_is(dr, "away") && !(dr_step_is(dr, "protect") && dr_returns(dr)))
-        return not_now(cluster, dr, "is where it belongs", now, problem);
+        return not_now(cluster, dr, "was not taken over: there is nothing to bring back", now, problem);
     if (dr->info->op[0])
         return not_now(cluster, dr, "is on its way back", now, problem);
     if (dr->vm->own.phase != OWN_RUN || dr->vm->want != WANT_RUNNING)
-        return not_now(cluster, dr, "does not run", now, problem);
+        return not_now(cluster, dr, "does not run, and is brought back while it does", now, problem);
     if (is_same(dr->vm->own.owner, home))
         return not_now(cluster, dr, "runs there already: godwit dr protect", now, problem);
     if (!dr_host_is_up(cluster, home, now)) {
         (void)problem_set(problem, GW_HOST_DOWN, "%s, where %s came from, does not answer", home,
                           dr->info->vm);
+        problem_hint(problem, "godwit dr protect %s --to HOST, where it never comes back", dr->info->vm);
         return refuse(cluster, dr->vm, now, problem);
     }
     return judge_target(cluster, dr->vm, cluster_host(cluster, home), now, problem);

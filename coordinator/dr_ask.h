@@ -22,6 +22,11 @@ struct dr_ask_peer {
 int dr_ask_protect_there(struct cluster *cluster, const Godwit__DrRequest *request,
                          const struct dr_ask_peer *peer, struct cluster_now now,
                          struct problem *problem, struct cluster_todo *todo);
+/* For dr_peer_ask: -1, `problem` says what goes on with it. */
+int dr_ask_refuse_acting(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now, struct problem *problem);
+int dr_ask_refuse_ending(const struct cluster *cluster, const struct cluster_dr *dr,
+                         struct cluster_now now, struct problem *problem);
 /* For dr_peer_hold: an empty record of a VM that has none. */
 struct cluster_dr *dr_ask_new_record(struct cluster *cluster, struct cluster_vm *vm,
                                      struct cluster_now now);

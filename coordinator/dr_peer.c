@@ -142,6 +142,9 @@ int dr_peer_judge_start(const struct cluster_vm *vm, struct cluster_now now,
                           "pool %s, which has the replica of %s, does not answer: it may have "
                           "taken it",
                           dr_peer_name(dr), vm->spec->name);
+    if (!dr_peer_holds(dr) && !dr->peer_is_up && !dr_step_is(dr, "away") && dr->peer_step != DR_CROSS_TAKE)
+        problem_detail(said, "it has not, for certain   godwit dr unprotect %.60s --force, then godwit vm start %.60s",
+                       vm->spec->name, vm->spec->name);
     problem_hint(said, "godwit dr status %s", vm->spec->name);
     return -1;
 }

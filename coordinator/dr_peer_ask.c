@@ -1,11 +1,13 @@
 #include "coordinator/dr_peer_ask.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/world.h"
 #include "coordinator/cluster_view.h"
 #include "coordinator/dr.h"
+#include "coordinator/dr_ask.h"
 #include "coordinator/dr_peer.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/words.h"
@@ -34,7 +36,8 @@ static int judge_held(const struct cluster *cluster, const struct cluster_dr *dr
     bool is_asked =
         dr_step_is(dr, "ask") && !dr->peer_is_up; /* which may not be answered any more */
     if (dr_step_is(dr, "away"))
-        (void)problem_set(problem, GW_DR_STATE, "%s was taken over already", info->vm);
+        (void)problem_set(problem, GW_DR_STATE, "%s was taken over from pool %s already: it runs here",
+                          info->vm, dr_peer_name(dr));
     else if (!dr_step_is(dr, "hold") && !is_asked)
         (void)problem_set(problem, GW_VM_BUSY, "%s is just being taken over, or let go", info->vm);
     else if (!info->has_held)
@@ -85,6 +88,11 @@ static int failover(const struct cluster *cluster, struct cluster_dr *dr,
 {
     const char *peer = dr_peer_name(dr), *name = dr->info->vm;
     bool is_sworn = request->accept_split || word(request->confirm)[0];
+    if (!dr_peer_holds(dr) && dr_step_is(dr, "away")) {
+        (void)problem_set(problem, GW_DR_STATE, "%s was taken over by pool %s: it runs there", name, peer);
+        problem_hint(problem, "godwit dr failback %s says how it comes back", name);
+        return refuse(cluster, dr, now, problem);
+    }
     if (!dr_peer_holds(dr)) {
         (void)problem_set(problem, GW_DR_STATE,
                           "the replica of %s is in pool %s: it is taken over there", name, peer);
@@ -205,8 +213,12 @@ static int test(struct cluster *cluster, const struct cluster_dr *dr,
                 struct cluster_todo *todo)
 {
     bool is_drill = request->verb != GODWIT__DR_VERB__DR_VERB_TEST;
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    if (!dr_peer_holds(dr) && dr_step_is(dr, "away")) {
+        (void)problem_set(problem, GW_DR_STATE, "%s runs in pool %s: it has no replica to test", name, peer);
+        return refuse(cluster, dr, now, problem);
+    }
     if (!dr_peer_holds(dr)) {
-        const char *peer = dr_peer_name(dr), *name = dr->info->vm;
         (void)problem_set(problem, GW_DR_STATE,
                           "the replica of %s is in pool %s: it is tested there", name, peer);
         problem_hint(problem, "in pool %s: godwit dr %s %s", peer, is_drill ? "drill" : "test", name);
@@ -215,6 +227,76 @@ static int test(struct cluster *cluster, const struct cluster_dr *dr,
     return request->verb == GODWIT__DR_VERB__DR_VERB_DRILL
                ? dr_test_set_drill(cluster, request, now, problem, todo)
                : dr_test_begin(cluster, request, now, problem, todo);
+}
+
+/* ---- protect, failback: what to do instead ----------------------------------------------------
+ */
+
+int dr_peer_ask_refuse_protect(const struct cluster *cluster, const struct cluster_dr *dr,
+                               struct cluster_now now, struct problem *problem)
+{
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    bool holds = dr_peer_holds(dr);
+    if (dr_step_is(dr, "end"))
+        return dr_ask_refuse_ending(cluster, dr, now, problem);
+    if (dr_step_is(dr, "away") && holds) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "%s was taken over from pool %s, and is bound to it until dr unprotect", name, peer);
+        problem_hint(problem, "godwit dr unprotect %s", name);
+    } else if (dr_step_is(dr, "away")) {
+        (void)problem_set(problem, GW_DR_STATE, "%s runs in pool %s: it is protected there", name, peer);
+        problem_hint(problem, "godwit dr failback %s says how it comes back", name);
+    } else if (dr_step_is(dr, "hold")) {
+        (void)problem_set(problem, GW_DR_STATE, "what is here of %s is a replica that is held for pool %s",
+                          name, peer);
+        problem_hint(problem, "in pool %s: godwit dr status %s", peer, name);
+    } else if (dr_step_is(dr, "protect")) {
+        (void)problem_set(problem, GW_DR_STATE, "%s has a replica in pool %s already", name, peer);
+        problem_hint(problem, "godwit dr unprotect %s", name);
+    } else {
+        return dr_ask_refuse_acting(cluster, dr, now, problem);
+    }
+    return refuse(cluster, dr, now, problem);
+}
+
+/* It goes back by a protection in the other direction: `here` and `there` of whoever runs it now. */
+static void detail_way_back(const struct cluster_dr *dr, const char *here, const char *there,
+                            const char *old_pool, struct problem *problem)
+{
+    const char *name = dr->info->vm;
+    problem_detail(problem, "1. %s: godwit dr unprotect %s", here, name);
+    problem_detail(problem, "2. %s: godwit dr unprotect %s --force, then godwit vm rm %s", there, name, name);
+    problem_detail(problem, "3. %s: godwit dr protect %s --to %s", here, name, old_pool);
+    problem_detail(problem, "4. %s, once it is held: godwit dr failover %s", there, name);
+}
+
+static int failback(const struct cluster *cluster, const struct cluster_dr *dr,
+                    struct cluster_now now, struct problem *problem)
+{
+    const char *peer = dr_peer_name(dr), *name = dr->info->vm;
+    char other[DR_PEER_NAME_SIZE + 8];
+    (void)snprintf(other, sizeof other, "in pool %.63s", peer);
+    if (!dr_step_is(dr, "away")) {
+        (void)problem_set(problem, GW_DR_STATE, "%s was not taken over: there is nothing to bring back",
+                          name);
+    } else if (dr_peer_holds(dr)) {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "%s was taken over from pool %s: failback is within one pool; between two it goes "
+                          "back by a protection in the other direction",
+                          name, peer);
+        if (!dr->info->is_heard)
+            problem_detail(problem, "0. pool %s has not heard yet that it runs here: the rest once it has", peer);
+        else
+            problem_hint(problem, "godwit dr unprotect %s", name);
+        detail_way_back(dr, "here", other, peer, problem);
+    } else {
+        (void)problem_set(problem, GW_DR_STATE,
+                          "%s runs in pool %s: failback is within one pool; between two it comes back by a "
+                          "protection in the other direction",
+                          name, peer);
+        detail_way_back(dr, other, "here", "THIS-POOL", problem);
+    }
+    return refuse(cluster, dr, now, problem);
 }
 
 /* ---- all --------------------------------------------------------------------------------------
@@ -236,10 +318,11 @@ int dr_peer_ask(struct cluster *cluster, struct cluster_dr *dr, const Godwit__Dr
         return test(cluster, dr, request, now, problem, todo);
     case GODWIT__DR_VERB__DR_VERB_TEST_END:
         return dr_test_end(cluster, dr->info->vm_id, now, problem, todo);
-    default: /* what is within one pool, and numbers from the wire */
-        (void)problem_set(problem, GW_DR_STATE,
-                          "%s has its other end in pool %s: failback is not offered across pools",
-                          dr->info->vm, dr_peer_name(dr));
-        return refuse(cluster, dr, now, problem);
+    case GODWIT__DR_VERB__DR_VERB_FAILBACK:
+        return failback(cluster, dr, now, problem);
+    default: /* numbers from the wire */
+        return problem_set(problem, GW_USAGE,
+                           "nothing known can be asked of disaster recovery by verb %d",
+                           (int)request->verb);
     }
 }

@@ -13,6 +13,7 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_ask.h"
 #include "coordinator/dr_peer.h"
+#include "coordinator/dr_tell.h"
 #include "coordinator/dr_test.h"
 #include "coordinator/planner.h"
 #include "coordinator/pool_store.h"
@@ -216,6 +217,41 @@ static struct cluster_dr *make(struct cluster *cluster, Godwit__VmSpec *spec,
     return dr;
 }
 
+/* What is there of it is none of what is asked for: whose, and who ends it. The other pool tells its operator so, and asks
+ * again by itself. */
+static int refuse_other(const struct cluster *cluster, const struct cluster_vm *vm,
+                        const char *peer_pool_id, struct cluster_now now, struct problem *problem)
+{
+    const struct cluster_dr *dr = vm->dr;
+    const char *name = vm->spec->name;
+    char reason[CLUSTER_REASON_SIZE];
+    bool holds = dr && dr_peer_holds(dr);
+    if (!holds)
+        return problem_set(problem, GW_DR_STATE,
+                           "%.60s is a VM of the other pool already: %sgodwit vm rm %.60s there, where it is the "
+                           "old one",
+                           name, dr ? "godwit dr unprotect --force and " : "", name);
+    if (strcmp(dr->info->peer_pool_id, peer_pool_id) != 0)
+        return problem_set(problem, GW_DR_STATE, "the other pool holds %.60s for pool %.60s", name,
+                           dr_peer_name(dr));
+    if (dr_step_is(dr, "end")) {
+        dr_tell_ending(cluster, dr, now, reason);
+        return problem_set(problem, GW_DR_STATE,
+                           "the other pool still ends the earlier protection of %.60s (%s); this one begins "
+                           "then by itself",
+                           name, reason);
+    }
+    if (dr_step_is(dr, "hold"))
+        return problem_set(problem, GW_DR_STATE,
+                           "the other pool still holds %.60s by an earlier protection, on %.60s: godwit dr "
+                           "unprotect %.60s --force there drops it, then this one begins by itself",
+                           name, dr->info->target, name);
+    return problem_set(problem, GW_DR_STATE,
+                       "the other pool took %.60s over by an earlier protection: see that it runs in one pool "
+                       "only",
+                       name);
+}
+
 static int find_or_make(struct cluster *cluster, const char *peer_pool_id, const char *peer_name,
                         const Godwit__PeerDrHold *wanted, struct cluster_now now,
                         struct cluster_dr **ret_dr, struct problem *problem,
@@ -234,8 +270,7 @@ static int find_or_make(struct cluster *cluster, const char *peer_pool_id, const
                    : problem_set(problem, GW_DR_STATE, "the other pool is just taking %s over",
                                  vm->spec->name);
     if (vm)
-        return problem_set(problem, GW_DR_STATE, "%s is in the other pool already, as another one",
-                           vm->spec->name);
+        return refuse_other(cluster, vm, peer_pool_id, now, problem);
     if (!wanted->is_new) /* it was dropped there by an operator's word */
         return problem_set(problem, GW_DR_UNPROTECTED,
                            "the other pool holds no replica of it any more");

@@ -7,6 +7,7 @@
 #include "base/world.h"
 #include "coordinator/dr.h"
 #include "coordinator/dr_peer.h"
+#include "coordinator/dr_tell.h"
 
 enum { SILENT_MS = 6000 };
 
@@ -35,8 +36,10 @@ static const char *state_of_holder(const struct cluster *cluster, const struct c
     if (dr_step_is(dr, "away"))
         return say(ret_reason, "away", "it runs here; pool %s %s", peer,
                    info->is_heard ? "knows, and starts nothing" : "has not heard of it yet");
-    if (dr_step_is(dr, "end"))
-        return say(ret_reason, "ending", "%s drops it", info->target);
+    if (dr_step_is(dr, "end")) {
+        dr_tell_ending(cluster, dr, now, ret_reason);
+        return "ending";
+    }
     if (dr_step_is(dr, "ask"))
         return say(ret_reason, "failing-over", "pool %s hands it over", peer);
     if (dr_step_is(dr, "alone"))
@@ -90,6 +93,17 @@ static const char *state_of_source(const struct cluster *cluster, const struct c
     return say(ret_reason, "protected", "%s", "");
 }
 
+void dr_peer_tell_ending(const struct cluster_dr *dr, char ret_reason[static CLUSTER_REASON_SIZE])
+{
+    bool is_unknown = dr->peer_ns && dr->peer_step == DR_CROSS_NONE && dr_is_down(dr->vm);
+    (void)say(ret_reason, "ending",
+              !dr->peer_is_up ? "pool %s is told once it answers"
+              : is_unknown
+                  ? "pool %s knows nothing of it: where it does not run there, dr unprotect --force"
+                  : "pool %s is told",
+              dr_peer_name(dr));
+}
+
 const char *dr_peer_tell_state(const struct cluster *cluster, const struct cluster_dr *dr,
                                struct cluster_now now, char ret_reason[static CLUSTER_REASON_SIZE])
 {
@@ -103,13 +117,10 @@ const char *dr_peer_tell_state(const struct cluster *cluster, const struct clust
         return say(ret_reason, "away", "it runs in pool %s; what is here stays down", peer);
     if (dr_step_is(dr, "handed"))
         return say(ret_reason, "handed", "pool %s may take it: it does not start here", peer);
-    if (dr_step_is(dr, "end"))
-        return say(ret_reason, "ending",
-                   dr->peer_ns && dr->peer_step == DR_CROSS_NONE && dr_is_down(dr->vm)
-                       ? "pool %s knows nothing of it: where it does not run there, dr unprotect "
-                         "--force"
-                       : "pool %s is told",
-                   peer);
+    if (dr_step_is(dr, "end")) {
+        dr_tell_ending(cluster, dr, now, ret_reason);
+        return "ending";
+    }
     if (!dr_step_is(dr, "protect"))
         return say(ret_reason, "failing-over", "step %.20s", dr->info->step);
     return state_of_source(cluster, dr, now, ret_reason);

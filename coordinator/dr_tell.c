@@ -8,6 +8,7 @@
 #include "coordinator/dr.h"
 #include "coordinator/dr_peer.h"
 #include "coordinator/dr_peer_tell.h"
+#include "coordinator/dr_test.h"
 #include "coordinator/words.h"
 
 enum { FRESH_MS = 3000, LATE_MS = 5000 };
@@ -87,6 +88,33 @@ static const char *state_of_pair(const struct cluster *cluster, const struct clu
     return say(ret_reason, "protected", "", "", "");
 }
 
+void dr_tell_ending(const struct cluster *cluster, const struct cluster_dr *dr,
+                    struct cluster_now now, char ret_reason[static CLUSTER_REASON_SIZE])
+{
+    const Godwit__DrRecord *info = dr->info;
+    if (dr_test_is_open(dr)) {
+        bool is_up = dr_host_is_up(cluster, info->test->host, now);
+        (void)snprintf(ret_reason, CLUSTER_REASON_SIZE, "its test copy %.60s goes first%s%.60s%s",
+                       info->test->copy, is_up ? "" : ", once ", is_up ? "" : info->test->host,
+                       is_up ? "" : " answers");
+    } else if (!info->out_ended) {
+        bool is_up = dr_host_is_up(cluster, info->source, now);
+        (void)snprintf(ret_reason, CLUSTER_REASON_SIZE, "%.60s stops replicating it%s", info->source,
+                       is_up ? "" : " once it answers");
+    } else if (!info->in_ended && dr_peer_is_source(dr)) {
+        dr_peer_tell_ending(dr, ret_reason);
+    } else if (!info->in_ended) {
+        bool is_up = dr_host_is_up(cluster, info->target, now);
+        (void)snprintf(ret_reason, CLUSTER_REASON_SIZE, "%.60s drops its replica%s", info->target,
+                       is_up ? "" : " once it answers");
+    } else if (info->split_host[0]) {
+        (void)snprintf(ret_reason, CLUSTER_REASON_SIZE, "once %.60s is back, or fenced",
+                       info->split_host);
+    } else {
+        (void)snprintf(ret_reason, CLUSTER_REASON_SIZE, "both ends know");
+    }
+}
+
 const char *dr_state(const struct cluster *cluster, const struct cluster_dr *dr,
                      struct cluster_now now, char ret_reason[static CLUSTER_REASON_SIZE])
 {
@@ -97,10 +125,10 @@ const char *dr_state(const struct cluster *cluster, const struct cluster_dr *dr,
         return dr_peer_tell_state(cluster, dr, now, ret_reason);
     if (dr_step_is(dr, "away"))
         return say(ret_reason, "away", "files of it are kept on ", info->home, "for a failback");
-    if (dr_step_is(dr, "end") && info->split_host[0])
-        return say(ret_reason, "ending", "once ", info->split_host, "is back, or fenced");
-    if (dr_step_is(dr, "end"))
-        return say(ret_reason, "ending", "both hosts are told", "", "");
+    if (dr_step_is(dr, "end")) {
+        dr_tell_ending(cluster, dr, now, ret_reason);
+        return "ending";
+    }
     if (dr_step_is(dr, "queued"))
         return say(ret_reason, "queued", "", "", "");
     if (dr_is_acting(dr->vm))

@@ -18,6 +18,9 @@ void dr_tell(const struct cluster *cluster, const struct cluster_dr *dr, struct 
  * or "". */
 const char *dr_state(const struct cluster *cluster, const struct cluster_dr *dr,
                      struct cluster_now now, char ret_reason[static CLUSTER_REASON_SIZE]);
+/* Its protection ends: what that waits for. */
+void dr_tell_ending(const struct cluster *cluster, const struct cluster_dr *dr,
+                    struct cluster_now now, char ret_reason[static CLUSTER_REASON_SIZE]);
 /* What the loss of its host would cost now; false: nobody knows, or nothing is held. */
 bool dr_rpo_now(const struct cluster *cluster, const struct cluster_dr *dr, struct cluster_now now,
                 uint64_t *ret_ms);
