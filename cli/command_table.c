@@ -1144,13 +1144,20 @@ static const struct command commands[] = {
      .operands = "VM",
      .summary = "end the replication of a VM; it runs on",
      .more = "The replica goes, with the files that this protection made. Of one that another pool has, "
-             "or has for another pool, only --force ends what that pool does not answer to.",
+             "or has for another pool, only --force ends what that pool does not answer to. In the pool that took "
+             "a VM over it makes that a VM as any other. The end goes on by itself; dr status says "
+             "whom it waits for.",
      .options = dr_unprotect_options,
      .run = cmd_dr_unprotect,
      .examples = {{"godwit dr unprotect db-01", "by name"}, {"godwit dr unprotect db", "by a prefix"}}},
     {.words = "dr status",
      .operands = "[VM]",
      .summary = "what has a replica, where, and how old it is",
+     .more = "STATE is one of: syncing (nothing whole is held yet), protected, late (its goal is missed, or an "
+             "end does not answer), waiting (the VM does not run, or moves), lost (godwit dr failover is due), "
+             "queued, failing-over, failing-back, away (it was taken over), ending. Across two pools also: held "
+             "(here, for the other one), handed (the other one may take it), conflict (it runs in both: end "
+             "one). REASON says why.",
      .lists = true,
      .watches = true,
      .run = cmd_dr_status,
@@ -1162,7 +1169,7 @@ static const struct command commands[] = {
      .more = "Only when nothing of it runs any more: its host is fenced, or it is stopped there first "
              "(--planned), or you say that the host is down. What the old host still has of it is "
              "ended before anything else when it comes back. A replica that is held for another pool is "
-             "taken when that pool has handed it over, or by your word that it is down. Ends with what was lost (RPO) and how "
+             "taken in the pool that holds it, when the other one has handed it over, or by your word that it is down. Ends with what was lost (RPO) and how "
              "long it took (RTO), for each VM.",
      .options = dr_failover_options,
      .run = cmd_dr_failover,
@@ -1172,7 +1179,8 @@ static const struct command commands[] = {
      .operands = "[VM]",
      .summary = "bring a VM back to where it ran before its failover",
      .more = "Its old disks are there: only what differs is copied while it runs, then it goes there as "
-             "in a planned failover, and is protected again as before.",
+             "in a planned failover, and is protected again as before. Within one pool: of a VM that was taken "
+             "over from another one it is refused, and says which steps bring it back instead.",
      .options = dr_failback_options,
      .run = cmd_dr_failback,
      .examples = {{"godwit dr failback db-01", "by name"},
@@ -1183,7 +1191,8 @@ static const struct command commands[] = {
      .more = "On the replica's host, from the newest checkpoint that is held whole, memory and disks. The copy "
              "is a VM of its own, with disks of its own, its network cards unplugged; replication goes on "
              "meanwhile and a failover may come at any time. Ends with how old that checkpoint was (RPO) "
-             "and how long it took until the copy ran (RTO). --end, or vm rm of the copy, takes it away. A "
+             "and how long it took until the copy ran (RTO). Its stores need room for all that its disks may grow "
+             "to. --end, or vm rm of the copy, takes it away. A "
              "replica that is held for another pool is tested in the pool that holds it.",
      .options = dr_test_options,
      .run = cmd_dr_test,
@@ -1193,7 +1202,8 @@ static const struct command commands[] = {
      .operands = "[VM]",
      .summary = "test a VM's replica by itself, again and again",
      .more = "A drill is a test whose copy is watched for 10 s, and taken away again. What it found is in dr "
-             "status, in the events and in the metrics; one that fails is an alert.",
+             "status -o wide, in the events and in the metrics; one that fails is an alert. One of --every, --off "
+             "and --now.",
      .options = dr_drill_options,
      .run = cmd_dr_drill,
      .examples = {{"godwit dr drill db-01 --every 24h", "every day"},
