@@ -232,8 +232,7 @@ static int refuse_other(const struct cluster *cluster, const struct cluster_vm *
                            "old one",
                            name, dr ? "godwit dr unprotect --force and " : "", name);
     if (strcmp(dr->info->peer_pool_id, peer_pool_id) != 0)
-        return problem_set(problem, GW_DR_STATE, "the other pool holds %.60s for pool %.60s", name,
-                           dr_peer_name(dr));
+        return problem_set(problem, GW_DR_STATE, "the other pool holds %.60s for a third one", name);
     if (dr_step_is(dr, "end")) {
         dr_tell_ending(cluster, dr, now, reason);
         return problem_set(problem, GW_DR_STATE,
