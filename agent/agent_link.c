@@ -7,6 +7,7 @@
 
 #include "agent/host_facts.h"
 #include "agent/host_load.h"
+#include "agent/start_list.h"
 #include "agent/vm_table.h"
 #include "agent/vm_word.h"
 #include "base/err.h"
@@ -133,9 +134,12 @@ static void say_hello(struct agent_link *link)
     size_t count = vm_table_count(link->config.table);
     AUTO_FREE Godwit__VmStatus **vms = calloc(count + 1, sizeof *vms);
     AUTO_FREE Godwit__VmStatus *unknown = calloc(count + 1, sizeof *unknown);
+    struct start_list starts = {0};
     size_t at = 0;
 
-    if (!vms || !unknown) {
+    if (!vms || !unknown ||
+        start_list_make(&starts, link->config.table, link->config.held,
+                        host_facts_incarnation(link->config.facts), &fault) < 0) {
         link_lost(link, "no memory for the list of VMs");
         return;
     }
@@ -145,6 +149,8 @@ static void say_hello(struct agent_link *link)
             vms[hello.n_vms++] = word;
     }
     hello.vms = vms;
+    hello.starting = starts.list;
+    hello.n_starting = starts.count;
     hello.has_version_min = hello.has_version_max = true;
     hello.version_min = PROTOCOL_VERSION_MIN;
     hello.version_max = PROTOCOL_VERSION;
@@ -156,6 +162,7 @@ static void say_hello(struct agent_link *link)
     /* What happens from here on goes out after the hello, on the same connection: in order. */
     else
         link->welcome = true;
+    start_list_deinit(&starts);
 }
 
 static void on_opened(void *data, struct rpc *rpc, const struct fault *fault)

@@ -17,6 +17,7 @@
 struct Godwit__AgentWelcome;
 struct agent_link;
 struct fault;
+struct held_orders;
 struct host_facts;
 struct loop;
 struct rpc_method;
@@ -29,6 +30,7 @@ struct agent_link_config {
     struct tls_context *context;
     struct host_facts *facts;
     struct vm_table *table;
+    const struct held_orders *held; /* starts that wait here are told by hello */
     const struct rpc_method *methods; /* orders; their handlers' data is the link */
     size_t method_count;
     /* This life of the host was fenced. `welcome` is borrowed; agent_link_again when it is over. */

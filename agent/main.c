@@ -698,6 +698,7 @@ static int set_up(struct agent *agent, struct fault *fault)
         .context = agent->context,
         .facts = agent->facts,
         .table = agent->table,
+        .held = orders_held(agent->orders),
         .methods = methods,
         .method_count = method_count,
         .on_welcome = on_welcome,

@@ -312,6 +312,7 @@ int order_create(struct step *step, struct vm_entry *entry, rpc_done_fn *created
     entry->starting = true;
     entry->starting_generation = step->generation;
     entry->starting_from_file = order_create_nonce(step) != NULL;
+    entry->starting_moves_in = step->incoming;
     entry->starting_runs = !step->incoming && !vm_spec_is_libvirt(step_spec(step));
     step->created = created;
     if (vm_spec_is_libvirt(step_spec(step)))

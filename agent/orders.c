@@ -847,6 +847,11 @@ const struct rpc_method *orders_methods(size_t *ret_count)
     return orders_table;
 }
 
+const struct held_orders *orders_held(const struct orders *orders)
+{
+    return &orders->held;
+}
+
 int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
                struct host_facts *facts, const char *boot_reader, struct fault *fault)
 {

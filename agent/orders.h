@@ -17,6 +17,7 @@
 
 struct domains;
 struct fault;
+struct held_orders;
 struct host_facts;
 struct images;
 struct loop;
@@ -57,6 +58,7 @@ void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelco
                           void (*done)(void *data), void *data);
 struct orders *orders_free(struct orders *orders);
 
+const struct held_orders *orders_held(const struct orders *orders); /* those that wait; as long as the orders */
 /* For agent_link, whose data must be the orders. */
 const struct rpc_method *orders_methods(size_t *ret_count);
 

@@ -77,7 +77,7 @@ int start_recall_end(struct vm_entry *entry, struct fault *fault)
         return r;
     entry->starting = true;
     entry->starting_generation = mark->generation;
-    entry->starting_from_file = entry->starting_runs = false;
+    entry->starting_from_file = entry->starting_runs = entry->starting_moves_in = false;
     if (!vm_entry_set_spec(entry, mark->spec))
         r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
     if (r == 0)

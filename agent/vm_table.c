@@ -1276,6 +1276,7 @@ static bool recall_start(struct vm_entry *entry)
 
     if (!mark || strcmp(mark->vm_id, entry->id) != 0 || mark->generation <= entry->status->generation)
         return false;
+    entry->starting_generation = mark->generation;
     if (vm_entry_run_path(entry, "latch", path, &fault) < 0 || latch_file_read(path, &record, &fault) < 0)
         return true;
     bool runs = record.generation == mark->generation;

@@ -56,9 +56,10 @@ struct vm_entry {
     uint64_t starting_generation;
     uint64_t void_generation;           /* a stop was refused while it was not known what its start had become: never begun anew */
     bool starting_from_file;            /* its memory comes from one */
+    bool starting_moves_in;             /* it is a MOVE_IN's: another host's guest is to come, no start */
     bool starting_runs;                 /* it is a START's, of a process: what ends on the way may have run */
     bool start_may_end, start_ends;     /* a START is under way that a stop may end; one has */
-    bool is_recalled; /* libvirt may be at a start of before: its next one, or start_recall.c, finds out */
+    bool is_recalled; /* libvirt may be at a start of before, as starting_generation: its next one, or start_recall.c, finds out */
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
     bool snapshotting;                  /* snapshots.c: it goes into files while it runs */

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/own.h"
 #include "base/world.h"
+#include "coordinator/cluster_adopt.h"
 #include "coordinator/cluster_ask.h"
 #include "coordinator/cluster_clone.h"
 #include "coordinator/cluster_forecast.h"
@@ -567,7 +568,9 @@ static void say_start_again(struct cluster *cluster, struct cluster_vm *vm,
                             const struct cluster_host *host, struct cluster_now now,
                             struct cluster_todo *todo)
 {
-    if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec) && host->ends_starts)
+    if (cluster_is_restored(cluster, NULL, 0)) /* a life that was fenced may be at it, and who came after is not seen yet */
+        vm->start_is_repeated = false;
+    else if (vm->want == WANT_STOPPED && !vm_spec_is_libvirt(vm->spec) && host->ends_starts)
         say_start_end(cluster, vm, host->name, now, todo);
     else if (dr_peer_may_start(vm, now)) /* else another pool may have it by now */
         (void)cluster_order_vm(vm, host->name, ORDER_START, now, todo);
@@ -657,34 +660,6 @@ bool cluster_is_restored(const struct cluster *cluster, char *ret_waits, size_t 
     return true;
 }
 
-/* What is found running is the truth, the record is only what was once so. */
-static void adopt_found(struct cluster *cluster, const struct cluster_host *host,
-                        struct cluster_vm *vm, const struct status *status, struct cluster_now now,
-                        struct cluster_todo *todo)
-{
-    uint64_t newest = status->generation > status->latch_generation ? status->generation
-                                                                    : status->latch_generation;
-    bool is_new = status->runs && !vm->job &&
-                  (vm->own.phase == OWN_STOPPED ||
-                   (vm->own.phase == OWN_RUN && vm->own.gen < status->generation));
-    bool rises = newest > vm->own.hiwater;
-    if (!cluster_is_restored(cluster, NULL, 0) || !(is_new || rises))
-        return;
-    if (rises)
-        vm->own.hiwater = newest;
-    if (is_new) {
-        own_adopt_found(&vm->own, host->name,
-                        host->facts && host->facts->incarnation ? host->facts->incarnation : "",
-                        status->generation);
-        vm->want = WANT_RUNNING; /* a stop that was wanted once is no order of now */
-        vm->restoring[0] = '\0'; /* its disks are further than any snapshot's memory */
-        set_reason(vm, false, "");
-        cluster_todo_event(todo, vm->id, "VM %s is found on %s as generation %llu", vm->spec->name,
-                           host->name, (unsigned long long)status->generation);
-    }
-    cluster_put_own(vm, now, todo);
-}
-
 /* All hosts have been seen, or are fenced: the pool is itself again. */
 static void end_restored(struct cluster *cluster, struct cluster_todo *todo)
 {
@@ -720,7 +695,7 @@ static void take_status(struct cluster *cluster, struct cluster_host *host,
         return; /* as if it were not listed, and not absent either */
     if (!vm->job && is_echo_of_move(cluster, host, vm, &status, heard))
         return;
-    adopt_found(cluster, host, vm, &status, now, todo);
+    cluster_adopt_running(cluster, host, vm, message, status.runs, now, todo);
     bool is_owner = is_same(vm->own.owner, host->name);
     if (is_owner)
         show_status(vm, message);
@@ -848,6 +823,7 @@ void cluster_hello(struct cluster *cluster, struct cluster_host *host,
     cluster_unheard_listed(host, hello);
     cluster_clear_warnings(cluster, host->name);
     tell_weaker(cluster, host, now);
+    cluster_adopt_starting(cluster, host, hello, now, todo);
 
     cluster->hellos++;
     for (size_t i = 0; i < hello->n_vms; i++) {

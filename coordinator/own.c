@@ -151,17 +151,29 @@ void own_adopt(struct own *own)
     set_phase(own, OWN_RUN);
 }
 
-void own_adopt_found(struct own *own, const char *host, const char *incarnation, uint64_t gen)
+static void adopt_as(struct own *own, const char *host, const char *incarnation, uint64_t gen,
+                     enum own_phase phase)
 {
-    assert(own->phase == OWN_STOPPED || (own->phase == OWN_RUN && own->gen < gen));
+    assert(own->phase == OWN_STOPPED || own_is_lost(own) ||
+           ((own->phase == OWN_RUN || own->phase == OWN_STARTING) && own->gen < gen));
     if (own->hiwater < gen)
         own->hiwater = gen;
     own->gen = gen;
     WORDS_COPY(own->owner, host);
     WORDS_COPY(own->incarnation, incarnation);
-    own->phase = OWN_RUN;
+    own->phase = phase;
     own->target[0] = '\0';
     own->move_id[0] = '\0';
+}
+
+void own_adopt_found(struct own *own, const char *host, const char *incarnation, uint64_t gen)
+{
+    adopt_as(own, host, incarnation, gen, OWN_RUN);
+}
+
+void own_adopt_starting(struct own *own, const char *host, const char *incarnation, uint64_t gen)
+{
+    adopt_as(own, host, incarnation, gen, OWN_STARTING);
 }
 
 void own_reopen(struct own *own, const char *target, const char *move_id)

@@ -68,6 +68,8 @@ void own_return(struct own *own, const char *host);
 void own_adopt(struct own *own);
 /* Found running as `gen`, by a pool whose own memory is older than that (R5, R10). */
 void own_adopt_found(struct own *own, const char *host, const char *incarnation, uint64_t gen);
+/* The same of one that is just being started there. */
+void own_adopt_starting(struct own *own, const char *host, const char *incarnation, uint64_t gen);
 /* A roll-back was recorded, yet the source turns out to have given (and the target is gone). */
 void own_reopen(struct own *own, const char *target, const char *move_id);
 

@@ -15,6 +15,7 @@
 
 #include "agent/host_facts.h"
 #include "agent/quarantine.h"
+#include "agent/start_list.h"
 #include "agent/start_mark.h"
 #include "agent/vm_table.h"
 #include "agent/vm_word.h"
@@ -226,6 +227,20 @@ static void it_is_told_of_as_nothing(void **state)
     assert_null(vm_word_list(entry, &room)); /* the pool says its order again */
 }
 
+/* A pool that was restored from a backup knows of no such order. */
+static void it_is_named_as_what_may_be_starting(void **state)
+{
+    (void)state;
+    struct start_list list = {0};
+
+    assert_int_equal(start_list_make(&list, table, NULL, host_facts_incarnation(facts), &fault), 0);
+
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.list[0]->vm_id, "v1");
+    assert_int_equal(list.list[0]->generation, GENERATION);
+    start_list_deinit(&list);
+}
+
 static void a_fenced_life_is_over_once_libvirt_does_not_begin_it_any_more(void **state)
 {
     (void)state;
@@ -306,6 +321,7 @@ int main(void)
 #define ON_HOST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         ON_HOST(it_is_told_of_as_nothing),
+        ON_HOST(it_is_named_as_what_may_be_starting),
         ON_HOST(a_fenced_life_is_over_once_libvirt_does_not_begin_it_any_more),
         ON_HOST(also_where_others_were_named),
         ON_HOST(one_that_libvirt_had_begun_has_ended_then),
