@@ -249,6 +249,14 @@ void order_stop_handle(void *data, struct rpc *rpc, struct rpc_request *request,
         return;
     }
     int r = 0;
+    if (entry && entry->is_recalled) { /* not even a refusal of that start would be true */
+        (void)fault_set(&fault, ERR_BUSY, "libvirt may still begin a start of %s, as generation %llu, that it was asked for "
+                        "before this agent began: it is known once it is started again",
+                        entry->status->name ? entry->status->name : entry->id,
+                        (unsigned long long)entry->starting_generation);
+        order_reply_fault(request, &fault);
+        return;
+    }
     if (order->ends_start && order->vm_id && id_name_is_valid(order->vm_id) &&
         stop_start(orders, entry, order, request))
         return;

@@ -92,7 +92,6 @@ static void end_entry(struct vm_entry *entry, bool tells)
                  (unsigned long long)entry->status->generation);
 }
 
-/* Nobody speaks for it yet. */
 static void end_recalled(struct vm_entry *entry)
 {
     struct fault fault = {0};
@@ -115,10 +114,11 @@ static bool all_have_ended(struct quarantine *quarantine)
         if (!(is_alive || entry->is_recalled) || !must_end(quarantine, entry))
             continue;
         ended = false;
-        if (is_alive)
-            end_entry(entry, tells);
-        else if (tells)
+        bool is_due = start_recall_is_due(entry);
+        if (is_due && tells)
             end_recalled(entry);
+        else if (!is_due && is_alive)
+            end_entry(entry, tells);
     }
     return ended;
 }

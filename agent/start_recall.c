@@ -65,24 +65,39 @@ static int send_end(struct vm_entry *entry, const Godwit__VmStatus *mark, struct
     return r;
 }
 
+/* It is spoken for from then on, and was asked for nothing yet. */
+static int open_entry(struct vm_entry *entry, const Godwit__VmStatus *mark, struct fault *fault)
+{
+    int r = vm_entry_begin(entry, fault);
+
+    if (r == 0 && !vm_entry_set_spec(entry, mark->spec))
+        r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    if (r == 0)
+        r = vm_entry_open(entry, mark->name ? mark->name : entry->id, fault);
+    if (r < 0)
+        return r;
+    entry->starting = entry->is_recall_unsent = true;
+    entry->starting_generation = mark->generation;
+    entry->starting_from_file = entry->starting_runs = entry->starting_moves_in = false;
+    return 0;
+}
+
+bool start_recall_is_due(const struct vm_entry *entry)
+{
+    return entry->is_recalled && (!vm_entry_is_alive(entry) || (entry->is_recall_unsent && entry->process));
+}
+
 int start_recall_end(struct vm_entry *entry, struct fault *fault)
 {
     AUTO(mark_free_p) Godwit__VmStatus *mark = start_mark_read(entry);
 
-    assert(entry->is_recalled && !vm_entry_is_alive(entry));
+    assert(start_recall_is_due(entry));
     if (!mark || !mark->spec)
         return fault_set(fault, ERR_CORRUPT, "what libvirt was asked to start is not known any more");
-    int r = vm_entry_open(entry, mark->name ? mark->name : entry->id, fault);
-    if (r < 0)
-        return r;
-    entry->starting = true;
-    entry->starting_generation = mark->generation;
-    entry->starting_from_file = entry->starting_runs = entry->starting_moves_in = false;
-    if (!vm_entry_set_spec(entry, mark->spec))
-        r = fault_set(fault, ERR_NOMEM, "no memory for the VM's spec");
+    int r = entry->is_recall_unsent ? 0 : open_entry(entry, mark, fault);
     if (r == 0)
         r = send_end(entry, mark, fault);
-    if (r < 0) /* it stays alive, and this host its old life: rather that than the other way round */
-        log_error("start_recall", "cannot be ended vm=%s: %s", entry->id, fault->text);
-    return 0;
+    if (r == 0)
+        entry->is_recall_unsent = false;
+    return r;
 }

@@ -9,11 +9,14 @@
 #ifndef GODWIT_AGENT_START_RECALL_H
 #define GODWIT_AGENT_START_RECALL_H
 
+#include <stdbool.h>
+
 struct fault;
 struct vm_entry;
 
-/* Of one that is recalled and not alive: it is alive from then on, until it has ended or is known never to run. On failure it is
- * as before, and this is to be said again. */
+/* It is recalled, and nobody asked for its end yet. */
+bool start_recall_is_due(const struct vm_entry *entry);
+/* Of one that is due: it is alive from then on, until it has ended or is known never to run. On failure it still is due. */
 int start_recall_end(struct vm_entry *entry, struct fault *fault);
 
 #endif

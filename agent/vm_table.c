@@ -179,7 +179,7 @@ static void save_done(void *data)
             vm_table_remove(entry);
         else if (entry->dirty && !save->table->closing)
             save_start(entry);
-        else if (!vm_entry_is_alive(entry) && !entry->starting && !save->fault.code)
+        else if (!vm_entry_is_alive(entry) && !entry->starting && !entry->is_recalled && !save->fault.code)
             unlink_run_files(entry); /* all that they said is in vm.bin now */
     }
     free(save->bytes);

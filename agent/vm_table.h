@@ -60,6 +60,7 @@ struct vm_entry {
     bool starting_runs;                 /* it is a START's, of a process: what ends on the way may have run */
     bool start_may_end, start_ends;     /* a START is under way that a stop may end; one has */
     bool is_recalled; /* libvirt may be at a start of before, as starting_generation: its next one, or start_recall.c, finds out */
+    bool is_recall_unsent; /* start_recall.c: it is spoken for, and was not asked to end yet */
     bool attaching;                     /* attach.c: disks and nics are on their way */
     bool suspending;                    /* suspend.c: what its process tells is for that */
     bool snapshotting;                  /* snapshots.c: it goes into files while it runs */

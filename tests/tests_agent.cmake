@@ -17,6 +17,7 @@ target_link_options(test_unit_disk_outflow PRIVATE -Wl,--wrap=sync_file_range,--
 godwit_test(unit backends ROOMS agent)
 godwit_test(unit start_mark ROOMS agent)
 godwit_test(unit start_recall ROOMS agent)
+target_link_options(test_unit_start_recall PRIVATE -Wl,--wrap=rpc_call,--wrap=vm_entry_set_spec) # memory may run out
 godwit_test(unit order_await ROOMS agent)
 godwit_test(unit start_list ROOMS agent)
 godwit_test(unit held_orders ROOMS agent)

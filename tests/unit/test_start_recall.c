@@ -13,7 +13,10 @@
 
 #include <cmocka.h>
 
+#include "agent/agent_link.h"
 #include "agent/host_facts.h"
+#include "agent/order_stop.h"
+#include "agent/orders.h"
 #include "agent/quarantine.h"
 #include "agent/start_list.h"
 #include "agent/start_mark.h"
@@ -35,6 +38,7 @@ static struct quarantine *quarantine;
 static struct rpc *domain; /* the far end of what speaks for it */
 static struct rpc_request *ending;
 static bool settled, is_over, is_libvirt_away;
+static bool is_memory_out, is_spec_too_much; /* once */
 static struct fault fault;
 
 static void on_vm(void *data, struct vm_entry *entry)
@@ -121,6 +125,35 @@ static void kill_domain(void *data, struct vm_entry *entry)
     (void)entry;
 }
 
+int __wrap_rpc_call(struct rpc *rpc, uint16_t method, const ProtobufCMessage *request,
+                    const ProtobufCMessageDescriptor *reply, uint64_t within_ms, rpc_done_fn *done, void *data,
+                    struct fault *ret_fault);
+int __real_rpc_call(struct rpc *rpc, uint16_t method, const ProtobufCMessage *request,
+                    const ProtobufCMessageDescriptor *reply, uint64_t within_ms, rpc_done_fn *done, void *data,
+                    struct fault *ret_fault);
+bool __wrap_vm_entry_set_spec(struct vm_entry *entry, const Godwit__VmSpec *spec);
+bool __real_vm_entry_set_spec(struct vm_entry *entry, const Godwit__VmSpec *spec);
+
+int __wrap_rpc_call(struct rpc *rpc, uint16_t method, const ProtobufCMessage *request,
+                    const ProtobufCMessageDescriptor *reply, uint64_t within_ms, rpc_done_fn *done, void *data,
+                    struct fault *ret_fault)
+{
+    if (is_memory_out && method == METHOD_VM_CREATE) {
+        is_memory_out = false;
+        return fault_set(ret_fault, ERR_NOMEM, "no memory for a call");
+    }
+    return __real_rpc_call(rpc, method, request, reply, within_ms, done, data, ret_fault);
+}
+
+bool __wrap_vm_entry_set_spec(struct vm_entry *entry, const Godwit__VmSpec *spec)
+{
+    if (is_spec_too_much) {
+        is_spec_too_much = false;
+        return false;
+    }
+    return __real_vm_entry_set_spec(entry, spec);
+}
+
 static void begin_agent(void)
 {
     const struct vm_table_config config = {
@@ -156,7 +189,7 @@ static int set_up(void **state)
     (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-recall-r.XXXXXX");
     assert_non_null(mkdtemp(state_dir));
     assert_non_null(mkdtemp(run_dir));
-    is_over = is_libvirt_away = false;
+    is_over = is_libvirt_away = is_memory_out = is_spec_too_much = false;
     assert_int_equal(loop_new(&loop, &fault), 0);
     begin_agent();
     spec.name = (char *)(uintptr_t)"dom"; /* only read */
@@ -316,6 +349,87 @@ static void nobody_to_speak_for_it_is_no_end(void **state)
         loop_turn(loop, true);
 }
 
+static void ends_although(bool *is_out)
+{
+    *is_out = true;
+    isolate(NULL);
+
+    domain_is_spoken_for();
+    assert_false(*is_out);
+    refuse();
+    while (!is_over)
+        loop_turn(loop, true);
+    assert_null(vm_table_find(table, "v1"));
+}
+
+static void memory_that_runs_out_is_tried_again(void **state)
+{
+    (void)state;
+    ends_although(&is_memory_out);
+}
+
+static void memory_that_runs_out_for_its_spec_is_too(void **state)
+{
+    (void)state;
+    ends_although(&is_spec_too_much);
+}
+
+static void stop(bool removes, uint64_t ends_start)
+{
+    struct agent_link *link = NULL;
+    struct orders *orders = NULL;
+    Godwit__OrderVmStop order = GODWIT__ORDER_VM_STOP__INIT;
+    assert_int_equal(orders_new(&orders, loop, table, facts, "", &fault), 0);
+    const struct agent_link_config config = {
+        .loop = loop, .address = "", .facts = facts, .table = table, .data = orders};
+    assert_int_equal(agent_link_new(&link, &config, &fault), 0);
+    order.vm_id = (char *)(uintptr_t)"v1"; /* only read */
+    order.has_remove = true;
+    order.remove = removes;
+    order.has_ends_start = ends_start > 0;
+    order.ends_start = ends_start;
+
+    order_stop_handle(link, NULL, NULL, &order.base);
+
+    orders_stop(orders);
+    link = agent_link_free(link);
+    orders = orders_free(orders);
+}
+
+/* Else nobody knew any more what libvirt may be at, and the host's next life would begin beside it. */
+static void neither_a_stop_nor_a_removal_forgets_it(void **state)
+{
+    (void)state;
+    const struct { bool removes; uint64_t ends_start; } cases[] = {{true, 0}, {false, 0}, {true, 1}, {false, GENERATION}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        stop(cases[i].removes, cases[i].ends_start);
+        const struct vm_entry *entry = vm_table_find(table, "v1");
+        assert_non_null(entry);
+        assert_true(entry->is_recalled && !entry->stopping && !entry->remove);
+        assert_int_equal(start_mark_generation(entry), GENERATION);
+        assert_int_equal(vm_table_hiwater(table, "v1"), 0); /* nor is it refused: it may come to run */
+    }
+    isolate(NULL);
+    domain_is_spoken_for();
+    refuse();
+    while (!is_over)
+        loop_turn(loop, true);
+}
+
+/* What is kept of it meanwhile is no word of that start. */
+static void its_mark_outlives_what_is_kept_of_it(void **state)
+{
+    (void)state;
+    struct vm_entry *entry = vm_table_find(table, "v1");
+
+    vm_entry_set(entry, GODWIT__VM_STATE__VM_STATE_STOPPED, GENERATION - 1, "", true);
+    while (entry->saving)
+        loop_turn(loop, true);
+
+    assert_int_equal(start_mark_generation(entry), GENERATION);
+}
+
 int main(void)
 {
 #define ON_HOST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -326,6 +440,10 @@ int main(void)
         ON_HOST(also_where_others_were_named),
         ON_HOST(one_that_libvirt_had_begun_has_ended_then),
         ON_HOST(nobody_to_speak_for_it_is_no_end),
+        ON_HOST(memory_that_runs_out_is_tried_again),
+        ON_HOST(memory_that_runs_out_for_its_spec_is_too),
+        ON_HOST(neither_a_stop_nor_a_removal_forgets_it),
+        ON_HOST(its_mark_outlives_what_is_kept_of_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
