@@ -59,7 +59,7 @@ static bool is_given_away(const struct vm_entry *entry)
 
 static bool must_end(const struct quarantine *quarantine, const struct vm_entry *entry)
 {
-    if ((quarantine->is_all && !is_given_away(entry)) || entry->is_recalled) /* nobody could name that */
+    if ((quarantine->is_all && !is_given_away(entry)) || entry->is_recalled || entry->starting) /* nobody could name these */
         return true;
     for (const struct doomed *doomed = quarantine->doomed; doomed; doomed = doomed->next) {
         if (strcmp(doomed->id, entry->id) != 0)
@@ -75,6 +75,12 @@ static bool must_end(const struct quarantine *quarantine, const struct vm_entry 
 static void end_entry(struct vm_entry *entry, bool tells)
 {
     struct fault fault = {0};
+    if (!entry->process && entry->starting) { /* a worker is at it, and makes none then */
+        entry->start_ends = entry->start_ends || !(entry->starting_moves_in || entry->remove);
+        if (tells)
+            log_warn("quarantine", "a start that must end is still being prepared vm=%s", entry->id);
+        return;
+    }
     /* First the one that has not taken the guest yet, or it might. */
     bool is_next = entry->next_process != NULL;
     struct vm_process *process = is_next ? entry->next_process : entry->process;
@@ -110,7 +116,7 @@ static bool all_have_ended(struct quarantine *quarantine)
     if (tells)
         quarantine->told_ns = now_ns;
     for (struct vm_entry *entry = vm_table_first(quarantine->table); entry; entry = entry->next) {
-        bool is_alive = vm_entry_is_alive(entry);
+        bool is_alive = vm_entry_is_alive(entry) || entry->starting;
         if (!(is_alive || entry->is_recalled) || !must_end(quarantine, entry))
             continue;
         ended = false;

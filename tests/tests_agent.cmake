@@ -20,6 +20,7 @@ godwit_test(unit start_recall ROOMS agent)
 target_link_options(test_unit_start_recall PRIVATE -Wl,--wrap=rpc_call,--wrap=vm_entry_set_spec) # memory may run out
 godwit_test(unit order_await ROOMS agent)
 godwit_test(unit start_list ROOMS agent)
+godwit_test(unit quarantine ROOMS agent)
 godwit_test(unit held_orders ROOMS agent)
 godwit_test(unit standby_disks ROOMS agent)
 godwit_test(unit image_folder ROOMS agent)
