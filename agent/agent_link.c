@@ -138,7 +138,7 @@ static void say_hello(struct agent_link *link)
     size_t at = 0;
 
     if (!vms || !unknown ||
-        start_list_make(&starts, link->config.table, link->config.held,
+        start_list_make(&starts, link->config.table, link->config.held, link->config.awaits,
                         host_facts_incarnation(link->config.facts), &fault) < 0) {
         link_lost(link, "no memory for the list of VMs");
         return;

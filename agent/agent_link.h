@@ -30,7 +30,7 @@ struct agent_link_config {
     struct tls_context *context;
     struct host_facts *facts;
     struct vm_table *table;
-    const struct held_orders *held; /* starts that wait here are told by hello */
+    const struct held_orders *held, *awaits; /* starts that wait here are told by hello: start_list */
     const struct rpc_method *methods; /* orders; their handlers' data is the link */
     size_t method_count;
     /* This life of the host was fenced. `welcome` is borrowed; agent_link_again when it is over. */

@@ -699,6 +699,7 @@ static int set_up(struct agent *agent, struct fault *fault)
         .facts = agent->facts,
         .table = agent->table,
         .held = orders_held(agent->orders),
+        .awaits = orders_awaits(agent->orders),
         .methods = methods,
         .method_count = method_count,
         .on_welcome = on_welcome,

@@ -852,6 +852,11 @@ const struct held_orders *orders_held(const struct orders *orders)
     return &orders->held;
 }
 
+const struct held_orders *orders_awaits(const struct orders *orders)
+{
+    return &orders->awaits.held;
+}
+
 int orders_new(struct orders **ret_orders, struct loop *loop, struct vm_table *table,
                struct host_facts *facts, const char *boot_reader, struct fault *fault)
 {

@@ -59,6 +59,7 @@ void orders_on_quarantine(struct orders *orders, const struct Godwit__AgentWelco
 struct orders *orders_free(struct orders *orders);
 
 const struct held_orders *orders_held(const struct orders *orders); /* those that wait; as long as the orders */
+const struct held_orders *orders_awaits(const struct orders *orders); /* likewise, of order_await */
 /* For agent_link, whose data must be the orders. */
 const struct rpc_method *orders_methods(size_t *ret_count);
 

@@ -27,23 +27,32 @@ static bool is_starting(const struct vm_entry *entry)
     return entry->is_recalled || (entry->starting && !entry->starting_moves_in && !entry->remove);
 }
 
+static bool is_of(const struct held_order *held, const char *incarnation)
+{
+    const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)held->order;
+
+    return order->base.descriptor == &godwit__order_vm_start__descriptor && order->incarnation &&
+           strcmp(order->incarnation, incarnation) == 0;
+}
+
 /* It is taken up once what is in its way has come to something. What this host has seen is refused then, or is there. */
 static bool will_start(struct vm_table *table, const struct held_order *held, const char *incarnation)
 {
     const Godwit__OrderVmStart *order = (const Godwit__OrderVmStart *)held->order;
 
-    return order->base.descriptor == &godwit__order_vm_start__descriptor && order->incarnation &&
-           strcmp(order->incarnation, incarnation) == 0 &&
-           order->generation > vm_table_hiwater(table, held->vm_id);
+    return is_of(held, incarnation) && order->generation > vm_table_hiwater(table, held->vm_id);
 }
 
 int start_list_make(struct start_list *list, struct vm_table *table, const struct held_orders *held,
-                    const char *incarnation, struct fault *fault)
+                    const struct held_orders *awaits, const char *incarnation, struct fault *fault)
 {
     const struct held_order *first = held ? held->first : NULL;
+    const struct held_order *first_judged = awaits ? awaits->first : NULL;
     size_t most = vm_table_count(table);
 
     for (const struct held_order *at = first; at; at = at->next)
+        most++;
+    for (const struct held_order *at = first_judged; at; at = at->next)
         most++;
     *list = (struct start_list){.starts = calloc(most + 1, sizeof *list->starts),
                                 .list = calloc(most + 1, sizeof *list->list)};
@@ -57,6 +66,10 @@ int start_list_make(struct start_list *list, struct vm_table *table, const struc
     }
     for (const struct held_order *at = first; at; at = at->next) {
         if (will_start(table, at, incarnation))
+            add(list, at->vm_id, ((const Godwit__OrderVmStart *)at->order)->generation);
+    }
+    for (const struct held_order *at = first_judged; at; at = at->next) {
+        if (is_of(at, incarnation))
             add(list, at->vm_id, ((const Godwit__OrderVmStart *)at->order)->generation);
     }
     return 0;

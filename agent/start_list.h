@@ -1,6 +1,6 @@
 /* What this host is just starting, or will without another order: HELLO's list of VMs tells nothing of it, or what was before.
  *
- * Flow:   vm_table, held_orders -> [start_list] -> agent_link: HELLO
+ * Flow:   vm_table, held_orders, order_await -> [start_list] -> agent_link: HELLO
  * Thread: the loop's.
  *
  * A coordinator that gave the order knows of it, says it again, and hears by its answer what became of it. One whose
@@ -23,9 +23,9 @@ struct start_list { /* zeroed: none */
     size_t count;
 };
 
-/* `held` NULL: none wait. `incarnation`: of this life of the host; what is held for another is going to be refused. */
+/* `held`: that wait to be judged; `awaits`: that were, and wait for what they start from; NULL: none. `incarnation`: of this life of the host; what is held for another is going to be refused. */
 int start_list_make(struct start_list *list, struct vm_table *table, const struct held_orders *held,
-                    const char *incarnation, struct fault *fault);
+                    const struct held_orders *awaits, const char *incarnation, struct fault *fault);
 void start_list_deinit(struct start_list *list);
 
 #endif

@@ -23,7 +23,7 @@ static char state_dir[64], run_dir[64];
 static struct loop *loop;
 static struct vm_table *table;
 static struct vm_entry *entry;
-static struct held_orders held;
+static struct held_orders held, awaits;
 static struct start_list list;
 static struct fault fault;
 
@@ -65,6 +65,7 @@ static int tear_down(void **state)
     (void)state;
     start_list_deinit(&list);
     held_orders_deinit(&held);
+    held_orders_deinit(&awaits);
     vm_table_remove(entry);
     table = vm_table_free(table);
     loop = loop_free(loop);
@@ -77,7 +78,7 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void hold_start(const char *incarnation, uint64_t generation)
+static void put_start(struct held_orders *orders, const char *incarnation, uint64_t generation)
 {
     Godwit__OrderVmStart order = GODWIT__ORDER_VM_START__INIT;
 
@@ -85,13 +86,13 @@ static void hold_start(const char *incarnation, uint64_t generation)
     order.incarnation = (char *)(uintptr_t)incarnation; /* only read */
     order.has_generation = true;
     order.generation = generation;
-    assert_int_equal(held_orders_put(&held, "v1", &order.base, NULL, &fault), 0);
+    assert_int_equal(held_orders_put(orders, "v1", &order.base, NULL, &fault), 0);
 }
 
 static size_t listed(void)
 {
     start_list_deinit(&list);
-    assert_int_equal(start_list_make(&list, table, &held, "here", &fault), 0);
+    assert_int_equal(start_list_make(&list, table, &held, &awaits, "here", &fault), 0);
     for (size_t i = 0; i < list.count; i++)
         assert_string_equal(list.list[i]->vm_id, "v1");
     return list.count;
@@ -145,7 +146,18 @@ static void a_start_that_waits_here_is_one_of_these(void **state)
     move.has_psk = true;
     move.psk = (ProtobufCBinaryData){.data = key, .len = sizeof key};
     assert_int_equal(held_orders_put(&held, "v1", &move.base, NULL, &fault), 0);
-    hold_start("here", 7);
+    put_start(&held, "here", 7);
+
+    assert_int_equal(listed(), 1);
+    assert_int_equal(list.list[0]->generation, 7);
+}
+
+/* Its mark has raised what this host has seen, and libvirt may be at it since before this agent. */
+static void one_that_waits_for_its_snapshot_is_named_also_where_it_was_begun_before(void **state)
+{
+    (void)state;
+    put_start(&awaits, "here", 7);
+    entry->hiwater = 7;
 
     assert_int_equal(listed(), 1);
     assert_int_equal(list.list[0]->generation, 7);
@@ -154,9 +166,10 @@ static void a_start_that_waits_here_is_one_of_these(void **state)
 static void one_that_is_going_to_be_refused_is_not(void **state)
 {
     (void)state;
-    hold_start("a life before", 8);
-    hold_start(NULL, 8);
-    hold_start("here", 7);
+    put_start(&held, "a life before", 8);
+    put_start(&held, NULL, 8);
+    put_start(&awaits, "a life before", 8);
+    put_start(&held, "here", 7);
     entry->hiwater = 7;
 
     assert_int_equal(listed(), 0);
@@ -170,6 +183,7 @@ int main(void)
         ON_HOST(neither_a_move_in_nor_a_removal_is_a_start),
         ON_HOST(what_libvirt_may_still_begin_is_named_too),
         ON_HOST(a_start_that_waits_here_is_one_of_these),
+        ON_HOST(one_that_waits_for_its_snapshot_is_named_also_where_it_was_begun_before),
         ON_HOST(one_that_is_going_to_be_refused_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

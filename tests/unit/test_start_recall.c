@@ -266,7 +266,7 @@ static void it_is_named_as_what_may_be_starting(void **state)
     (void)state;
     struct start_list list = {0};
 
-    assert_int_equal(start_list_make(&list, table, NULL, host_facts_incarnation(facts), &fault), 0);
+    assert_int_equal(start_list_make(&list, table, NULL, NULL, host_facts_incarnation(facts), &fault), 0);
 
     assert_int_equal(list.count, 1);
     assert_string_equal(list.list[0]->vm_id, "v1");
