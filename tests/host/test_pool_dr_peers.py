@@ -315,6 +315,34 @@ def a_planned_takeover_loses_nothing(pool):
     clear(pool, pool.other)
 
 
+def it_goes_back_by_the_steps_that_failback_lists(pool):
+    """As an operator would: word for word, each once the one before is through."""
+    source, holder = pool, pool.other
+    protect(pool, source, holder)
+    holder.godwit("dr", "failover", "web", timeout=180)
+    is_whole(holder)
+    pools.wait_for("it was heard of", 60, lambda: "has not heard" not in ((status(holder) or {}).get("reason") or ""))
+    written = int(holder.ask("web", "disk", "gw disk ")["written"])
+    told = refusal(holder, "dr", "failback", "web")
+    expect("in the other direction" in told["message"] and len(told["details"]) == 4, told)
+    for line in told["details"]:
+        place, commands = line.split(". ", 1)[1].split(": ", 1)
+        site = holder if place.startswith("here") else source
+        if "once it is held" in place:
+            wait_state(holder, "protected")
+            wait_state(source, "held")
+        for command in commands.split(", then "):
+            done = site.godwit(*command.split()[1:], "-y", timeout=180)
+            if "unprotect" in command:
+                pools.wait_for("no record of it", 60, lambda: status(site) is None)
+    expect("nothing was lost" in done.stdout, done.stdout + done.stderr)
+    expect(int(source.ask("web", "disk", "gw disk ")["written"]) >= written, "what it had written is not there")
+    is_whole(source)
+    runs_nothing(holder)
+    wait_state(holder, "away")
+    clear(holder, source)
+
+
 def a_dead_site_is_taken_by_word_and_starts_nothing_when_it_is_back(pool):
     """The other way round: the site that keeps the line protects, and dies."""
     source, holder = pool.other, pool
@@ -421,6 +449,7 @@ CASES = [
     it_is_taken_over_while_a_copy_runs,
     a_copy_goes_with_what_is_held_when_its_pool_unprotects_it,
     a_planned_takeover_loses_nothing,
+    it_goes_back_by_the_steps_that_failback_lists,
     a_dead_site_is_taken_by_word_and_starts_nothing_when_it_is_back,
     without_the_other_pool_nothing_is_started_and_with_it_it_is,
     ha_asks_the_other_pool_too,
