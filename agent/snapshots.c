@@ -488,7 +488,6 @@ int snapshots_take(struct snapshots *snapshots, const Godwit__OrderSnapshot *ord
 }
 
 /* ---- remove, check ---- */
-/* It is not here: may that be said? */
 static int remove_work(struct snapshot_step *step, struct fault *fault)
 {
     return snapshot_folder_remove(step->snapshots->root, step->info, fault);

@@ -294,7 +294,8 @@ static int failback(const struct cluster *cluster, const struct cluster_dr *dr,
                           "%s runs in pool %s: failback is within one pool; between two it comes back by a "
                           "protection in the other direction",
                           name, peer);
-        detail_way_back(dr, other, "here", "THIS-POOL", problem);
+        detail_way_back(dr, other, "here", "POOL", problem);
+        problem_detail(problem, "   POOL is this one, as godwit pool peer ls names it there");
     }
     return refuse(cluster, dr, now, problem);
 }

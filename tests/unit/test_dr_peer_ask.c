@@ -164,10 +164,12 @@ static void failback_across_pools_says_what_to_do_instead(void **ignored)
 
     assert_int_equal(failback(HERE), -1);
     says(world.problem.text, "web runs in pool site-b: failback is within one pool");
-    assert_int_equal(world.problem.detail_count, 4);
+    assert_int_equal(world.problem.detail_count, 5);
     says(world.problem.details[0], "1. in pool site-b: godwit dr unprotect web");
     says(world.problem.details[1], "2. here: godwit dr unprotect web --force, then godwit vm rm web");
+    says(world.problem.details[2], "3. in pool site-b: godwit dr protect web --to POOL");
     says(world.problem.details[3], "4. here, once it is held: godwit dr failover web");
+    says(world.problem.details[4], "POOL is this one, as godwit pool peer ls names it there");
 }
 
 /* Its first step would be refused until then. */
