@@ -8,18 +8,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "agent/host_facts.h"
 #include "agent/vm_table.h"
-#include "base/config.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "tests/support/agent_folders.h"
 
-static char state_dir[64], run_dir[64];
+static struct agent_folders folders;
 static struct loop *loop;
 static struct vm_table *table;
 static struct vm_entry *entry;
@@ -42,18 +41,14 @@ static void on_over(void *data)
 
 static int set_up(void **state)
 {
-    char path[128];
     (void)state;
     log_set_level(LOG_ERROR);
-    (void)snprintf(state_dir, sizeof state_dir, "/tmp/godwit-quarantine-s.XXXXXX");
-    (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-quarantine-r.XXXXXX");
-    assert_non_null(mkdtemp(state_dir));
-    assert_non_null(mkdtemp(run_dir));
+    agent_folders_make(&folders);
     assert_int_equal(loop_new(&loop, &fault), 0);
     const struct vm_table_config config = {
         .loop = loop,
-        .state_dir = state_dir,
-        .run_dir = run_dir,
+        .state_dir = folders.state,
+        .run_dir = folders.run,
         .program = "/bin/false",
         .log_level = "error",
         .incarnation = "here",
@@ -61,20 +56,9 @@ static int set_up(void **state)
     };
     is_over = false;
     assert_int_equal(vm_table_new(&table, &config, &fault), 0);
-    (void)snprintf(path, sizeof path, "%s/vms", state_dir);
-    assert_int_equal(dir_make(path, &fault), 0);
-    (void)snprintf(path, sizeof path, "%s/vms", run_dir);
-    assert_int_equal(dir_make(path, &fault), 0);
     assert_int_equal(vm_table_add(table, "v1", &entry, &fault), 0);
-    assert_int_equal(host_facts_new(&facts, "node1", "127.0.0.1", run_dir, &fault), 0);
+    assert_int_equal(host_facts_new(&facts, "node1", "127.0.0.1", folders.run, &fault), 0);
     return quarantine_new(&quarantine, loop, table, facts, &fault);
-}
-
-static void remove_path(const char *dir, const char *name)
-{
-    char path[128];
-    (void)snprintf(path, sizeof path, "%s%s", dir, name);
-    (void)remove(path);
 }
 
 static int tear_down(void **state)
@@ -85,11 +69,7 @@ static int tear_down(void **state)
     vm_table_remove(entry);
     table = vm_table_free(table);
     loop = loop_free(loop);
-    remove_path(run_dir, "/incarnation");
-    remove_path(run_dir, "/vms");
-    remove_path(state_dir, "/vms");
-    assert_int_equal(rmdir(run_dir), 0);
-    assert_int_equal(rmdir(state_dir), 0);
+    agent_folders_remove(&folders);
     return 0;
 }
 

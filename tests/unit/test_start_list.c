@@ -7,19 +7,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "agent/held_orders.h"
 #include "agent/vm_table.h"
-#include "base/config.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "proto/agent.pb-c.h"
+#include "tests/support/agent_folders.h"
 
-static char state_dir[64], run_dir[64];
+static struct agent_folders folders;
 static struct loop *loop;
 static struct vm_table *table;
 static struct vm_entry *entry;
@@ -37,26 +36,18 @@ static int set_up(void **state)
 {
     (void)state;
     log_set_level(LOG_ERROR);
-    (void)snprintf(state_dir, sizeof state_dir, "/tmp/godwit-starts-s.XXXXXX");
-    (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-starts-r.XXXXXX");
-    assert_non_null(mkdtemp(state_dir));
-    assert_non_null(mkdtemp(run_dir));
+    agent_folders_make(&folders);
     assert_int_equal(loop_new(&loop, &fault), 0);
     const struct vm_table_config config = {
         .loop = loop,
-        .state_dir = state_dir,
-        .run_dir = run_dir,
+        .state_dir = folders.state,
+        .run_dir = folders.run,
         .program = "/bin/false",
         .log_level = "error",
         .incarnation = "here",
         .on_vm = nobody_hears,
     };
     assert_int_equal(vm_table_new(&table, &config, &fault), 0);
-    char path[128];
-    for (int i = 0; i < 2; i++) {
-        (void)snprintf(path, sizeof path, "%s/vms", i ? run_dir : state_dir);
-        assert_int_equal(dir_make(path, &fault), 0);
-    }
     return vm_table_add(table, "v1", &entry, &fault);
 }
 
@@ -69,12 +60,7 @@ static int tear_down(void **state)
     vm_table_remove(entry);
     table = vm_table_free(table);
     loop = loop_free(loop);
-    char path[128];
-    for (int i = 0; i < 2; i++) {
-        (void)snprintf(path, sizeof path, "%s/vms", i ? run_dir : state_dir);
-        assert_int_equal(rmdir(path), 0);
-        assert_int_equal(rmdir(i ? run_dir : state_dir), 0);
-    }
+    agent_folders_remove(&folders);
     return 0;
 }
 

@@ -7,7 +7,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,10 +15,11 @@
 #include "agent/vm_word.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "tests/support/agent_folders.h"
 
 enum { GENERATION = 5 };
 
-static char state_dir[64], run_dir[64];
+static struct agent_folders folders;
 static struct loop *loop;
 static struct vm_table *table;
 static bool settled;
@@ -49,8 +49,8 @@ static void begin_agent(void)
 {
     const struct vm_table_config config = {
         .loop = loop,
-        .state_dir = state_dir,
-        .run_dir = run_dir,
+        .state_dir = folders.state,
+        .run_dir = folders.run,
         .program = "/bin/false",
         .log_level = "error",
         .incarnation = "here",
@@ -75,21 +75,11 @@ static void end_agent(void)
 static int set_up(void **state)
 {
     (void)state;
-    (void)snprintf(state_dir, sizeof state_dir, "/tmp/godwit-mark-s.XXXXXX");
-    (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-mark-r.XXXXXX");
-    assert_non_null(mkdtemp(state_dir));
-    assert_non_null(mkdtemp(run_dir));
+    agent_folders_make(&folders);
     fault = (struct fault){0};
     int r = loop_new(&loop, &fault);
     begin_agent();
     return r;
-}
-
-static void remove_folder(const char *dir, const char *name)
-{
-    char path[128];
-    (void)snprintf(path, sizeof path, "%s%s", dir, name);
-    (void)rmdir(path);
 }
 
 static int tear_down(void **state)
@@ -104,10 +94,7 @@ static int tear_down(void **state)
         loop_turn(loop, true);
     end_agent();
     loop = loop_free(loop);
-    remove_folder(run_dir, "/vms");
-    remove_folder(state_dir, "/vms");
-    assert_int_equal(rmdir(run_dir), 0);
-    assert_int_equal(rmdir(state_dir), 0);
+    agent_folders_remove(&folders);
     return 0;
 }
 

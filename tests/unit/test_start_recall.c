@@ -27,10 +27,11 @@
 #include "base/loop.h"
 #include "net/rpc.h"
 #include "proto/method.h"
+#include "tests/support/agent_folders.h"
 
 enum { GENERATION = 5 };
 
-static char state_dir[64], run_dir[64];
+static struct agent_folders folders;
 static struct loop *loop;
 static struct vm_table *table;
 static struct host_facts *facts;
@@ -158,8 +159,8 @@ static void begin_agent(void)
 {
     const struct vm_table_config config = {
         .loop = loop,
-        .state_dir = state_dir,
-        .run_dir = run_dir,
+        .state_dir = folders.state,
+        .run_dir = folders.run,
         .program = "/bin/false",
         .log_level = "error",
         .incarnation = "here",
@@ -185,10 +186,7 @@ static int set_up(void **state)
     (void)state;
 
     log_set_level(LOG_ERROR + 1);
-    (void)snprintf(state_dir, sizeof state_dir, "/tmp/godwit-recall-s.XXXXXX");
-    (void)snprintf(run_dir, sizeof run_dir, "/tmp/godwit-recall-r.XXXXXX");
-    assert_non_null(mkdtemp(state_dir));
-    assert_non_null(mkdtemp(run_dir));
+    agent_folders_make(&folders);
     is_over = is_libvirt_away = is_memory_out = is_spec_too_much = false;
     assert_int_equal(loop_new(&loop, &fault), 0);
     begin_agent();
@@ -198,15 +196,8 @@ static int set_up(void **state)
     assert_int_equal(start_mark_keep(entry, &spec, GENERATION, &fault), 0);
     table = vm_table_free(table);
     begin_agent();
-    assert_int_equal(host_facts_new(&facts, "node1", "127.0.0.1", run_dir, &fault), 0);
+    assert_int_equal(host_facts_new(&facts, "node1", "127.0.0.1", folders.run, &fault), 0);
     return quarantine_new(&quarantine, loop, table, facts, &fault);
-}
-
-static void remove_path(const char *dir, const char *name)
-{
-    char path[128];
-    (void)snprintf(path, sizeof path, "%s%s", dir, name);
-    (void)remove(path);
 }
 
 static int tear_down(void **state)
@@ -221,11 +212,7 @@ static int tear_down(void **state)
         loop_turn(loop, true);
     table = vm_table_free(table);
     loop = loop_free(loop);
-    remove_path(run_dir, "/incarnation");
-    remove_path(run_dir, "/vms");
-    remove_path(state_dir, "/vms");
-    assert_int_equal(rmdir(run_dir), 0);
-    assert_int_equal(rmdir(state_dir), 0);
+    agent_folders_remove(&folders);
     return 0;
 }
 
